@@ -1,0 +1,17 @@
+"""Leyden: training with PyTorch Lightning. `load_run(path)` gives the trained model of a run."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from src.load import load_run
+
+__all__ = ["load_run"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use: a config with a typo must be refused before torch is loaded, which takes seconds.
+    if name == "load_run":
+        from src.load import load_run
+
+        return load_run
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

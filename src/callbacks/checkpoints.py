@@ -1,0 +1,182 @@
+import math
+import random
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from src import checkpoint as files
+from src.errors import ConfigError, Stopped, nearest
+
+
+class Checkpoints(Checkpoint):
+    """Writes checkpoints from which a run goes on bit for bit.
+
+    All are taken at the same kind of moment: between two optimizer steps, after the validation that belongs to the
+    first, before the second begins. There the whole state is: weights, optimizer, schedule, callbacks, the loops'
+    counters, the log's open window, and the random generators, which are put back at the very same moment. Order and
+    augmentation need no state.
+
+    Args:
+        monitor: the metric that decides which checkpoint is the best; NaN never is.
+        mode: whether the least or the greatest is best.
+        every_sec: seconds between checkpoints of a run that does not get better.
+        every_n_steps: optimizer steps between checkpoints; by default time alone decides.
+        keep_last: how many of the newest to keep, besides the best.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val/loss",
+        mode: Literal["min", "max"] = "min",
+        every_sec: float = 60.0,
+        every_n_steps: int | None = None,
+        keep_last: int = 2,
+    ) -> None:
+        if keep_last < 1 or (every_n_steps or 1) < 1:
+            raise ConfigError("checkpoints: keep_last and every_n_steps must be at least 1")
+        self.monitor, self.mode, self.every_sec = monitor, mode, every_sec
+        self.every_n_steps, self.keep_last = every_n_steps, keep_last
+        self.best_score: float | None = None
+        self.best: str | None = None
+        self.trained = False  # whether training came to its end
+        self.better = False  # whether the weights of this moment are the best so far, and not saved yet
+        self.saved_step = -1
+        self.resumed: dict[str, Any] | None = None
+        self.stop_signal: int | None = None  # set by a signal handler
+        self.folder = Path()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_score": self.best_score, "best": self.best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best_score, self.best = state["best_score"], state["best"]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.folder = Path(trainer.default_root_dir) / "checkpoints"
+        self.t0 = time.monotonic()
+
+    # When to save
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.score(trainer)  # finds a wrong name before training, not after the first epoch
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        score = math.nan if trainer.sanity_checking else self.score(trainer)
+        sign = 1 if self.mode == "min" else -1
+        if not math.isnan(score) and (self.best_score is None or sign * score < sign * self.best_score):
+            self.best_score, self.better = score, True
+
+    def score(self, trainer: Trainer) -> float:
+        metrics = trainer.callback_metrics
+        if self.monitor not in metrics:
+            names = [name for name in metrics if name.startswith("val/")]
+            hint = nearest(self.monitor, names) or f"; there are {', '.join(names)}"
+            raise ConfigError(f"checkpoints.monitor: no metric {self.monitor}{hint}")
+        return float(metrics[self.monitor])
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self.resumed is not None:
+            self.put_back(trainer)
+        if batch_idx % trainer.accumulate_grad_batches:
+            return
+        if self.stop_signal is not None:
+            self.save(trainer)
+            raise Stopped(f"stopped by a signal after {trainer.global_step} steps; a checkpoint is written", self.stop_signal)
+        if self.better or self.due(trainer):
+            self.save(trainer)
+
+    def due(self, trainer: Trainer) -> bool:
+        step = trainer.global_step
+        if step in (0, self.saved_step):
+            return False
+        if self.every_n_steps and step % self.every_n_steps == 0:
+            return True
+        if trainer.world_size == 1:
+            return time.monotonic() - self.t0 > self.every_sec
+        # Clocks differ, so one device decides for all, and seldom, because that is a message.
+        asks = step % max(1, trainer.log_every_n_steps) == 0
+        return asks and trainer.strategy.broadcast(time.monotonic() - self.t0 > self.every_sec)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.trained = True
+        if self.best is None and self.best_score is None:
+            self.better = True  # nothing was validated: the last is the best
+        self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        path = self.folder / f"step-{trainer.global_step:08d}.ckpt"
+        if self.better:
+            self.best, self.better = path.name, False
+        self.saved_step, self.t0 = trainer.global_step, time.monotonic()
+        trainer.save_checkpoint(path)
+        if trainer.is_global_zero:
+            files.link(self.folder / "last.ckpt", path)
+            self.link_best()
+            self.prune()
+
+    def link_best(self) -> None:
+        if self.best and (self.folder / self.best).exists():
+            files.link(self.folder / "best.ckpt", self.folder / self.best)
+
+    def prune(self) -> None:
+        newest = sorted(self.folder.glob("step-*.ckpt"), reverse=True)
+        for path in newest[self.keep_last :]:
+            if path.name != self.best:
+                files.remove(path)
+
+    # What a checkpoint holds besides what Lightning puts in
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        loop = trainer.fit_loop.epoch_loop
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for count in (progress["total"], progress["current"]):
+            count["ready"] = count["completed"]  # the batch of this moment is not yet begun
+        progress["is_last_batch"] = False
+        checkpoint["trained"] = self.trained
+        checkpoint["rng"] = gathered(rng_state(), trainer)
+        checkpoint["steps_logged"] = loop._batches_that_stepped
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.resumed = {name: checkpoint[name] for name in ("rng", "steps_logged")}
+        self.saved_step = checkpoint["global_step"]
+
+    def put_back(self, trainer: Trainer) -> None:
+        assert self.resumed is not None
+        states = self.resumed["rng"]
+        set_rng_state(states[trainer.global_rank % len(states)])
+        # Lightning counts one step too many after a restart, and as long as it says `restarting`, plateau schedules
+        # sleep until the epoch's end.
+        trainer.fit_loop.epoch_loop._batches_that_stepped = self.resumed["steps_logged"]
+        trainer.fit_loop.restarting = False
+        self.resumed = None
+        self.link_best()
+
+
+def rng_state() -> dict[str, Any]:
+    """The state of every generator that training may draw from, as tensors and plain data."""
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    numpy = [name, keys.tolist(), *rest]  # type: ignore[union-attr]
+    return {"python": random.getstate(), "numpy": numpy, "torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(tuple(state["numpy"]))  # noqa: NPY002
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+def gathered(state: dict[str, Any], trainer: Trainer) -> list[dict[str, Any]]:
+    """The states of all processes, in the order of their ranks."""
+    if trainer.world_size == 1:
+        return [state]
+    states: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(states, state)
+    return states

@@ -1,0 +1,118 @@
+"""Which samples a step takes, and every random number of an augmentation: functions of (seed, epoch, position).
+
+Nothing here has a state, so a run that goes on at step k takes the same samples as one that was never stopped.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+LARGE = 10_000_000  # above it a shuffled list of all indices costs too much memory and time at each epoch's start
+MASK = 0xFFFFFFFF
+
+
+def fmix32(x: Tensor) -> Tensor:
+    """MurmurHash3's 32-bit finalizer on int64 tensors; only the low 32 bits are used (Appleby, public domain)."""
+    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & MASK
+    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & MASK
+    return x ^ (x >> 16)
+
+
+def key(*parts: int) -> int:
+    """One 32-bit key from several integers."""
+    h = torch.tensor(0)
+    for part in parts:
+        h = fmix32((h * 31 + 0x9E3779B9 + (part & MASK)) & MASK)
+    return int(h)
+
+
+def uniform(seed: int, epoch: int, index: Tensor, operation: int, draws: int) -> Tensor:
+    """Random numbers that belong to a sample, wherever and whenever it is drawn.
+
+    Args:
+        index: [N] sample indices, int64.
+        operation: tells apart the uses that one sample makes of randomness.
+        draws: how many numbers a sample needs.
+
+    Returns:
+        [N, draws] float32 in [0, 1), on the device of `index`.
+    """
+    keys = torch.tensor([key(seed, epoch, operation, d) for d in range(draws)], device=index.device)
+    hashed = fmix32(fmix32(index[:, None] & MASK) ^ keys)  # [N, draws]
+    return (hashed >> 8).to(torch.float32) * 2.0**-24
+
+
+def feistel(position: Tensor, n: int, seed: int, epoch: int, rounds: int = 6) -> Tensor:
+    """A keyed permutation of 0..n-1, evaluated only at `position` [N]: a balanced Feistel network, walked until
+    it falls inside the range (Black and Rogaway, Ciphers with Arbitrary Finite Domains, 2002)."""
+    half = max(1, math.ceil(math.log2(n) / 2))
+    mask, keys = (1 << half) - 1, [key(seed, epoch, r) for r in range(rounds)]
+    out, todo = position.clone(), torch.ones_like(position, dtype=torch.bool)
+    while todo.any():
+        left, right = out[todo] >> half, out[todo] & mask
+        for k in keys:
+            left, right = right, left ^ (fmix32(right ^ k) & mask)
+        out[todo] = (left << half) | right
+        todo = out >= n
+    return out
+
+
+def shuffled(n: int, seed: int, epoch: int) -> Callable[[int, int], Tensor]:
+    """The epoch's order of n samples, as a function (start, stop) -> [stop - start] indices."""
+    if n > LARGE:
+        return lambda start, stop: feistel(torch.arange(start, stop), n, seed, epoch)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(key(seed, epoch)))
+    return lambda start, stop: order[start:stop]
+
+
+class TrainOrder:
+    """Index tensors of one device's micro-batches, shuffled; what does not fill a batch waits for another epoch.
+
+    Args:
+        batch_size: samples of an optimizer step over all devices.
+        micro_batch_size: samples that one device takes at once.
+        position: the (epoch, micro-batch) at which iterating begins; asked each time, so a resumed run goes on.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        micro_batch_size: int,
+        seed: int,
+        position: Callable[[], tuple[int, int]],
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.num_samples, self.batch_size, self.micro_batch_size = num_samples, batch_size, micro_batch_size
+        self.seed, self.position, self.rank, self.world_size = seed, position, rank, world_size
+
+    def __len__(self) -> int:
+        steps = self.num_samples // self.batch_size
+        return steps * (self.batch_size // (self.micro_batch_size * self.world_size))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        epoch, first = self.position()
+        order = shuffled(self.num_samples, self.seed, epoch)
+        for i in range(first, len(self)):
+            start = (i * self.world_size + self.rank) * self.micro_batch_size
+            yield order(start, start + self.micro_batch_size)
+
+
+class EvalOrder:
+    """Index tensors of one device's batches, in order. All batches of all devices have one size; -1 marks padding."""
+
+    def __init__(self, num_samples: int, micro_batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        self.num_samples, self.micro_batch_size = num_samples, micro_batch_size
+        self.rank, self.world_size = rank, world_size
+
+    def __len__(self) -> int:
+        return math.ceil(self.num_samples / (self.micro_batch_size * self.world_size))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for i in range(len(self)):
+            start = (i * self.world_size + self.rank) * self.micro_batch_size
+            index = torch.arange(start, start + self.micro_batch_size)
+            yield torch.where(index < self.num_samples, index, -1)

@@ -1,0 +1,62 @@
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from src.checkpoint import write_whole
+
+
+class MetricsCSV(Logger):
+    """`metrics.csv` in the run folder: a row for each logged step, a column for each metric, rows added as they come.
+
+    `step` is the index of the optimizer step, from 0. A run that goes on after `resume_step` steps first drops the rows
+    from there on, because it will write them again.
+    """
+
+    def __init__(self, run_dir: Path, resume_step: int = 0) -> None:
+        super().__init__()
+        self.path, self.columns = run_dir / "metrics.csv", ["step", "epoch"]
+        if self.path.exists():
+            kept = [row for row in self.rows() if row["step"].isdigit() and int(row["step"]) < resume_step]
+            self.rewrite(kept)
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The config has a file of its own."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        row = {"step": step, **metrics}
+        new = [name for name in row if name not in self.columns]
+        if new or not self.path.exists():
+            rows = self.rows() if self.path.exists() else []
+            self.columns += sorted(new)
+            self.rewrite(rows)
+        with open(self.path, "a", newline="", encoding="utf-8") as f:
+            csv.DictWriter(f, self.columns).writerow(row)
+
+    def rows(self) -> list[dict[str, str]]:
+        """All whole rows: a killed process may have left a part of one at the end."""
+        with open(self.path, newline="", encoding="utf-8") as f:
+            lines = [line for line in f if line.endswith("\n")]
+        reader = csv.DictReader(lines)
+        self.columns = list(reader.fieldnames or self.columns)
+        return [row for row in reader if None not in row and None not in row.values()]
+
+    def rewrite(self, rows: list[dict[str, str]]) -> None:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_whole(self.path, text.getvalue())

@@ -1,0 +1,148 @@
+"""What all models share: a network made from facts of the data, an optimizer, a schedule, and cheap logging."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torchmetrics import Metric
+
+from src.data.module import Batch
+from src.errors import ConfigError
+
+
+class NetworkFactory(Protocol):
+    """Makes the network. These arguments are facts of the prepared data: a network takes by name those that it needs,
+    and none of them is written in a config."""
+
+    def __call__(
+        self,
+        *,
+        num_classes: int,
+        in_channels: int,
+        image_size: tuple[int, int],
+        vocab_size: int,
+        seq_len: int,
+        in_features: int,
+        horizon: int,
+    ) -> nn.Module: ...
+
+
+class MaskedMean(Metric):
+    """The mean over all samples of all devices, without padding. NaN stays NaN.
+
+    torchmetrics' MeanMetric either waits for the device at each update, to look for NaN, or ignores the weights.
+    """
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, values: Tensor, real: Tensor) -> None:
+        """values [N], real [N]: whether each is a sample or padding."""
+        self.total += torch.where(real, values.double(), 0.0).sum()
+        self.count += real.sum()
+
+    def compute(self) -> Tensor:
+        return (self.total / self.count).float()
+
+
+class Model(LightningModule):
+    """Base of the models: a subclass says what a step computes and what is measured.
+
+    Args:
+        network: the architecture, as a class or function that gives an `nn.Module`.
+        optimizer: gets the parameters.
+        schedule: gets the optimizer; a `num_steps` or `total_steps` argument is filled in from the trainer.
+    """
+
+    def __init__(
+        self,
+        network: NetworkFactory,
+        optimizer: Callable[[Iterable], Optimizer],
+        schedule: Callable[[Optimizer], LRScheduler | ReduceLROnPlateau] | None = None,
+    ) -> None:
+        super().__init__()
+        self.factory, self.optimizer, self.schedule = network, optimizer, schedule
+        self.network: nn.Module | None = None
+        self.window: dict[str, Tensor] = {}  # sums since the last line of the log, on the device
+
+    def configure_model(self) -> None:
+        if self.network is None:
+            self.facts = self.trainer.datamodule.facts  # type: ignore[attr-defined]
+            self.network = build_network(self.factory, self.facts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.network is not None, "the network is built by the Trainer or by load_run"
+        return self.network(x)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.parameters())
+        if self.schedule is None:
+            return optimizer
+        steps = int(self.trainer.estimated_stepping_batches)
+        names = accepted(self.schedule) & {"num_steps", "total_steps"}
+        schedule = partial(self.schedule, **dict.fromkeys(names, steps))(optimizer)
+        if isinstance(schedule, ReduceLROnPlateau):
+            how = {"scheduler": schedule, "interval": "epoch", "monitor": getattr(schedule, "monitor", "val/loss")}
+        else:
+            how = {"scheduler": schedule, "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": how}
+
+    def watch(self, **values: Tensor) -> None:
+        """Add to the means that are logged every `log_every_n_steps`; nothing here waits for the device."""
+        for name, value in {**values, "steps": torch.ones((), device=self.device)}.items():
+            value = value.detach().float()
+            self.window[name] = self.window[name] + value if name in self.window else value
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        done, every = self.trainer.global_step, self.trainer.log_every_n_steps
+        accumulates = (batch_idx + 1) % self.trainer.accumulate_grad_batches
+        if self.window and every and not accumulates and done % every == 0:
+            steps = self.window.pop("steps")
+            self.log_dict({f"train/{name}": total / steps for name, total in self.window.items()})
+            self.log("optim/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+            self.window = {}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["window"] = dict(self.window)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.window = {name: total.to(self.device) for name, total in checkpoint["window"].items()}
+
+
+def accepted(factory: Callable[..., Any]) -> set[str]:
+    """Names of the arguments that a class or function takes, also through its **kwargs."""
+    target: Any = factory
+    if isinstance(factory, partial):  # the parser's own hold a class and the function that instantiates it
+        target = next((arg for arg in factory.args if inspect.isclass(arg)), factory.func)
+    parser = ArgumentParser(exit_on_error=False)
+    add = parser.add_class_arguments if inspect.isclass(target) else parser.add_function_arguments
+    return set(add(target, fail_untyped=False))
+
+
+def build_network(factory: Callable[..., nn.Module], facts: dict[str, Any]) -> nn.Module:
+    """The network, with those facts of the data that it takes.
+
+    Raises:
+        ConfigError: the config contradicts a fact, or the network cannot be built so.
+    """
+    stated = getattr(factory, "keywords", {})
+    used = {name: value for name, value in facts.items() if name in accepted(factory)}
+    for name, value in used.items():
+        if name in stated and stated[name] != value:
+            raise ConfigError(f"model.network.{name}: {stated[name]} in the config, {value} in the data -> leave it out")
+    try:
+        return factory(**used)
+    except (TypeError, ValueError) as e:
+        raise ConfigError(f"model.network: {e} (from the data: {used})") from e

@@ -1,0 +1,39 @@
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU on the flattened image.
+
+    Args:
+        widths: units of each hidden layer.
+        dropout: share of hidden units zeroed in training.
+        num_classes: size of the last layer.
+        in_channels: channels of the image.
+        image_size: height and width of the image, in pixels.
+
+    Shapes: x [N, in_channels, height, width] -> logits [N, num_classes].
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (256, 256),
+        dropout: float = 0.0,
+        num_classes: int = 10,
+        in_channels: int = 1,
+        image_size: tuple[int, int] = (28, 28),
+    ) -> None:
+        super().__init__()
+        sizes = [in_channels * math.prod(image_size), *widths]
+        pairs = zip(sizes[:-1], sizes[1:], strict=True)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(a, b), nn.ReLU(), nn.Dropout(dropout)) for a, b in pairs)
+        self.head = nn.Linear(sizes[-1], num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.flatten(x, 1)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)

@@ -1,0 +1,30 @@
+import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+
+class WarmupCosine(LRScheduler):
+    """Learning rate that rises linearly, then falls along half a cosine (Loshchilov and Hutter, SGDR, 2017).
+
+    Args:
+        num_steps: optimizer steps of the whole run; filled in from the trainer.
+        warmup_frac: share of the run in which the rate rises.
+        final_frac: rate at the end, as a share of the highest.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, num_steps: int = 1, warmup_frac: float = 0.05, final_frac: float = 0.0
+    ) -> None:
+        self.num_steps, self.warmup, self.final_frac = num_steps, warmup_frac * num_steps, final_frac
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:
+        return [base * self.factor(self.last_epoch) for base in self.base_lrs]
+
+    def factor(self, step: int) -> float:
+        """The rate at an optimizer step (the first is 0), as a share of the highest."""
+        if step < self.warmup:
+            return (step + 1) / (self.warmup + 1)
+        share = min(1.0, (step - self.warmup) / max(1.0, self.num_steps - self.warmup))
+        return self.final_frac + (1 - self.final_frac) * 0.5 * (1 + math.cos(math.pi * share))

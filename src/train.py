@@ -1,0 +1,111 @@
+"""Train a model, then test its best checkpoint.
+
+    python -m src.train --config configs/experiment/digits_cnn.yaml
+    python -m src.train --config configs/experiment/digits_cnn.yaml --config configs/trainer/smoke.yaml
+    python -m src.train --config configs/experiment/digits_cnn.yaml --model.network.widths [32,64] --trainer.max_epochs 5
+
+The run is written to logs/<experiment>/<time>/, or to --run_dir. The same command again goes on with a run that was cut
+short, to the very same weights; a finished run is left alone. Any key of the config can be given as a flag; --print_config
+shows them all. Exit codes: 0 done, 1 a bug, 2 config, 3 data, 4 checkpoint, 75 environment, 130 and 143 stopped by a
+signal with a checkpoint written.
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from src.config import command_parser, read_request
+from src.run import RunFolder, choose, command_line, hardware, run_command, say
+
+if TYPE_CHECKING:
+    from src.cli import CLI
+
+
+def train(args: Sequence[str]) -> int:
+    t0 = time.time()
+    request = read_request(command_parser("train", __doc__), args)
+    from src.cli import CLI  # loads torch, which takes seconds; what is wrong in a file was found before
+
+    cli = CLI(request)
+    config = cli.plain_config
+    folder = choose(request.options.run_dir, request.experiment, config)
+    if folder.finished:
+        folder.compare(config)
+        say(f"This run is finished: {folder.path}\nIts results are in summary.json; --run_dir names another folder.")
+        return 0
+    folder.open(config, command_line("src.train", args))
+    return record(cli, folder, config, t0)
+
+
+def record(cli: "CLI", folder: RunFolder, config: dict[str, Any], t0: float) -> int:
+    """Train and test, and write how it ended, however it ends."""
+    from src.loggers import wandb
+
+    summary: dict[str, Any] = {"status": "failed", "exit_code": 1}
+    logger = None
+    try:
+        cli.build(default_root_dir=str(folder.path), logger=False)
+        facts = {**config, "command": folder.state["command"], "code": folder.state["code"], "hardware": hardware()}
+        logger = wandb.start(cli.config_init.wandb, folder.path, folder.state["wandb_id"], facts, say)
+        summary |= fit_and_test(cli, folder, [logger] if logger else [])
+        summary |= {"status": "finished", "exit_code": 0}
+    except BaseException as e:
+        code = getattr(e, "code", 130 if isinstance(e, KeyboardInterrupt) else 1)
+        summary |= {"status": "stopped" if code in (130, 143) else "failed", "exit_code": code, "error": str(e)}
+        raise
+    finally:
+        summary["seconds"] = round(time.time() - t0, 1)
+        folder.close(summary)
+        if logger and not logger.close(summary, summary["exit_code"]):
+            say("W&B: the server does not take the end of the run in time")
+    tell(folder, summary)
+    return 0
+
+
+def fit_and_test(cli: "CLI", folder: RunFolder, loggers: list[Any]) -> dict[str, Any]:
+    from src import checkpoint
+    from src.callbacks.checkpoints import Checkpoints
+    from src.loggers.metrics_csv import MetricsCSV
+
+    trainer, checkpoints = cli.trainer, cli.callback(Checkpoints)
+    checkpoint.clean(folder.checkpoints)
+    start, refused = checkpoint.newest(folder.checkpoints)
+    for line in refused:
+        say(f"Not used: {line}")
+    manifest = checkpoint.read_manifest(start) if start else {"global_step": 0, "trained": False}
+    say(f"Run: {folder.path}" + (f", going on after {manifest['global_step']} steps" if start else ""))
+    trainer.loggers = [MetricsCSV(folder.path, manifest["global_step"]), *loggers]
+    on_signals(checkpoints)
+    if not manifest["trained"]:
+        trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=start)
+    results = trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=folder.checkpoints / "best.ckpt", verbose=False)
+    return {**results[0], "epochs": trainer.current_epoch, "steps": trainer.global_step}
+
+
+def on_signals(checkpoints: Any) -> None:
+    """SIGINT and SIGTERM end the run at the next moment between two steps; a second one ends it at once."""
+
+    def stop(signum: int, frame: Any) -> None:
+        if checkpoints.stop_signal is not None:
+            raise KeyboardInterrupt
+        checkpoints.stop_signal = signum
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, stop)
+
+
+def tell(folder: RunFolder, summary: dict[str, Any]) -> None:
+    results = "  ".join(f"{name} {value:.4f}" for name, value in summary.items() if name.startswith("test/"))
+    say(f"Done in {summary['seconds']:.0f} s: {results}\nRun: {folder.path}\n\nNext:")
+    say(f"  python -m src.evaluate --run_dir {folder.path}\n  python -m src.predict --run_dir {folder.path}")
+    say(f"  wandb leet {folder.path}/wandb")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    return run_command(train, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
