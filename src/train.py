@@ -2,12 +2,12 @@
 
     python -m src.train --config configs/experiment/digits_cnn.yaml
     python -m src.train --config configs/experiment/digits_cnn.yaml --config configs/trainer/smoke.yaml
-    python -m src.train --config configs/experiment/digits_cnn.yaml --model.network.widths [32,64] --trainer.max_epochs 5
+    python -m src.train --config configs/experiment/digits_cnn.yaml --model.network.widths [32,64] --data.batch_size 32
 
-The run is written to logs/<experiment>/<time>/, or to --run_dir. The same command again goes on with a run that was cut
-short, to the very same weights; a finished run is left alone. Any key of the config can be given as a flag; --print_config
-shows them all. Exit codes: 0 done, 1 a bug, 2 config, 3 data, 4 checkpoint, 75 environment, 130 and 143 stopped by a
-signal with a checkpoint written.
+The run is written to logs/<experiment>/<time>/, or to --run_dir. The same command again goes on with a run that was
+cut short, to the very same weights; a finished run is left alone. Any key of the config can be given as a flag;
+--print_config shows them all. Exit codes: 0 done, 1 a bug, 2 config, 3 data, 4 checkpoint, 75 environment, 130 and 143
+stopped by a signal with a checkpoint written.
 """
 
 import signal
@@ -80,7 +80,8 @@ def fit_and_test(cli: "CLI", folder: RunFolder, loggers: list[Any]) -> dict[str,
     on_signals(checkpoints)
     if not manifest["trained"]:
         trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=start)
-    results = trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=folder.checkpoints / "best.ckpt", verbose=False)
+    best = folder.checkpoints / "best.ckpt"
+    results = trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=best, verbose=False)
     return {**results[0], "epochs": trainer.current_epoch, "steps": trainer.global_step}
 
 

@@ -20,7 +20,9 @@ SMALL = [*DIGITS, "--trainer.max_epochs", "3", "--model.network.widths", "[8,8]"
 class Child:
     """A command in a process forked from this one, which has loaded torch already; its output goes to a file."""
 
-    def __init__(self, command: Callable[[Sequence[str]], int], args: Sequence[str], log: Path, first: Callable | None) -> None:
+    def __init__(
+        self, command: Callable[[Sequence[str]], int], args: Sequence[str], log: Path, first: Callable | None
+    ) -> None:
         self.log, self.code = log, None
         sys.stdout.flush()
         sys.stderr.flush()

@@ -64,13 +64,13 @@ class ThrottledProgress(ProgressBar):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         now = time.monotonic()
         last = trainer.max_epochs is not None and trainer.current_epoch + 1 >= trainer.max_epochs > 0
-        if trainer.sanity_checking or not self.enabled or not trainer.is_global_zero:
+        if trainer.sanity_checking or trainer.state.fn != "fit" or not self.enabled or not trainer.is_global_zero:
             return
         if now - self.t_line < self.line_sec and not last:
             return
         self.t_line = now
-        shown = {name: v for name, v in trainer.logged_metrics.items() if name.startswith(("train/", "val/", "optim/lr"))}
-        values = "  ".join(f"{name} {float(value):.4g}" for name, value in sorted(shown.items()))
+        shown = sorted(n for n in trainer.logged_metrics if n.startswith(("train/", "val/", "optim/lr")))
+        values = "  ".join(f"{name} {float(trainer.logged_metrics[name]):.4g}" for name in shown)
         self.console.print(f"epoch {trainer.current_epoch + 1}  step {trainer.global_step}  {values}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -91,7 +91,7 @@ def plan(trainer: Trainer, model: LightningModule) -> str:
     parameters = sum(p.numel() for p in model.parameters())
     network, data = type(model.network).__name__, trainer.datamodule  # type: ignore[attr-defined]
     samples = ", ".join(f"{split} {n:,}" for split, n in data.num_samples.items())
-    batch = f"{data.batch_size}" + (f" ({data.micro_batch_size} at once)" if data.micro_batch_size < data.batch_size else "")
+    at_once = f" ({data.micro_batch_size} at once)" if data.micro_batch_size < data.batch_size else ""
     where = f"{trainer.num_devices} {trainer.strategy.root_device.type}, {trainer.precision}"
-    steps = f"{trainer.estimated_stepping_batches:,} steps of {batch} samples"
+    steps = f"{trainer.estimated_stepping_batches:,} steps of {data.batch_size}{at_once} samples"
     return f"{network}, {parameters:,} parameters, on {where}; {samples} samples; {steps}"

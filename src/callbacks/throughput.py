@@ -35,9 +35,9 @@ class Throughput(Callback):
             return
         seconds, world_size = self.t_end - self.t_start, trainer.world_size
         batch_size = trainer.datamodule.batch_size  # type: ignore[attr-defined]
-        self.log("perf/samples_per_sec", self.samples * world_size / seconds)
-        self.log("perf/step_sec", seconds * batch_size / (self.samples * world_size))
-        self.log("perf/data_wait_frac", self.wait_sec / seconds)
+        pl_module.log("perf/samples_per_sec", self.samples * world_size / seconds)
+        pl_module.log("perf/step_sec", seconds * batch_size / (self.samples * world_size))
+        pl_module.log("perf/data_wait_frac", self.wait_sec / seconds)
         self.samples, self.wait_sec, self.t_start = 0, 0.0, self.t_end
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

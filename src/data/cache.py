@@ -45,7 +45,7 @@ def prepare(cache_dir: Path, name: str, build: Callable[[], tuple[Splits, dict[s
                     shutil.rmtree(orphan, ignore_errors=True)
                 build_into(Path(tempfile.mkdtemp(prefix=f"{name}.tmp", dir=cache_dir)), folder, build)
     except OSError as e:
-        raise EnvironmentFault(f"data.cache_dir {cache_dir}: {e.strerror or e} -> free some space or name another") from e
+        raise EnvironmentFault(f"data.cache_dir {cache_dir}: {e.strerror or e} -> free space or name another") from e
     return folder
 
 

@@ -116,7 +116,7 @@ class ImageDataModule(DataModule):
         return {**batch, "x": self.standardize(x)}
 
     def standardize(self, x: Tensor) -> Tensor:
-        """x [N, C, H, W] in [0, 1] -> what the network gets: train's mean and deviation taken out, grey as 3 channels."""
+        """x [N, C, H, W] in [0, 1] -> what the network gets: standardized by train's statistics, grey repeated."""
         if self.normalize:
             mean, std = self.mean_and_std(x.device)
             x = (x - mean) / std

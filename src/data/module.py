@@ -1,6 +1,6 @@
 """What all data modules share: the batch-size contract, the loaders, and what a run must know of its data."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,8 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from src.errors import ConfigError, DataError
 from src.data.order import EvalOrder, TrainOrder
+from src.errors import ConfigError, DataError
 
 Batch = dict[str, Tensor]  # x, targets, and index: the samples' places in their split, -1 for padding
 
@@ -96,6 +96,7 @@ class DataModule(LightningDataModule):
         super().__init__()
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
         self.num_workers, self.seed, self.cache_dir = num_workers, seed, Path(cache_dir)
+        self.predict_split = "test"
         self.splits: dict[str, Arrays] = {}
         self.facts: dict[str, Any] = {}
         self.statistics: dict[str, Any] = {}
@@ -169,7 +170,7 @@ class DataModule(LightningDataModule):
         return self.eval_loader("test")
 
     def predict_dataloader(self) -> Loader:
-        return self.eval_loader("test")
+        return self.eval_loader(self.predict_split)
 
     def state_dict(self) -> dict[str, Any]:
         return {"facts": self.facts, "statistics": self.statistics, "num_samples": self.num_samples}

@@ -141,7 +141,7 @@ def build_network(factory: Callable[..., nn.Module], facts: dict[str, Any]) -> n
     used = {name: value for name, value in facts.items() if name in accepted(factory)}
     for name, value in used.items():
         if name in stated and stated[name] != value:
-            raise ConfigError(f"model.network.{name}: {stated[name]} in the config, {value} in the data -> leave it out")
+            raise ConfigError(f"model.network.{name}: {stated[name]} in the config, {value} in the data -> drop it")
     try:
         return factory(**used)
     except (TypeError, ValueError) as e:

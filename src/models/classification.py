@@ -1,7 +1,6 @@
 from collections.abc import Callable, Iterable
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -29,7 +28,7 @@ class Classification(Model):
     ) -> None:
         super().__init__(network, optimizer, schedule)
         self.label_smoothing = label_smoothing
-        self.means = nn.ModuleDict({"loss": MaskedMean(), "acc": MaskedMean()})
+        self.mean_loss, self.mean_acc = MaskedMean(), MaskedMean()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         logits, targets = self(batch["x"]), batch["targets"]  # [N, num_classes], [N]
@@ -40,15 +39,16 @@ class Classification(Model):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits, targets = self(batch["x"]), batch["targets"]
         real = batch["index"] >= 0
-        self.means["loss"].update(F.cross_entropy(logits, targets, reduction="none"), real)
-        self.means["acc"].update((logits.argmax(1) == targets).float(), real)
+        self.mean_loss.update(F.cross_entropy(logits, targets, reduction="none"), real)
+        self.mean_acc.update((logits.argmax(1) == targets).float(), real)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Class probabilities [N, num_classes] of the samples `index` [N]."""
-        return {**batch, "x": torch.empty(0), "probabilities": self(batch["x"]).float().softmax(1)}
+        """index [N], targets [N], and the classes' probabilities [N, num_classes]."""
+        probabilities = self(batch["x"]).float().softmax(1)
+        return {"index": batch["index"], "targets": batch["targets"], "probabilities": probabilities}
 
     def on_validation_epoch_end(self) -> None:
         self.log_means("val")
@@ -57,6 +57,6 @@ class Classification(Model):
         self.log_means("test")
 
     def log_means(self, split: str) -> None:
-        for name, mean in self.means.items():
+        for name, mean in (("loss", self.mean_loss), ("acc", self.mean_acc)):
             self.log(f"{split}/{name}", mean.compute())
             mean.reset()

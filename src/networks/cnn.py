@@ -51,7 +51,11 @@ class CNN(nn.Module):
             raise ValueError(f"{len(widths)} widths are too many for images of {image_size}: take fewer, or padding 1")
         features = channels[-1] * size[0] * size[1]
         self.head = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(features, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, num_classes)
+            nn.Dropout(dropout),
+            nn.Linear(features, hidden),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, num_classes),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,3 +1,4 @@
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -28,8 +29,9 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [in_channels * math.prod(image_size), *widths]
-        pairs = zip(sizes[:-1], sizes[1:], strict=True)
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(a, b), nn.ReLU(), nn.Dropout(dropout)) for a, b in pairs)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(a, b), nn.ReLU(), nn.Dropout(dropout)) for a, b in itertools.pairwise(sizes)
+        )
         self.head = nn.Linear(sizes[-1], num_classes)
 
     def forward(self, x: Tensor) -> Tensor:

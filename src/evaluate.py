@@ -1,0 +1,39 @@
+"""Measure a trained model again.
+
+    python -m src.evaluate --run_dir logs/digits_cnn/2026-01-31_12-00-00
+    python -m src.evaluate --run_dir logs/digits_cnn/2026-01-31_12-00-00 --split val --checkpoint last
+
+Prints the metrics and writes them to evaluate_<split>.json in the run folder. The run's own config is used; any key
+can be overridden with a flag, such as --data.data_dir or --trainer.accelerator.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from src.load import checkpoint_path, run_parser, run_request
+from src.run import run_command, say, write_json
+
+
+def evaluate(args: Sequence[str]) -> int:
+    request = run_request(run_parser("evaluate", __doc__), args)
+    from src.cli import CLI
+
+    cli = CLI(request)
+    cli.build(logger=False)
+    options = request.options
+    measure = cli.trainer.validate if options.split == "val" else cli.trainer.test
+    path = checkpoint_path(request, options.checkpoint)
+    metrics = measure(cli.model, datamodule=cli.datamodule, ckpt_path=path, verbose=False)[0]
+    write_json(Path(options.run_dir) / f"evaluate_{options.split}.json", {"checkpoint": path.resolve().name, **metrics})
+    for name, value in metrics.items():
+        say(f"{name} {value:.4f}")
+    return 0
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    return run_command(evaluate, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""Write a trained model's predictions to a file.
+
+    python -m src.predict --run_dir logs/digits_cnn/2026-01-31_12-00-00
+    python -m src.predict --run_dir logs/digits_cnn/2026-01-31_12-00-00 --output predictions.parquet --split val
+
+Each row has a sample's id (its place in the split), its target, the predicted class and each class's probability. The
+file is CSV or Parquet, by its ending; by default predictions.csv in the run folder.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src.errors import ConfigError, EnvironmentFault
+from src.load import checkpoint_path, run_parser, run_request
+from src.run import run_command, say
+
+if TYPE_CHECKING:
+    import pyarrow
+
+
+def predict(args: Sequence[str]) -> int:
+    parser = run_parser("predict", __doc__)
+    parser.add_argument("--output", metavar="FILE", help="a .csv or .parquet file")
+    request = run_request(parser, args)
+    options = request.options
+    output = Path(options.output or Path(options.run_dir) / "predictions.csv")
+    if output.suffix not in (".csv", ".parquet"):
+        raise ConfigError(f"--output {output}: the name must end in .csv or .parquet")
+    from src.cli import CLI
+
+    cli = CLI(request)
+    cli.build(logger=False)
+    cli.datamodule.predict_split = options.split
+    path = checkpoint_path(request, options.checkpoint)
+    table = to_table(cli.trainer.predict(cli.model, datamodule=cli.datamodule, ckpt_path=path))
+    write(table, output)
+    say(f"{table.num_rows} predictions: {output}")
+    return 0
+
+
+def to_table(batches: Any) -> "pyarrow.Table":
+    """Rows of all batches, without padding."""
+    import pyarrow
+    import torch
+
+    joined = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    real = joined["index"] >= 0
+    index, targets, probabilities = (joined[name][real] for name in ("index", "targets", "probabilities"))
+    columns = {"id": index, "target": targets, "prediction": probabilities.argmax(1)}
+    columns |= {f"probability_{k}": probabilities[:, k] for k in range(probabilities.shape[1])}
+    return pyarrow.table({name: column.numpy() for name, column in columns.items()})
+
+
+def write(table: "pyarrow.Table", output: Path) -> None:
+    """Whole or not at all."""
+    from pyarrow import csv, parquet
+
+    tmp = output.with_name(output.name + ".tmp")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        (csv.write_csv if output.suffix == ".csv" else parquet.write_table)(table, str(tmp))
+        tmp.rename(output)
+    except OSError as e:
+        tmp.unlink(missing_ok=True)
+        raise EnvironmentFault(f"--output {output}: {e.strerror or e} -> name another file") from e
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    return run_command(predict, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+import os
+
+import numpy as np
+import pytest
+
+from src.data import cache
+from src.errors import EnvironmentFault
+
+
+def build():
+    return {"train": {"x": np.arange(6).reshape(3, 2)}}, {"made_by": os.getpid()}
+
+
+def test_built_once_then_read(tmp_path):
+    folder = cache.prepare(tmp_path, "set", build)
+    assert cache.read(folder, "train", "x").tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert cache.prepare(tmp_path, "set", lambda: pytest.fail("built again")) == folder
+
+
+def test_a_failed_build_leaves_nothing(tmp_path):
+    def fails():
+        raise ValueError("bad data")
+
+    with pytest.raises(ValueError, match="bad data"):
+        cache.prepare(tmp_path, "set", fails)
+    assert [p.name for p in tmp_path.iterdir() if not p.name.endswith(".lock")] == []
+    assert cache.report(cache.prepare(tmp_path, "set", build))["made_by"] == os.getpid()
+
+
+def test_processes_that_start_together_build_once(tmp_path):
+    pids = []
+    for _ in range(4):
+        pid = os.fork()
+        if pid == 0:
+            cache.prepare(tmp_path, "set", build)
+            os._exit(0)
+        pids.append(pid)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    assert codes == [0, 0, 0, 0]
+    assert cache.report(tmp_path / "set")["made_by"] in pids
+
+
+def test_the_key_follows_options_sizes_and_times(tmp_path):
+    file = tmp_path / "a.bin"
+    file.write_bytes(b"1234")
+    key = cache.fingerprint({"a": 1}, [file])
+    assert key == cache.fingerprint({"a": 1}, [file])
+    assert key != cache.fingerprint({"a": 2}, [file])
+    os.utime(file, ns=(0, 0))
+    assert key != cache.fingerprint({"a": 1}, [file])
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EnvironmentFault, match=r"data.cache_dir"):
+        cache.prepare(tmp_path / "file", "set", build)

@@ -1,0 +1,27 @@
+import pytest
+import torch
+
+from src.networks.cnn import CNN
+from src.networks.mlp import MLP
+
+
+def test_default_layers_are_the_beginners_cnn():
+    # Convolutions 320 + 18,496 + 36,928, dense 36,928, classes 650: as Keras counts the same layers.
+    assert sum(p.numel() for p in CNN().parameters()) == 93_322
+    assert CNN()(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_sizes_follow_from_the_facts():
+    network = CNN((8, 16), padding=1, num_classes=7, in_channels=3, image_size=(12, 20))
+    assert network(torch.zeros(2, 3, 12, 20)).shape == (2, 7)
+
+
+def test_too_many_widths_are_refused():
+    with pytest.raises(ValueError, match="too many for images"):
+        CNN(image_size=(8, 8))
+
+
+def test_mlp_flattens_the_image():
+    network = MLP((5, 6), num_classes=3, in_channels=2, image_size=(4, 4))
+    assert network(torch.zeros(2, 2, 4, 4)).shape == (2, 3)
+    assert sum(p.numel() for p in network.parameters()) == (32 * 5 + 5) + (5 * 6 + 6) + (6 * 3 + 3)

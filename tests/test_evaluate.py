@@ -1,0 +1,88 @@
+import csv
+import json
+
+import pyarrow.parquet
+import pytest
+import torch
+from conftest import SMALL
+
+import src.evaluate
+import src.predict
+from src import load_run
+from src.errors import CheckpointError
+
+
+@pytest.fixture
+def trained(run, tmp_path):
+    run([*SMALL, "--run_dir", tmp_path / "run"])
+    return tmp_path / "run"
+
+
+def test_evaluate_gives_the_runs_own_figures(run, trained):
+    summary = json.loads((trained / "summary.json").read_text())
+    output = run(["--run_dir", trained], command=src.evaluate.main)
+    assert f"test/acc {summary['test/acc']:.4f}" in output
+    saved = json.loads((trained / "evaluate_test.json").read_text())
+    assert {name: saved[name] for name in ("test/acc", "test/loss")} == pytest.approx(
+        {name: summary[name] for name in ("test/acc", "test/loss")}
+    )
+
+
+def test_other_split_and_checkpoint(run, trained):
+    output = run(["--run_dir", trained, "--split", "val", "--checkpoint", "last"], command=src.evaluate.main)
+    with open(trained / "metrics.csv") as f:
+        last = [row["val/acc"] for row in csv.DictReader(f) if row["val/acc"]][-1]
+    assert f"val/acc {float(last):.4f}" in output
+
+
+def test_predictions_agree_with_the_accuracy(run, trained, tmp_path):
+    run(["--run_dir", trained], command=src.predict.main)
+    with open(trained / "predictions.csv") as f:
+        rows = list(csv.DictReader(f))
+    assert [int(row["id"]) for row in rows] == list(range(360))
+    accuracy = sum(row["target"] == row["prediction"] for row in rows) / 360
+    assert accuracy == pytest.approx(json.loads((trained / "summary.json").read_text())["test/acc"])
+    run(["--run_dir", trained, "--split", "val", "--output", tmp_path / "p.parquet"], command=src.predict.main)
+    table = pyarrow.parquet.read_table(tmp_path / "p.parquet")
+    assert table.num_rows == 144
+    assert sum(table[f"probability_{k}"][0].as_py() for k in range(10)) == pytest.approx(1, abs=1e-5)
+
+
+def test_load_run_gives_the_trained_model(run, trained):
+    state = torch.get_rng_state()
+    model = load_run(trained)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not model.training
+    data = model.data
+    data.setup("test")
+    split = data.splits["test"]
+    with torch.no_grad():
+        logits = model(data.standardize(split.x.float() / 255))
+    accuracy = (logits.argmax(1) == split.targets).float().mean().item()
+    assert accuracy == pytest.approx(json.loads((trained / "summary.json").read_text())["test/acc"])
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        ([], 2, "give --run_dir"),
+        (["--run_dir", "nowhere"], 4, "no run is here"),
+        (["--run_dir", "nowhere", "--split", "tset"], 2, "--split"),
+    ],
+)
+@pytest.mark.parametrize("command", [src.evaluate.main, src.predict.main], ids=["evaluate", "predict"])
+def test_what_is_wrong_is_one_line(command, args, code, message, run):
+    output = run(args, code=code, command=command)
+    assert message in output
+    assert len(output.splitlines()) == 1
+
+
+def test_output_must_have_a_known_ending(run, trained):
+    assert ".csv or .parquet" in run(["--run_dir", trained, "--output", "x.txt"], code=2, command=src.predict.main)
+
+
+def test_a_run_without_a_checkpoint(run, trained):
+    (trained / "checkpoints/best.ckpt").unlink()
+    assert "best.ckpt: there is no such file" in run(["--run_dir", trained], code=4, command=src.evaluate.main)
+    with pytest.raises(CheckpointError, match="there is no such file"):
+        load_run(trained)
