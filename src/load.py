@@ -1,6 +1,5 @@
 """Trained models from their run folders."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,7 +62,7 @@ def run_parser(name: str, manual: str | None) -> CommandParser:
     return parser
 
 
-def run_request(parser: argparse.ArgumentParser, args: Sequence[str]) -> Request:
+def run_request(parser: CommandParser, args: Sequence[str]) -> Request:
     """A request whose first config is that of the run in --run_dir.
 
     Raises:

@@ -3,6 +3,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from src.models.base import logs_now
+
 
 class Throughput(Callback):
     """Logs how fast training runs, every `log_every_n_steps`: `perf/samples_per_sec`, `perf/step_sec` and
@@ -30,8 +32,7 @@ class Throughput(Callback):
             self.t_start = self.t_end
             return
         self.samples += len(batch["index"])
-        accumulates = (batch_idx + 1) % trainer.accumulate_grad_batches
-        if accumulates or not self.samples or trainer.global_step % max(1, trainer.log_every_n_steps):
+        if not self.samples or not logs_now(trainer, batch_idx):
             return
         seconds, world_size = self.t_end - self.t_start, trainer.world_size
         batch_size = trainer.datamodule.batch_size  # type: ignore[attr-defined]

@@ -46,7 +46,7 @@ class Loader:
             return
         self.workers = self.workers or DataLoader(
             self.arrays,
-            sampler=self.order,  # type: ignore[arg-type]  # with batch_size=None a "sample" is what the sampler gives
+            sampler=self.order,  # with batch_size=None a "sample" is whatever an item of the sampler gives
             batch_size=None,
             num_workers=self.num_workers,
             collate_fn=as_it_is,
@@ -65,7 +65,7 @@ class Loader:
         pass
 
 
-def as_it_is(batch: Batch) -> Batch:
+def as_it_is(batch: Any) -> Any:
     return batch
 
 

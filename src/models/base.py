@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 from jsonargparse import ArgumentParser
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -76,6 +76,7 @@ class Model(LightningModule):
         self.factory, self.optimizer, self.schedule = network, optimizer, schedule
         self.network: nn.Module | None = None
         self.window: dict[str, Tensor] = {}  # sums since the last line of the log, on the device
+        self.window_steps = 0
 
     def configure_model(self) -> None:
         if self.network is None:
@@ -101,24 +102,29 @@ class Model(LightningModule):
 
     def watch(self, **values: Tensor) -> None:
         """Add to the means that are logged every `log_every_n_steps`; nothing here waits for the device."""
-        for name, value in {**values, "steps": torch.ones((), device=self.device)}.items():
-            value = value.detach().float()
-            self.window[name] = self.window[name] + value if name in self.window else value
+        self.window_steps += 1
+        for name, value in values.items():
+            self.window[name] = self.window.get(name, 0) + value.detach().float()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        done, every = self.trainer.global_step, self.trainer.log_every_n_steps
-        accumulates = (batch_idx + 1) % self.trainer.accumulate_grad_batches
-        if self.window and every and not accumulates and done % every == 0:
-            steps = self.window.pop("steps")
-            self.log_dict({f"train/{name}": total / steps for name, total in self.window.items()})
+        if self.window and logs_now(self.trainer, batch_idx):
+            self.log_dict({f"train/{name}": total / self.window_steps for name, total in self.window.items()})
             self.log("optim/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
-            self.window = {}
+            self.window, self.window_steps = {}, 0
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["window"] = dict(self.window)
+        checkpoint["window"], checkpoint["window_steps"] = dict(self.window), self.window_steps
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.window = {name: total.to(self.device) for name, total in checkpoint["window"].items()}
+        self.window_steps = checkpoint["window_steps"]
+
+
+def logs_now(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether an optimizer step has just ended after which the log is written."""
+    every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
+    accumulates = (batch_idx + 1) % trainer.accumulate_grad_batches
+    return bool(every) and not accumulates and trainer.global_step % every == 0
 
 
 def accepted(factory: Callable[..., Any]) -> set[str]:

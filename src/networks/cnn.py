@@ -42,7 +42,7 @@ class CNN(nn.Module):
         self.blocks = nn.ModuleList()
         for i, width in enumerate(widths):
             last = i == len(widths) - 1
-            layers = [nn.Conv2d(channels[i], width, 3, padding=padding, bias=not batch_norm)]
+            layers: list[nn.Module] = [nn.Conv2d(channels[i], width, 3, padding=padding, bias=not batch_norm)]
             layers += [nn.BatchNorm2d(width)] if batch_norm else []
             layers += [nn.ReLU()] if last else [nn.ReLU(), nn.MaxPool2d(2)]
             self.blocks.append(nn.Sequential(*layers))

@@ -1,5 +1,6 @@
 import math
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -19,7 +20,7 @@ class WarmupCosine(LRScheduler):
         self.num_steps, self.warmup, self.final_frac = num_steps, warmup_frac * num_steps, final_frac
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         return [base * self.factor(self.last_epoch) for base in self.base_lrs]
 
     def factor(self, step: int) -> float:
