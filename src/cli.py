@@ -12,12 +12,15 @@ from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import TorchCheckpointIO
 
 from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.progress import ThrottledProgress
 from src.callbacks.throughput import Throughput
 from src.checkpoint import VerifiedCheckpointIO
-from src.config import Request, allowed_prefixes, facts
+from src.checks import allowed_prefixes, facts
+from src.config import Request
 from src.data.module import DataModule
 from src.errors import ConfigError
 from src.loggers.wandb import WandbOptions
@@ -63,13 +66,15 @@ class CLI(LightningCLI):
     def __init__(self, request: Request) -> None:
         self.request = request
         Parser.request = request
-        prefixes = [prefix.rstrip(".") for prefix in allowed_prefixes()]
-        set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=prefixes)
+        set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=list(allowed_prefixes()))
         super().__init__(
             LightningModule, LightningDataModule, run=False, subclass_mode_model=True, subclass_mode_data=True,
             auto_configure_optimizers=False, save_config_callback=None, load_from_checkpoint_support=False,
-            parser_class=Parser, parser_kwargs={"allow_abbrev": False}, args=arguments(request),
+            parser_class=Parser, parser_kwargs={"allow_abbrev": False}, args=request.config,
         )  # fmt: skip
+        if request.options.print_config:
+            print(yaml.safe_dump(self.plain_config, sort_keys=False), end="")
+            raise SystemExit(0)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
@@ -101,27 +106,24 @@ class CLI(LightningCLI):
         except (TypeError, ValueError, AttributeError) as e:  # Lightning's own complaints are ValueErrors, too
             raise ConfigError(" ".join(str(e).split())[:300]) from e
         if not isinstance(self.model, Model) or not isinstance(self.datamodule, DataModule):
-            raise ConfigError("model and data must be classes derived from src.models.base.Model and src.data.module.DataModule")
+            raise ConfigError(
+                "model and data must be classes derived from src.models.base.Model and src.data.module.DataModule"
+            )
         if self.request.stated:
             self.model.factory = partial(self.model.factory, **self.request.stated)
+        if type(self.trainer.strategy.checkpoint_io) is not TorchCheckpointIO:
+            raise ConfigError("trainer.plugins: checkpoints are written in one way here -> leave the CheckpointIO out")
         self.trainer.strategy.checkpoint_io = VerifiedCheckpointIO()
-        if self.trainer.accumulate_grad_batches != 1:
-            raise ConfigError("trainer.accumulate_grad_batches follows from the batch sizes -> set data.micro_batch_size")
         self.trainer.accumulate_grad_batches = self.datamodule.divide_batch(self.trainer.world_size)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         if config.get("enable_progress_bar") is False:
             callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]
-        return super()._instantiate_trainer({**config, **self.trainer_overrides}, callbacks)
+        loggers = config["logger"] if isinstance(config["logger"], (list, Logger)) else False  # besides our own
+        return super()._instantiate_trainer({**config, "logger": loggers, **self.trainer_overrides}, callbacks)
 
     def callback(self, kind: type) -> Any:
         return next(c for c in self.trainer.callbacks if isinstance(c, kind))  # type: ignore[attr-defined]
-
-
-def arguments(request: Request) -> list[str]:
-    """What jsonargparse is given: each file's checked data, then the flags."""
-    files = [layer.data for layer in request.layers[:-1]]
-    return [part for data in files for part in ("--config", yaml.safe_dump(data))] + request.flags
 
 
 def as_factory(spec: Namespace) -> Any:
