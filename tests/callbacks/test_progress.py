@@ -1,0 +1,51 @@
+import pty
+import re
+
+from conftest import SMALL
+
+
+def test_without_a_terminal_there_are_lines_only(run, tmp_path):
+    output = run([*SMALL, "--progress.line_sec", "0", "--run_dir", tmp_path / "run"])
+    assert "\x1b" not in output
+    assert "train 1,293, val 144, test 360 samples; 60 steps of 64 samples" in output
+    lines = re.findall(r"^epoch (\d) +step (\d+) .*train/loss [\d.]+ .*val/acc [\d.]+", output, re.MULTILINE)
+    assert lines == [("1", "20"), ("2", "40"), ("3", "60")]
+
+
+def test_lines_are_far_apart_and_the_last_is_there(run, tmp_path):
+    output = run([*SMALL, "--progress.line_sec", "1000", "--run_dir", tmp_path / "run"])
+    assert re.findall(r"^epoch (\d)", output, re.MULTILINE) == ["1", "3"]
+
+
+def test_a_terminal_gets_a_bar_that_is_drawn_seldom(start, tmp_path):
+    ours, theirs = pty.openpty()
+
+    def attach() -> None:
+        import os
+        import sys
+
+        os.dup2(theirs, 1)
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+
+    child = start([*SMALL, "--progress.refresh_sec", "0.5", "--run_dir", tmp_path / "run"], first=attach)
+    import os
+
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+        shown += piece
+        if not piece:
+            break
+    assert child.wait() == 0, child.output
+    text = shown.decode()
+    assert "60/60" in text
+    assert 1 < text.count("/60") < 30
+
+
+def test_no_progress_at_all(run, tmp_path):
+    output = run([*SMALL, "--trainer.enable_progress_bar", "false", "--run_dir", tmp_path / "run"])
+    assert "epoch 1" not in output

@@ -1,0 +1,39 @@
+import csv
+import time
+
+import pytest
+from conftest import SMALL
+
+STEP_SEC, WAIT_SEC = 0.02, 0.06
+
+
+def slow_steps() -> None:
+    """In the process that trains: each step takes 20 ms, each batch 60 ms to fetch."""
+    from src.data.module import Arrays
+    from src.models.classification import Classification
+
+    fetch, step = Arrays.__getitem__, Classification.training_step
+
+    def slow_fetch(self, index):
+        time.sleep(WAIT_SEC)
+        return fetch(self, index)
+
+    def slow_step(self, batch, batch_idx):
+        time.sleep(STEP_SEC)
+        return step(self, batch, batch_idx)
+
+    Arrays.__getitem__, Classification.training_step = slow_fetch, slow_step
+
+
+@pytest.mark.parametrize("micro", ["64", "32"])
+def test_speed_and_waiting_are_those_that_were_made(run, tmp_path, micro):
+    flags = ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "0", "--data.micro_batch_size", micro]
+    run([*SMALL, *flags, "--trainer.log_every_n_steps", "10", "--run_dir", tmp_path / "run"], first=slow_steps)
+    with open(tmp_path / "run/metrics.csv") as f:
+        rows = [row for row in csv.DictReader(f) if row["perf/step_sec"]]
+    assert [row["step"] for row in rows] == ["9", "19"]
+    accumulated, last = 64 // int(micro), rows[-1]
+    step_sec = float(last["perf/step_sec"])
+    assert accumulated * (STEP_SEC + WAIT_SEC) < step_sec < 3 * accumulated * (STEP_SEC + WAIT_SEC)
+    assert float(last["perf/samples_per_sec"]) == pytest.approx(64 / step_sec)
+    assert 0.4 < float(last["perf/data_wait_frac"]) < 0.9  # three quarters, less what else a step takes
