@@ -1,7 +1,7 @@
 """Checkpoints that survive a kill at any byte: written beside their name, synced, renamed, then vouched for.
 
-A checkpoint `step-00000120.ckpt` never changes. Its manifest `step-00000120.json` holds its hash and is written last, so
-a checkpoint without a manifest is not one. `last.ckpt` and `best.ckpt` are links.
+A checkpoint `step-00000120.ckpt` never changes. Its manifest `step-00000120.json` holds its hash and is written last,
+so a checkpoint without a manifest is not one. `last.ckpt` and `best.ckpt` are links.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 
 from src.errors import CheckpointError, EnvironmentFault
+from src.run import write_text
 
 
 class HashingFile:
@@ -48,8 +49,8 @@ class VerifiedCheckpointIO(CheckpointIO):
             manifest_of(path).unlink(missing_ok=True)
             tmp.rename(path)
             manifest = {"file": path.name, "sha256": hashing.sha256.hexdigest(), "bytes": hashing.bytes}
-            position = {name: checkpoint.get(name) for name in ("global_step", "epoch", "trained")}
-            write_whole(manifest_of(path), json.dumps({**manifest, **position}))
+            position = {name: checkpoint.get(name) for name in ("global_step", "steps_logged", "best")}
+            write_text(manifest_of(path), json.dumps({**manifest, **position}))
         except (OSError, RuntimeError) as e:
             tmp.unlink(missing_ok=True)
             # torch reports a write that fails in its own words, as a RuntimeError.
@@ -67,27 +68,12 @@ class VerifiedCheckpointIO(CheckpointIO):
         remove(Path(path))
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a small file so that it holds the old text or the new one, never a part."""
-    tmp = path.with_name(path.name + ".tmp")
-    with open(tmp, "w", encoding="utf-8") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    tmp.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the names, too
-    finally:
-        os.close(folder)
-
-
 def manifest_of(path: Path) -> Path:
     return path.resolve().with_suffix(".json")
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """file, sha256, bytes, global_step, epoch, and whether training had come to its end."""
+    """file, sha256, bytes, global_step, steps_logged, and the name of the best checkpoint up to this one."""
     return json.loads(manifest_of(path).read_text())
 
 
@@ -96,10 +82,13 @@ def remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def link(name: Path, target: Path) -> None:
-    """Make `name` point to `target` beside it, with no moment at which it points nowhere."""
+def link(name: Path, target: Path | None) -> None:
+    """Make `name` point to `target` beside it, with no moment at which it points nowhere; or take it away."""
     tmp = name.with_name(name.name + ".tmp")
     tmp.unlink(missing_ok=True)
+    if target is None:
+        name.unlink(missing_ok=True)
+        return
     tmp.symlink_to(target.name)
     tmp.rename(name)
 
@@ -116,6 +105,8 @@ def damage(path: Path) -> str | None:
     try:
         manifest = read_manifest(path)
         size, sha256 = manifest["bytes"], manifest["sha256"]
+        if path.resolve().name != manifest["file"] or f"step-{manifest['global_step']:08d}" not in manifest["file"]:
+            return f"its manifest {manifest_of(path).name} is of another"
     except (ValueError, KeyError, TypeError):
         return f"its manifest {manifest_of(path).name} cannot be read"
     if path.stat().st_size != size:
@@ -143,16 +134,47 @@ def load(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     return checkpoint
 
 
+def fit_weights(model: torch.nn.Module, state: dict[str, Any]) -> None:
+    """Load weights that must fit exactly.
+
+    Raises:
+        CheckpointError: keys or shapes differ.
+    """
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as e:
+        lines = [line.strip() for line in str(e).splitlines()[1:6]]
+        raise CheckpointError(f"the checkpoint is of another network: {' '.join(lines)[:400]}") from e
+
+
 def newest(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that verifies, and a line for each newer one that does not."""
+    """The newest checkpoint that a run can go on from, and a line for each newer one, which is set aside.
+
+    The best checkpoint up to it must be whole, too, or the run would end without one; an older start makes it again.
+    """
+    clean(folder)
     refused = []
     for manifest in sorted(folder.glob("step-*.json"), reverse=True):
         path = manifest.with_suffix(".ckpt")
-        wrong = damage(path)
+        wrong = damage(path) or damage_of_best(path)
         if wrong is None:
+            link(folder / "last.ckpt", path)
+            best = read_manifest(path)["best"]
+            link(folder / "best.ckpt", folder / best if best else None)
             return path, refused
         refused.append(f"{path}: {wrong}")
+        if path.exists():
+            path.rename(path.with_name(f"{path.name}.refused"))  # its name is needed again, its bytes may be of use
+        manifest.unlink()
+    for name in ("last.ckpt", "best.ckpt"):
+        link(folder / name, None)
     return None, refused
+
+
+def damage_of_best(path: Path) -> str | None:
+    best = read_manifest(path)["best"]
+    wrong = damage(path.with_name(best)) if best else None
+    return wrong and f"the best checkpoint up to it, {best}, is lost: {wrong}"
 
 
 def clean(folder: Path) -> None:

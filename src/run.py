@@ -1,5 +1,6 @@
 """The run folder: which one, whether it may go on, what state the code is in, and how a command ends."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -22,9 +23,12 @@ import yaml
 from src.errors import CheckpointError, ConfigError, EnvironmentFault, LeydenError
 
 ROOT = Path(__file__).parent.parent
+LOGS = ROOT / "logs"
 # Keys that may differ when a run goes on, because the weights do not depend on them.
 FREE = ("wandb", "progress", "throughput", "data.data_dir", "data.cache_dir", "data.num_workers")
 TRY_AGAIN = (75, 130, 143)  # exit codes of runs that the same command continues
+# What a full, read-only, forbidden or broken disk answers.
+STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 def say(text: str) -> None:
@@ -73,16 +77,25 @@ class RunFolder:
             EnvironmentFault: it cannot be written, or another process trains in it.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.checkpoints.mkdir(exist_ok=True)
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
             if not self.take_lock():
-                raise EnvironmentFault(f"{self.path}: another process is training there -> wait, or give another --run_dir")
+                raise EnvironmentFault(
+                    f"{self.path}: another process is training there -> wait, or name another --run_dir"
+                )
+            if (self.path / "config.yaml").exists():
+                self.compare(config)
+            for orphan in self.path.glob("*.tmp"):
+                orphan.unlink()
+            self.write(config, command)
         except OSError as e:
-            raise EnvironmentFault(f"{self.path}: cannot be written: {e.strerror} -> give another --run_dir") from None
-        if (self.path / "config.yaml").exists():
-            self.compare(config)
-        state = {"wandb_id": uuid.uuid4().hex[:8], **self.state}
-        state |= {"command": command, "config_sha256": digest(config), "code": code_state(self.path), "host": hardware()}
+            raise EnvironmentFault(f"{self.path}: cannot be written: {e.strerror} -> name another --run_dir") from e
+
+    def write(self, config: dict[str, Any], command: Sequence[str]) -> None:
+        before, code = self.state, code_state(self.path)
+        if before.get("code", code)["src_sha256"] != code["src_sha256"]:
+            say("The code has changed since this run began: it goes on, but not as it would have.")
+        state = {"wandb_id": uuid.uuid4().hex[:8], **before}
+        state |= {"command": command, "config_sha256": digest(config), "code": code, "host": hardware()}
         write_json(self.path / "run.json", state)
         (self.path / "summary.json").unlink(missing_ok=True)
         write_text(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
@@ -107,8 +120,13 @@ class RunFolder:
             raise ConfigError(f"{self.path}: holds a run with another config ({shown}{more}) -> give another --run_dir")
 
     def close(self, summary: dict[str, Any]) -> None:
-        write_json(self.path / "summary.json", summary)
-        self.lock.close()
+        try:
+            write_json(self.path / "summary.json", summary)
+        except OSError:
+            if summary["status"] == "finished":  # else there is an error already, which says more
+                raise
+        finally:
+            self.lock.close()
 
 
 def choose(run_dir: str | None, experiment: str, config: dict[str, Any]) -> RunFolder:
@@ -119,15 +137,27 @@ def choose(run_dir: str | None, experiment: str, config: dict[str, Any]) -> RunF
         return RunFolder(Path(os.environ["LEYDEN_RUN_DIR"]))
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("several processes were started: they must agree on a folder -> give --run_dir")
-    folder = cut_short(ROOT / "logs" / experiment, config) or RunFolder(new_path(ROOT / "logs" / experiment))
+    folder = cut_short(LOGS / experiment, config) or RunFolder(new_path(LOGS / experiment))
     os.environ["LEYDEN_RUN_DIR"] = str(folder.path)
     return folder
 
 
 def new_path(parent: Path) -> Path:
+    """A folder named by the time, made here, so that two commands given at once get two.
+
+    Raises:
+        EnvironmentFault: it cannot be made.
+    """
     name = time.strftime("%Y-%m-%d_%H-%M-%S")
-    taken = [p.name for p in parent.glob(f"{name}*")]
-    return parent / (f"{name}_{len(taken) + 1}" if taken else name)
+    for path in (parent / name, *(parent / f"{name}_{i}" for i in range(2, 1000))):
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as e:
+            raise EnvironmentFault(f"{path}: cannot be made: {e.strerror} -> give --run_dir") from e
+        return path
+    raise EnvironmentFault(f"{parent / name}: a thousand runs have this name -> give --run_dir")
 
 
 def cut_short(parent: Path, config: dict[str, Any]) -> RunFolder | None:
@@ -154,9 +184,18 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a small file so that it holds the old text or the new one, never a part."""
     tmp = path.with_name(path.name + ".tmp")
-    tmp.write_text(text)
+    with open(tmp, "w", encoding="utf-8", newline="") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
     tmp.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the names, too
+    finally:
+        os.close(folder)
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
@@ -210,17 +249,41 @@ def hardware() -> dict[str, Any]:
 
 def run_command(command: Callable[[Sequence[str]], int], args: Sequence[str] | None, debug: bool = False) -> int:
     """Run a command and give its exit code: known errors are one line, unknown ones a traceback."""
-    args = sys.argv[1:] if args is None else args
+    args, pid = sys.argv[1:] if args is None else args, os.getpid()
+
+    def end(signum: int, frame: Any) -> None:
+        # Not in workers, which get the terminal's signals, too: they end with their parent.
+        if os.getpid() == pid:
+            raise SystemExit(128 + signum)
+
+    before = {signum: signal.signal(signum, end) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         return command(args)
-    except LeydenError as e:
-        if debug or "--debug" in args:
+    except (LeydenError, OSError, SystemExit) as e:
+        code = exit_code(e)
+        if debug or "--debug" in args or code == 1:
             traceback.print_exc()
-        print(f"error: {e}", file=sys.stderr, flush=True)
-        return e.code
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr, flush=True)
-        return 128 + signal.SIGINT
+        if code:
+            print(f"error: {one_line(e, code)}", file=sys.stderr, flush=True)
+        return code
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def exit_code(e: BaseException) -> int:
+    if isinstance(e, OSError):
+        return EnvironmentFault.code if e.errno in STORAGE else 1
+    code = getattr(e, "code", 1)
+    return code if isinstance(code, int) else 0 if code is None else 1
+
+
+def one_line(e: BaseException, code: int) -> str:
+    if isinstance(e, SystemExit):
+        return f"ended at once by {signal.Signals(code - 128).name}" if code > 128 else str(e)
+    if isinstance(e, OSError):
+        return f"{e.filename or 'writing a file'}: {e.strerror} -> mend that, then give the same command again"
+    return str(e)
 
 
 def command_line(module: str, args: Sequence[str]) -> str:

@@ -10,14 +10,15 @@ cut short, to the very same weights; a finished run is left alone. Any key of th
 stopped by a signal with a checkpoint written.
 """
 
-import signal
+import shutil
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.config import command_parser, read_request
-from src.run import RunFolder, choose, command_line, hardware, run_command, say
+from src.run import RunFolder, choose, command_line, exit_code, hardware, run_command, say
 
 if TYPE_CHECKING:
     from src.cli import CLI
@@ -46,13 +47,13 @@ def record(cli: "CLI", folder: RunFolder, config: dict[str, Any], t0: float) -> 
     summary: dict[str, Any] = {"status": "failed", "exit_code": 1}
     logger = None
     try:
-        cli.build(default_root_dir=str(folder.path), logger=False)
+        cli.build(default_root_dir=str(folder.path))
         facts = {**config, "command": folder.state["command"], "code": folder.state["code"], "hardware": hardware()}
         logger = wandb.start(cli.config_init.wandb, folder.path, folder.state["wandb_id"], facts, say)
         summary |= fit_and_test(cli, folder, [logger] if logger else [])
         summary |= {"status": "finished", "exit_code": 0}
     except BaseException as e:
-        code = getattr(e, "code", 130 if isinstance(e, KeyboardInterrupt) else 1)
+        code = exit_code(e)
         summary |= {"status": "stopped" if code in (130, 143) else "failed", "exit_code": code, "error": str(e)}
         raise
     finally:
@@ -66,42 +67,35 @@ def record(cli: "CLI", folder: RunFolder, config: dict[str, Any], t0: float) -> 
 
 def fit_and_test(cli: "CLI", folder: RunFolder, loggers: list[Any]) -> dict[str, Any]:
     from src import checkpoint
-    from src.callbacks.checkpoints import Checkpoints
     from src.loggers.metrics_csv import MetricsCSV
 
-    trainer, checkpoints = cli.trainer, cli.callback(Checkpoints)
-    checkpoint.clean(folder.checkpoints)
+    trainer = cli.trainer
     start, refused = checkpoint.newest(folder.checkpoints)
     for line in refused:
         say(f"Not used: {line}")
-    manifest = checkpoint.read_manifest(start) if start else {"global_step": 0, "trained": False}
-    say(f"Run: {folder.path}" + (f", going on after {manifest['global_step']} steps" if start else ""))
-    trainer.loggers = [MetricsCSV(folder.path, manifest["global_step"]), *loggers]
-    on_signals(checkpoints)
-    if not manifest["trained"]:
-        trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=start)
+    manifest = checkpoint.read_manifest(start) if start else {"global_step": 0, "steps_logged": 0}
+    say(f"Run: {here(folder.path)}" + (f", going on after {manifest['global_step']} steps" if start else ""))
+    trainer.loggers = [MetricsCSV(folder.path, manifest["steps_logged"]), *loggers, *trainer.loggers]
+    trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=start)  # nothing is left to do where training was done
     best = folder.checkpoints / "best.ckpt"
     results = trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=best, verbose=False)
     return {**results[0], "epochs": trainer.current_epoch, "steps": trainer.global_step}
 
 
-def on_signals(checkpoints: Any) -> None:
-    """SIGINT and SIGTERM end the run at the next moment between two steps; a second one ends it at once."""
-
-    def stop(signum: int, frame: Any) -> None:
-        if checkpoints.stop_signal is not None:
-            raise KeyboardInterrupt
-        checkpoints.stop_signal = signum
-
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, stop)
-
-
 def tell(folder: RunFolder, summary: dict[str, Any]) -> None:
     results = "  ".join(f"{name} {value:.4f}" for name, value in summary.items() if name.startswith("test/"))
-    say(f"Done in {summary['seconds']:.0f} s: {results}\nRun: {folder.path}\n\nNext:")
-    say(f"  python -m src.evaluate --run_dir {folder.path}\n  python -m src.predict --run_dir {folder.path}")
-    say(f"  wandb leet {folder.path}/wandb")
+    say(f"Done in {summary['seconds']:.0f} s: {results}\nRun: {here(folder.path)}\n\nNext:")
+    python, run_dir = here(Path(sys.executable)), here(folder.path)
+    say(f"  {python} -m src.evaluate --run_dir {run_dir}\n  {python} -m src.predict --run_dir {run_dir}")
+    if (folder.path / "wandb").is_dir():
+        say(f"  {here(Path(sys.executable).parent / 'wandb')} leet {run_dir}/wandb")
+
+
+def here(path: Path) -> str:
+    """A path as one would type it from this folder; a program that is on the PATH, by its name."""
+    if shutil.which(path.name) == str(path):
+        return path.name
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def main(args: Sequence[str] | None = None) -> int:

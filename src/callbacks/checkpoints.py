@@ -1,5 +1,6 @@
 import math
 import random
+import signal
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
 from src import checkpoint as files
 from src.errors import ConfigError, Stopped, nearest
@@ -47,7 +49,8 @@ class Checkpoints(Checkpoint):
         self.better = False  # whether the weights of this moment are the best so far, and not saved yet
         self.saved_step = -1
         self.resumed: dict[str, Any] | None = None
-        self.stop_signal: int | None = None  # set by a signal handler
+        self.stop_signal: int | None = None
+        self.handlers: dict[int, Any] = {}
         self.folder = Path()
 
     def state_dict(self) -> dict[str, Any]:
@@ -61,6 +64,25 @@ class Checkpoints(Checkpoint):
         self.t0 = time.monotonic()
 
     # When to save
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        every, step = trainer.val_check_batch, trainer.accumulate_grad_batches
+        if isinstance(every, int) and every % step and every != trainer.num_training_batches:
+            raise ConfigError(
+                f"trainer.val_check_interval: it comes to {every} micro-batches, but a step has {step}, "
+                "and the weights that are measured are saved between steps -> take a multiple"
+            )
+        # Lightning would end the run on SIGTERM without a checkpoint, and on SIGINT with exit code 1.
+        self.handlers = {signum: signal.signal(signum, self.note) for signum in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(self, signum: int, frame: Any) -> None:
+        if self.stop_signal is not None:  # a second one is in a hurry
+            self.handlers[signum](signum, frame)
+        self.stop_signal = signum
+
+    def stop_if_asked(self, done: str) -> None:
+        if self.stop_signal is not None:
+            raise Stopped(f"{done} {signal.Signals(self.stop_signal).name}; a checkpoint is written", self.stop_signal)
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.score(trainer)  # finds a wrong name before training, not after the first epoch
@@ -86,7 +108,7 @@ class Checkpoints(Checkpoint):
             return
         if self.stop_signal is not None:
             self.save(trainer)
-            raise Stopped(f"stopped by a signal after {trainer.global_step} steps; a checkpoint is written", self.stop_signal)
+            self.stop_if_asked(f"after {trainer.global_step} steps stopped by")
         if self.better or self.due(trainer):
             self.save(trainer)
 
@@ -107,8 +129,19 @@ class Checkpoints(Checkpoint):
         if self.best is None and self.best_score is None:
             self.better = True  # nothing was validated: the last is the best
         self.save(trainer)
+        self.stop_if_asked("after training and before the test stopped by")
+        self.restore_handlers()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.restore_handlers()
+
+    def restore_handlers(self) -> None:
+        while self.handlers:
+            signal.signal(*self.handlers.popitem())
 
     def save(self, trainer: Trainer) -> None:
+        if trainer.global_step == self.saved_step:
+            return  # a checkpoint never changes
         path = self.folder / f"step-{trainer.global_step:08d}.ckpt"
         if self.better:
             self.best, self.better = path.name, False
@@ -116,50 +149,56 @@ class Checkpoints(Checkpoint):
         trainer.save_checkpoint(path)
         if trainer.is_global_zero:
             files.link(self.folder / "last.ckpt", path)
-            self.link_best()
+            files.link(self.folder / "best.ckpt", self.folder / self.best if self.best else None)
             self.prune()
 
-    def link_best(self) -> None:
-        if self.best and (self.folder / self.best).exists():
-            files.link(self.folder / "best.ckpt", self.folder / self.best)
-
     def prune(self) -> None:
-        newest = sorted(self.folder.glob("step-*.ckpt"), reverse=True)
-        for path in newest[self.keep_last :]:
-            if path.name != self.best:
+        manifests = sorted(self.folder.glob("step-*.json"), reverse=True)
+        # A kept checkpoint's best is kept: whoever must go on from the older one needs it.
+        best = {files.read_manifest(manifest)["best"] for manifest in manifests[: self.keep_last]}
+        for manifest in manifests[self.keep_last :]:
+            path = manifest.with_suffix(".ckpt")
+            if path.name not in best:
                 files.remove(path)
 
     # What a checkpoint holds besides what Lightning puts in
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        loop = trainer.fit_loop.epoch_loop
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for count in (progress["total"], progress["current"]):
-            count["ready"] = count["completed"]  # the batch of this moment is not yet begun
+            for name in ("ready", "started", "processed"):
+                count[name] = count["completed"]  # the batch of this moment is not yet begun
         progress["is_last_batch"] = False
-        checkpoint["trained"] = self.trained
+        checkpoint["trained"], checkpoint["best"] = self.trained, self.best
+        checkpoint["should_stop"] = trainer.should_stop
+        checkpoint["metrics"] = {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()}
+        checkpoint["steps_logged"] = trainer.fit_loop.epoch_loop._batches_that_stepped
         checkpoint["rng"] = gathered(rng_state(), trainer)
-        checkpoint["steps_logged"] = loop._batches_that_stepped
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self.resumed = {name: checkpoint[name] for name in ("rng", "steps_logged")}
+        self.resumed = {name: checkpoint[name] for name in ("rng", "should_stop", "metrics", "steps_logged")}
         self.saved_step = checkpoint["global_step"]
+        if trainer.state.fn == TrainerFn.FITTING and checkpoint["trained"]:
+            trainer.should_stop = True  # also where an early stop ended training before max_epochs
 
     def put_back(self, trainer: Trainer) -> None:
+        """What Lightning does not restore, or counts on from a wrong number."""
         assert self.resumed is not None
         states = self.resumed["rng"]
         set_rng_state(states[trainer.global_rank % len(states)])
+        # An early stop may wait for min_epochs; plateau schedules may look at the last validation.
+        trainer.should_stop = self.resumed["should_stop"]
+        trainer.callback_metrics.update(self.resumed["metrics"])
         # Lightning counts one step too many after a restart, and as long as it says `restarting`, plateau schedules
         # sleep until the epoch's end.
         trainer.fit_loop.epoch_loop._batches_that_stepped = self.resumed["steps_logged"]
         trainer.fit_loop.restarting = False
         self.resumed = None
-        self.link_best()
 
 
 def rng_state() -> dict[str, Any]:
     """The state of every generator that training may draw from, as tensors and plain data."""
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002
+    name, keys, *rest = np.random.get_state()
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
     numpy = [name, keys.tolist(), *rest]  # type: ignore[union-attr]
     return {"python": random.getstate(), "numpy": numpy, "torch": torch.get_rng_state(), "cuda": cuda}
@@ -167,7 +206,7 @@ def rng_state() -> dict[str, Any]:
 
 def set_rng_state(state: dict[str, Any]) -> None:
     random.setstate(state["python"])
-    np.random.set_state(tuple(state["numpy"]))  # noqa: NPY002
+    np.random.set_state(tuple(state["numpy"]))
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())

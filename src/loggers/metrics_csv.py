@@ -6,7 +6,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from src.checkpoint import write_whole
+from src.run import write_text
 
 
 class MetricsCSV(Logger):
@@ -59,4 +59,4 @@ class MetricsCSV(Logger):
         writer = csv.DictWriter(text, self.columns, restval="")
         writer.writeheader()
         writer.writerows(rows)
-        write_whole(self.path, text.getvalue())
+        write_text(self.path, text.getvalue())

@@ -1,9 +1,17 @@
-"""Runs in Weights & Biases: online where that works, else recorded in the run folder; never in the way of training."""
+"""Runs in Weights & Biases.
 
+wandb in the training process only records, in the run folder; a second process sends the record to the server as it
+grows. So a server that hangs, fails or goes away, and whatever it answers, can neither hold up training nor spoil the
+record, and what was not sent can be sent later.
+"""
+
+import atexit
 import os
+import shutil
+import subprocess
+import sys
 import threading
-import urllib.error
-import urllib.request
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +19,11 @@ from typing import Any, Literal
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-PROBE_SEC, INIT_SEC, FINISH_SEC = 3.0, 5.0, 15.0
+from src.run import ROOT
+
+PROBE_SEC, FINISH_SEC, SEND_SEC = 3.0, 4.0, 10.0
+FLUSH_SEC = 1.0  # a run that is killed loses the record of this last time; wandb's own default is 15
+EMPTY_BYTES = 7  # the header of a record that was killed before its first flush, at which `wandb sync` fails
 
 
 class WandbOptions:
@@ -22,8 +34,8 @@ class WandbOptions:
         entity: the user or team that it belongs to; by default the account's own.
         tags: words to find it by.
         notes: a longer description.
-        mode: `auto` is online where there is a key and the server answers, else offline. The environment's WANDB_MODE
-            goes before it.
+        mode: `online` sends the run to the server as it goes, where there is a key and the server answers, and else
+            leaves it in the run folder; `offline` always leaves it there. The environment's WANDB_MODE goes before it.
     """
 
     def __init__(
@@ -32,7 +44,7 @@ class WandbOptions:
         entity: str | None = None,
         tags: list[str] | None = None,
         notes: str | None = None,
-        mode: Literal["auto", "online", "offline", "disabled"] = "auto",
+        mode: Literal["online", "offline", "disabled"] = "online",
     ) -> None:
         self.project, self.entity, self.tags, self.notes = project, entity, tags, notes
         self.mode = os.environ.get("WANDB_MODE") or mode
@@ -41,9 +53,9 @@ class WandbOptions:
 class RunLogger(WandbLogger):
     """Lightning's logger on a run of ours: what goes wrong in it is said once and stops nothing."""
 
-    def __init__(self, run: Any, say: Callable[[str], None]) -> None:
+    def __init__(self, run: Any, sender: subprocess.Popen | None, say: Callable[[str], None]) -> None:
         super().__init__(experiment=run)
-        self.say, self.broken = say, False
+        self.folder, self.sender, self.say, self.broken = Path(run.settings.sync_dir), sender, say, False
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
@@ -51,80 +63,112 @@ class RunLogger(WandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        if self.broken:
-            return
+        if not self.broken:
+            self.attempt(lambda: super(RunLogger, self).log_metrics(metrics, step))
+
+    def attempt(self, act: Callable[[], None]) -> None:
         try:
-            super().log_metrics(metrics, step)
+            act()
         except Exception as e:  # whatever it is, the run is worth more than its record
             self.broken = True
-            self.say(f"W&B: {e}; nothing more is recorded there. metrics.csv goes on.")
+            self.say(f"W&B: {type(e).__name__} {e}; nothing more is recorded there. metrics.csv has all metrics.")
 
     def close(self, summary: dict[str, Any], exit_code: int) -> bool:
-        """Write the summary and the end of the run; False if that took too long, so that the process must not wait."""
+        """Record how the run ended, and wait a little for that to be sent; whether everything was."""
 
         def finish() -> None:
-            try:
-                self.experiment.summary.update(summary)
-                self.experiment.finish(exit_code=exit_code)
-            except Exception as e:
-                self.say(f"W&B: {e}")
+            self.experiment.summary.update(summary)
+            self.experiment.finish(exit_code=exit_code)
 
-        thread = threading.Thread(target=finish, daemon=True)
+        t0 = time.monotonic()
+        thread = threading.Thread(target=self.attempt, args=(finish,), daemon=True)
         thread.start()
         thread.join(FINISH_SEC)
-        return not thread.is_alive()
+        if thread.is_alive():
+            atexit.register(os._exit, exit_code)  # goes before wandb's own hook, which would wait for ever
+        if self.sender is None:
+            return False
+        try:
+            self.sender.wait(t0 + FINISH_SEC + SEND_SEC - time.monotonic())
+        except subprocess.TimeoutExpired:
+            self.sender.kill()
+        return any(self.folder.glob("*.synced"))
 
 
 def start(
     options: WandbOptions, run_dir: Path, run_id: str, config: dict[str, Any], say: Callable[[str], None]
 ) -> RunLogger | None:
-    """Begin the record of a run, or go on with it; online only where that can be done without waiting."""
-    if options.mode in ("disabled", "dryrun"):
+    """Begin the record of a run, or go on with it, and have it sent where that is possible."""
+    if options.mode == "disabled":
         return None
+    # wandb reports on itself to the server even offline; where none answers, that holds up the end for 12 s.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
-    why_not = "as asked for" if options.mode == "offline" else why_offline(wandb)
-    how = {
-        "project": options.project, "entity": options.entity, "tags": options.tags, "notes": options.notes,
-        "name": f"{run_dir.parent.name}/{run_dir.name}", "id": run_id, "dir": str(run_dir), "config": config,
-    }  # fmt: skip
-    settings = {"init_timeout": INIT_SEC, "finish_timeout": FINISH_SEC, "console": "off", "silent": True}
-    if why_not is None:
-        try:
-            run = wandb.init(mode="online", resume="allow", settings=wandb.Settings(**settings), **how)
-            say(f"W&B: {run.url}")
-            return RunLogger(run, say)
-        except Exception as e:  # its own errors have no common base
-            why_not = str(e).splitlines()[0]
-            wandb.teardown()
     try:
-        run = wandb.init(mode="offline", settings=wandb.Settings(**settings), **how)
-    except Exception as e:
-        say(f"W&B: {e}; the run is not recorded there. metrics.csv is written.")
+        earlier = earlier_records(run_dir)
+        why_not = "as asked for" if options.mode in ("offline", "dryrun") else why_offline(wandb.setup().settings)
+        run = wandb.init(
+            project=options.project, entity=options.entity, tags=options.tags, notes=options.notes, config=config,
+            name=f"{run_dir.parent.name}/{run_dir.name}", id=run_id, resume="allow", dir=str(run_dir), mode="offline",
+            settings=wandb.Settings(console="off", silent=True, x_transaction_log_flush_interval=FLUSH_SEC),
+        )  # fmt: skip
+        run.define_metric("trainer/global_step")
+        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        sender = None if why_not else send([*earlier, Path(run.settings.sync_dir)], run_dir / "wandb" / "sender.log")
+    except Exception as e:  # its own errors have no common base
+        say(f"W&B: {type(e).__name__} {e}; the run is not recorded there. metrics.csv has all metrics.")
         return None
-    say(f"W&B: recorded offline ({why_not}). To send it:  wandb sync {Path(run.dir).parent}")
-    return RunLogger(run, say)
+    say(f"W&B: recorded offline ({why_not})" if why_not else f"W&B: run {run_id} in project {options.project}")
+    return RunLogger(run, sender, say)
 
 
-def why_offline(wandb: Any) -> str | None:
-    """The reason why W&B cannot be reached, or None. Takes a few seconds at most."""
-    try:
-        if not wandb.login(prompt=False):
-            return "no key; `wandb login` gives one"
-    except Exception as e:
-        return f"the key is not accepted: {str(e).splitlines()[0]}"
-    found: list[str | None] = ["no answer"]
-    thread = threading.Thread(target=lambda: found.append(probe(wandb.setup().settings.base_url)), daemon=True)
+def earlier_records(run_dir: Path) -> list[Path]:
+    """The records that this run left when it was cut short."""
+    for file in run_dir.glob("wandb/offline-run-*/*.wandb"):
+        if file.stat().st_size <= EMPTY_BYTES:
+            shutil.rmtree(file.parent)
+    return sorted(run_dir.resolve().glob("wandb/offline-run-*"))
+
+
+def send(folders: list[Path], log: Path) -> subprocess.Popen:
+    """Start the process that sends these records to the server."""
+    command = [sys.executable, "-m", "src.loggers.wandb_sender", *map(str, folders)]
+    # Without the address of this process's recorder: it has one of its own, so that no server can crash ours.
+    env = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    with open(log, "a") as f:
+        # In a session of its own, because Ctrl-C is meant for the training.
+        return subprocess.Popen(
+            command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=f, stderr=f, start_new_session=True
+        )
+
+
+def why_offline(settings: Any) -> str | None:
+    """The reason why nothing can be sent to W&B, or None. Takes a few seconds at most."""
+    from requests.utils import get_netrc_auth
+
+    key = settings.api_key or (get_netrc_auth(settings.base_url) or (None, None))[1]
+    if not key:
+        return "no key; `wandb login` gives one"
+    found = [f"no answer from {settings.base_url}"]
+    thread = threading.Thread(target=lambda: found.append(probe(settings.base_url, key)), daemon=True)
     thread.start()
-    thread.join(PROBE_SEC + 1)  # looking a name up has no time-out of its own
-    return found[-1]
+    thread.join(PROBE_SEC)  # neither looking a name up nor a whole answer has a time-out of its own
+    return found[-1] or None
 
 
-def probe(url: str) -> str | None:
+def probe(url: str, key: str) -> str:
+    """Ask who we are: what is wrong, or nothing."""
+    import requests
+
     try:
-        urllib.request.urlopen(f"{url}/healthz", timeout=PROBE_SEC).close()
-    except urllib.error.HTTPError as e:
-        return f"the server answers {e.code}" if e.code >= 500 else None
-    except (OSError, ValueError) as e:
-        return f"{url} cannot be reached: {getattr(e, 'reason', e)}"
-    return None
+        query = {"query": "query Viewer { viewer { entity } }"}
+        answer = requests.post(f"{url}/graphql", json=query, auth=("api", key), timeout=PROBE_SEC)
+        known = answer.ok and answer.json()["data"]["viewer"]
+    except requests.RequestException as e:
+        return f"{url} cannot be reached: {type(e).__name__}"
+    except (LookupError, TypeError, ValueError):
+        return f"{url} is not a W&B server"
+    if known:
+        return ""
+    return f"{url} answers {answer.status_code}" if not answer.ok else "the key is not accepted"

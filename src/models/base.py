@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
 
+from src.checkpoint import fit_weights
 from src.data.module import Batch
 from src.errors import ConfigError
 
@@ -116,6 +117,7 @@ class Model(LightningModule):
         checkpoint["window"], checkpoint["window_steps"] = dict(self.window), self.window_steps
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        fit_weights(self, checkpoint["state_dict"])  # Lightning's own message is a page long
         self.window = {name: total.to(self.device) for name, total in checkpoint["window"].items()}
         self.window_steps = checkpoint["window_steps"]
 

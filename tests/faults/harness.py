@@ -1,0 +1,157 @@
+"""Ways to kill a run from inside, and what must be equal at the end of two runs."""
+
+import csv
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from src import checkpoint
+
+TINY = ["--config", "tests/faults/tiny.yaml"]
+EVERY_STEP = ["--checkpoints.every_n_steps", 1]
+SELDOM = ["--checkpoints.every_sec", 1000]  # only where the run gets better, and at its end
+STEPS = 12
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def before_call(owner: Any, name: str, number: int, act: Callable[[], None] = die) -> Callable[[], None]:
+    """A hook for `start`: act before call `number`, from 1, of `owner.name`."""
+
+    def first() -> None:
+        function, calls = getattr(owner, name), [0]
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            calls[0] += 1
+            if calls[0] == number:
+                act()
+            return function(*args, **kwargs)
+
+        setattr(owner, name, counted)
+
+    return first
+
+
+def before_change(number: int) -> Callable[[], None]:
+    """A hook: die before the `number`-th change to the file system, of whatever kind."""
+
+    def first() -> None:
+        calls = [0]
+
+        def watch(owner: Any, name: str) -> None:
+            function = getattr(owner, name)
+
+            def counted(*args: Any, **kwargs: Any) -> Any:
+                calls[0] += 1
+                if calls[0] == number:
+                    die()
+                return function(*args, **kwargs)
+
+            setattr(owner, name, counted)
+
+        for owner, name in ((os, "fsync"), *((Path, n) for n in ("rename", "unlink", "symlink_to", "mkdir"))):
+            watch(owner, name)
+
+    return first
+
+
+def in_write(number: int) -> Callable[[], None]:
+    """A hook: die in the `number`-th write of checkpoints, when half of its bytes are on the disk."""
+
+    def first() -> None:
+        write, calls = checkpoint.HashingFile.write, [0]
+
+        def half(self: Any, data: Any) -> int:
+            calls[0] += 1
+            if calls[0] == number:
+                self.file.write(bytes(data)[: len(data) // 2])
+                self.file.flush()
+                die()
+            return write(self, data)
+
+        checkpoint.HashingFile.write = half
+
+    return first
+
+
+def together(*hooks: Callable[[], None]) -> Callable[[], None]:
+    return lambda: [hook() for hook in hooks]  # type: ignore[return-value]
+
+
+def noting_samples(file: Path) -> Callable[[], None]:
+    """A hook: write down which samples each micro-batch takes, and what the network is given."""
+    from src.models.classification import Classification
+
+    def first() -> None:
+        step = Classification.training_step
+
+        def noted(self: Any, batch: Any, batch_idx: int) -> Any:
+            line = [self.trainer.fit_loop.total_batch_idx, batch["index"].tolist(), float(batch["x"].double().sum())]
+            with open(file, "a") as f:
+                f.write(json.dumps(line) + "\n")
+            return step(self, batch, batch_idx)
+
+        Classification.training_step = noted
+
+    return first
+
+
+def samples(file: Path) -> dict[int, list]:
+    """Samples of each micro-batch; all lives of a run must agree on them."""
+    out: dict[int, list] = {}
+    for number, *what in map(json.loads, file.read_text().splitlines()):
+        assert out.setdefault(number, what) == what, f"micro-batch {number} was not the same again"
+    return out
+
+
+def ending(run_dir: Path) -> dict[str, Any]:
+    """All that must be equal, bit for bit."""
+    with open(run_dir / "metrics.csv") as f:
+        rows = [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in csv.DictReader(f)]
+    summary = json.loads((run_dir / "summary.json").read_text())
+    kept = {k: v for k, v in summary.items() if k != "seconds"}
+    saved = {name: torch.load(run_dir / f"checkpoints/{name}.ckpt", weights_only=True) for name in ("best", "last")}
+    return plain({"rows": rows, "summary": kept, **saved})
+
+
+def plain(data: Any) -> Any:
+    """Tensors as their bytes, so that == says whether all bits are the same."""
+    if isinstance(data, torch.Tensor):
+        return str(data.dtype), tuple(data.shape), data.contiguous().numpy().tobytes()
+    if isinstance(data, dict):
+        return {key: plain(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [plain(value) for value in data]
+    return data
+
+
+def differences(a: Any, b: Any, path: str = "") -> list[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [d for key in {**a, **b} for d in differences(a.get(key), b.get(key), f"{path}.{key}")]
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        return [d for i in range(len(a)) for d in differences(a[i], b[i], f"{path}[{i}]")]
+    return [] if a == b else [f"{path}: {str(a)[:80]} != {str(b)[:80]}"]
+
+
+def assert_same_end(run_dir: Path, reference: Path) -> None:
+    assert not differences(ending(run_dir), ending(reference))
+
+
+def assert_sound(run_dir: Path) -> None:
+    """What holds at any moment: whoever has a manifest is whole, and the links lead to a checkpoint."""
+    folder = run_dir / "checkpoints"
+    for manifest in folder.glob("step-*.json"):
+        assert checkpoint.damage(manifest.with_suffix(".ckpt")) in (None, "there is no such file")
+    for link in folder.glob("????.ckpt"):
+        checkpoint.load(link)
+
+
+def contents(run_dir: Path) -> list[str]:
+    return sorted(str(p.relative_to(run_dir)) for p in run_dir.rglob("*"))
