@@ -89,7 +89,9 @@ def main():
             seconds = sides[name](args)
             if i:  # the first round warms up
                 times[name].append(seconds / args.steps * 1e6)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batch {args.batch_size}, {args.repeats} repeats")
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, batch {args.batch_size}, {args.repeats} repeats"
+    )
     for name, us in times.items():
         print(f"{name:10} {statistics.median(us):8.0f} us a step  ({min(us):.0f} to {max(us):.0f})")
     ratios = [a / b for a, b in zip(times["src.train"], times["hand loop"], strict=True)]

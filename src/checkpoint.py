@@ -153,7 +153,7 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
     The best checkpoint up to it must be whole, too, or the run would end without one; an older start makes it again.
     """
     clean(folder)
-    refused = []
+    refused: list[str] = []
     for manifest in sorted(folder.glob("step-*.json"), reverse=True):
         path = manifest.with_suffix(".ckpt")
         wrong = damage(path) or damage_of_best(path)

@@ -37,7 +37,7 @@ class Child:
             file = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             for number in (1, 2):
                 os.dup2(file, number)
-            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+            sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
             os.environ.pop("LEYDEN_RUN_DIR", None)
             if first:
                 first()
@@ -76,9 +76,10 @@ class Child:
 @pytest.fixture
 def start(tmp_path, monkeypatch):
     """start(args, command=src.train.main, first=None) -> Child; `first` is called in the child before the command."""
-    import src.cli  # noqa: F401  # loads torch here, once
-    import src.train
     import torch
+
+    import src.cli  # loads torch here, once
+    import src.train
 
     torch.set_num_threads(1)  # no threads in this process, so that it can be forked
     monkeypatch.chdir(ROOT)

@@ -121,7 +121,7 @@ class Checkpoints(Checkpoint):
         if trainer.world_size == 1:
             return time.monotonic() - self.t0 > self.every_sec
         # Clocks differ, so one device decides for all, and seldom, because that is a message.
-        asks = step % max(1, trainer.log_every_n_steps) == 0
+        asks = step % max(1, trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]  # set by a connector
         return asks and trainer.strategy.broadcast(time.monotonic() - self.t0 > self.every_sec)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -171,7 +171,8 @@ class Checkpoints(Checkpoint):
         progress["is_last_batch"] = False
         checkpoint["trained"], checkpoint["best"] = self.trained, self.best
         checkpoint["should_stop"] = trainer.should_stop
-        checkpoint["metrics"] = {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()}
+        lasting = {name: value for name, value in trainer.callback_metrics.items() if not name.startswith("perf/")}
+        checkpoint["metrics"] = {name: value.detach().cpu() for name, value in lasting.items()}
         checkpoint["steps_logged"] = trainer.fit_loop.epoch_loop._batches_that_stepped
         checkpoint["rng"] = gathered(rng_state(), trainer)
 
@@ -198,9 +199,9 @@ class Checkpoints(Checkpoint):
 
 def rng_state() -> dict[str, Any]:
     """The state of every generator that training may draw from, as tensors and plain data."""
-    name, keys, *rest = np.random.get_state()
+    name, keys, *rest = np.random.get_state(legacy=True)
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-    numpy = [name, keys.tolist(), *rest]  # type: ignore[union-attr]
+    numpy = [name, np.asarray(keys).tolist(), *rest]
     return {"python": random.getstate(), "numpy": numpy, "torch": torch.get_rng_state(), "cuda": cuda}
 
 

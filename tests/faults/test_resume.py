@@ -1,33 +1,40 @@
 """A run that is killed, however often, ends as one that was not."""
 
+import random
+import time
+
 import pytest
-from harness import EVERY_STEP, SELDOM, STEPS, TINY, assert_same_end, assert_sound, before_call, noting_samples, samples
-from harness import together
+from harness import (
+    EVERY_STEP,
+    SELDOM,
+    STEPS,
+    TINY,
+    assert_same_end,
+    assert_sound,
+    before_call,
+    before_change,
+    die,
+    in_write,
+    noting_samples,
+    samples,
+    together,
+)
+
 from src.models.classification import Classification
 
-EARLY = ["--trainer.callbacks+", "lightning.pytorch.callbacks.EarlyStopping"]
 KINDS = {
     "plain": [],
-    "accumulation and validation in mid-epoch": ["--data.micro_batch_size", 16, "--trainer.limit_train_batches", 8]
-    + ["--trainer.val_check_interval", 4],
+    "accumulation and validation in mid-epoch": [
+        *["--data.micro_batch_size", 16, "--trainer.limit_train_batches", 8],
+        *["--trainer.val_check_interval", 4],
+    ],
+    "two workers": ["--data.num_workers", 2],
+    "plateau": [
+        *["--model.schedule", "lightning.pytorch.cli.ReduceLROnPlateau", "--model.schedule.monitor", "val/loss"],
+        *["--model.schedule.patience", 0, "--model.schedule.threshold", 0.5],
+    ],
 }
-
-
-@pytest.mark.parametrize("saving", [EVERY_STEP, SELDOM], ids=["every step", "seldom"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_killed_at_each_step_in_turn(start, run, tmp_path, kind, saving):
-    args = [*TINY, *KINDS[kind], *saving]
-    run([*args, "--run_dir", tmp_path / "whole"], first=noting_samples(tmp_path / "whole.txt"))
-    # Each life is killed in the last step, or micro-batch, that the life before it had not begun.
-    per_life, noting = 1 if saving is EVERY_STEP else 0, noting_samples(tmp_path / "killed.txt")
-    args += ["--run_dir", tmp_path / "killed"]
-    for step in range(STEPS):
-        first = together(noting, at_step(step))
-        assert start(args, first=first).wait() == -9
-        assert_sound(tmp_path / "killed")
-    run(args, first=noting)
-    assert_same_end(tmp_path / "killed", tmp_path / "whole")
-    assert samples(tmp_path / "killed.txt") == samples(tmp_path / "whole.txt")
+SLOW = ("two workers", "plateau")
 
 
 def at_step(step):
@@ -39,11 +46,100 @@ def at_step(step):
         def dying(self, batch, batch_idx):
             loss = training_step(self, batch, batch_idx)
             if self.trainer.global_step == step and not (batch_idx + 1) % self.trainer.accumulate_grad_batches:
-                from harness import die
-
                 die()
             return loss
 
         Classification.training_step = dying
 
     return first
+
+
+CASES = [
+    pytest.param(kind, saving, marks=pytest.mark.long if kind in SLOW else ())
+    for kind in KINDS
+    for saving in ("every step", "seldom")
+]
+
+
+@pytest.mark.parametrize(("kind", "saving"), CASES)
+def test_killed_at_each_step_in_turn(start, run, tmp_path, kind, saving):
+    args = [*TINY, *KINDS[kind], *(EVERY_STEP if saving == "every step" else SELDOM)]
+    run([*args, "--run_dir", tmp_path / "whole"], first=noting_samples(tmp_path / "whole.txt"))
+    args, noting = [*args, "--run_dir", tmp_path / "killed"], noting_samples(tmp_path / "killed.txt")
+    for step in range(STEPS):
+        child = start(args, first=together(noting, at_step(step)))
+        assert child.wait() == -9, child.output
+        assert_sound(tmp_path / "killed")
+    run(args, first=noting)
+    assert_same_end(tmp_path / "killed", tmp_path / "whole")
+    assert samples(tmp_path / "killed.txt") == samples(tmp_path / "whole.txt")
+
+
+@pytest.fixture
+def whole(run, tmp_path):
+    run([*TINY, *EVERY_STEP, "--run_dir", tmp_path / "whole"])
+    return tmp_path / "whole"
+
+
+def sweep(start, run, tmp_path, whole, hooks):
+    """Kill a run once with each hook, each time where the life before it left off, then let it end."""
+    args, killed = [*TINY, *EVERY_STEP, "--run_dir", tmp_path / "killed"], 0
+    for hook in hooks:
+        code = start(args, first=hook).wait()
+        assert code in (-9, 0)
+        killed += code == -9
+        assert_sound(tmp_path / "killed")
+    run(args)
+    assert_same_end(tmp_path / "killed", whole)
+    return killed
+
+
+def test_killed_while_it_saves(start, run, tmp_path, whole):
+    assert sweep(start, run, tmp_path, whole, [in_write(n) for n in (1, 40, 90, 140, 200)]) >= 3
+
+
+def test_killed_before_any_change_to_files(start, run, tmp_path, whole):
+    assert sweep(start, run, tmp_path, whole, [before_change(n) for n in range(1, 40, 3)]) >= 10
+
+
+@pytest.mark.parametrize("hook", ["on_validation_epoch_end", "on_test_epoch_end", "configure_optimizers"])
+def test_killed_in_validation_test_and_while_it_resumes(start, run, tmp_path, whole, hook):
+    number = 3 if hook == "on_validation_epoch_end" else 1
+    hooks = [before_call(Classification, hook, number), before_call(Classification, hook, 1)]
+    assert sweep(start, run, tmp_path, whole, hooks) == 2
+
+
+def test_early_stop_is_not_forgotten(start, run, tmp_path):
+    stop = ["--trainer.callbacks", "[{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: "]
+    stop[1] += "{monitor: val/acc, mode: max, patience: 1, min_delta: 2.0}}]"
+    args = [*TINY, *SELDOM, "--trainer.max_epochs", 9, *stop]
+    run([*args, "--run_dir", tmp_path / "whole"])
+    args += ["--run_dir", tmp_path / "killed"]
+    assert start(args, first=before_call(Classification, "on_test_epoch_end", 1)).wait() == -9
+    run(args)
+    assert_same_end(tmp_path / "killed", tmp_path / "whole")
+
+
+def random_kills(start, run, tmp_path, whole, kills, seconds):
+    args, rng = [*TINY, *EVERY_STEP, "--run_dir", tmp_path / "killed"], random.Random(0)
+    cycles = []
+    for _ in range(kills):
+        child = start(args)
+        time.sleep(rng.uniform(0, seconds))
+        child.kill()
+        assert child.wait() in (-9, 0)
+        if (tmp_path / "killed/checkpoints").exists():
+            assert_sound(tmp_path / "killed")
+            cycles.append(len(list((tmp_path / "killed").rglob("*"))))
+    run(args)
+    assert_same_end(tmp_path / "killed", whole)
+    assert max(cycles) <= 25  # what killed processes leave does not pile up
+
+
+def test_killed_at_random_instants(start, run, tmp_path, whole):
+    random_kills(start, run, tmp_path, whole, kills=8, seconds=1.5)
+
+
+@pytest.mark.long
+def test_killed_at_fifty_random_instants(start, run, tmp_path, whole):
+    random_kills(start, run, tmp_path, whole, kills=50, seconds=1.5)

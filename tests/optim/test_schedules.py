@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -16,7 +18,7 @@ def test_rises_then_falls_to_the_final_share():
     assert max(rates) == rates[10] == pytest.approx(2.0)
     assert rates[55] == pytest.approx(2 * 0.55)
     assert rates[100] == pytest.approx(0.2)
-    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a > b for a, b in pairwise(rates[10:]))
 
 
 def test_state_is_plain_and_comes_back():

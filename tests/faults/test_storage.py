@@ -1,0 +1,136 @@
+"""Damaged, foreign and malicious checkpoints, full disks, locked and unwritable folders."""
+
+import os
+import pickle
+import subprocess
+import time
+
+import pytest
+import torch
+from harness import EVERY_STEP, TINY, assert_same_end, before_call
+
+from src.checkpoint import newest
+from src.models.classification import Classification
+
+ARGS = [*TINY, *EVERY_STEP]
+
+
+@pytest.fixture
+def cut_short(start, tmp_path):
+    """A run killed in its 8th step, and the same run whole."""
+    folder = tmp_path / "run"
+    assert start([*ARGS, "--run_dir", folder], first=before_call(Classification, "training_step", 8)).wait() == -9
+    return folder
+
+
+@pytest.fixture
+def whole(run, tmp_path):
+    run([*ARGS, "--run_dir", tmp_path / "whole"])
+    return tmp_path / "whole"
+
+
+def flip(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+DAMAGE = {"truncated": lambda d: d[: len(d) // 2], "flipped bit": flip, "empty": lambda d: b"", "garbage": os.urandom}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_checkpoint_is_passed_over(run, tmp_path, cut_short, whole, kind):
+    path = (cut_short / "checkpoints/last.ckpt").resolve()
+    data = path.read_bytes()
+    path.write_bytes(DAMAGE[kind](data) if kind != "garbage" else os.urandom(len(data)))
+    output = run([*ARGS, "--run_dir", cut_short])
+    assert f"Not used: {path}" in output
+    assert_same_end(cut_short, whole)
+
+
+def test_all_damaged_begins_again(run, cut_short, whole):
+    for path in (cut_short / "checkpoints").glob("step-*.ckpt"):
+        path.write_bytes(flip(path.read_bytes()))
+    output = run([*ARGS, "--run_dir", cut_short])
+    assert output.count("Not used:") >= 2
+    assert "going on" not in output
+    assert_same_end(cut_short, whole)
+
+
+class Malice:
+    def __reduce__(self):
+        return os.mkdir, (os.environ["MALICE"],)
+
+
+def test_a_malicious_checkpoint_runs_no_code(run, cut_short, tmp_path, monkeypatch):
+    monkeypatch.setenv("MALICE", str(tmp_path / "was here"))
+    path = (cut_short / "checkpoints/last.ckpt").resolve()
+    for manifest in (cut_short / "checkpoints").glob("*.json"):
+        data = manifest.read_text()  # an attacker writes a fitting manifest, too
+        target = manifest.with_suffix(".ckpt")
+        torch.save({"state_dict": {}, "x": Malice()}, target)
+        import hashlib
+        import json
+
+        fits = {"sha256": hashlib.sha256(target.read_bytes()).hexdigest(), "bytes": target.stat().st_size}
+        manifest.write_text(json.dumps({**json.loads(data), **fits}))
+    output = run([*ARGS, "--run_dir", cut_short], code=4)
+    assert "not a file that can be read safely" in output
+    assert not (tmp_path / "was here").exists()
+    with open(path, "wb") as f:
+        pickle.dump(Malice(), f)
+    run([*ARGS, "--run_dir", cut_short], code=4)
+    assert not (tmp_path / "was here").exists()
+
+
+def test_a_checkpoint_of_another_network(run, cut_short):
+    config = cut_short / "config.yaml"
+    config.write_text(config.read_text().replace("- 16", "- 17"))
+    flags = ["--model.network.widths", "[17]"]
+    output = run([*ARGS, *flags, "--run_dir", cut_short], code=4)
+    assert "another network" in output
+    assert "network.head.weight" in output or "network.blocks" in output
+
+
+def test_two_processes_cannot_train_in_one_folder(start, run, tmp_path):
+    folder = tmp_path / "run"
+    first = start(
+        [*ARGS, "--run_dir", folder], first=before_call(Classification, "training_step", 3, lambda: time.sleep(60))
+    )
+    while not (folder / "config.yaml").exists():
+        time.sleep(0.02)
+    assert "another process is training there" in run([*ARGS, "--run_dir", folder], code=75)
+    first.kill()
+    assert first.wait() == -9
+    run([*ARGS, "--run_dir", folder])
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real file system of 300 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"needs the right to mount a tmpfs: {done.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_full_disk_loses_nothing(run, small_disk, whole):
+    big = ["--model.network.widths", "[16]", "--checkpoints.keep_last", 100]
+    folder = small_disk / "run"
+    output = run([*ARGS, *big, "--run_dir", folder], code=75)
+    assert "No space left on device" in output
+    path, refused = newest(folder / "checkpoints")
+    assert path is not None
+    assert refused == []
+    subprocess.run(["mount", "-o", "remount,size=30m", small_disk], check=True)
+    run([*ARGS, *big, "--run_dir", folder])
+    assert_same_end(folder, whole)
+
+
+def test_a_folder_that_cannot_be_written(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    output = run([*ARGS, "--run_dir", tmp_path / "file" / "run"], code=75)
+    assert "cannot be written" in output
+    assert len(output.splitlines()) == 1
