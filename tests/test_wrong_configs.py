@@ -1,0 +1,166 @@
+"""Every wrong config is one line that names the place, and the nearest right name; nothing is imported for it."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import DIGITS, ROOT
+
+from src.config import command_parser, read_request
+from src.errors import ConfigError
+
+EVIL = "evil_module.Evil"
+BOMB = "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+FILES = {
+    "duplicate key": ("trainer: {max_epochs: 1}\ntrainer: {max_epochs: 2}\n", r"bad.yaml:2: .*trainer"),
+    "nested duplicate": ("trainer:\n  max_epochs: 1\n  max_epochs: 2\n", r"bad.yaml:3: .*trainer.max_epochs"),
+    "unknown group": ("trainers:\n", r"bad.yaml:1: .*trainers.*trainer"),
+    "unknown trainer key": ("trainer:\n  max_epoch: 3\n", r"bad.yaml:2: .*trainer.max_epoch.*max_epochs"),
+    "unknown data key": ("data:\n  init_args:\n    batchsize: 3\n", r"bad.yaml:3: .*data.batchsize.*batch_size"),
+    "unknown network key": (
+        "model: {init_args: {network: {init_args: {width: [1]}}}}\n",
+        r"bad.yaml:1: .*model.network.width.*widths",
+    ),
+    "unknown section key": ("checkpoints: {moniter: val/acc}\n", r"checkpoints.moniter.*monitor"),
+    "key outside init_args": ("model: {label_smoothin: 0.1}\n", r"model.label_smoothin"),
+    "no such class of ours": ("model: {class_path: src.models.classification.Clasification}\n", r"Classification"),
+    "bare class name": ("model: {class_path: Classification}\n", r"src.models.classification.Classification"),
+    "empty": ("", r"bad.yaml"),
+    "a list": ("- 1\n- 2\n", r"bad.yaml.*mapping"),
+    "a word": ("hello\n", r"bad.yaml.*mapping"),
+    "not YAML": ("trainer: [1, 2\n", r"bad.yaml:\d+"),
+    "python tag": ("x: !!python/object/apply:os.system [ls]\n", r"bad.yaml:1"),
+    "alias bomb": (BOMB, r"bad.yaml.*alias"),
+    "alias of itself": ("a: &a [*a]\n", r"bad.yaml"),
+    "a list for a group": ("trainer: [1, 2]\n", r"trainer"),
+    "a value for a group": ("trainer: 3\n", r"trainer"),
+    "os.system": ("model: {class_path: os.system}\n", r"os.system"),
+    "os.system through ours": ("model: {class_path: src.train.os.system}\n", r"src.train.os.system"),
+    "os.system through an import": ("model: {class_path: src.run.os.system}\n", r"src.run.os.system"),
+    "eval in a list": ("trainer: {callbacks: [{class_path: builtins.eval}]}\n", r"builtins.eval"),
+    "logging.os.system": ("trainer: {logger: {class_path: logging.os.system}}\n", r"logging.os.system"),
+    "side effects": (f"trainer: {{callbacks: [{{class_path: {EVIL}}}]}}\n", r"evil_module"),
+    "side effects as text": (f"model: {{init_args: {{network: {EVIL}}}}}\n", r"evil_module"),
+}
+
+FLAGS = {
+    "abbreviation": (["--trainer.max_epoch", "3"], r"trainer.max_epoch.*max_epochs"),
+    "unknown flag": (["--tainer.max_epochs", "3"], r"tainer.*trainer"),
+    "abbreviated option": (["--run_di", "x"], r"run_di"),
+    "network's key": (["--model.network.widhts", "[1]"], r"model.network.widhts.*widths"),
+    "augmentation's key": (["--data.augment", "[{class_path: src.data.augment.Flip, init_args: {q: 1}}]"], r"\bq\b"),
+    "no value": (["--data.batch_size"], r"data.batch_size: a value is missing"),
+    "a lone word": (["configs/experiment/digits_cnn.yaml"], r"what is this for"),
+    "class as a flag": (["--model.network", EVIL], r"evil_module"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_wrong_file(name, tmp_path, monkeypatch):
+    text, message = FILES[name]
+    (tmp_path / "bad.yaml").write_text(text)
+    refused([*DIGITS, "--config", str(tmp_path / "bad.yaml")], message, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_wrong_flag(name, tmp_path, monkeypatch):
+    flags, message = FLAGS[name]
+    args = flags if name == "a lone word" else [*DIGITS, *flags]
+    refused(args, message, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"\x89PNG\r\n\x1a\n\x00\x00", r"UTF-8"), (b"x: \xff\xfe\n", r"UTF-8"), (b"x: " + b"a" * 1_100_000, r"bytes")],
+    ids=["binary", "not UTF-8", "huge"],
+)
+def test_wrong_bytes(content, message, tmp_path, monkeypatch):
+    (tmp_path / "bad.yaml").write_bytes(content)
+    refused(["--config", str(tmp_path / "bad.yaml")], message, tmp_path, monkeypatch)
+
+
+def test_missing_file_names_the_nearest(tmp_path, monkeypatch):
+    refused(["--config", "configs/experiment/digit_cnn.yaml"], r"digits_cnn.yaml", tmp_path, monkeypatch)
+
+
+def refused(args, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "evil_module.py").write_text(f"open({str(tmp_path / 'was here')!r}, 'w')\nclass Evil: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=message) as e:
+        read_request(command_parser("train", None), args)
+    assert "\n" not in str(e.value)
+    assert len(str(e.value)) < 500
+    assert not (tmp_path / "was here").exists()
+
+
+def test_a_typo_is_refused_before_torch_is_loaded():
+    code = "import sys, src.train; c = src.train.main(sys.argv[1:]); print(c, 'torch' in sys.modules)"
+    command = [sys.executable, "-c", code, *DIGITS, "--trainer.max_epoch", "3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.split() == ["2", "False"]
+    assert done.stderr.startswith("error: --trainer.max_epoch: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+VALUES = {
+    "trainer.max_epochs": "abc",
+    "data.batch_size": "-3",
+    "data.micro_batch_size": "7",
+    "data.num_workers": "-1",
+    "data.dataset": "nope",
+    "data.val_frac": "2",
+    "model.network.widths": "banana",
+    "model.optimizer.lr": "[1]",
+    "model.optimizer.momentumm": "1",
+    "seed_everything": "abc",
+    "trainer.accelerator": "nope",
+    "trainer.precision": "nope",
+    "trainer.accumulate_grad_batches": "2",
+    "checkpoints.monitor": "val/accc",
+    "checkpoints.keep_last": "0",
+    "model.network.num_classes": "11",
+}
+
+
+@pytest.mark.parametrize("key", VALUES)
+def test_wrong_value(key, run, tmp_path):
+    flags = [f"--{key}", VALUES[key], "--run_dir", tmp_path / "run"]
+    output = run([*DIGITS, "--config", "configs/trainer/smoke.yaml", *flags], code=2)
+    line = output.splitlines()[-1]
+    assert line.startswith("error: ")
+    assert key.split(".")[-1] in line
+    assert "Traceback" not in output
+    assert len(line) < 500
+
+
+NETWORKS = {
+    "ours": ["--model.network", "src.networks.mlp.MLP"],
+    "function": ["--model.network", "torchvision.models.resnet18", "--data.channels", "3"],
+    "function with arguments": [
+        *["--model.network", "{class_path: torchvision.models.resnet18, init_args: {zero_init_residual: true}}"],
+        *["--data.channels", "3"],
+    ],
+    "fact that agrees": ["--model.network.num_classes", "10"],
+}
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_network_is_named_in_the_config(kind, run, tmp_path):
+    run([*DIGITS, "--config", "configs/trainer/smoke.yaml", *NETWORKS[kind], "--run_dir", tmp_path / "run"])
+
+
+def test_printed_and_saved_configs_can_be_used_again(run, tmp_path):
+    printed = run([*DIGITS, "--data.batch_size", "32", "--model.optimizer.lr", "1e-2", "--print_config"])
+    config = yaml.safe_load(printed)
+    assert config["data"]["init_args"]["batch_size"] == 32
+    assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 0.01
+    (tmp_path / "again.yaml").write_text(printed)
+    assert yaml.safe_load(run(["--config", tmp_path / "again.yaml", "--print_config"])) == config
+    run(["--config", tmp_path / "again.yaml", "--config", "configs/trainer/smoke.yaml", "--run_dir", tmp_path / "a"])
+    run(["--config", tmp_path / "a/config.yaml", "--run_dir", tmp_path / "b"])
+    assert (tmp_path / "a/config.yaml").read_text() == (tmp_path / "b/config.yaml").read_text()
