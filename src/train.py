@@ -60,7 +60,8 @@ def record(cli: "CLI", folder: RunFolder, config: dict[str, Any], t0: float) -> 
         summary["seconds"] = round(time.time() - t0, 1)
         folder.close(summary)
         if logger and not logger.close(summary, summary["exit_code"]):
-            say("W&B: the server does not take the end of the run in time")
+            wandb_program = here(Path(sys.executable).parent / "wandb")
+            say(f"W&B: to send the run:  {wandb_program} sync {here(folder.path)}/wandb/offline-run-*")
     tell(folder, summary)
     return 0
 

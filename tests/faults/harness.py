@@ -141,7 +141,8 @@ def differences(a: Any, b: Any, path: str = "") -> list[str]:
 
 
 def assert_same_end(run_dir: Path, reference: Path) -> None:
-    assert not differences(ending(run_dir), ending(reference))
+    found = differences(ending(run_dir), ending(reference))
+    assert not found, "\n".join(found)
 
 
 def assert_sound(run_dir: Path) -> None:

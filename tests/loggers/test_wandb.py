@@ -1,0 +1,197 @@
+"""What W&B records is read back from its file; servers that fail are real ones, on this machine."""
+
+import csv
+import http.server
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import SMALL
+from wandb.proto import wandb_internal_pb2 as pb
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+
+
+def records(run_dir: Path) -> list:
+    """All records of a run's .wandb files: LevelDB's log format, blocks of 32 KiB with checked pieces of records."""
+    out = []
+    for file in sorted(run_dir.glob("wandb/offline-run-*/*.wandb")):
+        data, place, whole = file.read_bytes(), 7, b""
+        assert data[:4] == b":W&B"
+        while place + 7 <= len(data):
+            if 32768 - place % 32768 < 7:
+                place += 32768 - place % 32768
+                continue
+            _, size, kind = struct.unpack("<IHB", data[place : place + 7])
+            whole += data[place + 7 : place + 7 + size]
+            place += 7 + size
+            if kind in (1, 4):  # a whole record, or its last piece
+                record = pb.Record()
+                record.ParseFromString(whole)
+                out.append(record)
+                whole = b""
+    return out
+
+
+def history(run_dir: Path) -> list[dict]:
+    rows = [r.history for r in records(run_dir) if r.WhichOneof("record_type") == "history"]
+    return [{item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in h.item} for h in rows]
+
+
+def config(run_dir: Path) -> dict:
+    run = next(r.run for r in records(run_dir) if r.WhichOneof("record_type") == "run")
+    return {item.key: json.loads(item.value_json) for item in run.config.update}
+
+
+def summary(run_dir: Path) -> dict:
+    out = {}
+    for record in records(run_dir):
+        for item in record.summary.update:
+            out[item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
+    return out
+
+
+def exit_codes(run_dir: Path) -> list[int]:
+    return [r.exit.exit_code for r in records(run_dir) if r.WhichOneof("record_type") == "exit"]
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch, tmp_path):
+    """Nothing of this machine's account leaks in."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+def test_everything_is_recorded_offline(run, tmp_path):
+    folder = tmp_path / "run"
+    output = run([*SMALL, "--run_dir", folder])
+    assert "recorded offline (no key" in output
+    rows = history(folder)
+    with open(folder / "metrics.csv") as f:
+        logged = [row for row in csv.DictReader(f) if row["train/loss"]]
+    losses = {row["trainer/global_step"]: row["train/loss"] for row in rows if "train/loss" in row}
+    assert losses == pytest.approx({int(row["step"]): float(row["train/loss"]) for row in logged})
+    recorded, saved = config(folder), yaml.safe_load((folder / "config.yaml").read_text())
+    assert recorded["model"] == saved["model"]
+    assert recorded["trainer"]["max_epochs"] == 3
+    assert recorded["code"]["src_sha256"]
+    assert recorded["command"].startswith("python -m src.train --config configs/experiment/digits_cnn.yaml")
+    assert recorded["hardware"]["cores"] == os.cpu_count()
+    result = json.loads((folder / "summary.json").read_text())
+    assert summary(folder)["test/acc"] == pytest.approx(result["test/acc"])
+    assert exit_codes(folder) == [0]
+
+
+def test_the_printed_command_would_send_the_run(run, tmp_path):
+    output = run([*SMALL, "--run_dir", tmp_path / "run"])
+    program, *words = next(line for line in output.splitlines() if "send the run:" in line).split()[-3:]
+    assert Path(program).name == "wandb"
+    command = f"{sys.executable} -m wandb {' '.join(words)} --dry-run"  # a shell fills in the star
+    env = {**os.environ, "WANDB_API_KEY": KEY}
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=env, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def fails() -> None:
+    from src.models.classification import Classification
+
+    def broken(self, batch, batch_idx):
+        raise RuntimeError("broken on purpose")
+
+    Classification.training_step = broken
+
+
+def test_a_run_that_fails_is_marked_failed(run, tmp_path):
+    output = run([*SMALL, "--run_dir", tmp_path / "run"], code=1, first=fails)
+    assert "broken on purpose" in output
+    assert exit_codes(tmp_path / "run") == [1]
+    assert json.loads((tmp_path / "run/summary.json").read_text())["status"] == "failed"
+
+
+def test_one_run_across_resumes_and_the_same_weights_without(start, run, tmp_path, monkeypatch):
+    def dies() -> None:
+        from src.models.classification import Classification
+
+        step = Classification.training_step
+
+        def dying(self, batch, batch_idx):
+            if self.trainer.global_step == 45:
+                os.kill(os.getpid(), 9)
+            return step(self, batch, batch_idx)
+
+        Classification.training_step = dying
+
+    folder = tmp_path / "run"
+    args = [*SMALL, "--checkpoints.every_n_steps", "10", "--run_dir", folder]
+    assert start(args, first=dies).wait() == -9
+    run(args)
+    assert {r.run.run_id for r in records(folder) if r.WhichOneof("record_type") == "run"} == {
+        json.loads((folder / "run.json").read_text())["wandb_id"]
+    }
+    assert [row["trainer/global_step"] for row in history(folder) if "val/acc" in row][-1] == 59
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    run([*args[:-1], tmp_path / "other"])
+    assert not (tmp_path / "other/wandb").exists()
+    lasts = [f / "checkpoints/last.ckpt" for f in (folder, tmp_path / "other")]
+    weights = [torch.load(last, weights_only=True)["state_dict"] for last in lasts]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Answers every request with one status, or not at all."""
+
+    def __init__(self, status: int | None) -> None:
+        self.status = status
+        super().__init__(("127.0.0.1", 0), Answer)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        if self.server.status is None:
+            time.sleep(30)
+            return
+        self.send_response(self.server.status)
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    do_GET = do_POST
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["refuses", "hangs", "401", "500", "no such name"])
+def test_a_server_that_fails_costs_a_few_seconds_and_nothing_else(kind, run, tmp_path, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    server = None if kind in ("refuses", "no such name") else Server(None if kind == "hangs" else int(kind))
+    if server:
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+    if kind == "no such name":
+        url = "http://no-such-name.invalid"
+    monkeypatch.setenv("WANDB_BASE_URL", url)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    folder = tmp_path / "run"
+    output = run([*SMALL, "--run_dir", folder])
+    assert "recorded offline" in output
+    assert len([line for line in output.splitlines() if line.startswith("W&B")]) <= 2
+    assert exit_codes(folder) == [0]
+    assert len([row for row in history(folder) if "val/acc" in row]) == 3
+    if server:
+        server.shutdown()
+    found = [p for p in folder.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
+    assert found == []
