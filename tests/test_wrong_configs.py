@@ -154,6 +154,12 @@ def test_a_network_is_named_in_the_config(kind, run, tmp_path):
     run([*DIGITS, "--config", "configs/trainer/smoke.yaml", *NETWORKS[kind], "--run_dir", tmp_path / "run"])
 
 
+def test_a_network_that_does_not_fit_the_images(run, tmp_path):
+    flags = ["--model.network", "torchvision.models.resnet18", "--run_dir", tmp_path / "run"]
+    output = run([*DIGITS, *flags], code=2)
+    assert "ResNet cannot take x [2, 1, 8, 8]" in output.splitlines()[-1]
+
+
 def test_printed_and_saved_configs_can_be_used_again(run, tmp_path):
     printed = run([*DIGITS, "--data.batch_size", "32", "--model.optimizer.lr", "1e-2", "--print_config"])
     config = yaml.safe_load(printed)

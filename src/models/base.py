@@ -9,6 +9,7 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
@@ -83,6 +84,29 @@ class Model(LightningModule):
         if self.network is None:
             self.facts = self.trainer.datamodule.facts  # type: ignore[attr-defined]
             self.network = build_network(self.factory, self.facts)
+
+    def on_fit_start(self) -> None:
+        """Try the network on two samples, without arithmetic: a wrong shape is said before training.
+
+        Raises:
+            ConfigError: the network cannot take what the data module gives.
+        """
+        data, network = self.trainer.datamodule, self.network  # type: ignore[attr-defined]
+        assert network is not None
+        x = data.on_after_batch_transfer(data.splits["train"][torch.arange(2)], 0)["x"].to("meta")
+        tensors = [*network.named_parameters(), *network.named_buffers()]
+        modes = [(module, module.training) for module in network.modules()]
+        network.eval()  # batch norm must not count these
+        try:
+            functional_call(network, {name: t.detach().to("meta") for name, t in tensors}, (x,))
+        except NotImplementedError:
+            pass  # an operation that needs real numbers; training will tell
+        except (RuntimeError, TypeError, ValueError) as e:
+            what = " ".join(str(e).split())[:200]
+            raise ConfigError(f"model.network: {type(network).__name__} cannot take x {list(x.shape)}: {what}") from e
+        finally:
+            for module, training in modes:
+                module.training = training
 
     def forward(self, x: Tensor) -> Tensor:
         assert self.network is not None, "the network is built by the Trainer or by load_run"
