@@ -30,7 +30,7 @@ KINDS = {
     ],
     "two workers": ["--data.num_workers", 2],
     "plateau": [
-        *["--model.schedule", "lightning.pytorch.cli.ReduceLROnPlateau", "--model.schedule.monitor", "val/loss"],
+        *["--model.schedule", "torch.optim.lr_scheduler.ReduceLROnPlateau"],
         *["--model.schedule.patience", 0, "--model.schedule.threshold", 0.5],
     ],
 }
