@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 SECTIONS = {
     "checkpoints": "src.callbacks.checkpoints.Checkpoints",
     "throughput": "src.callbacks.throughput.Throughput",
+    "pictures": "src.callbacks.pictures.Pictures",
     "progress": "src.callbacks.progress.ThrottledProgress",
     "wandb": "src.loggers.wandb.WandbOptions",
 }

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import TorchCheckpointIO
 
 from src.callbacks.checkpoints import Checkpoints
+from src.callbacks.pictures import Pictures
 from src.callbacks.progress import ThrottledProgress
 from src.callbacks.throughput import Throughput
 from src.checkpoint import VerifiedCheckpointIO
@@ -78,6 +79,7 @@ class CLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
+        parser.add_lightning_class_args(Pictures, "pictures")
         parser.add_lightning_class_args(Throughput, "throughput")
         parser.add_lightning_class_args(ThrottledProgress, "progress")
         parser.add_class_arguments(WandbOptions, "wandb")

@@ -25,7 +25,7 @@ from src.errors import CheckpointError, ConfigError, EnvironmentFault, LeydenErr
 ROOT = Path(__file__).parent.parent
 LOGS = ROOT / "logs"
 # Keys that may differ when a run goes on, because the weights do not depend on them.
-FREE = ("wandb", "progress", "throughput", "data.data_dir", "data.cache_dir", "data.num_workers")
+FREE = ("wandb", "pictures", "progress", "throughput", "data.data_dir", "data.cache_dir", "data.num_workers")
 TRY_AGAIN = (75, 130, 143)  # exit codes of runs that the same command continues
 # What a full, read-only, forbidden or broken disk answers.
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
@@ -142,13 +142,13 @@ def choose(run_dir: str | None, experiment: str, config: dict[str, Any]) -> RunF
     return folder
 
 
-def new_path(parent: Path) -> Path:
+def new_path(parent: Path, suffix: str = "") -> Path:
     """A folder named by the time, made here, so that two commands given at once get two.
 
     Raises:
         EnvironmentFault: it cannot be made.
     """
-    name = time.strftime("%Y-%m-%d_%H-%M-%S")
+    name = time.strftime("%Y-%m-%d_%H-%M-%S") + suffix
     for path in (parent / name, *(parent / f"{name}_{i}" for i in range(2, 1000))):
         try:
             path.mkdir(parents=True)

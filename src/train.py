@@ -1,7 +1,7 @@
 """Train a model, then test its best checkpoint.
 
     python -m src.train --config configs/experiment/digits_cnn.yaml
-    python -m src.train --config configs/experiment/digits_cnn.yaml --config configs/trainer/smoke.yaml
+    python -m src.train --config configs/experiment/digits_cnn.yaml --config configs/trainer/smoke.yaml --seeds 3
     python -m src.train --config configs/experiment/digits_cnn.yaml --model.network.widths [32,64] --data.batch_size 32
 
 The run is written to logs/<experiment>/<time>/, or to --run_dir. The same command again goes on with a run that was
@@ -10,7 +10,6 @@ cut short, to the very same weights; a finished run is left alone. Any key of th
 stopped by a signal with a checkpoint written.
 """
 
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.config import command_parser, read_request
 from src.run import RunFolder, choose, command_line, exit_code, hardware, run_command, say
+from src.terminal import console, duration, here, rows
 
 if TYPE_CHECKING:
     from src.cli import CLI
@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 
 def train(args: Sequence[str]) -> int:
     t0 = time.time()
-    request = read_request(command_parser("train", __doc__), args)
+    parser = command_parser("train", __doc__)
+    parser.add_argument("--seeds", type=int, metavar="N", help="train with N seeds, and tell mean and spread")
+    request = read_request(parser, args)
+    if request.options.seeds is not None:
+        from src.seeds import train_seeds
+
+        return train_seeds(request, parser, args)
     from src.cli import CLI  # loads torch, which takes seconds; what is wrong in a file was found before
 
     cli = CLI(request)
@@ -68,6 +74,7 @@ def record(cli: "CLI", folder: RunFolder, config: dict[str, Any], t0: float) -> 
 
 def fit_and_test(cli: "CLI", folder: RunFolder, loggers: list[Any]) -> dict[str, Any]:
     from src import checkpoint
+    from src.callbacks.checkpoints import Checkpoints
     from src.loggers.metrics_csv import MetricsCSV
 
     trainer = cli.trainer
@@ -78,25 +85,36 @@ def fit_and_test(cli: "CLI", folder: RunFolder, loggers: list[Any]) -> dict[str,
     say(f"Run: {here(folder.path)}" + (f", going on after {manifest['global_step']} steps" if start else ""))
     trainer.loggers = [MetricsCSV(folder.path, manifest["steps_logged"]), *loggers, *trainer.loggers]
     trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=start)  # nothing is left to do where training was done
-    best = folder.checkpoints / "best.ckpt"
+    steps, epochs, best = trainer.global_step, trainer.current_epoch, folder.checkpoints / "best.ckpt"
     results = trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=best, verbose=False)
-    return {**results[0], "epochs": trainer.current_epoch, "steps": trainer.global_step}
+    checkpoints = cli.callback(Checkpoints)
+    at_best = {"step": checkpoint.read_manifest(best)["global_step"], checkpoints.monitor: checkpoints.best_score}
+    return {**results[0], "best": at_best, "epochs": epochs, "steps": steps}
 
 
 def tell(folder: RunFolder, summary: dict[str, Any]) -> None:
-    results = "  ".join(f"{name} {value:.4f}" for name, value in summary.items() if name.startswith("test/"))
-    say(f"Done in {summary['seconds']:.0f} s: {results}\nRun: {here(folder.path)}\n\nNext:")
+    """What happened, and what to type next."""
+    from src.loggers.metrics_csv import read_curves
+
+    best, curves = summary["best"], read_curves(folder.path, ("perf/samples_per_sec",))
+    found = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if name != "step" and value is not None)
+    results = {"test": ", ".join(f"{n.removeprefix('test/')} {v:.4f}" for n, v in summary.items() if "test/" in n)}
+    pictures = ", ".join(path.name for path in sorted(folder.path.glob("*.png")))
+    table = {
+        "done": f"{summary['steps']:,} steps, {summary['epochs']} epochs in {duration(summary['seconds'])}",
+        "best": f"step {best['step']:,}{', ' + found if found else ''}",
+        **results,
+        "speed": f"{curves['perf/samples_per_sec'][1][-1]:,.0f} samples/s" if curves else "",
+        "run": here(folder.path),
+        "pictures": pictures,
+    }
+    console().print(rows({name: text for name, text in table.items() if text}))
+    if (folder.path.parent / "seeds.json").exists():
+        return
     python, run_dir = here(Path(sys.executable)), here(folder.path)
-    say(f"  {python} -m src.evaluate --run_dir {run_dir}\n  {python} -m src.predict --run_dir {run_dir}")
-    if (folder.path / "wandb").is_dir():
-        say(f"  {here(Path(sys.executable).parent / 'wandb')} leet {run_dir}/wandb")
-
-
-def here(path: Path) -> str:
-    """A path as one would type it from this folder; a program that is on the PATH, by its name."""
-    if shutil.which(path.name) == str(path):
-        return path.name
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    wandb = f"\n  {here(Path(sys.executable).parent / 'wandb')} leet {run_dir}/wandb"
+    say(f"\nNext:\n  {python} -m src.evaluate --run_dir {run_dir}\n  {python} -m src.predict --run_dir {run_dir}")
+    say(f"  {python} -m src.runs {run_dir}{wandb if (folder.path / 'wandb').is_dir() else ''}")
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 DIGITS = ["--config", "configs/experiment/digits_cnn.yaml"]
 # A run of the digits that takes a second or two: 3 epochs of 20 steps.
 SMALL = [*DIGITS, "--trainer.max_epochs", "3", "--model.network.widths", "[8,8]", "--model.network.hidden", "16"]
+SMALL += ["--pictures.enabled", "false"]
 
 
 class Child:

@@ -1,11 +1,17 @@
-import sys
+import math
 import time
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from src.cost import count
+from src.models.base import Model
+from src.terminal import console, duration, rows
+
+MEASURE_SEC = 0.5  # of steps, before their time is told
 
 
 class ThrottledProgress(ProgressBar):
@@ -22,10 +28,12 @@ class ThrottledProgress(ProgressBar):
     def __init__(self, refresh_sec: float = 0.2, line_sec: float = 5.0) -> None:
         super().__init__()
         self.refresh_sec, self.line_sec = refresh_sec, line_sec
-        self.console = Console(file=sys.stdout, soft_wrap=True, highlight=False)
+        self.console = console()
         self.bar: Progress | None = None
         self.enabled = True
         self.t_draw = self.t_line = 0.0
+        self.first: tuple[float, int] | None = None  # when the first step had ended, and its number
+        self.told = False
 
     def disable(self) -> None:
         self.enabled = False
@@ -37,7 +45,7 @@ class ThrottledProgress(ProgressBar):
         self.t_line = 0.0
         if not self.enabled or not trainer.is_global_zero:
             return
-        self.console.print(plan(trainer, pl_module))
+        self.console.print(rows(plan(trainer, pl_module)))  # type: ignore[arg-type]
         if not self.console.is_terminal:
             return
         columns = (TextColumn("epoch {task.description}"), BarColumn(None), MofNCompleteColumn(), TextColumn("steps"))
@@ -52,9 +60,24 @@ class ThrottledProgress(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = time.monotonic()
+        if self.first is None:
+            self.first = (now, trainer.global_step)
+        elif not self.told and now - self.first[0] > MEASURE_SEC:
+            self.tell_time(trainer, now)
         if self.bar is not None and now - self.t_draw > self.refresh_sec:
             self.t_draw = now
             self.draw(trainer)
+
+    def tell_time(self, trainer: Trainer, now: float) -> None:
+        """The time that is left, from the first steps (the very first, which is slow, is left out)."""
+        assert self.first is not None
+        done, steps = trainer.global_step - self.first[1], trainer.estimated_stepping_batches - trainer.global_step
+        if done == 0 or not self.enabled or not math.isfinite(steps):
+            return
+        self.told, step_sec = True, (now - self.first[0]) / done
+        end = time.strftime("%a %H:%M", time.localtime(time.time() + steps * step_sec))
+        text = f"about {duration(steps * step_sec)} more ({step_sec * 1000:.3g} ms a step), until {end}"
+        self.console.print(rows({"time": text}))
 
     def draw(self, trainer: Trainer) -> None:
         assert self.bar is not None
@@ -86,12 +109,22 @@ class ThrottledProgress(ProgressBar):
             self.bar = None
 
 
-def plan(trainer: Trainer, model: LightningModule) -> str:
-    """One line of what will happen."""
-    parameters = sum(p.numel() for p in model.parameters())
-    network, data = type(model.network).__name__, trainer.datamodule  # type: ignore[attr-defined]
-    samples = ", ".join(f"{split} {n:,}" for split, n in data.num_samples.items())
-    at_once = f" ({data.micro_batch_size} at once)" if data.micro_batch_size < data.batch_size else ""
-    where = f"{trainer.num_devices} {trainer.strategy.root_device.type}, {trainer.precision}"
-    steps = f"{trainer.estimated_stepping_batches:,} steps of {data.batch_size}{at_once} samples"
-    return f"{network}, {parameters:,} parameters, on {where}; {samples} samples; {steps}"
+def plan(trainer: Trainer, model: Model) -> dict[str, str]:
+    """What will happen."""
+    data, steps = trainer.datamodule, trainer.estimated_stepping_batches  # type: ignore[attr-defined]
+    device, parameters = trainer.strategy.root_device, sum(p.numel() for p in model.parameters())
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    at_once = f" ({data.micro_batch_size} at once on a device)" if data.micro_batch_size < data.batch_size else ""
+    epochs = f" in {trainer.max_epochs:,} epochs" if (trainer.max_epochs or 0) > 0 else ""
+    table = {
+        "network": f"{type(model.network).__name__}, {parameters:,} parameters",
+        "data": ", ".join(f"{split} {n:,}" for split, n in data.num_samples.items()) + " samples",
+        "steps": f"{steps:,} of {data.batch_size} samples{at_once}{epochs}",
+    }
+    if model.flops_per_sample:
+        total = 3 * model.flops_per_sample * data.batch_size * steps
+        in_all = f", {count(total, 'FLOP')} in all" if math.isfinite(total) else ""
+        table["compute"] = f"{count(model.flops_per_sample, 'FLOP')} a sample forward{in_all}"
+    devices = trainer.num_devices * trainer.num_nodes
+    return {**table, "device": f"{devices} x {name}{threads}, precision {trainer.precision}"}

@@ -3,16 +3,20 @@
 import functools
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from src import pictures
 from src.data import cache
 from src.data.augment import Augmentation, augment
 from src.data.module import Arrays, Batch, DataModule
 from src.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Images = tuple[np.ndarray, np.ndarray]  # uint8 [N, C, H, W], int64 [N]
 
@@ -114,6 +118,9 @@ class ImageDataModule(DataModule):
         if self.trainer and self.trainer.training and self.augment:
             x = augment(x, batch["index"], self.augment, self.seed, self.trainer.current_epoch)
         return {**batch, "x": self.standardize(x)}
+
+    def picture(self, batch: Batch) -> "Figure":
+        return pictures.images(batch["x"].cpu().numpy(), [str(int(t)) for t in batch["targets"]])
 
     def standardize(self, x: Tensor) -> Tensor:
         """x [N, C, H, W] in [0, 1] -> what the network gets: standardized by train's statistics, grey repeated."""

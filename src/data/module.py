@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -11,6 +11,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from src.data.order import EvalOrder, TrainOrder
 from src.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Batch = dict[str, Tensor]  # x, targets, and index: the samples' places in their split, -1 for padding
 
@@ -171,6 +174,10 @@ class DataModule(LightningDataModule):
 
     def predict_dataloader(self) -> Loader:
         return self.eval_loader(self.predict_split)
+
+    def picture(self, batch: Batch) -> "Figure | None":
+        """Samples as the network gets them, for `samples.png`."""
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         return {"facts": self.facts, "statistics": self.statistics, "num_samples": self.num_samples}

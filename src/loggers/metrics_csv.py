@@ -3,10 +3,25 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from src.run import write_text
+
+
+def read_curves(run_dir: Path, kinds: tuple[str, ...]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Steps [T] and values [T] of each metric whose name begins with one of `kinds`."""
+    path = run_dir / "metrics.csv"
+    if not path.exists():
+        return {}
+    with open(path, newline="", encoding="utf-8") as f:
+        rows = [row for row in csv.DictReader(f) if row["step"].isdigit()]
+    points: dict[str, list[tuple[int, float]]] = {}
+    for row in rows:
+        for name in (name for name in row if name and name.startswith(kinds) and row[name]):
+            points.setdefault(name, []).append((int(row["step"]), float(row[name])))
+    return {name: (np.array(p)[:, 0], np.array(p)[:, 1]) for name, p in points.items()}
 
 
 class MetricsCSV(Logger):

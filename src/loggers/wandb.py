@@ -33,6 +33,7 @@ class WandbOptions:
         project: the project that the run is filed under.
         entity: the user or team that it belongs to; by default the account's own.
         tags: words to find it by.
+        group: runs with the same group stand together.
         notes: a longer description.
         mode: `online` sends the run to the server as it goes, where there is a key and the server answers, and else
             leaves it in the run folder; `offline` always leaves it there. The environment's WANDB_MODE goes before it.
@@ -40,13 +41,15 @@ class WandbOptions:
 
     def __init__(
         self,
-        project: str = "leyden",
+        project: str | None = None,
         entity: str | None = None,
         tags: list[str] | None = None,
+        group: str | None = None,
         notes: str | None = None,
         mode: Literal["online", "offline", "disabled"] = "online",
     ) -> None:
         self.project, self.entity, self.tags, self.notes = project, entity, tags, notes
+        self.group = group
         self.mode = os.environ.get("WANDB_MODE") or mode
 
 
@@ -65,6 +68,10 @@ class RunLogger(WandbLogger):
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         if not self.broken:
             self.attempt(lambda: super(RunLogger, self).log_metrics(metrics, step))
+
+    def log_image(self, key: str, images: list[Any], **kwargs: Any) -> None:  # type: ignore[override]
+        if not self.broken:
+            self.attempt(lambda: super(RunLogger, self).log_image(key, images, **kwargs))
 
     def attempt(self, act: Callable[[], None]) -> None:
         try:
@@ -109,8 +116,9 @@ def start(
         earlier = earlier_records(run_dir)
         why_not = "as asked for" if options.mode in ("offline", "dryrun") else why_offline(wandb.setup().settings)
         run = wandb.init(
-            project=options.project, entity=options.entity, tags=options.tags, notes=options.notes, config=config,
+            project=options.project, entity=options.entity, tags=options.tags, group=options.group, notes=options.notes,
             name=f"{run_dir.parent.name}/{run_dir.name}", id=run_id, resume="allow", dir=str(run_dir), mode="offline",
+            config=config,
             settings=wandb.Settings(console="off", silent=True, x_transaction_log_flush_interval=FLUSH_SEC),
         )  # fmt: skip
         run.define_metric("trainer/global_step")

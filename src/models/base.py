@@ -3,20 +3,23 @@
 import inspect
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
 
 from src.checkpoint import fit_weights
+from src.cost import forward_flops
 from src.data.module import Batch
 from src.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class NetworkFactory(Protocol):
@@ -77,6 +80,7 @@ class Model(LightningModule):
         super().__init__()
         self.factory, self.optimizer, self.schedule = network, optimizer, schedule
         self.network: nn.Module | None = None
+        self.flops_per_sample: int | None = None  # of a forward pass
         self.window: dict[str, Tensor] = {}  # sums since the last line of the log, on the device
         self.window_steps = 0
 
@@ -93,20 +97,13 @@ class Model(LightningModule):
         """
         data, network = self.trainer.datamodule, self.network  # type: ignore[attr-defined]
         assert network is not None
-        x = data.on_after_batch_transfer(data.splits["train"][torch.arange(2)], 0)["x"].to("meta")
-        tensors = [*network.named_parameters(), *network.named_buffers()]
-        modes = [(module, module.training) for module in network.modules()]
-        network.eval()  # batch norm must not count these
+        x = data.on_after_batch_transfer(data.splits["train"][torch.arange(2)], 0)["x"]
         try:
-            functional_call(network, {name: t.detach().to("meta") for name, t in tensors}, (x,))
-        except NotImplementedError:
-            pass  # an operation that needs real numbers; training will tell
+            flops = forward_flops(network, x)
         except (RuntimeError, TypeError, ValueError) as e:
             what = " ".join(str(e).split())[:200]
             raise ConfigError(f"model.network: {type(network).__name__} cannot take x {list(x.shape)}: {what}") from e
-        finally:
-            for module, training in modes:
-                module.training = training
+        self.flops_per_sample = None if flops is None else flops // len(x)
 
     def forward(self, x: Tensor) -> Tensor:
         assert self.network is not None, "the network is built by the Trainer or by load_run"
@@ -124,6 +121,10 @@ class Model(LightningModule):
         else:
             how = {"scheduler": schedule, "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": how}
+
+    def pictures(self) -> dict[str, "Figure"]:
+        """Figures of the test's results, by the names of their files."""
+        return {}
 
     def watch(self, **values: Tensor) -> None:
         """Add to the means that are logged every `log_every_n_steps`; nothing here waits for the device."""

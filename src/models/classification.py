@@ -1,12 +1,19 @@
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torchmetrics.classification import MulticlassConfusionMatrix
 
+from src import pictures
 from src.data.module import Batch
 from src.models.base import MaskedMean, Model, NetworkFactory
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Classification(Model):
@@ -29,6 +36,11 @@ class Classification(Model):
         super().__init__(network, optimizer, schedule)
         self.label_smoothing = label_smoothing
         self.mean_loss, self.mean_acc = MaskedMean(), MaskedMean()
+        self.confusion: MulticlassConfusionMatrix | None = None
+
+    def on_test_start(self) -> None:
+        size = self.trainer.datamodule.facts["num_classes"]  # type: ignore[attr-defined]
+        self.confusion = MulticlassConfusionMatrix(size, ignore_index=-1, validate_args=False).to(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         logits, targets = self(batch["x"]), batch["targets"]  # [N, num_classes], [N]
@@ -36,14 +48,17 @@ class Classification(Model):
         self.watch(loss=loss, acc=(logits.argmax(1) == targets).float().mean())
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         logits, targets = self(batch["x"]), batch["targets"]
         real = batch["index"] >= 0
         self.mean_loss.update(F.cross_entropy(logits, targets, reduction="none"), real)
         self.mean_acc.update((logits.argmax(1) == targets).float(), real)
+        return logits
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
+        logits = self.validation_step(batch, batch_idx)
+        assert self.confusion is not None
+        self.confusion.update(logits, torch.where(batch["index"] >= 0, batch["targets"], -1))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """index [N], targets [N], and the classes' probabilities [N, num_classes]."""
@@ -55,6 +70,11 @@ class Classification(Model):
 
     def on_test_epoch_end(self) -> None:
         self.log_means("test")
+        assert self.confusion is not None
+        self.counts = self.confusion.compute().cpu().numpy()  # [num_classes, num_classes], over all devices
+
+    def pictures(self) -> dict[str, "Figure"]:
+        return {"confusion": pictures.confusion(self.counts, [str(k) for k in range(len(self.counts))])}
 
     def log_means(self, split: str) -> None:
         for name, mean in (("loss", self.mean_loss), ("acc", self.mean_acc)):

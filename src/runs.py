@@ -1,0 +1,146 @@
+"""Look at runs without an account.
+
+    python -m src.runs                                                # all runs under logs/: how each ended, and why
+    python -m src.runs logs/digits_cnn/first                          # one: how it ended, its metrics and curves
+    python -m src.runs logs/digits_cnn/first logs/digits_cnn/second   # side by side
+
+Side by side: the keys in which the configs differ, the metrics, and the curves as compare.png in the last folder named,
+or --output FILE.png. Runs that differ in their seed alone, such as those of --seeds, are one column: mean and standard
+deviation.
+"""
+
+import argparse
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from src.config import CommandParser
+from src.errors import CheckpointError, ConfigError
+from src.run import FREE, LOGS, RunFolder, flat, run_command, say
+from src.terminal import console, duration, here
+
+Groups = dict[str, list[RunFolder]]  # by letter; the runs of one differ in their seed alone
+
+
+def runs(args: Sequence[str]) -> int:
+    parser = CommandParser(
+        "python -m src.runs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", nargs="*", type=Path, help="run folders, or folders of --seeds")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="where to draw the curves, a .png file")
+    parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
+    options = parser.parse_args(list(args))
+    if options.output and options.output.suffix != ".png":
+        raise ConfigError(f"--output {options.output}: the name must end in .png")
+    folders = [folder for path in options.run or [LOGS] for folder in expand(path)]
+    overview(folders)
+    if options.run:
+        compare(grouped(folders), options.output or options.run[-1] / "compare.png")
+    return 0
+
+
+def expand(path: Path) -> list[RunFolder]:
+    """A run folder itself, or all those under a folder.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    found = sorted(file.parent for file in path.rglob("run.json")) if path.is_dir() else []
+    if not found:
+        raise CheckpointError(f"{path}: no run is here -> name a folder under logs/, or train one")
+    return [RunFolder(folder) for folder in found]
+
+
+def overview(folders: list[RunFolder]) -> None:
+    """A line for each run: how it ended, and why."""
+    table = Table("run", "state", "steps", "time", "result", "why", box=None, pad_edge=False)
+    for folder in folders:
+        summary = folder.summary
+        result = ", ".join(f"{n.removeprefix('test/')} {v:.4f}" for n, v in summary.items() if n.startswith("test/"))
+        time = duration(summary["seconds"]) if "seconds" in summary else ""
+        why = f"exit code {summary['exit_code']}: {summary['error']}" if "error" in summary else ""
+        table.add_row(here(folder.path.resolve()), state(folder), str(summary.get("steps", "")), time, result, why)
+    console().print(table)
+
+
+def state(folder: RunFolder) -> str:
+    if folder.summary:
+        return str(folder.summary["status"])
+    try:
+        if not folder.take_lock():
+            return "training"
+        folder.lock.close()
+    except OSError:  # a folder that is only for reading has no process at work
+        pass
+    return "cut short"
+
+
+def grouped(folders: list[RunFolder]) -> Groups:
+    groups: dict[str, list[RunFolder]] = {}
+    for folder in folders:
+        groups.setdefault(repr(sorted(compared(folder).items())), []).append(folder)
+    return {chr(ord("A") + i % 26) + ("" if i < 26 else str(i // 26)): g for i, g in enumerate(groups.values())}
+
+
+def compared(folder: RunFolder) -> dict[str, Any]:
+    """The keys of a run's config on which its results may depend, but for the seed."""
+    free = ("seed_everything", "data.seed", *FREE)
+    return {k: str(v) for k, v in flat(folder.config()).items() if v is not None and not k.startswith(free)}
+
+
+def compare(groups: Groups, output: Path) -> None:
+    for letter, group in groups.items():
+        more = f" and {len(group) - 1} more with other seeds" if len(group) > 1 else ""
+        say(f"\n{letter}: {here(group[0].path.resolve())}{more}" if len(groups) > 1 or more else "")
+    configs = {letter: compared(group[0]) for letter, group in groups.items()}
+    keys = sorted({key for config in configs.values() for key in config})
+    differ = [key for key in keys if len({config.get(key) for config in configs.values()}) > 1]
+    if differ:
+        rows("config", list(groups), {key: [c.get(key, "-") for c in configs.values()] for key in differ})
+    metrics = {letter: [metrics_of(folder) for folder in group] for letter, group in groups.items()}
+    names = dict.fromkeys(name for group in metrics.values() for run in group for name in run)
+    rows("metric", list(groups), {n: [spread([r[n] for r in g if n in r]) for g in metrics.values()] for n in names})
+    draw(groups, output)
+
+
+def rows(title: str, letters: list[str], cells: dict[str, list[str]]) -> None:
+    table = Table(title, *letters, box=None, pad_edge=False)
+    for name, values in cells.items():
+        table.add_row(name, *values)
+    console().print(table)
+
+
+def metrics_of(folder: RunFolder) -> dict[str, float]:
+    """The test's metrics, and the last of the others."""
+    from src.loggers.metrics_csv import read_curves
+
+    curves = read_curves(folder.path, ("train/", "val/", "perf/"))
+    test = {name: value for name, value in folder.summary.items() if name.startswith("test/")}
+    return {**test, **{name: float(values[-1]) for name, (_, values) in curves.items()}}
+
+
+def spread(values: list[float]) -> str:
+    if len(values) < 2:
+        return f"{values[0]:.4g}" if values else "-"
+    return f"{statistics.fmean(values):.4g} ± {statistics.stdev(values):.2g} (n={len(values)})"
+
+
+def draw(groups: Groups, output: Path) -> None:
+    from src import pictures
+    from src.loggers.metrics_csv import read_curves
+
+    curves = {letter: [read_curves(f.path, ("train/", "val/")) for f in group] for letter, group in groups.items()}
+    pictures.save(pictures.curves(curves), output)
+    say(f"\nCurves: {here(output.resolve())}")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    return run_command(runs, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

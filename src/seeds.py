@@ -1,0 +1,98 @@
+"""One experiment over several seeds: each is a run of its own, and one summary holds their mean and spread."""
+
+import signal
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from src.config import CommandParser, Request
+from src.errors import ConfigError, EnvironmentFault
+from src.run import LOGS, RunFolder, digest, new_path, read_json, say, write_json
+from src.terminal import console, here, rows
+
+SUFFIX = "_seeds"
+
+
+def train_seeds(request: Request, parser: CommandParser, args: Sequence[str]) -> int:
+    """Train with `--seeds` seeds from `seed_everything` on, one after the other; the same command goes on.
+
+    Returns:
+        The exit code of the first run that did not end well, or 0.
+    """
+    count, first = request.options.seeds, request.config["seed_everything"]
+    if count < 1:
+        raise ConfigError(f"--seeds: {count} is less than 1")
+    folder = group_folder(request, count)
+    say(f"{count} seeds: {here(folder)}")
+    options, flags = parser.parse_known_args(list(args))
+    given = [part for path in options.config or [] for part in ("--config", path)]
+    for seed in range(first, first + count):
+        where = ["--run_dir", str(folder / f"seed-{seed}"), "--wandb.group", f"{request.experiment}/{folder.name}"]
+        say(f"\nSeed {seed}")
+        code = run([*given, *flags, "--seed_everything", str(seed), *where])
+        if code:
+            return code
+    summary = summarize([RunFolder(folder / f"seed-{seed}").summary for seed in range(first, first + count)])
+    write_json(folder / "summary.json", summary)
+    say(f"\nOver {count} seeds, mean and standard deviation (least to greatest):")
+    console().print(rows({name: spread(values) for name, values in summary["metrics"].items()}))
+    say(f"\nNext:\n  {here(Path(sys.executable))} -m src.runs {here(folder)}")
+    return 0
+
+
+def run(args: list[str]) -> int:
+    """Train in a process of its own, which gets the signals that this one gets."""
+    child = subprocess.Popen([sys.executable, "-m", "src.train", *args])
+    before = {s: signal.signal(s, lambda number, _: child.send_signal(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        code = child.wait()
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+    return code if code >= 0 else 128 - code
+
+
+def group_folder(request: Request, count: int) -> Path:
+    """`--run_dir`, or the newest group of the experiment if it has this config and is not complete, or a new one."""
+    kind = {"seeds": count, "config_sha256": digest(request.config)}
+    if request.options.run_dir:
+        folder = Path(request.options.run_dir)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise EnvironmentFault(f"{folder}: cannot be made: {e.strerror} -> name another --run_dir") from e
+        if (folder / "config.yaml").exists():
+            raise ConfigError(f"{folder}: one run is in it, not a group -> give another --run_dir")
+    else:
+        last = max((p.parent for p in (LOGS / request.experiment).glob(f"*{SUFFIX}/seeds.json")), default=None)
+        if last and read_json(last / "seeds.json") == kind and not (last / "summary.json").exists():
+            return last
+        folder = new_path(LOGS / request.experiment, SUFFIX)
+    write_json(folder / "seeds.json", kind)
+    return folder
+
+
+def summarize(summaries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean, standard deviation (of a sample), least, greatest and all values of each metric."""
+    names = [name for name, value in summaries[0].items() if name.startswith("test/")]
+    values = {name: [summary[name] for summary in summaries] for name in names}
+    measured = {
+        name: {
+            "mean": statistics.fmean(v),
+            "std": statistics.stdev(v) if len(v) > 1 else None,
+            "min": min(v),
+            "max": max(v),
+            "values": v,
+        }
+        for name, v in values.items()
+    }
+    return {"status": "finished", "seeds": len(summaries), "metrics": measured}
+
+
+def spread(measured: dict[str, Any]) -> str:
+    if measured["std"] is None:
+        return f"{measured['mean']:.4f}"
+    return "{mean:.4f} ± {std:.4f} ({min:.4f} to {max:.4f})".format(**measured)
