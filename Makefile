@@ -2,15 +2,18 @@
 PYTHON ?= python3
 CONFIG ?= configs/experiment/digits_cnn.yaml
 ARGS ?=
+RUNS ?=
+NAME ?=
 VENV := .venv
 READY := $(VENV)/ready
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-long check lock clean
+.PHONY: help install train view runs compare test test-long check schema rename lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@echo 'Example: make train CONFIG=configs/experiment/digits_cnn.yaml ARGS="--trainer.max_epochs 20 --seeds 3"'
 
 install: $(READY)  ## make .venv from requirements.lock, once
 
@@ -25,6 +28,19 @@ $(READY): requirements.lock
 train: $(READY)  ## train CONFIG=configs/experiment/NAME.yaml (digits_cnn by default), with ARGS="--key value ..."
 	@$(RUN) -m src.train --config $(CONFIG) $(ARGS)
 
+view: $(READY)  ## look at the runs in the terminal with W&B's viewer, also while they train (h for help, q to quit)
+	@rm -rf .cache/view && mkdir -p .cache/view
+	@find "$(CURDIR)/logs" -type d -name 'offline-run-*' -exec ln -s {} .cache/view/ \;
+	@[ -n "$$(ls .cache/view)" ] || { echo 'error: no run is in logs/ yet -> make train' >&2; exit 2; }
+	@$(VENV)/bin/wandb leet .cache/view
+
+runs: $(READY)  ## list the runs: how each ended, and why
+	@$(RUN) -m src.runs
+
+compare: $(READY)  ## put runs side by side: RUNS="logs/a/x logs/a/y"
+	@[ -n "$(RUNS)" ] || { echo 'error: which runs? -> make compare RUNS="logs/a/x logs/a/y"' >&2; exit 2; }
+	@$(RUN) -m src.runs $(RUNS)
+
 test: $(READY)  ## run the tests, but for the long ones
 	@$(RUN) -m pytest -n 2 -m "not long" $(ARGS)
 
@@ -33,6 +49,16 @@ test-long: $(READY)  ## run the long tests: hundreds of kills, every step of a r
 
 check: $(READY)  ## ruff and mypy
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m mypy
+
+schema: $(READY)  ## renew configs/schema.json, from which editors complete and explain the keys of configs
+	@$(RUN) -m src.schema
+
+rename:  ## give your fork its name: NAME=mine
+	@echo '$(NAME)' | grep -qE '^[a-z][a-z0-9_-]*$$' || \
+	  { echo 'error: a name of small letters, digits, - and _ is needed -> make rename NAME=mine' >&2; exit 2; }
+	@grep -q '^name = "leyden"' pyproject.toml || { echo 'error: it has a name already, in pyproject.toml' >&2; exit 2; }
+	@perl -pi -e 's/\bleyden\b/$(NAME)/gi' pyproject.toml requirements.lock README.md configs/default.yaml src/__init__.py
+	@echo 'Renamed to $(NAME): pyproject.toml, README.md, configs/default.yaml (the W&B project).'
 
 lock:  ## renew requirements.lock from pyproject.toml (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade --extra dev --no-emit-index-url \

@@ -91,7 +91,8 @@ def check_keys(path: Key, given: Any, known: Arguments | None, lines: Lines) -> 
 @cache
 def allowed_prefixes() -> tuple[str, ...]:
     with open(ROOT / "pyproject.toml", "rb") as f:
-        return tuple(prefix.rstrip(".") for prefix in tomllib.load(f)["tool"]["leyden"]["allow"])
+        project = tomllib.load(f)
+    return tuple(prefix.rstrip(".") for prefix in project["tool"][project["project"]["name"]]["allow"])
 
 
 def allowed(class_path: str) -> bool:

@@ -4,37 +4,37 @@ import difflib
 from collections.abc import Iterable
 
 
-class LeydenError(Exception):
+class KnownError(Exception):
     """One line that says what is wrong, where, and what to change; `code` is the exit code of the process."""
 
     code = 1
 
 
-class ConfigError(LeydenError):
+class ConfigError(KnownError):
     """A wrong key, type, value, class or flag."""
 
     code = 2
 
 
-class DataError(LeydenError):
+class DataError(KnownError):
     """Data that cannot be trained on."""
 
     code = 3
 
 
-class CheckpointError(LeydenError):
+class CheckpointError(KnownError):
     """A checkpoint or run folder that is missing, damaged or of another model."""
 
     code = 4
 
 
-class EnvironmentFault(LeydenError):
+class EnvironmentFault(KnownError):
     """The machine's fault: trying again later, or elsewhere, can help (EX_TEMPFAIL)."""
 
     code = 75
 
 
-class Stopped(LeydenError):
+class Stopped(KnownError):
     """A signal asked the run to stop, and a checkpoint was written: 128 + the signal's number."""
 
     def __init__(self, message: str, signum: int) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from src.errors import CheckpointError, ConfigError, EnvironmentFault, LeydenError
+from src.errors import CheckpointError, ConfigError, EnvironmentFault, KnownError
 
 ROOT = Path(__file__).parent.parent
 LOGS = ROOT / "logs"
@@ -133,12 +133,12 @@ def choose(run_dir: str | None, experiment: str, config: dict[str, Any]) -> RunF
     """The folder that is named, or the last one of this experiment if it was cut short, or a new one."""
     if run_dir:
         return RunFolder(Path(run_dir))
-    if "LEYDEN_RUN_DIR" in os.environ:  # set below for the processes that Lightning starts for further devices
-        return RunFolder(Path(os.environ["LEYDEN_RUN_DIR"]))
+    if "RUN_DIR_OF_ALL_PROCESSES" in os.environ:  # set below for the processes that Lightning starts for further devices
+        return RunFolder(Path(os.environ["RUN_DIR_OF_ALL_PROCESSES"]))
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("several processes were started: they must agree on a folder -> give --run_dir")
     folder = cut_short(LOGS / experiment, config) or RunFolder(new_path(LOGS / experiment))
-    os.environ["LEYDEN_RUN_DIR"] = str(folder.path)
+    os.environ["RUN_DIR_OF_ALL_PROCESSES"] = str(folder.path)
     return folder
 
 
@@ -259,7 +259,7 @@ def run_command(command: Callable[[Sequence[str]], int], args: Sequence[str] | N
     before = {signum: signal.signal(signum, end) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         return command(args)
-    except (LeydenError, OSError, SystemExit) as e:
+    except (KnownError, OSError, SystemExit) as e:
         code = exit_code(e)
         if debug or "--debug" in args or code == 1:
             traceback.print_exc()

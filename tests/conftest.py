@@ -39,7 +39,7 @@ class Child:
             for number in (1, 2):
                 os.dup2(file, number)
             sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
-            os.environ.pop("LEYDEN_RUN_DIR", None)
+            os.environ.pop("RUN_DIR_OF_ALL_PROCESSES", None)
             if first:
                 first()
             code = command(list(args))
