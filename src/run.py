@@ -133,7 +133,7 @@ def choose(run_dir: str | None, experiment: str, config: dict[str, Any]) -> RunF
     """The folder that is named, or the last one of this experiment if it was cut short, or a new one."""
     if run_dir:
         return RunFolder(Path(run_dir))
-    if "RUN_DIR_OF_ALL_PROCESSES" in os.environ:  # set below for the processes that Lightning starts for further devices
+    if "RUN_DIR_OF_ALL_PROCESSES" in os.environ:  # set below, for processes of further devices
         return RunFolder(Path(os.environ["RUN_DIR_OF_ALL_PROCESSES"]))
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("several processes were started: they must agree on a folder -> give --run_dir")
