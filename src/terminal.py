@@ -17,7 +17,7 @@ def console() -> Console:
 def rows(pairs: dict[str, str]) -> Table | str:
     """A table of names and values: on a terminal, values are folded to its width."""
     if not sys.stdout.isatty():
-        width = max(9, *(len(name) + 2 for name in pairs))
+        width = max(10, *(len(name) + 2 for name in pairs))
         return "\n".join(f"{name:<{width}}{value}" for name, value in pairs.items())
     table = Table.grid(padding=(0, 1))
     table.add_column(style="bold", no_wrap=True, min_width=8)

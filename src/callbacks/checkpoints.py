@@ -82,7 +82,8 @@ class Checkpoints(Checkpoint):
 
     def stop_if_asked(self, done: str) -> None:
         if self.stop_signal is not None:
-            raise Stopped(f"{done} {signal.Signals(self.stop_signal).name}; a checkpoint is written", self.stop_signal)
+            name = signal.Signals(self.stop_signal).name
+            raise Stopped(f"{done} {name}; a checkpoint is written -> the same command goes on", self.stop_signal)
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.score(trainer)  # finds a wrong name before training, not after the first epoch

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -67,13 +68,18 @@ class ImageDataModule(DataModule):
 
     def prepare(self) -> Path:
         """The folder of the prepared data; built by whoever comes first."""
-        options = {"dataset": self.dataset, "val_frac": self.val_frac, "version": 1}
+        source = [inspect.getsource(inspect.getmodule(kind) or kind) for kind in (type(self), ImageDataModule)]
+        options = {"dataset": self.dataset, "val_frac": self.val_frac, "source": source}
         files = [] if self.dataset == "digits" else [f for f in self.data_dir.rglob("*") if f.is_file()]
-        name = f"{self.dataset}-{cache.fingerprint(options, files)}"
+        name = f"{type(self).__name__}-{self.dataset}-{cache.fingerprint(options, files)}"
         return cache.prepare(self.cache_dir, name, self.build)
 
+    def load(self) -> tuple[Images, Images]:
+        """Training and test images; a data set of your own overrides this."""
+        return digits() if self.dataset == "digits" else self.torchvision_set()
+
     def build(self) -> tuple[cache.Splits, dict[str, Any]]:
-        (x, targets), test = digits() if self.dataset == "digits" else self.torchvision_set()
+        (x, targets), test = self.load()
         train, val = stratified(targets, self.val_frac)
         kept, removed = without(images_of=x[train], seen_in=test[0])
         splits = {

@@ -1,0 +1,36 @@
+import numpy as np
+from conftest import SMALL
+from PIL import Image
+
+DRAWN = [*SMALL, "--pictures.enabled", "true"]
+
+
+def test_pictures_are_in_the_run_folder_and_in_wandb(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder = tmp_path / "run"
+    assert "pictures confusion.png, curves.png, samples.png" in run([*DRAWN, "--run_dir", folder])
+    for name in ("confusion", "curves", "samples"):
+        image = np.asarray(Image.open(folder / f"{name}.png").convert("RGB"))
+        assert len(np.unique(image.reshape(-1, 3), axis=0)) > 50, name
+        (sent,) = folder.glob(f"wandb/offline-run-*/files/media/images/pictures/{name}_*.png")
+        assert sent.read_bytes() == (folder / f"{name}.png").read_bytes()
+    assert not list(folder.glob("*.tmp"))
+
+
+def test_drawing_changes_nothing_in_training(run, tmp_path):
+    run([*DRAWN, "--run_dir", tmp_path / "with"])
+    run([*SMALL, "--run_dir", tmp_path / "without"])
+    with_, without = ((tmp_path / n / "checkpoints/last.ckpt").resolve() for n in ("with", "without"))
+    import torch
+
+    one, other = (torch.load(p, weights_only=True)["state_dict"] for p in (with_, without))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not list((tmp_path / "without").glob("*.png"))
+
+
+def test_evaluating_draws_nothing(run, tmp_path):
+    from src import evaluate
+
+    run([*SMALL, "--run_dir", tmp_path / "run"])
+    run(["--run_dir", tmp_path / "run", "--pictures.enabled", "true"], command=evaluate.main)
+    assert not list((tmp_path / "run").glob("*.png"))

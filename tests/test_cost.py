@@ -1,0 +1,48 @@
+import pytest
+import torch
+from torch import nn
+
+from src.cost import count, forward_flops
+
+
+def test_flops_are_two_for_each_multiply_add():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 16, 10))
+    mode = [module.training for module in network.modules()]
+    assert forward_flops(network, torch.rand(2, 3, 4, 4)) == 2 * 2 * (16 * 8 * 27 + 8 * 16 * 10)
+    assert network[1].num_batches_tracked == 0
+    assert [module.training for module in network.modules()] == mode
+
+
+def test_an_lstm_is_counted():
+    assert forward_flops(Last(nn.LSTM(28, 64, batch_first=True)), torch.rand(2, 5, 28)) == 2 * 2 * 5 * 4 * 64 * (
+        28 + 64
+    )
+
+
+class Last(nn.Module):
+    def __init__(self, rnn: nn.Module) -> None:
+        super().__init__()
+        self.rnn = rnn
+
+    def forward(self, x):
+        return self.rnn(x)[0][:, -1]
+
+
+def test_what_needs_real_numbers_is_not_counted():
+    class Chooses(nn.Module):
+        def forward(self, x):
+            return x[x.sum(1).nonzero().flatten()]
+
+    assert forward_flops(Chooses(), torch.rand(2, 3)) is None
+
+
+def test_a_wrong_shape_is_told():
+    with pytest.raises(RuntimeError):
+        forward_flops(nn.Linear(3, 4), torch.rand(2, 5))
+
+
+@pytest.mark.parametrize(
+    ("n", "text"), [(0, "0 FLOP"), (9999, "9,999 FLOP"), (10_000, "10 KFLOP"), (7.06e15, "7.06 PFLOP")]
+)
+def test_numbers_are_readable(n, text):
+    assert count(n, "FLOP") == text

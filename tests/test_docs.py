@@ -1,0 +1,157 @@
+"""In a scratch fork: every file that README and docs show is written, every command in them is run."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+SMOKE = "--config configs/trainer/smoke.yaml"
+# What cannot run here, and why; all else must.
+ELSEWHERE = {
+    "pre-commit install": "changes the checkout that it is run in",
+    "make view": "needs a terminal: test_view_shows_the_runs",
+    "make test-long": "is as long as it says",
+    "make check": "test_habits.py",
+}
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(path: Path) -> list[str]:
+    lines = [line.split(" #")[0].strip() for block in blocks(path, "bash") for line in block.splitlines()]
+    inline = re.findall(r"`(python -m [^`]+)`", path.read_text())
+    return [line for line in [*lines, *inline] if line]
+
+
+def shortened(command: str) -> str:
+    """The same command with fewer steps, and placeholders filled in."""
+    for word, value in (("DIR", os.environ.get("LEYDEN_DATA_DIR", "")), ("seed_everything N", "seed_everything 1")):
+        command = re.sub(rf"\b{word}\b", value, command)
+    command = re.sub(r"--repeats \d+ --steps \d+", "--repeats 1 --steps 3", command)
+    if "src.train" in command and "smoke" not in command:
+        return f"{command} {SMOKE}"
+    if command == "make train":
+        return f'make train ARGS="{SMOKE}"'
+    return 'make test ARGS="tests/optim tests/data/test_order.py"' if command == "make test" else command
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A fork in which two runs are trained."""
+    fork = tmp_path_factory.mktemp("trained") / "fork"
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("needs a git checkout")
+    for name in listed.stdout.splitlines():
+        (fork / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, fork / name)
+    # Its environment is this one: make has nothing to install.
+    (fork / ".venv").mkdir()
+    (fork / ".venv/bin").symlink_to(Path(sys.executable).parent)
+    (fork / ".venv/ready").touch()
+    for name, seed in (("first", 0), ("second", 1)):
+        flags = f"--run_dir logs/digits_cnn/{name} --seed_everything {seed} --wandb.mode offline"
+        execute(f"python -m src.train --config configs/experiment/digits_cnn.yaml {SMOKE} {flags}", fork)
+    return fork
+
+
+def execute(command: str, fork: Path) -> str:
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "RUN_DIR"))}
+    env |= {"PATH": f"{fork}/.venv/bin:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    env |= {"WANDB_MODE": "offline"} if "wandb.mode" in command else {}
+    done = subprocess.run(command, shell=True, cwd=fork, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def write_files(path: Path, fork: Path) -> list[str]:
+    """The files shown in blocks that begin with a comment of their path."""
+    written = []
+    for block in [*blocks(path, "python"), *blocks(path, "yaml")]:
+        named = re.match(r"# ((?:src|configs)/\S+)\n", block)
+        if named:
+            (fork / named[1]).write_text(block[named.end() :])
+            written.append(named[1])
+    return written
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda p: p.name)
+def test_commands_run(path, trained, tmp_path):
+    todo = [command for command in commands(path) if command not in ELSEWHERE]
+    if "DIR" in " ".join(todo) and not os.environ.get("LEYDEN_DATA_DIR"):
+        pytest.skip("needs the real data sets: set LEYDEN_DATA_DIR to their folder")
+    if not todo:
+        pytest.skip("no commands in it")
+    fork = tmp_path / "fork"
+    shutil.copytree(trained, fork, symlinks=True)
+    if "--run_dir logs/digits_cnn/first\n" in path.read_text():
+        shutil.rmtree(fork / "logs/digits_cnn/first")  # this page makes it
+    write_files(path, fork)
+    for command in dict.fromkeys(map(shortened, todo)):
+        execute(command, fork)
+
+
+def test_make_it_yours(trained, tmp_path):
+    """The four steps of the README, then the checks that a fork would run."""
+    fork = tmp_path / "fork"
+    shutil.copytree(trained, fork, symlinks=True)
+    before = (fork / "configs/schema.json").read_text()
+    files = write_files(ROOT / "README.md", fork)
+    assert files == ["src/networks/average.py", "src/data/parity.py", "configs/experiment/parity_average.yaml"]
+    output = execute(f"python -m src.train --config {files[2]} --trainer.max_epochs 3", fork)
+    assert re.search(r"^network +Average, 4,\d\d\d parameters$", output, re.MULTILINE)
+    assert float(re.search(r"^test .*acc ([\d.]+)", output, re.MULTILINE)[1]) > 0.6
+    execute("make rename NAME=mine", fork)
+    execute("make schema", fork)
+    assert "src.networks.average.Average" in (fork / "configs/schema.json").read_text()
+    assert "src.networks.average.Average" not in before
+    for name in ("pyproject.toml", "README.md", "configs/default.yaml", "src/__init__.py"):
+        assert "leyden" not in (fork / name).read_text().lower(), name
+    execute("ruff check src configs && ruff format --check src && mypy", fork)
+    execute(f"python -m src.train --config {files[2]} {SMOKE}", fork)  # with its new name
+    execute("pytest -q tests/test_experiments.py -k parity", fork)
+
+
+def test_files_shown_in_add_are_clean(trained, tmp_path):
+    fork = tmp_path / "fork"
+    shutil.copytree(trained, fork, symlinks=True)
+    assert len(write_files(ROOT / "docs/add.md", fork)) == 3
+    execute("ruff check src && ruff format --check src && mypy", fork)
+
+
+def test_python_of_the_readme_runs(trained):
+    (code,) = [block for block in blocks(ROOT / "README.md", "python") if "load_run" in block]
+    execute(
+        f"python -c 'import torch; images = torch.rand(5, 1, 8, 8)\n{code}\nassert logits.shape == (5, 10)'", trained
+    )
+
+
+def test_view_shows_the_runs(trained):
+    script = f"timeout 8 make -C {trained} view"
+    done = subprocess.run(
+        ["script", "-qc", script, "/dev/null"], capture_output=True, text=True, stdin=subprocess.DEVNULL,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "150", "LINES": "50"}, timeout=60,
+    )  # fmt: skip
+    assert "offline-run-" in done.stdout
+
+
+def test_make_explains_its_targets():
+    text = (ROOT / "Makefile").read_text()
+    targets = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split()
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True).stdout
+    assert {t for t in targets if not re.search(rf"^{t} +\S", shown, re.MULTILINE)} == set()
+
+
+@pytest.mark.parametrize("target", ["compare", "rename", "rename NAME=Not_Good"])
+def test_make_says_what_is_missing(target):
+    done = subprocess.run(f"make {target}", shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "error: " in done.stderr

@@ -1,0 +1,34 @@
+import numpy as np
+
+from src import pictures
+
+
+def test_curves_have_a_panel_for_each_kind_and_a_line_for_each_group():
+    steps = np.arange(5)
+    runs = [{"train/loss": (steps, steps * 1.0), "val/acc": (steps, steps + k)} for k in (0, 2)]
+    loss, acc = pictures.curves({"A": runs, "B": runs[:1]}).axes
+    assert [axes.get_title() for axes in (loss, acc)] == ["loss", "acc"]
+    assert [line.get_label() for line in acc.lines] == ["A val", "B val"]
+    assert acc.lines[0].get_ydata().tolist() == (steps + 1.0).tolist()  # the mean of two seeds
+    assert len(acc.collections) == 1  # and their range
+
+
+def test_confusion_shows_every_count():
+    counts = np.array([[5, 1], [0, 7]])
+    (axes,) = pictures.confusion(counts, ["cat", "dog"]).axes
+    assert sorted(text.get_text() for text in axes.texts) == ["1", "5", "7"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog"]
+    assert np.allclose(axes.images[0].get_array(), [[5 / 6, 1 / 6], [0, 1]])
+
+
+def test_many_classes_are_drawn_without_numbers(tmp_path):
+    figure = pictures.confusion(np.eye(200, dtype=int), [str(i) for i in range(200)])
+    pictures.save(figure, tmp_path / "c.png")
+    assert not list(figure.axes[0].texts)
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_images_are_stretched_over_all():
+    x = np.stack([np.full((1, 2, 2), 3.0), np.full((1, 2, 2), 5.0)])
+    figure = pictures.images(x, ["a", "b"])
+    assert [float(axes.images[0].get_array().max()) for axes in figure.axes[:2]] == [0, 1]
