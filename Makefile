@@ -58,6 +58,7 @@ rename:  ## give your fork its name: NAME=mine
 	  { echo 'error: a name of small letters, digits, - and _ is needed -> make rename NAME=mine' >&2; exit 2; }
 	@grep -q '^name = "leyden"' pyproject.toml || { echo 'error: it has a name already, in pyproject.toml' >&2; exit 2; }
 	@perl -pi -e 's/\bleyden\b/$(NAME)/gi' pyproject.toml requirements.lock README.md configs/default.yaml src/__init__.py
+	@[ ! -e $(READY) ] || touch $(READY)  # nothing to install again
 	@echo 'Renamed to $(NAME): pyproject.toml, README.md, configs/default.yaml (the W&B project).'
 
 lock:  ## renew requirements.lock from pyproject.toml (needs uv)

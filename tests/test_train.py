@@ -13,7 +13,7 @@ def test_a_run_leaves_a_whole_folder(run, tmp_path):
     assert summary["test/acc"] > 0.5
     assert f"acc {summary['test/acc']:.4f}" in output
     assert summary["best"]["step"] <= 60
-    assert f"best     step {summary['best']['step']}, val/loss {summary['best']['val/loss']:.4g}" in output
+    assert f"best      step {summary['best']['step']}, val/loss {summary['best']['val/loss']:.4g}" in output
     with open(tmp_path / "run/metrics.csv") as f:
         rows = list(csv.DictReader(f))
     assert [row["step"] for row in rows if row["val/acc"]] == ["19", "39", "59"]
