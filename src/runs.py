@@ -101,9 +101,10 @@ def compare(groups: Groups, output: Path) -> None:
     differ = [key for key in keys if len({config.get(key) for config in configs.values()}) > 1]
     if differ:
         rows("config", list(groups), {key: [c.get(key, "-") for c in configs.values()] for key in differ})
+    titles = list(groups) if len(groups) > 1 else ["value"]
     metrics = {letter: [metrics_of(folder) for folder in group] for letter, group in groups.items()}
     names = dict.fromkeys(name for group in metrics.values() for run in group for name in run)
-    rows("metric", list(groups), {n: [spread([r[n] for r in g if n in r]) for g in metrics.values()] for n in names})
+    rows("metric", titles, {n: [spread([r[n] for r in g if n in r]) for g in metrics.values()] for n in names})
     draw(groups, output)
 
 

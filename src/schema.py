@@ -73,7 +73,9 @@ def known_classes() -> dict[str, list[str]]:
         cls = load(path)
         if inspect.isclass(cls) and cls not in bases.values() and not inspect.isabstract(cls):
             words = [word for word, base in bases.items() if issubclass(cls, base)]
-            found[path] = ["NetworkFactory"] if path.startswith("src.networks.") else words[:1]
+            if path.startswith("src.networks."):  # a part of a network takes no fact
+                words = ["NetworkFactory"] if set(facts()) & set(arguments_of(path) or ()) else []
+            found[path] = words[:1]
     return {path: words for path, words in found.items() if words}
 
 

@@ -9,9 +9,9 @@ from rich.table import Table
 
 
 def console() -> Console:
-    """Standard output; lines are never cut, whatever its width, and carry no colours where it is not a terminal."""
-    width = None if sys.stdout.isatty() else 160  # of tables in a file
-    return Console(file=sys.stdout, soft_wrap=True, highlight=False, width=width)
+    """Standard output: lines are folded at words on a terminal, and never elsewhere."""
+    terminal = sys.stdout.isatty()
+    return Console(file=sys.stdout, soft_wrap=not terminal, highlight=False, width=None if terminal else 160)
 
 
 def rows(pairs: dict[str, str]) -> Table | str:

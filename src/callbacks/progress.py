@@ -81,8 +81,14 @@ class ThrottledProgress(ProgressBar):
 
     def draw(self, trainer: Trainer) -> None:
         assert self.bar is not None
-        self.bar.update(self.task, description=str(trainer.current_epoch + 1), completed=trainer.global_step)
+        self.bar.update(self.task, description=str(self.epoch(trainer)), completed=trainer.global_step)
         self.bar.refresh()
+
+    @staticmethod
+    def epoch(trainer: Trainer) -> int:
+        """The number of the present epoch, from 1; after the last one it is that one's."""
+        epoch, last = trainer.current_epoch + 1, trainer.max_epochs or -1
+        return min(epoch, last) if last > 0 else epoch
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         now = time.monotonic()
