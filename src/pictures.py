@@ -91,3 +91,12 @@ def images(x: np.ndarray, titles: Sequence[str]) -> "Figure":
     for axes in fig.axes:
         axes.set_axis_off()
     return fig
+
+
+def text(samples: Sequence[str]) -> "Figure":
+    """Each sample as one line; line ends are shown as ⏎."""
+    fig = figure(10, 0.3 * len(samples) + 0.2)
+    for i, sample in enumerate(samples):
+        shown, place = sample.replace("\n", "⏎")[:110], 1 - (i + 0.5) / len(samples)
+        fig.text(0.01, place, shown, family="monospace", size=8, va="center", parse_math=False)
+    return fig

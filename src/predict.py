@@ -32,6 +32,9 @@ def predict(args: Sequence[str]) -> int:
 
     cli = CLI(request)
     cli.build(logger=False)
+    if "predict" not in cli.model.uses:
+        other = " or ".join(f"python -m src.{command}" for command in cli.model.uses)
+        raise ConfigError(f"{options.run_dir}: {type(cli.model).__name__} predicts no rows -> {other}")
     cli.datamodule.predict_split = options.split
     path = checkpoint_path(request, options.checkpoint)
     table = to_table(cli.trainer.predict(cli.model, datamodule=cli.datamodule, ckpt_path=path))

@@ -68,7 +68,7 @@ def record(cli: "CLI", folder: RunFolder, config: dict[str, Any], t0: float) -> 
         if logger and not logger.close(summary, summary["exit_code"]):
             wandb_program = here(Path(sys.executable).parent / "wandb")
             say(f"W&B: to send the run:  {wandb_program} sync {here(folder.path)}/wandb/offline-run-*")
-    tell(folder, summary)
+    tell(folder, summary, cli.model.uses)
     return 0
 
 
@@ -92,7 +92,7 @@ def fit_and_test(cli: "CLI", folder: RunFolder, loggers: list[Any]) -> dict[str,
     return {**results[0], "best": at_best, "epochs": epochs, "steps": steps}
 
 
-def tell(folder: RunFolder, summary: dict[str, Any]) -> None:
+def tell(folder: RunFolder, summary: dict[str, Any], uses: Sequence[str]) -> None:
     """What happened, and what to type next."""
     from src.loggers.metrics_csv import read_curves
 
@@ -111,10 +111,12 @@ def tell(folder: RunFolder, summary: dict[str, Any]) -> None:
     console().print(rows({name: text for name, text in table.items() if text}))
     if (folder.path.parent / "seeds.json").exists():
         return
-    python, run_dir = here(Path(sys.executable)), here(folder.path)
-    wandb = f"\n  {here(Path(sys.executable).parent / 'wandb')} leet {run_dir}/wandb"
-    say(f"\nNext:\n  {python} -m src.evaluate --run_dir {run_dir}\n  {python} -m src.predict --run_dir {run_dir}")
-    say(f"  {python} -m src.runs {run_dir}{wandb if (folder.path / 'wandb').is_dir() else ''}")
+    run_dir = here(folder.path)
+    commands = [f"{here(Path(sys.executable))} -m src.{name} --run_dir {run_dir}" for name in ("evaluate", *uses)]
+    commands.append(f"{here(Path(sys.executable))} -m src.runs {run_dir}")
+    if (folder.path / "wandb").is_dir():
+        commands.append(f"{here(Path(sys.executable).parent / 'wandb')} leet {run_dir}/wandb")
+    say("\nNext:\n  " + "\n  ".join(commands))
 
 
 def main(args: Sequence[str] | None = None) -> int:

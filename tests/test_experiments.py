@@ -14,11 +14,15 @@ GOLDEN = sorted((ROOT / "tests/golden").glob("*.json"))
 
 def data_flags(experiment: Path) -> list[str]:
     """Where the experiment's data lies, if the command at its head asks for it."""
-    if "--data.data_dir" not in experiment.read_text():
+    head = experiment.read_text()
+    if "--data.data_dir" not in head and "--data.files" not in head:
         return []
     if not os.environ.get("LEYDEN_DATA_DIR"):
         pytest.skip("needs the real data sets: set LEYDEN_DATA_DIR to their folder")
-    return ["--data.data_dir", os.environ["LEYDEN_DATA_DIR"]]
+    folder = os.environ["LEYDEN_DATA_DIR"]
+    return (
+        ["--data.files", f"[{folder}/tinyshakespeare.txt]"] if "--data.files" in head else ["--data.data_dir", folder]
+    )
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)

@@ -190,7 +190,8 @@ class DataModule(LightningDataModule):
         """
         for name, now in self.state_dict().items():
             if state[name] != now:
-                raise DataError(f"the data has changed since this run began: {name} was {state[name]}, now {now}")
+                before, after = (str(value)[:100] for value in (state[name], now))
+                raise DataError(f"the data has changed since this run began: {name} was {before}, now {after}")
 
     @property
     def num_samples(self) -> dict[str, int]:

@@ -71,6 +71,8 @@ class Model(LightningModule):
         schedule: gets the optimizer; a `num_steps` or `total_steps` argument is filled in from the trainer.
     """
 
+    uses = ("predict",)  # commands for a trained model, besides evaluate
+
     def __init__(
         self,
         network: NetworkFactory,

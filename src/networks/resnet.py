@@ -9,19 +9,19 @@ from torch.nn import functional as F
 class Block(nn.Module):
     """Two 3x3 convolutions, or 1x1, 3x3 and 1x1 to four times the width, added to what comes in."""
 
-    def __init__(self, in_channels: int, width: int, stride: int, bottleneck: bool) -> None:
+    def __init__(self, channels: int, width: int, stride: int, bottleneck: bool) -> None:
         super().__init__()
         out_channels = 4 * width if bottleneck else width
         # (kernel, channels, stride) of each convolution; the stride stands on a 3x3 one
         plan = [(1, width, 1), (3, width, stride), (1, out_channels, 1)] if bottleneck else []
         self.layers = nn.ModuleList()
-        channels = in_channels
+        before = channels
         for kernel, out, step in plan or [(3, width, stride), (3, width, 1)]:
-            self.layers.append(conv_norm(channels, out, kernel, step))
-            channels = out
+            self.layers.append(conv_norm(before, out, kernel, step))
+            before = out
         self.shortcut = None
-        if stride != 1 or in_channels != out_channels:
-            self.shortcut = conv_norm(in_channels, out_channels, 1, stride)
+        if stride != 1 or channels != out_channels:
+            self.shortcut = conv_norm(channels, out_channels, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         y = x

@@ -1,0 +1,301 @@
+"""Text: read, cleaned, split, made tokens and packed once; taken by the batch from a memory map."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from src import pictures
+from src.data import cache
+from src.data.module import Batch, DataModule, Loader
+from src.data.order import TrainOrder, key
+from src.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SUFFIXES = (".txt", ".md", ".rst", ".py")
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+IGNORED = -100  # cross_entropy's own mark of targets that do not count
+SPLITS = ("train", "val", "test")
+
+
+class Windows(Dataset):
+    """Windows of a row of tokens; the last one is padded, its targets by -100.
+
+    Args:
+        tokens: [tokens + 1]; the first one is context only.
+        seq_len: targets of a window.
+        stride: tokens from one index to the next.
+    """
+
+    def __init__(self, tokens: Tensor, seq_len: int, stride: int) -> None:
+        self.tokens, self.seq_len, self.stride = tokens, seq_len, stride
+
+    def __len__(self) -> int:
+        targets = len(self.tokens) - 1
+        if self.stride == 1:  # training windows are moved by up to seq_len - 1 tokens
+            return max(0, (targets - self.seq_len + 1) // self.seq_len)
+        return -(-targets // self.seq_len)
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        at = index.clamp(min=0)[:, None] * self.stride + torch.arange(self.seq_len + 1)
+        last = len(self.tokens) - 1
+        rows = torch.from_numpy(self.tokens.numpy()[at.clamp(max=last).numpy()].astype(np.int64))
+        targets = rows[:, 1:].masked_fill((at[:, 1:] > last) | (index < 0)[:, None], IGNORED)
+        return {"x": rows[:, :-1], "targets": targets, "index": index}
+
+
+class Moved:
+    """A training order whose windows begin elsewhere in each epoch; indices become first tokens."""
+
+    def __init__(self, order: TrainOrder, seq_len: int) -> None:
+        self.order, self.seq_len = order, seq_len
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        offset = key(self.order.seed, self.order.position()[0], 1) % self.seq_len
+        for index in self.order:
+            yield index * self.seq_len + offset
+
+
+class TextDataModule(DataModule):
+    """Text for language models, in windows of tokens.
+
+    Args:
+        files: text files, or folders of .txt, .md, .rst and .py files; by default the language reference that ships
+            with Python (`pydoc_data.topics`), which needs no download and is the same for one version of Python.
+        tokenizer: `bytes`, `characters`, or `bpe`, which is trained on the train split alone.
+        vocab_size: tokens of `bpe`.
+        seq_len: tokens of a window.
+        split_by: `position` cuts the joined text, `document` deals whole documents out by their hash.
+        val_frac: share of the text held out for validation.
+        test_frac: share of the text held out for testing; at 0 the validation text is the test text too.
+        invalid: whether a file that is not UTF-8 is an `error`, or left out (`skip`) and listed in the report.
+        max_skipped_frac: the largest share of files that may be left out.
+        batch_size: windows of one optimizer step, over all devices.
+        micro_batch_size: windows that one device takes at once; by default the batch size over the devices.
+        num_workers: processes that fetch batches.
+        seed: of order and offsets; follows `seed_everything`. The split does not depend on it.
+        cache_dir: folder of the prepared data.
+    """
+
+    def __init__(
+        self,
+        files: list[str] | None = None,
+        tokenizer: Literal["bytes", "characters", "bpe"] = "characters",
+        vocab_size: int = 1024,
+        seq_len: int = 64,
+        split_by: Literal["position", "document"] = "position",
+        val_frac: float = 0.1,
+        test_frac: float = 0.0,
+        invalid: Literal["error", "skip"] = "error",
+        max_skipped_frac: float = 0.05,
+        batch_size: int = 12,
+        micro_batch_size: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        cache_dir: str = ".cache",
+    ) -> None:
+        super().__init__(batch_size, micro_batch_size, num_workers, seed, cache_dir)
+        if not (val_frac > 0 and test_frac >= 0 and val_frac + test_frac < 1):
+            raise ConfigError(f"data.val_frac, data.test_frac: {val_frac}, {test_frac} leave no train or val split")
+        if seq_len < 2:  # at 1, evaluation's stride could not be told from training's
+            raise ConfigError(f"data.seq_len: {seq_len} is less than 2")
+        if tokenizer == "bpe" and vocab_size < 257:
+            raise ConfigError(f"data.vocab_size: {vocab_size} -> bpe needs the 256 bytes and at least one merge")
+        self.files, self.tokenizer, self.vocab_size, self.seq_len = files, tokenizer, vocab_size, seq_len
+        self.split_by, self.fractions = split_by, (val_frac, test_frac)
+        self.invalid, self.max_skipped_frac = invalid, max_skipped_frac
+
+    def prepare_data(self) -> None:
+        self.prepare()
+
+    def prepare(self) -> Path:
+        paths = source_files(self.files) if self.files is not None else []
+        names = ("tokenizer", "vocab_size", "split_by", "fractions", "invalid", "max_skipped_frac")
+        options = {name: getattr(self, name) for name in names} | {"version": 1, "files": self.files is not None}
+        if self.files is None:
+            options["topics"] = hashlib.sha256("".join(topics().values()).encode()).hexdigest()
+        return cache.prepare(self.cache_dir, f"text-{cache.fingerprint(options, paths)}", lambda: self.build(paths))
+
+    def build(self, paths: list[Path]) -> tuple[cache.Splits, dict[str, Any]]:
+        removed: list[dict[str, str]] = []
+        texts = self.read(paths, removed) if self.files is not None else topics()
+        documents, num_control = cleaned(texts, removed)
+        texts = divide(list(documents.values()), self.split_by, *self.fractions)
+        tokenizer = make_tokenizer(self.tokenizer, texts, self.vocab_size)
+        tokens = {split: encode(tokenizer, text) for split, text in texts.items()}
+        size = vocabulary_size(tokenizer)
+        dtype = next(d for d in (np.uint8, np.uint16, np.uint32) if size - 1 <= np.iinfo(d).max)
+        report: dict[str, Any] = {"documents": len(documents), "removed": removed, "control_characters": num_control}
+        report |= {"tokenizer": tokenizer, "vocab_size": size}
+        splits, before = {}, tokens["train"][:1]
+        for split, own in tokens.items():
+            row = own if split == "train" else np.concatenate([before, own])
+            splits[split], before = {"tokens": row.astype(dtype)}, own[-1:]
+            num_bytes = len(texts[split].encode())
+            report[split] = {"tokens": len(own), "bytes": num_bytes, "bytes_per_token": num_bytes / max(1, len(own))}
+        return splits, report
+
+    def read(self, paths: list[Path], removed: list[dict[str, str]]) -> dict[str, str]:
+        """Raises DataError where a file is not UTF-8, or too many are left out."""
+        out = {}
+        for path in paths:
+            try:
+                out[str(path)] = path.read_bytes().decode("utf-8")
+            except UnicodeDecodeError as e:
+                if self.invalid == "error":
+                    how = "save it as UTF-8, or leave it out with --data.invalid skip"
+                    raise DataError(f"{path}: not UTF-8 at byte {e.start} -> {how}") from e
+                removed.append({"file": str(path), "reason": f"not UTF-8 at byte {e.start}"})
+            except OSError as e:
+                raise DataError(f"{path}: {e.strerror} -> check data.files") from e
+        if len(removed) > self.max_skipped_frac * len(paths):
+            raise DataError(f"{len(removed)} of {len(paths)} files are not UTF-8 -> see {removed[0]['file']}")
+        return out
+
+    def setup(self, stage: str) -> None:
+        if self.splits:
+            return
+        folder = self.prepare()
+        self.report = cache.report(folder)
+        for split in SPLITS:
+            source = "val" if split == "test" and not self.fractions[1] else split
+            stride = 1 if split == "train" else self.seq_len
+            self.splits[split] = Windows(cache.read(folder, source, "tokens"), self.seq_len, stride)  # type: ignore[assignment]
+        if not len(self.splits["train"]):
+            raise DataError(f"train has {self.report['train']['tokens']} tokens -> lower data.seq_len {self.seq_len}")
+        self.check_sizes()
+        self.facts = {"vocab_size": self.report["vocab_size"], "seq_len": self.seq_len}
+        self.statistics = {"tokenizer": self.report["tokenizer"]}
+
+    def bytes_per_token(self, split: str) -> float:
+        return self.report["val" if split == "test" and not self.fractions[1] else split]["bytes_per_token"]
+
+    def picture(self, batch: Batch) -> "Figure":
+        return pictures.text([decode(self.statistics["tokenizer"], row.tolist()) for row in batch["x"].cpu()[:16]])
+
+    def train_dataloader(self) -> Loader:
+        loader = super().train_dataloader()
+        loader.order = Moved(loader.order, self.seq_len)  # type: ignore[arg-type, assignment]
+        return loader
+
+
+def topics() -> dict[str, str]:
+    from pydoc_data.topics import topics as out
+
+    return dict(sorted(out.items()))
+
+
+def source_files(files: list[str]) -> list[Path]:
+    """Raises DataError where there are none."""
+    out: list[Path] = []
+    for name in files:
+        path = Path(name)
+        if not path.exists():
+            raise DataError(f"data.files: {path} is not there -> name text files or folders")
+        found = (
+            [f for f in sorted(path.rglob("*")) if f.suffix in SUFFIXES and f.is_file()] if path.is_dir() else [path]
+        )
+        if not found:
+            raise DataError(f"data.files: {path} has no {', '.join(SUFFIXES)} file -> name another folder")
+        out += found
+    if not out:
+        raise DataError("data.files: the list is empty -> name text files, or leave it out")
+    return list(dict.fromkeys(out))
+
+
+def cleaned(texts: dict[str, str], removed: list[dict[str, str]]) -> tuple[dict[str, str], int]:
+    """Documents that are neither empty nor seen before, without control characters, and how many of those there were.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    out: dict[str, str] = {}
+    seen: dict[str, str] = {}
+    num_control = 0
+    for name, text in texts.items():
+        text, n = CONTROL.subn("", text.removeprefix("\ufeff"))
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        num_control += n
+        if not text.strip():
+            removed.append({"file": name, "reason": "empty"})
+        elif digest in seen:
+            removed.append({"file": name, "reason": f"same as {seen[digest]}"})
+        else:
+            seen[digest], out[name] = name, text
+    if not out:
+        raise DataError("data.files: no text is left after cleaning -> name files that are not empty")
+    return out, num_control
+
+
+def divide(documents: list[str], split_by: str, val_frac: float, test_frac: float) -> dict[str, str]:
+    """The text of each split: train first, then val, then test."""
+    if split_by == "position":
+        text = "\n".join(documents)
+        a, b = int(len(text) * (1 - val_frac - test_frac)), int(len(text) * (1 - test_frac))
+        return {"train": text[:a], "val": text[a:b], "test": text[b:]}
+    parts: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for text in documents:
+        u = int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 2**32
+        parts["val" if u < val_frac else "test" if u < val_frac + test_frac else "train"].append(text)
+    return {split: "\n".join(texts) for split, texts in parts.items()}
+
+
+def make_tokenizer(kind: str, texts: dict[str, str], vocab_size: int) -> str:
+    """As plain text for the checkpoint: `bytes`, `characters:` and all of them, or the JSON of `tokenizers`.
+
+    Raises:
+        DataError: a held-out character is not in train.
+    """
+    if kind == "bytes":
+        return kind
+    if kind == "characters":
+        known = set(texts["train"])
+        if new := sorted(set("".join(texts.values())) - known):
+            raise DataError(f"train lacks the characters {new[:10]} of val or test -> --data.tokenizer bytes or bpe")
+        return "characters:" + "".join(sorted(known))
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
+    bpe.train_from_iterator(texts["train"].splitlines(keepends=True), trainer)
+    return bpe.to_str()
+
+
+def vocabulary_size(tokenizer: str) -> int:
+    if tokenizer == "bytes":
+        return 256
+    if tokenizer.startswith("characters:"):
+        return len(tokenizer) - len("characters:")
+    return Tokenizer.from_str(tokenizer).get_vocab_size()
+
+
+def encode(tokenizer: str, text: str) -> np.ndarray:
+    """Token ids, int64. Raises DataError at a character that the tokenizer does not know."""
+    if tokenizer == "bytes":
+        return np.frombuffer(text.encode(), np.uint8).astype(np.int64)
+    if tokenizer.startswith("characters:"):
+        ids = {c: i for i, c in enumerate(tokenizer.removeprefix("characters:"))}
+        if new := sorted(set(text) - set(ids)):
+            raise DataError(f"the characters {new[:10]} were not in the training text -> leave them out")
+        return np.array([ids[c] for c in text], np.int64)
+    return np.array(Tokenizer.from_str(tokenizer).encode(text).ids, np.int64)
+
+
+def decode(tokenizer: str, ids: list[int]) -> str:
+    if tokenizer == "bytes":
+        return bytes(ids).decode("utf-8", errors="replace")
+    if tokenizer.startswith("characters:"):
+        return "".join(tokenizer[len("characters:") + i] for i in ids)
+    return Tokenizer.from_str(tokenizer).decode(ids)

@@ -1,0 +1,97 @@
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from src.data.order import TrainOrder
+from src.data.text import Moved, TextDataModule, Windows, decode, encode, make_tokenizer
+from src.errors import DataError
+
+TEXT = "The quick brown fox, jumps over it.\n" * 60
+
+
+@pytest.fixture
+def make(tmp_path):
+    def data(text: bytes = TEXT.encode(), **options):
+        (tmp_path / "a.txt").write_bytes(text)
+        given = {"files": [str(tmp_path)], "cache_dir": str(tmp_path / "cache"), "seq_len": 16} | options
+        module = TextDataModule(**given)
+        module.setup("fit")
+        return module
+
+    return data
+
+
+@pytest.mark.parametrize("kind", ["bytes", "characters", "bpe"])
+def test_tokens_become_the_text_again(kind):
+    text = "Größe: ∑ x²\n  two  spaces\n"
+    tokenizer = make_tokenizer(kind, {"train": text, "val": "", "test": ""}, 300)
+    assert decode(tokenizer, encode(tokenizer, text).tolist()) == text
+
+
+@pytest.mark.parametrize("kind", ["bytes", "characters", "bpe"])
+def test_validation_covers_each_token_once(make, kind):
+    data = make(tokenizer=kind, vocab_size=260)
+    targets = torch.cat([batch["targets"].flatten() for batch in data.eval_loader("val")])
+    ids = targets[targets >= 0].tolist()
+    assert decode(data.statistics["tokenizer"], ids) == TEXT[int(len(TEXT) * 0.9) :]
+    assert len(ids) == data.report["val"]["tokens"]
+    assert data.bytes_per_token("val") * len(ids) == pytest.approx(data.report["val"]["bytes"])
+
+
+def test_targets_are_the_next_tokens():
+    batch = Windows(torch.arange(10), 4, 4)[torch.tensor([0, 2, -1])]
+    assert batch["x"][0].tolist() == [0, 1, 2, 3]
+    assert batch["targets"].tolist() == [[1, 2, 3, 4], [9, -100, -100, -100], [-100] * 4]
+
+
+def test_training_windows_move_from_epoch_to_epoch():
+    windows = Windows(torch.arange(1000), 16, 1)
+    starts = []
+    for epoch in (0, 0, 1, 2, 3):
+        order = TrainOrder(len(windows), 4, 4, 0, lambda e=epoch: (e, 0))
+        starts.append(torch.cat(list(Moved(order, 16))))
+    assert torch.equal(starts[0], starts[1])
+    assert len({int(s[0]) % 16 for s in starts}) > 2
+    assert all(len(set((s // 16).tolist())) == len(s) and (windows[s]["targets"] >= 0).all() for s in starts)
+
+
+def test_what_is_removed_is_reported(make, tmp_path):
+    (tmp_path / "b.md").write_text(TEXT)
+    (tmp_path / "c.txt").write_text(" \n")
+    (tmp_path / "d.txt").write_bytes(b"abc\xff")
+    data = make(("\x00" + TEXT).encode(), invalid="skip", max_skipped_frac=0.5)
+    reasons = {os.path.basename(r["file"]): r["reason"].split(" /")[0] for r in data.report["removed"]}
+    assert reasons == {"b.md": "same as", "c.txt": "empty", "d.txt": "not UTF-8 at byte 3"}
+    assert data.report["control_characters"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        (b"abc\xff", {}, "a.txt: not UTF-8 at byte 3"),
+        (b"abc\xff", {"invalid": "skip"}, "1 of 1 files are not UTF-8"),
+        (b"", {}, "no text is left"),
+        (b"abc", {"tokenizer": "bytes"}, "lower data.seq_len"),
+        (TEXT.encode() + b"~", {}, "train lacks the characters"),
+        (b"", {"files": ["/nowhere"]}, "is not there"),
+        (b"", {"files": []}, "the list is empty"),
+    ],
+)
+def test_bad_input(make, text, options, message):
+    with pytest.raises(DataError, match=message):
+        make(text, **options)
+
+
+def test_a_folder_without_text(make, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"has no \.txt"):
+        make(files=[str(tmp_path / "empty")])
+
+
+def test_pythons_reference_needs_no_file(tmp_path):
+    data = TextDataModule(tokenizer="bytes", cache_dir=str(tmp_path))
+    data.setup("fit")
+    assert data.facts == {"vocab_size": 256, "seq_len": 64}
+    assert data.splits["train"].tokens.numpy().dtype == np.uint8
