@@ -33,7 +33,8 @@ def generate(args: Sequence[str]) -> int:
         if getattr(options, name) < least:
             raise ConfigError(f"--{name}: {getattr(options, name)} is less than {least}")
     cli, model = load_model(request, options.checkpoint)
-    from src.data.text import TextDataModule, decode, encode
+    from src.data.text import TextDataModule
+    from src.data.tokens import decode, encode
 
     if not isinstance(cli.datamodule, TextDataModule):
         raise ConfigError(f"{options.run_dir}: its model was not trained on text -> name a run of a language model")

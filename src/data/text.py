@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -16,6 +15,7 @@ from src import pictures
 from src.data import cache
 from src.data.module import Batch, DataModule, Loader
 from src.data.order import TrainOrder, key
+from src.data.tokens import decode, encode, make_tokenizer, vocabulary_size
 from src.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -250,52 +250,3 @@ def divide(documents: list[str], split_by: str, val_frac: float, test_frac: floa
         u = int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 2**32
         parts["val" if u < val_frac else "test" if u < val_frac + test_frac else "train"].append(text)
     return {split: "\n".join(texts) for split, texts in parts.items()}
-
-
-def make_tokenizer(kind: str, texts: dict[str, str], vocab_size: int) -> str:
-    """As plain text for the checkpoint: `bytes`, `characters:` and all of them, or the JSON of `tokenizers`.
-
-    Raises:
-        DataError: a held-out character is not in train.
-    """
-    if kind == "bytes":
-        return kind
-    if kind == "characters":
-        known = set(texts["train"])
-        if new := sorted(set("".join(texts.values())) - known):
-            raise DataError(f"train lacks the characters {new[:10]} of val or test -> --data.tokenizer bytes or bpe")
-        return "characters:" + "".join(sorted(known))
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
-    bpe.train_from_iterator(texts["train"].splitlines(keepends=True), trainer)
-    return bpe.to_str()
-
-
-def vocabulary_size(tokenizer: str) -> int:
-    if tokenizer == "bytes":
-        return 256
-    if tokenizer.startswith("characters:"):
-        return len(tokenizer) - len("characters:")
-    return Tokenizer.from_str(tokenizer).get_vocab_size()
-
-
-def encode(tokenizer: str, text: str) -> np.ndarray:
-    """Token ids, int64. Raises DataError at a character that the tokenizer does not know."""
-    if tokenizer == "bytes":
-        return np.frombuffer(text.encode(), np.uint8).astype(np.int64)
-    if tokenizer.startswith("characters:"):
-        ids = {c: i for i, c in enumerate(tokenizer.removeprefix("characters:"))}
-        if new := sorted(set(text) - set(ids)):
-            raise DataError(f"the characters {new[:10]} were not in the training text -> leave them out")
-        return np.array([ids[c] for c in text], np.int64)
-    return np.array(Tokenizer.from_str(tokenizer).encode(text).ids, np.int64)
-
-
-def decode(tokenizer: str, ids: list[int]) -> str:
-    if tokenizer == "bytes":
-        return bytes(ids).decode("utf-8", errors="replace")
-    if tokenizer.startswith("characters:"):
-        return "".join(tokenizer[len("characters:") + i] for i in ids)
-    return Tokenizer.from_str(tokenizer).decode(ids)

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from src.data.order import TrainOrder
-from src.data.text import Moved, TextDataModule, Windows, decode, encode, make_tokenizer
+from src.data.text import Moved, TextDataModule, Windows
+from src.data.tokens import decode, encode, make_tokenizer
 from src.errors import DataError
 
 TEXT = "The quick brown fox, jumps over it.\n" * 60
