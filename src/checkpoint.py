@@ -147,16 +147,24 @@ def fit_weights(model: torch.nn.Module, state: dict[str, Any]) -> None:
         raise CheckpointError(f"the checkpoint is of another network: {' '.join(lines)[:400]}") from e
 
 
-def newest(folder: Path) -> tuple[Path | None, list[str]]:
+def newest(folder: Path, tidy: bool = True) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that a run can go on from, and a line for each newer one, which is set aside.
 
     The best checkpoint up to it must be whole, too, or the run would end without one; an older start makes it again.
+
+    Args:
+        tidy: false changes nothing in the folder; of several processes one tidies, and all find the same.
     """
-    clean(folder)
+    if tidy:
+        clean(folder)
     refused: list[str] = []
     for manifest in sorted(folder.glob("step-*.json"), reverse=True):
         path = manifest.with_suffix(".ckpt")
         wrong = damage(path) or damage_of_best(path)
+        if not tidy:
+            if wrong is None:
+                return path, []
+            continue
         if wrong is None:
             link(folder / "last.ckpt", path)
             best = read_manifest(path)["best"]
@@ -166,7 +174,7 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
         if path.exists():
             path.rename(path.with_name(f"{path.name}.refused"))  # its name is needed again, its bytes may be of use
         manifest.unlink()
-    for name in ("last.ckpt", "best.ckpt"):
+    for name in ("last.ckpt", "best.ckpt") if tidy else ():
         link(folder / name, None)
     return None, refused
 

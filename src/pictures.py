@@ -79,7 +79,8 @@ def confusion(counts: np.ndarray, names: Sequence[str]) -> "Figure":
 
 
 def images(x: np.ndarray, titles: Sequence[str]) -> "Figure":
-    """x [N, C, H, W] in any range, C 1 or 3, each channel stretched over all images to its full range."""
+    """x [N, C, H, W] in any range; each channel is stretched over all images. Where they are not 1 or 3, their mean."""
+    x = x if x.shape[1] in (1, 3) else x.mean(1, keepdims=True)
     low, high = (f(x, axis=(0, 2, 3), keepdims=True) for f in (np.min, np.max))
     shown = ((x - low) / np.maximum(high - low, 1e-8)).transpose(0, 2, 3, 1)
     columns = min(8, len(x))

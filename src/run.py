@@ -31,8 +31,15 @@ TRY_AGAIN = (75, 130, 143)  # exit codes of runs that the same command continues
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
+def rank() -> int:
+    """The number of this process among those that train together, as its launcher says; 0 does what is done once."""
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+    return int(next((os.environ[name] for name in names if name in os.environ), 0))
+
+
 def say(text: str) -> None:
-    print(text, flush=True)
+    if rank() == 0:
+        print(text, flush=True)
 
 
 class RunFolder:
@@ -76,6 +83,8 @@ class RunFolder:
             ConfigError: the folder holds a run with another config, or something else.
             EnvironmentFault: it cannot be written, or another process trains in it.
         """
+        if rank() != 0:
+            return
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             if not self.take_lock():
@@ -120,6 +129,8 @@ class RunFolder:
             raise ConfigError(f"{self.path}: holds a run with another config ({shown}{more}) -> give another --run_dir")
 
     def close(self, summary: dict[str, Any]) -> None:
+        if rank() != 0:
+            return
         try:
             write_json(self.path / "summary.json", summary)
         except OSError:

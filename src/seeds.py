@@ -29,6 +29,7 @@ def train_seeds(request: Request, parser: CommandParser, args: Sequence[str]) ->
     say(f"{count} seeds: {here(folder)}")
     options, flags = parser.parse_known_args(list(args))
     given = [part for path in options.config or [] for part in ("--config", path)]
+    given += ["--debug"] if options.debug else []
     for seed in range(first, first + count):
         where = ["--run_dir", str(folder / f"seed-{seed}"), "--wandb.group", f"{request.experiment}/{folder.name}"]
         say(f"\nSeed {seed}")
@@ -71,7 +72,8 @@ def group_folder(request: Request, count: int) -> Path:
         if last and read_json(last / "seeds.json") == kind and not (last / "summary.json").exists():
             return last
         folder = new_path(LOGS / request.experiment, SUFFIX)
-    write_json(folder / "seeds.json", kind)
+    if not (folder / "seeds.json").exists():
+        write_json(folder / "seeds.json", kind)
     return folder
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.config import command_parser, read_request
-from src.run import RunFolder, choose, command_line, exit_code, hardware, run_command, say
+from src.run import RunFolder, choose, command_line, exit_code, hardware, rank, run_command, say
 from src.terminal import console, duration, here, rows
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def train(args: Sequence[str]) -> int:
     parser = command_parser("train", __doc__)
     parser.add_argument("--seeds", type=int, metavar="N", help="train with N seeds, and tell mean and spread")
     request = read_request(parser, args)
-    if request.options.seeds is not None:
+    if request.options.seeds is not None and not request.options.print_config:
         from src.seeds import train_seeds
 
         return train_seeds(request, parser, args)
@@ -54,8 +54,10 @@ def record(cli: "CLI", folder: RunFolder, config: dict[str, Any], t0: float) -> 
     logger = None
     try:
         cli.build(default_root_dir=str(folder.path))
-        facts = {**config, "command": folder.state["command"], "code": folder.state["code"], "hardware": hardware()}
-        logger = wandb.start(cli.config_init.wandb, folder.path, folder.state["wandb_id"], facts, say)
+        if rank() == 0:
+            state = {name: folder.state[name] for name in ("command", "code")}
+            facts = {**config, **state, "hardware": hardware()}
+            logger = wandb.start(cli.config_init.wandb, folder.path, folder.state["wandb_id"], facts, say)
         summary |= fit_and_test(cli, folder, [logger] if logger else [])
         summary |= {"status": "finished", "exit_code": 0}
     except BaseException as e:
@@ -68,7 +70,8 @@ def record(cli: "CLI", folder: RunFolder, config: dict[str, Any], t0: float) -> 
         if logger and not logger.close(summary, summary["exit_code"]):
             wandb_program = here(Path(sys.executable).parent / "wandb")
             say(f"W&B: to send the run:  {wandb_program} sync {here(folder.path)}/wandb/offline-run-*")
-    tell(folder, summary, cli.model.uses)
+    if rank() == 0:
+        tell(folder, summary, cli.model.uses)
     return 0
 
 
@@ -78,7 +81,7 @@ def fit_and_test(cli: "CLI", folder: RunFolder, loggers: list[Any]) -> dict[str,
     from src.loggers.metrics_csv import MetricsCSV
 
     trainer = cli.trainer
-    start, refused = checkpoint.newest(folder.checkpoints)
+    start, refused = checkpoint.newest(folder.checkpoints, tidy=rank() == 0)
     for line in refused:
         say(f"Not used: {line}")
     manifest = checkpoint.read_manifest(start) if start else {"global_step": 0, "steps_logged": 0}

@@ -80,10 +80,10 @@ class Checkpoints(Checkpoint):
             self.handlers[signum](signum, frame)
         self.stop_signal = signum
 
-    def stop_if_asked(self, done: str) -> None:
-        if self.stop_signal is not None:
-            name = signal.Signals(self.stop_signal).name
-            raise Stopped(f"{done} {name}; a checkpoint is written -> the same command goes on", self.stop_signal)
+    def stop(self, done: str) -> None:
+        assert self.stop_signal is not None
+        name = signal.Signals(self.stop_signal).name
+        raise Stopped(f"{done} {name}; a checkpoint is written -> the same command goes on", self.stop_signal)
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.score(trainer)  # finds a wrong name before training, not after the first epoch
@@ -107,11 +107,24 @@ class Checkpoints(Checkpoint):
             self.put_back(trainer)
         if batch_idx % trainer.accumulate_grad_batches:
             return
-        if self.stop_signal is not None:
+        if self.asked_to_stop(trainer):
             self.save(trainer)
-            self.stop_if_asked(f"after {trainer.global_step} steps stopped by")
+            self.stop(f"after {trainer.global_step} steps stopped by")
         if self.better or self.due(trainer):
             self.save(trainer)
+
+    def asked_to_stop(self, trainer: Trainer, now: bool = False) -> bool:
+        """Where one of several processes got a signal, all stop; they ask each other when the log is written."""
+        if trainer.world_size > 1:
+            if not now and not self.asks(trainer):
+                return False
+            own = torch.tensor(float(self.stop_signal or 0), device=trainer.strategy.root_device)
+            self.stop_signal = int(trainer.strategy.reduce(own, reduce_op="max")) or None
+        return self.stop_signal is not None
+
+    @staticmethod
+    def asks(trainer: Trainer) -> bool:
+        return trainer.global_step % max(1, trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]
 
     def due(self, trainer: Trainer) -> bool:
         step = trainer.global_step
@@ -122,15 +135,15 @@ class Checkpoints(Checkpoint):
         if trainer.world_size == 1:
             return time.monotonic() - self.t0 > self.every_sec
         # Clocks differ, so one device decides for all, and seldom, because that is a message.
-        asks = step % max(1, trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]  # set by a connector
-        return asks and trainer.strategy.broadcast(time.monotonic() - self.t0 > self.every_sec)
+        return self.asks(trainer) and trainer.strategy.broadcast(time.monotonic() - self.t0 > self.every_sec)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.trained = True
         if self.best is None and self.best_score is None:
             self.better = True  # nothing was validated: the last is the best
         self.save(trainer)
-        self.stop_if_asked("after training and before the test stopped by")
+        if self.asked_to_stop(trainer, now=True):
+            self.stop("after training and before the test stopped by")
         self.restore_handlers()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -126,7 +126,7 @@ def plan(trainer: Trainer, model: Model) -> dict[str, str]:
     table = {
         "network": f"{type(model.network).__name__}, {parameters:,} parameters",
         "data": ", ".join(f"{split} {n:,}" for split, n in data.num_samples.items()) + " samples",
-        "steps": f"{steps:,} of {data.batch_size} samples{at_once}{epochs}",
+        "steps": f"{steps:,} of {data.batch_size} samples{at_once}{epochs}".replace("inf of", "without end, of"),
     }
     if model.flops_per_sample:
         total = 3 * model.flops_per_sample * data.batch_size * steps

@@ -1,5 +1,5 @@
-"""Text to token ids and back. A tokenizer is plain text, which a checkpoint can hold: `bytes`, `characters:` followed by
-all of them, or the JSON of the `tokenizers` library."""
+"""Text to token ids and back. A tokenizer is plain text, which a checkpoint can hold: `bytes`, `characters:` followed
+by all of them, or the JSON of the `tokenizers` library."""
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

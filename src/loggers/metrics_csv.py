@@ -7,7 +7,7 @@ import numpy as np
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from src.run import write_text
+from src.run import rank, write_text
 
 
 def read_curves(run_dir: Path, kinds: tuple[str, ...]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -34,7 +34,7 @@ class MetricsCSV(Logger):
     def __init__(self, run_dir: Path, resume_step: int = 0) -> None:
         super().__init__()
         self.path, self.columns = run_dir / "metrics.csv", ["step", "epoch"]
-        if self.path.exists():
+        if self.path.exists() and rank() == 0:
             kept = [row for row in self.rows() if row["step"].isdigit() and int(row["step"]) < resume_step]
             self.rewrite(kept)
 
