@@ -1,7 +1,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
@@ -29,10 +28,12 @@ class Pictures(Callback):
         self.trains |= stage == "fit" and self.enabled and trainer.is_global_zero
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.trains:
-            data = trainer.datamodule  # type: ignore[attr-defined]
-            rows = torch.arange(min(NUM_SAMPLES, len(data.splits["train"])))
-            batch = data.transfer_batch_to_device(data.splits["train"][rows], pl_module.device, 0)
+        if not self.trains:
+            return
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        index = next(iter(data.train_dataloader().order), None)  # of the batch that comes next
+        if index is not None:
+            batch = data.transfer_batch_to_device(data.splits["train"][index[:NUM_SAMPLES]], pl_module.device, 0)
             self.save(trainer, "samples", data.picture(data.on_after_batch_transfer(batch, 0)))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
