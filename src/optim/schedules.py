@@ -29,3 +29,31 @@ class WarmupCosine(LRScheduler):
             return (step + 1) / (self.warmup + 1)
         share = min(1.0, (step - self.warmup) / max(1.0, self.num_steps - self.warmup))
         return self.final_frac + (1 - self.final_frac) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+class WarmupStableDecay(WarmupCosine):
+    """Learning rate that rises linearly, stays, and falls linearly (Hu et al., MiniCPM, 2024).
+
+    Args:
+        num_steps: optimizer steps of the whole run; filled in from the trainer.
+        warmup_frac: share of the run in which the rate rises.
+        decay_frac: share of the run in which it falls; 0 keeps it constant to the end.
+        final_frac: rate at the end, as a share of the highest.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        num_steps: int = 1,
+        warmup_frac: float = 0.05,
+        decay_frac: float = 0.2,
+        final_frac: float = 0.0,
+    ) -> None:
+        self.decay = decay_frac * num_steps
+        super().__init__(optimizer, num_steps, warmup_frac, final_frac)
+
+    def factor(self, step: int) -> float:
+        left = self.num_steps - step
+        if step < self.warmup or left >= self.decay:
+            return min(1.0, (step + 1) / (self.warmup + 1))
+        return self.final_frac + (1 - self.final_frac) * max(0.0, left / self.decay)
