@@ -184,8 +184,6 @@ def cut_short(parent: Path, config: dict[str, Any]) -> RunFolder | None:
     return folder
 
 
-# Small things
-
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
