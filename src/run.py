@@ -184,7 +184,6 @@ def cut_short(parent: Path, config: dict[str, Any]) -> RunFolder | None:
     return folder
 
 
-
 def read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
