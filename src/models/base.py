@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from jsonargparse import ArgumentParser
@@ -17,7 +17,7 @@ from src.checkpoint import fit_weights
 from src.cost import forward_flops
 from src.data.module import Batch
 from src.errors import ConfigError
-from src.models.finetuning import freeze, hold_frozen_norms, load_weights
+from src.models.finetuning import freeze, load_weights
 from src.optim.groups import parameter_groups
 from src.run import say
 
@@ -105,12 +105,6 @@ class Model(LightningModule):
             if self.init_from is not None:
                 say(load_weights(self.network, self.init_from))
             freeze(self.network, self.frozen)
-
-    def train(self, mode: bool = True) -> Self:
-        super().train(mode)
-        if self.network is not None:
-            hold_frozen_norms(self.network)
-        return self
 
     def on_fit_start(self) -> None:
         """Try the network on two samples, without arithmetic: a wrong shape is said before training.

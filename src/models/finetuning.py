@@ -53,7 +53,7 @@ def listed(state: dict[str, Tensor]) -> str:
 
 
 def freeze(network: nn.Module, patterns: Sequence[str]) -> None:
-    """Take parameters out of training.
+    """Take parameters out of training; a batch norm whose weight is frozen keeps its statistics, too.
 
     Raises:
         ConfigError: a pattern matches no parameter, or none is left to train.
@@ -70,10 +70,6 @@ def freeze(network: nn.Module, patterns: Sequence[str]) -> None:
             parameters[name].requires_grad_(False)
     if not any(p.requires_grad for p in parameters.values()):
         raise ConfigError("model.freeze: nothing is left to train -> freeze less")
-
-
-def hold_frozen_norms(network: nn.Module) -> None:
-    """Keep batch norms whose parameters are frozen from taking up new statistics."""
     for module in network.modules():
         if isinstance(module, _BatchNorm) and module.weight is not None and not module.weight.requires_grad:
-            module.eval()
+            module.eval()  # Lightning puts back each module's own mode after validation
