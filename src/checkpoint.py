@@ -7,7 +7,6 @@ so a checkpoint without a manifest is not one. `last.ckpt` and `best.ckpt` are l
 import hashlib
 import json
 import os
-import pickle
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -117,20 +116,34 @@ def damage(path: Path) -> str | None:
 
 
 def load(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a checkpoint: tensors and plain data only, never code.
+    """Read a checkpoint.
 
     Raises:
         CheckpointError: it is missing, damaged, or not a checkpoint.
+    """
+    checkpoint = read(path, map_location)
+    if "state_dict" not in checkpoint:
+        raise CheckpointError(f"checkpoint {path}: it holds no state_dict -> take one that this project wrote")
+    return checkpoint
+
+
+def read(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a file of tensors and plain data, never code.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of another kind.
     """
     wrong = damage(path)
     if wrong:
         raise CheckpointError(f"checkpoint {path}: {wrong} -> take another, or leave it out to start afresh")
     try:
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, UnicodeDecodeError, ValueError, KeyError) as e:
+    except OSError:
+        raise
+    except Exception as e:  # bytes of another kind make the reader fail in any way
         raise CheckpointError(f"checkpoint {path}: not a file that can be read safely -> take another") from e
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise CheckpointError(f"checkpoint {path}: it holds no state_dict -> take one that this project wrote")
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(f"checkpoint {path}: it holds no names of tensors -> take another")
     return checkpoint
 
 

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import TorchCheckpointIO
 
 from src.callbacks.checkpoints import Checkpoints
+from src.callbacks.ema import EMA
 from src.callbacks.pictures import Pictures
 from src.callbacks.progress import ThrottledProgress
 from src.callbacks.throughput import Throughput
@@ -81,6 +82,7 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
         parser.add_lightning_class_args(Pictures, "pictures")
         parser.add_lightning_class_args(Throughput, "throughput")
+        parser.add_lightning_class_args(EMA, "ema")
         parser.add_lightning_class_args(ThrottledProgress, "progress")
         parser.add_class_arguments(WandbOptions, "wandb")
         parser.link_arguments("seed_everything", "data.init_args.seed")

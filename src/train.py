@@ -87,6 +87,8 @@ def fit_and_test(cli: "CLI", folder: RunFolder, loggers: list[Any]) -> dict[str,
     manifest = checkpoint.read_manifest(start) if start else {"global_step": 0, "steps_logged": 0}
     say(f"Run: {here(folder.path)}" + (f", going on after {manifest['global_step']} steps" if start else ""))
     trainer.loggers = [MetricsCSV(folder.path, manifest["steps_logged"]), *loggers, *trainer.loggers]
+    if start:
+        cli.model.init_from = None  # the run has weights of its own
     trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=start)  # nothing is left to do where training was done
     steps, epochs, best = trainer.global_step, trainer.current_epoch, folder.checkpoints / "best.ckpt"
     results = trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=best, verbose=False)

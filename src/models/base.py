@@ -1,7 +1,7 @@
 """What all models share: a network made from facts of the data, an optimizer, a schedule, and cheap logging."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +17,9 @@ from src.checkpoint import fit_weights
 from src.cost import forward_flops
 from src.data.module import Batch
 from src.errors import ConfigError
+from src.models.finetuning import freeze, load_weights
+from src.optim.groups import parameter_groups
+from src.run import say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,8 +70,11 @@ class Model(LightningModule):
 
     Args:
         network: the architecture, as a class or function that gives an `nn.Module`.
-        optimizer: gets the parameters.
+        optimizer: gets the parameters, in groups: norms, biases, tokens and positions have no weight decay.
         schedule: gets the optimizer; a `num_steps` or `total_steps` argument is filled in from the trainer.
+        init_from: weights to begin with, where name and shape fit: a run folder, a checkpoint, or a file of weights.
+        freeze: parameters that are not trained, by patterns of their names in the network, such as `blocks.0.*`.
+        layer_decay: learning rate of each block as a share of the next one's, towards the head.
     """
 
     uses = ("predict",)  # commands for a trained model, besides evaluate
@@ -78,9 +84,15 @@ class Model(LightningModule):
         network: NetworkFactory,
         optimizer: Callable[[Iterable], Optimizer],
         schedule: Callable[[Optimizer], LRScheduler | ReduceLROnPlateau] | None = None,
+        init_from: str | None = None,
+        freeze: Sequence[str] = (),
+        layer_decay: float = 1.0,
     ) -> None:
         super().__init__()
+        if not 0 < layer_decay <= 1:
+            raise ConfigError(f"model.layer_decay: {layer_decay} is not above 0 and at most 1")
         self.factory, self.optimizer, self.schedule = network, optimizer, schedule
+        self.init_from, self.frozen, self.layer_decay = init_from, freeze, layer_decay
         self.network: nn.Module | None = None
         self.flops_per_sample: int | None = None  # of a forward pass
         self.window: dict[str, Tensor] = {}  # sums since the last line of the log, on the device
@@ -90,6 +102,9 @@ class Model(LightningModule):
         if self.network is None:
             self.facts = self.trainer.datamodule.facts  # type: ignore[attr-defined]
             self.network = build_network(self.factory, self.facts)
+            if self.init_from is not None:
+                say(load_weights(self.network, self.init_from))
+            freeze(self.network, self.frozen)
 
     def on_fit_start(self) -> None:
         """Try the network on two samples, without arithmetic: a wrong shape is said before training.
@@ -112,17 +127,37 @@ class Model(LightningModule):
         return self.network(x)
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.parameters())
+        """The optimizer, with its schedule.
+
+        Raises:
+            ConfigError: one of them refuses its arguments, or they do not go together.
+        """
+        assert self.network is not None
+        groups: list[Any] = parameter_groups(self, self.network, self.layer_decay)
+        if self.layer_decay == 1 and "weight_decay" not in accepted(self.optimizer):
+            groups = [p for group in groups for p in group["params"]]  # LBFGS takes no groups
+        optimizer = build("optimizer", self.optimizer, groups)
+        for group in optimizer.param_groups:
+            group["lr"] *= group.get("lr_scale", 1.0)
+        if self.trainer.gradient_clip_val:  # fused optimizers would unscale the gradients after they are clipped
+            optimizer._step_supports_amp_scaling = False
         if self.schedule is None:
             return optimizer
-        steps = int(self.trainer.estimated_stepping_batches)
-        names = accepted(self.schedule) & {"num_steps", "total_steps"}
-        schedule = partial(self.schedule, **dict.fromkeys(names, steps))(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": self.configure_schedule(self.schedule, optimizer)}
+
+    def configure_schedule(self, factory: Callable[..., Any], optimizer: Optimizer) -> dict[str, Any]:
+        rates = {group["lr"] for group in optimizer.param_groups}
+        names = accepted(factory) & {"num_steps", "total_steps"}
+        steps = dict.fromkeys(names, int(self.trainer.estimated_stepping_batches))
+        schedule = build("schedule", partial(factory, **steps), optimizer)
+        if len(rates) > 1 and "max_lr" in optimizer.param_groups[0]:
+            raise ConfigError(
+                f"model.schedule: {type(schedule).__name__} gives all parameters one rate, but layer_decay or the "
+                "optimizer gives them several -> take src.optim.schedules.WarmupCosine"
+            )
         if isinstance(schedule, ReduceLROnPlateau):
-            how = {"scheduler": schedule, "interval": "epoch", "monitor": getattr(schedule, "monitor", "val/loss")}
-        else:
-            how = {"scheduler": schedule, "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": how}
+            return {"scheduler": schedule, "interval": "epoch", "monitor": getattr(schedule, "monitor", "val/loss")}
+        return {"scheduler": schedule, "interval": "step"}
 
     def pictures(self) -> dict[str, "Figure"]:
         """Figures of the test's results, by the names of their files."""
@@ -137,7 +172,7 @@ class Model(LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if self.window and logs_now(self.trainer, batch_idx):
             self.log_dict({f"train/{name}": total / self.window_steps for name, total in self.window.items()})
-            self.log("optim/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+            self.log("optim/lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
             self.window, self.window_steps = {}, 0
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -154,6 +189,13 @@ def logs_now(trainer: Trainer, batch_idx: int) -> bool:
     every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
     accumulates = (batch_idx + 1) % trainer.accumulate_grad_batches
     return bool(every) and not accumulates and trainer.global_step % every == 0
+
+
+def build(name: str, factory: Callable[..., Any], argument: Any) -> Any:
+    try:
+        return factory(argument)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise ConfigError(f"model.{name}: {e}") from e
 
 
 def accepted(factory: Callable[..., Any]) -> set[str]:

@@ -1,39 +1,27 @@
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from src import pictures
 from src.data.module import Batch
-from src.models.base import MaskedMean, Model, NetworkFactory
+from src.models.base import MaskedMean, Model
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 class Classification(Model):
-    """One label for each sample: cross-entropy and accuracy.
+    """One label for each sample: cross-entropy and accuracy. The network gives logits [N, num_classes].
 
     Args:
-        network: the architecture; gives logits [N, num_classes].
-        optimizer: gets the parameters.
-        schedule: gets the optimizer.
         label_smoothing: share of the target's probability spread over all classes, in training.
     """
 
-    def __init__(
-        self,
-        network: NetworkFactory,
-        optimizer: Callable[[Iterable], Optimizer],
-        schedule: Callable[[Optimizer], LRScheduler | ReduceLROnPlateau] | None = None,
-        label_smoothing: float = 0.0,
-    ) -> None:
-        super().__init__(network, optimizer, schedule)
+    def __init__(self, label_smoothing: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.label_smoothing = label_smoothing
         self.mean_loss, self.mean_acc = MaskedMean(), MaskedMean()
         self.confusion: MulticlassConfusionMatrix | None = None

@@ -1,33 +1,21 @@
 import math
-from collections.abc import Callable, Iterable
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from src.data.module import Batch
-from src.models.base import MaskedMean, Model, NetworkFactory
+from src.models.base import MaskedMean, Model
 
 
 class LanguageModeling(Model):
     """The next token at each place: cross-entropy, perplexity and bits per byte (loss / ln 2 / bytes per token).
-
-    Args:
-        network: the architecture; x [N, T] -> logits [N, T, vocab_size].
-        optimizer: gets the parameters.
-        schedule: gets the optimizer.
-    """
+    The network gives logits [N, T, vocab_size] for x [N, T]."""
 
     uses = ("generate",)
 
-    def __init__(
-        self,
-        network: NetworkFactory,
-        optimizer: Callable[[Iterable], Optimizer],
-        schedule: Callable[[Optimizer], LRScheduler | ReduceLROnPlateau] | None = None,
-    ) -> None:
-        super().__init__(network, optimizer, schedule)
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.mean_loss = MaskedMean()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -12,12 +12,19 @@ class WarmupCosine(LRScheduler):
         num_steps: optimizer steps of the whole run; filled in from the trainer.
         warmup_frac: share of the run in which the rate rises.
         final_frac: rate at the end, as a share of the highest.
+        warmup_steps: optimizer steps in which the rate rises, in place of `warmup_frac`.
     """
 
     def __init__(
-        self, optimizer: Optimizer, num_steps: int = 1, warmup_frac: float = 0.05, final_frac: float = 0.0
+        self,
+        optimizer: Optimizer,
+        num_steps: int = 1,
+        warmup_frac: float = 0.05,
+        final_frac: float = 0.0,
+        warmup_steps: int | None = None,
     ) -> None:
-        self.num_steps, self.warmup, self.final_frac = num_steps, warmup_frac * num_steps, final_frac
+        self.num_steps, self.final_frac = num_steps, final_frac
+        self.warmup = in_steps("warmup", warmup_frac, warmup_steps, num_steps)
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | Tensor]:
@@ -39,6 +46,8 @@ class WarmupStableDecay(WarmupCosine):
         warmup_frac: share of the run in which the rate rises.
         decay_frac: share of the run in which it falls; 0 keeps it constant to the end.
         final_frac: rate at the end, as a share of the highest.
+        warmup_steps: optimizer steps in which the rate rises, in place of `warmup_frac`.
+        decay_steps: optimizer steps in which it falls, in place of `decay_frac`.
     """
 
     def __init__(
@@ -48,12 +57,25 @@ class WarmupStableDecay(WarmupCosine):
         warmup_frac: float = 0.05,
         decay_frac: float = 0.2,
         final_frac: float = 0.0,
+        warmup_steps: int | None = None,
+        decay_steps: int | None = None,
     ) -> None:
-        self.decay = decay_frac * num_steps
-        super().__init__(optimizer, num_steps, warmup_frac, final_frac)
+        self.decay = in_steps("decay", decay_frac, decay_steps, num_steps)
+        super().__init__(optimizer, num_steps, warmup_frac, final_frac, warmup_steps)
 
     def factor(self, step: int) -> float:
         left = self.num_steps - step
         if step < self.warmup or left >= self.decay:
             return min(1.0, (step + 1) / (self.warmup + 1))
         return self.final_frac + (1 - self.final_frac) * max(0.0, left / self.decay)
+
+
+def in_steps(name: str, share: float, steps: int | None, num_steps: int) -> float:
+    """A part of a run of `num_steps`, given as a share of it or in steps; it may end early.
+
+    Raises:
+        ValueError: it is less than nothing, or more than the whole.
+    """
+    if not 0 <= share <= 1 or (steps or 0) < 0:
+        raise ValueError(f"{name}_frac is from 0 to 1, and {name}_steps at least 0, not {share} and {steps}")
+    return share * num_steps if steps is None else steps

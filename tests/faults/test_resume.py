@@ -33,8 +33,15 @@ KINDS = {
         *["--model.schedule", "torch.optim.lr_scheduler.ReduceLROnPlateau"],
         *["--model.schedule.patience", 0, "--model.schedule.threshold", 0.5],
     ],
+    "average": ["--ema.decay", 0.9, "--trainer.val_check_interval", 2],
+    "average, Muon, one cycle": [
+        *["--model.network", "src.networks.cnn.CNN", "--model.network.widths", "[4,4]", "--model.network.hidden", 8],
+        *["--model.network.batch_norm", "true", "--model.network.padding", 1, "--ema.decay", 0.9],
+        *["--model.optimizer", "src.optim.muon.Muon", "--model.optimizer.adam_lr", 0.02],
+        *["--model.schedule", "torch.optim.lr_scheduler.OneCycleLR", "--model.schedule.max_lr", 0.02],
+    ],
 }
-SLOW = ("two workers", "plateau")
+SLOW = ("two workers", "plateau", "average, Muon, one cycle")
 
 
 def at_step(step):

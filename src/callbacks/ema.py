@@ -1,0 +1,79 @@
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from src.errors import ConfigError
+
+
+class EMA(Callback):
+    """Exponential moving average of the weights (Polyak and Juditsky, 1992). It is the average that is validated, is
+    tested, and stands in a checkpoint as the model's weights; those that are trained stand beside it, under `ema`.
+
+    The statistics of batch norms are averaged like weights. In the first steps the average forgets faster, by at most
+    (1 + step) / (10 + step) for `decay`, so that the random weights of the start do not stay in it.
+
+    Args:
+        decay: share of the old average kept at each optimizer step, such as 0.999; without it there is no average.
+    """
+
+    def __init__(self, decay: float | None = None) -> None:
+        if decay is not None and not 0 <= decay < 1:
+            raise ConfigError(f"ema.decay: {decay} is not from 0 to below 1")
+        self.decay = decay
+        self.step = 0
+        self.trained: dict[str, Tensor] | None = None  # of a checkpoint
+        self.average: list[Tensor] = []
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self.decay is not None and trainer.state.fn == TrainerFn.FITTING:
+            self.trained = checkpoint["ema"]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.decay is None:
+            return
+        self.average = [t.detach().clone() for t in tensors(pl_module)]
+        if self.trained is not None:  # the model has the average of the checkpoint now
+            pl_module.load_state_dict(self.trained)
+            self.trained = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.step = trainer.global_step
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if self.decay is None or trainer.global_step == self.step:
+            return
+        self.step = trainer.global_step
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        get_ema_multi_avg_fn(decay)(self.average, tensors(pl_module), self.step)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.swap(pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.swap(pl_module)
+
+    @torch.no_grad()
+    def swap(self, pl_module: LightningModule) -> None:
+        for average, t in zip(self.average, tensors(pl_module) if self.average else (), strict=True):
+            kept = t.clone()
+            t.copy_(average)
+            average.copy_(kept)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self.decay is None:
+            return
+        state = checkpoint["state_dict"]
+        average = dict(zip(map(id, tensors(pl_module)), self.average, strict=True))
+        named = [*pl_module.named_parameters(remove_duplicate=False), *pl_module.named_buffers(remove_duplicate=False)]
+        averages = {name: average[id(t)] for name, t in named if name in state and id(t) in average}
+        checkpoint["state_dict"], checkpoint["ema"] = {**state, **averages}, state
+
+
+def tensors(module: LightningModule) -> list[Tensor]:
+    """What is averaged, each once, also where layers share it."""
+    return [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]

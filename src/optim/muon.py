@@ -1,0 +1,112 @@
+"""Muon (Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024) and AdamW in one optimizer."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.adamw import adamw
+
+
+class Muon(Optimizer):
+    """Muon for the matrices inside a network's `blocks`, AdamW for all else: embeddings, head, vectors.
+
+    Muon steps along the orthogonal matrix nearest to the momentum. A kernel of a convolution counts as a matrix
+    [out, in * height * width].
+
+    Args:
+        params: parameters, or groups of them; AdamW takes the groups with `hidden: false`.
+        lr: learning rate of Muon; a step's root mean square is about this over the root of a matrix's width.
+        adam_lr: learning rate of AdamW.
+        momentum: share of the old momentum kept at each step of Muon (Nesterov's).
+        weight_decay: share of a weight lost at each step, times the learning rate.
+        betas: shares of the old averages, of the gradient and of its square, kept at each step of AdamW.
+        eps: AdamW's term against division by zero.
+
+    Raises:
+        ValueError: Muon would get a vector.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 0.02,
+        adam_lr: float = 3e-3,
+        momentum: float = 0.95,
+        weight_decay: float = 0.1,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+    ) -> None:
+        if min(lr, adam_lr, momentum, weight_decay, *betas) < 0 or max(momentum, *betas) >= 1:
+            raise ValueError("rates and weight_decay are at least 0; momentum and betas are at least 0 and below 1")
+        # `fused` tells load_state_dict to keep AdamW's step counters on the device
+        kept = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "betas": betas, "eps": eps, "fused": True}
+        super().__init__(params, {**kept, "hidden": True})
+        for group in self.param_groups:
+            if not group["hidden"]:
+                group["lr"] = adam_lr
+            elif min(p.ndim for p in group["params"]) < 2:
+                raise ValueError("Muon is for matrices: put vectors into a group with hidden: false")
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params and not group["hidden"]:
+                self.step_adamw(params, group)
+            by_shape = defaultdict(list)
+            for p in params if group["hidden"] else ():
+                by_shape[p.flatten(1).shape].append(p)
+            for (rows, columns), same in by_shape.items():
+                self.step_muon(same, group, math.sqrt(max(1, rows / columns)))
+        return loss
+
+    def step_adamw(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        states = [self.state[p] for p in params]
+        for p, state in zip(params, states, strict=True):
+            if not state:
+                state |= {"step": torch.zeros((), device=p.device)}
+                state |= {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
+        means, squares, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+        (beta1, beta2), found_inf = group["betas"], getattr(self, "found_inf", None)
+        adamw(
+            params, gradients(params), means, squares, [], steps, fused=True, found_inf=found_inf,
+            amsgrad=False, beta1=beta1, beta2=beta2, lr=group["lr"], weight_decay=group["weight_decay"],
+            eps=group["eps"], maximize=False,
+        )  # fmt: skip
+
+    def step_muon(self, params: list[Tensor], group: dict[str, Any], scale: float) -> None:
+        """One step of matrices of the same shape, together."""
+        buffers = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in params]
+        grads, lr, momentum = gradients(params), group["lr"], group["momentum"]
+        found_inf = getattr(self, "found_inf", None)
+        if found_inf is not None:  # as in torch's fused optimizers: 1 on the device makes this step change nothing
+            grads = [torch.where(found_inf.bool(), b, g) for b, g in zip(buffers, grads, strict=True)]
+            lr = lr * (1 - found_inf)
+        torch._foreach_lerp_(buffers, grads, 1 - momentum)
+        updates = orthogonal(torch.stack(torch._foreach_lerp(grads, buffers, momentum)).flatten(2)) * (-lr * scale)
+        torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+        torch._foreach_add_(params, [u.view_as(p) for u, p in zip(updates, params, strict=True)])
+
+
+def gradients(params: list[Tensor]) -> list[Tensor]:
+    return [p.grad for p in params if p.grad is not None]
+
+
+def orthogonal(x: Tensor) -> Tensor:
+    """For each matrix of x [N, rows, columns] one with its singular vectors and singular values near 1, by five steps
+    of a Newton-Schulz iteration with Jordan's coefficients."""
+    tall = x.shape[1] > x.shape[2]
+    y = (x.mT if tall else x).bfloat16()
+    y = y / y.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(5):
+        gram = y @ y.mT
+        y = 3.4445 * y + (-4.7750 * gram + 2.0315 * gram @ gram) @ y
+    return (y.mT if tall else y).to(x.dtype)

@@ -1,0 +1,122 @@
+import json
+import os
+import signal
+
+import pytest
+import torch
+import torchvision
+from conftest import DIGITS, SMALL
+
+from src.models.classification import Classification
+
+SMOKE = ["--config", "configs/trainer/smoke.yaml"]
+
+
+@pytest.fixture
+def first(run, tmp_path):
+    run([*SMALL, *SMOKE, "--run_dir", tmp_path / "first"])
+    return tmp_path / "first"
+
+
+def weights(run_dir, name="last"):
+    state = torch.load(run_dir / f"checkpoints/{name}.ckpt", weights_only=True)
+    return {name.removeprefix("network."): t for name, t in state["state_dict"].items()}
+
+
+def frozen_from(source, run_dir):
+    """A run that begins with the weights of another, of which only the last layer is trained."""
+    return [
+        *SMALL,
+        *SMOKE,
+        "--model.init_from",
+        source,
+        "--model.freeze",
+        "['blocks.*', head.1.*]",
+        "--run_dir",
+        run_dir,
+    ]
+
+
+@pytest.mark.parametrize("kind", ["run", "checkpoint", "weights"])
+def test_frozen_weights_stay_those_of_the_source(run, tmp_path, first, kind):
+    source = {"run": first, "checkpoint": first / "checkpoints/best.ckpt", "weights": tmp_path / "w.pt"}[kind]
+    torch.save(weights(first, "best"), tmp_path / "w.pt")
+    output = run(frozen_from(source, tmp_path / "run"))
+    assert f"weights   16 of 16 tensors from {source}\n" in output
+    before, after = weights(first, "best"), weights(tmp_path / "run")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"head.4.weight", "head.4.bias"}  # the batch norms' statistics are frozen, too
+    saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]
+    assert len(saved["state"]) == 2
+
+
+def test_a_head_of_another_size_begins_anew(run, tmp_path, first):
+    flags = ["--model.network.hidden", 24, "--model.init_from", first]
+    output = run([*SMALL, *SMOKE, *flags, "--run_dir", tmp_path / "run"])
+    (line,) = [line for line in output.splitlines() if line.startswith("weights ")]
+    assert "13 of 16 tensors" in line
+    assert "new here: head.1.weight [24, 128], head.1.bias [24], head.4.weight [10, 24]" in line
+    assert "not used from there: head.1.weight [16, 128]" in line
+
+
+def test_weights_of_torchvision(run, tmp_path):
+    torch.save(torchvision.models.resnet18(num_classes=5).state_dict(), tmp_path / "w.pth")
+    flags = ["--model.network", "torchvision.models.resnet18", "--data.channels", 3, "--model.freeze", "[layer*]"]
+    flags += ["--model.init_from", tmp_path / "w.pth", "--data.batch_size", 8, "--run_dir", tmp_path / "run"]
+    output = run([*DIGITS, *SMOKE, *flags])
+    assert "new here: fc.weight [10, 512], fc.bias [10]" in output
+
+
+def test_a_run_that_goes_on_takes_its_own_checkpoint(start, run, tmp_path, first):
+    def die_in_last_step():
+        step = Classification.training_step
+
+        def dying(self, batch, batch_idx):
+            if batch_idx == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return step(self, batch, batch_idx)
+
+        Classification.training_step = dying
+
+    run(frozen_from(first, tmp_path / "whole"))
+    args = [*frozen_from(first, tmp_path / "run"), "--checkpoints.every_n_steps", 1]
+    assert start(args, first=die_in_last_step).wait() == -9
+    (first / "checkpoints/best.ckpt").unlink()  # and does not need the source any more
+    output = run(args)
+    assert "going on after" in output
+    assert "tensors from" not in output
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "run")
+    assert all(torch.equal(whole[name], t) for name, t in resumed.items())
+
+
+def test_bad_sources_are_refused(run, tmp_path, first):
+    (tmp_path / "junk.pt").write_bytes(b"junk")
+    torch.save({"a": torch.zeros(2)}, tmp_path / "other.pt")
+    torch.save([1], tmp_path / "list.pt")
+    for name, message in {
+        "nowhere": "no such file", "junk.pt": "not a file that can be read safely", "list.pt": "no names",
+        "other.pt": "fits CNN: there a [2]; here blocks.0.0.weight [8, 1, 3, 3]",
+    }.items():  # fmt: skip
+        flags = ["--model.init_from", tmp_path / name, "--run_dir", tmp_path / f"run_{name}"]
+        output = run([*SMALL, *SMOKE, *flags], code=4)
+        assert message in output.splitlines()[-1]
+        assert json.loads((tmp_path / f"run_{name}/summary.json").read_text())["exit_code"] == 4
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("block.*", "no parameter is called block.*; did you mean blocks.*?"),
+        ("zzz", "no parameter is called zzz; there are blocks.*, head.*"),
+        ("*", "nothing is left to train"),
+    ],
+)
+def test_patterns_that_are_wrong(run, tmp_path, pattern, message):
+    output = run([*SMALL, *SMOKE, "--model.freeze", f"['{pattern}']", "--run_dir", tmp_path / "run"], code=2)
+    assert message in output
+
+
+def test_rates_by_layer(run, tmp_path):
+    run([*SMALL, *SMOKE, "--model.layer_decay", 0.5, "--model.schedule", "null", "--run_dir", tmp_path / "run"])
+    saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]
+    assert {group["lr"] for group in saved["param_groups"]} == {3e-3, 1.5e-3, 0.75e-3}
