@@ -47,26 +47,14 @@ class Mix(ABC):
 
 
 class MixUp(Mix):
-    """The weighted mean of two images (Zhang et al., mixup: Beyond Empirical Risk Minimization, 2018).
-
-    Args:
-        alpha: shares come from a Beta(alpha, alpha) distribution: 1 gives all shares equally often, smaller ones more
-            often nearly the whole of one image.
-        p: part of the samples that are mixed.
-    """
+    """The weighted mean of two images (Zhang et al., mixup: Beyond Empirical Risk Minimization, 2018)."""
 
     def images(self, x: Tensor, share: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         return torch.lerp(x.roll(1, 0), x, share[:, None, None, None]), share
 
 
 class CutMix(Mix):
-    """A rectangle of the image is that of another one (Yun et al., CutMix, 2019).
-
-    Args:
-        alpha: shares come from a Beta(alpha, alpha) distribution: 1 gives all shares equally often, smaller ones more
-            often nearly the whole of one image.
-        p: part of the samples that are mixed.
-    """
+    """A rectangle of the image is that of another one (Yun et al., CutMix, 2019)."""
 
     def images(self, x: Tensor, share: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         side = (1 - share).sqrt()

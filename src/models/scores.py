@@ -12,7 +12,8 @@ class AUROC(Metric):
     sample that are in the right order (Hanley and McNeil, 1982). NaN for a class with no such pair.
 
     Scores are counted in bins, and those of one bin are equal: memory does not grow with the number of samples.
-    torchmetrics' own keeps all samples or compares each with hundreds of thresholds, and scores a class without samples.
+    torchmetrics' own keeps all samples, or compares each with hundreds of thresholds; and it scores classes that have
+    no samples.
     """
 
     counts: Tensor
@@ -37,8 +38,8 @@ class AUROC(Metric):
 
 
 def f1(confusion: Tensor) -> Tensor:
-    """F1 of each class, from counts [C, C], rows are targets, or [C, 2, 2], a table for each label. NaN for a class that
-    is neither there nor predicted."""
+    """F1 of each class, from counts [C, C], rows are targets, or [C, 2, 2], a table for each label. NaN for a class
+    that is neither there nor predicted."""
     if confusion.ndim == 2:
         right, both = confusion.diagonal(), confusion.sum(0) + confusion.sum(1)
     else:
