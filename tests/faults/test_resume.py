@@ -28,13 +28,18 @@ KINDS = {
         *["--data.micro_batch_size", 16, "--trainer.limit_train_batches", 8],
         *["--trainer.val_check_interval", 4],
     ],
+    "augmented, mixed, balanced": [
+        "--data.augment",
+        f"[{', '.join(f'src.data.augment.{name}' for name in ('Flip', 'Crop', 'Color', 'Erasing', 'RandAugment'))}]",
+        *["--data.mix", "src.data.mix.CutMix", "--data.balance", "true", "--model.class_weights", "balanced"],
+    ],
     "two workers": ["--data.num_workers", 2],
     "plateau": [
         *["--model.schedule", "torch.optim.lr_scheduler.ReduceLROnPlateau"],
         *["--model.schedule.patience", 0, "--model.schedule.threshold", 0.5],
     ],
 }
-SLOW = ("two workers", "plateau")
+SLOW = ("augmented, mixed, balanced", "two workers", "plateau")
 
 
 def at_step(step):
