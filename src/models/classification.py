@@ -125,7 +125,9 @@ class Classification(Model):
     def pictures(self) -> dict[str, "Figure"]:
         if self.counts.ndim == 3:  # of several labels
             return {}
-        return {"confusion": pictures.confusion(self.counts, [str(k) for k in range(len(self.counts))])}
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        names = data.statistics.get("class_names") or [str(k) for k in range(len(self.counts))]
+        return {"confusion": pictures.confusion(self.counts, names)}
 
 
 def hits(logits: Tensor, targets: Tensor) -> Tensor:

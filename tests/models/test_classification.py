@@ -39,7 +39,7 @@ def trained(tmp_path):
         factory = lambda num_classes, in_channels, image_size: MLP(  # noqa: E731
             (64,), num_classes=num_classes, in_channels=in_channels, image_size=image_size
         )
-        model = Classification(factory, lambda p: torch.optim.AdamW(p, lr=3e-3), **how)
+        model = Classification(network=factory, optimizer=lambda p: torch.optim.AdamW(p, lr=3e-3), **how)
         trainer = Trainer(
             max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, num_sanity_val_steps=0,
             enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=5,
