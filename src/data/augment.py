@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from src.data.order import uniform
+from src.errors import ConfigError
 
 
 class Augmentation(ABC):
@@ -69,6 +70,9 @@ class Crop(Augmentation):
         self.padding, self.mode = padding, mode
 
     def __call__(self, x: Tensor, u: Tensor) -> Tensor:
+        smallest = min(x.shape[2:])
+        if not 0 <= self.padding < smallest:
+            raise ConfigError(f"Crop.padding: {self.padding} for images of {smallest} -> take 0 to {smallest - 1}")
         padded = F.pad(x, [self.padding] * 4, mode="reflect" if self.mode == "reflect" else "constant")
         windows = padded.unfold(2, x.shape[2], 1).unfold(3, x.shape[3], 1)  # a view: [N, C, places, places, H, W]
         top, left = (u * (2 * self.padding + 1)).long().unbind(1)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from src.data.augment import rectangle
 from src.data.module import Batch
 from src.data.order import MIX, uniform
+from src.errors import ConfigError
 
 STEPS = 4096  # values that a share can have
 
@@ -67,5 +68,7 @@ def quantiles(alpha: float, device: torch.device) -> Tensor:
     """[STEPS] values of Beta(alpha, alpha), each as likely as the others."""
     from scipy.stats import beta
 
+    if alpha <= 0:
+        raise ConfigError(f"data.mix.alpha: {alpha} is not above 0")
     values = beta.ppf((np.arange(STEPS) + 0.5) / STEPS, alpha, alpha)
     return torch.tensor(values, dtype=torch.float32, device=device)

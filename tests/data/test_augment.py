@@ -7,6 +7,7 @@ from torchvision.transforms import functional as reference
 from src.data.augment import Affine, Color, Crop, Erasing, Flip, RandAugment, augment, blend, recolor
 from src.data.mix import CutMix, MixUp
 from src.data.order import uniform
+from src.errors import ConfigError
 
 X = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 COLORED = torch.randint(256, (64, 3, 16, 12), generator=torch.Generator().manual_seed(0)) / 255
@@ -69,6 +70,12 @@ def test_crops_are_torchvisions(mode, theirs):
     for x, out, (top, left) in zip(COLORED, augment(COLORED, index, [crop], 0, 1), places, strict=True):
         padded = reference.pad(x, [3] * 4, padding_mode=theirs)
         assert torch.equal(out, reference.crop(padded, top, left, 16, 12))
+
+
+@pytest.mark.parametrize("padding", [-1, 8])
+def test_padding_is_smaller_than_the_image(padding):
+    with pytest.raises(ConfigError, match=f"Crop.padding: {padding} for images of 8 -> take 0 to 7"):
+        augment(X, torch.arange(6), [Crop(padding)], 0, 0)
 
 
 def test_colors_are_torchvisions():

@@ -4,6 +4,7 @@ from scipy import stats
 from torch.nn import functional as F
 
 from src.data.mix import CutMix, MixUp, quantiles
+from src.errors import ConfigError
 
 X = torch.rand(200, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 BATCH = {"x": X, "index": torch.arange(200) + 1000, "targets": torch.arange(200) % 4}
@@ -56,4 +57,6 @@ def test_several_labels_are_mixed_label_by_label():
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 5.0])
 def test_shares_have_a_beta_distribution(alpha):
     values = quantiles(alpha, torch.device("cpu"))
+    with pytest.raises(ConfigError, match=r"data.mix.alpha: 0 is not above 0"):
+        MixUp(alpha=0)(BATCH, 4, 0, 0)
     assert stats.kstest(values.numpy(), stats.beta(alpha, alpha).cdf).statistic < 0.02  # float32 rounds many to 1
