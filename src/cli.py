@@ -34,6 +34,7 @@ logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+warnings.filterwarnings("ignore", message="No (positive|negative) samples in targets.*")  # said by Classification
 warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter is intended.*")
 
 

@@ -3,8 +3,9 @@
     python -m src.predict --run_dir logs/digits_cnn/2026-01-31_12-00-00
     python -m src.predict --run_dir logs/digits_cnn/2026-01-31_12-00-00 --output predictions.parquet --split val
 
-Each row has a sample's id (its place in the split), its target, the predicted class and each class's probability. The
-file is CSV or Parquet, by its ending; by default predictions.csv in the run folder.
+Each row has a sample's id (its place in the split), its target, the predicted class and each class's probability;
+where samples have several labels, a target and a prediction for each. The file is CSV or Parquet, by its ending; by
+default predictions.csv in the run folder.
 """
 
 import sys
@@ -51,7 +52,11 @@ def to_table(batches: Any) -> "pyarrow.Table":
     joined = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
     real = joined["index"] >= 0
     index, targets, probabilities = (joined[name][real] for name in ("index", "targets", "probabilities"))
-    columns = {"id": index, "target": targets, "prediction": probabilities.argmax(1)}
+    if targets.ndim == 1:
+        columns = {"id": index, "target": targets, "prediction": probabilities.argmax(1)}
+    else:
+        found = {"target": targets, "prediction": (probabilities > 0.5).long()}
+        columns = {"id": index, **{f"{n}_{k}": of[:, k] for n, of in found.items() for k in range(of.shape[1])}}
     columns |= {f"probability_{k}": probabilities[:, k] for k in range(probabilities.shape[1])}
     return pyarrow.table({name: column.numpy() for name, column in columns.items()})
 

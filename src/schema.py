@@ -57,6 +57,7 @@ BASES = {
     "DataModule": "src.data.module.DataModule",
     "NetworkFactory": "torch.nn.Module",
     "Augmentation": "src.data.augment.Augmentation",
+    "Mix": "src.data.mix.Mix",
     "Optimizer": "torch.optim.Optimizer",
     "LRScheduler": "torch.optim.lr_scheduler.LRScheduler",
 }

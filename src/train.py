@@ -28,14 +28,18 @@ def train(args: Sequence[str]) -> int:
     t0 = time.time()
     parser = command_parser("train", __doc__)
     parser.add_argument("--seeds", type=int, metavar="N", help="train with N seeds, and tell mean and spread")
+    parser.add_argument("--dry_run", action="store_true", help="print what would be trained, and stop")
     request = read_request(parser, args)
-    if request.options.seeds is not None and not request.options.print_config:
+    only_shows = request.options.print_config or request.options.dry_run
+    if request.options.seeds is not None and not only_shows:
         from src.seeds import train_seeds
 
         return train_seeds(request, parser, args)
     from src.cli import CLI  # loads torch, which takes seconds; what is wrong in a file was found before
 
     cli = CLI(request)
+    if request.options.dry_run:
+        return dry_run(cli)
     config = cli.plain_config
     folder = choose(request.options.run_dir, request.experiment, config)
     if folder.finished:
@@ -44,6 +48,25 @@ def train(args: Sequence[str]) -> int:
         return 0
     folder.open(config, command_line("src.train", args))
     return record(cli, folder, config, t0)
+
+
+def dry_run(cli: "CLI") -> int:
+    """Tell what would be trained. The network is made without memory for its weights, so that it can have any size."""
+    import torch
+
+    from src.callbacks.progress import plan
+
+    cli.build(logger=False)
+    trainer, model, data = cli.trainer, cli.model, cli.datamodule
+    data.prepare_data()
+    trainer.strategy.connect(model)  # this and the next line are what fit begins with
+    trainer._data_connector.attach_data(model, datamodule=data)
+    data.setup("fit")
+    with torch.device("meta"):
+        model.configure_model()
+    model.on_fit_start()  # counts operations
+    console().print(rows(plan(trainer, model)))
+    return 0
 
 
 def record(cli: "CLI", folder: RunFolder, config: dict[str, Any], t0: float) -> int:

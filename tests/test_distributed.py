@@ -43,7 +43,9 @@ def assert_same(one: Path, other: Path, rel: float) -> None:
     (a, a_losses, a_weights), (b, b_losses, b_weights) = ending(one), ending(other)
     assert a["steps"] == b["steps"] > 0
     assert a["test/loss"] == pytest.approx(b["test/loss"], rel=rel)
-    assert a["test/acc"] == pytest.approx(b["test/acc"], abs=0.003)
+    assert [a[f"test/{name}"] for name in ("acc", "f1", "auroc")] == pytest.approx(
+        [b[f"test/{name}"] for name in ("acc", "f1", "auroc")], abs=0.003
+    )
     assert a_losses == pytest.approx(b_losses, rel=rel)
     assert all(torch.allclose(a_weights[name], b_weights[name], rtol=100 * rel, atol=100 * rel) for name in a_weights)
 

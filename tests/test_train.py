@@ -1,8 +1,13 @@
 import csv
 import json
+import resource
+import time
 
+import pytest
 import torch
 from conftest import SMALL
+
+import src.train
 
 
 def test_a_run_leaves_a_whole_folder(run, tmp_path):
@@ -32,3 +37,32 @@ def test_another_config_is_refused(run, tmp_path):
     run([*SMALL, "--run_dir", tmp_path / "run"])
     output = run([*SMALL, "--run_dir", tmp_path / "run", "--data.batch_size", "32"], code=2)
     assert "data.batch_size was 64, now 32" in output
+
+
+def test_seven_billion_parameters_are_counted_in_seconds_and_little_memory(run, tmp_path):
+    def dry_run(args):
+        code = src.train.main(args)
+        print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # KiB
+        return code
+
+    files = ["--config", "configs/experiment/text_gpt.yaml", "--config", "configs/network/gpt_7b.yaml"]
+    t0 = time.monotonic()
+    output = run([*files, "--dry_run", "--run_dir", tmp_path / "run"], command=dry_run)
+    assert time.monotonic() - t0 < 60
+    assert int(output.split("peak ")[1]) < 2 * 1024**2
+    dim, depth, vocab_size = 4096, 34, 256
+    # The embedding, which is the last layer too; in each block 12 dim^2 and two norms; a norm at the end.
+    by_hand = vocab_size * dim + depth * (12 * dim**2 + 2 * dim) + dim
+    assert f"GPT, {by_hand:,} parameters" in output
+    assert 6.5e9 < by_hand < 7.5e9
+    for name in ("data", "steps", "compute", "device"):
+        assert f"\n{name} " in output
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("flags", [[], ["--seeds", "2"]])
+def test_a_dry_run_counts_what_a_run_counts_and_leaves_nothing(run, tmp_path, flags):
+    output = run([*SMALL, *flags, "--dry_run", "--run_dir", tmp_path / "run"])
+    assert not (tmp_path / "run").exists()
+    plan = output.splitlines()
+    assert plan == run([*SMALL, "--run_dir", tmp_path / "run"]).splitlines()[1 : len(plan) + 1]

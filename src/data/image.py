@@ -13,6 +13,7 @@ from torch import Tensor
 from src import pictures
 from src.data import cache
 from src.data.augment import Augmentation, augment
+from src.data.mix import Mix
 from src.data.module import Arrays, Batch, DataModule
 from src.errors import ConfigError, DataError
 
@@ -34,6 +35,8 @@ class ImageDataModule(DataModule):
         channels: 1 or 3; a grey image is repeated to make 3. By default as the images are.
         normalize: subtract the mean and divide by the standard deviation of each channel, measured on train alone.
         augment: operations on the training images, in this order.
+        mix: puts two training images into one, with the labels of both; after `augment`.
+        balance: an epoch takes all classes equally often, samples of small ones more than once.
         batch_size: samples of one optimizer step, over all devices.
         micro_batch_size: samples that one device takes at once; by default the batch size over the devices.
         num_workers: processes that fetch batches.
@@ -50,6 +53,8 @@ class ImageDataModule(DataModule):
         channels: Literal[1, 3] | None = None,
         normalize: bool = True,
         augment: list[Augmentation] | None = None,
+        mix: Mix | None = None,
+        balance: bool = False,
         batch_size: int = 128,
         micro_batch_size: int | None = None,
         num_workers: int = 0,
@@ -61,7 +66,7 @@ class ImageDataModule(DataModule):
             raise ConfigError(f"data.val_frac: {val_frac} is not between 0 and 1")
         self.dataset, self.data_dir, self.download = dataset, Path(data_dir), download
         self.val_frac, self.channels, self.normalize = val_frac, channels, normalize
-        self.augment = augment or []
+        self.augment, self.mix, self.balance = augment or [], mix, balance
 
     def prepare_data(self) -> None:
         self.prepare()
@@ -119,11 +124,13 @@ class ImageDataModule(DataModule):
             raise ConfigError(f"data.channels: the images have {channels} -> take {channels}, or leave it out")
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Whole batch, on the device: x uint8 [N, C, H, W] -> float32, augmented in training, normalized."""
-        x = batch["x"].float().div_(255)
-        if self.trainer and self.trainer.training and self.augment:
-            x = augment(x, batch["index"], self.augment, self.seed, self.trainer.current_epoch)
-        return {**batch, "x": self.standardize(x)}
+        """Whole batch, on the device: x uint8 [N, C, H, W] -> float32, augmented and mixed in training, normalized."""
+        batch = {**batch, "x": batch["x"].float().div_(255)}
+        if self.trainer and self.trainer.training:
+            epoch = self.trainer.current_epoch
+            batch["x"] = augment(batch["x"], batch["index"], self.augment, self.seed, epoch)
+            batch = self.mix(batch, self.facts["num_classes"], self.seed, epoch) if self.mix else batch
+        return {**batch, "x": self.standardize(batch["x"])}
 
     def picture(self, batch: Batch) -> "Figure":
         return pictures.images(batch["x"].cpu().numpy(), [str(int(t)) for t in batch["targets"]])

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from src.data.order import EvalOrder, TrainOrder
+from src.data.order import Balanced, EvalOrder, TrainOrder, shuffled
 from src.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ class DataModule(LightningDataModule):
         super().__init__()
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
         self.num_workers, self.seed, self.cache_dir = num_workers, seed, Path(cache_dir)
+        self.balance = False  # takes the classes of train equally often
         self.predict_split = "test"
         self.splits: dict[str, Arrays] = {}
         self.facts: dict[str, Any] = {}
@@ -155,8 +156,11 @@ class DataModule(LightningDataModule):
         self.divide_batch(world_size)
         assert self.micro_batch_size is not None
         arrays = self.splits["train"]
+        if self.balance and arrays.targets.ndim != 1:
+            raise ConfigError("data.balance: the samples have several labels -> set it to false")
+        ordered = Balanced(arrays.targets) if self.balance else shuffled
         order = TrainOrder(
-            len(arrays), self.batch_size, self.micro_batch_size, self.seed, self.position, rank, world_size
+            len(arrays), self.batch_size, self.micro_batch_size, self.seed, self.position, rank, world_size, ordered
         )
         return Loader(arrays, order, self.num_workers)
 

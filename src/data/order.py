@@ -5,16 +5,21 @@ Nothing here has a state, so a run that goes on at step k takes the same samples
 
 import math
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 LARGE = 10_000_000  # above it a shuffled list of all indices costs too much memory and time at each epoch's start
 MASK = 0xFFFFFFFF
+BALANCE, MIX = 2**32 - 1, 2**32 - 2  # uses of randomness besides the augmentations, which count from 0
 
 
-def fmix32(x: Tensor) -> Tensor:
-    """MurmurHash3's 32-bit finalizer on int64 tensors; only the low 32 bits are used (Appleby, public domain)."""
+T = TypeVar("T", int, Tensor)
+
+
+def fmix32(x: T) -> T:
+    """MurmurHash3's 32-bit finalizer on integers or int64 tensors in 32 bits (Appleby, public domain)."""
     x = ((x ^ (x >> 16)) * 0x85EBCA6B) & MASK
     x = ((x ^ (x >> 13)) * 0xC2B2AE35) & MASK
     return x ^ (x >> 16)
@@ -22,10 +27,18 @@ def fmix32(x: Tensor) -> Tensor:
 
 def key(*parts: int) -> int:
     """One 32-bit key from several integers."""
-    h = torch.tensor(0)
+    h = 0
     for part in parts:
         h = fmix32((h * 31 + 0x9E3779B9 + (part & MASK)) & MASK)
-    return int(h)
+    return h
+
+
+def random_bits(seed: int, epoch: int, index: Tensor, operation: int, draws: int) -> Tensor:
+    """What `uniform` is made from: [N, draws] integers of 32 bits."""
+    # key(seed, epoch, operation, d) for all d, made on the device: to copy them there would stop it.
+    d = torch.arange(draws, device=index.device)
+    keys = fmix32((key(seed, epoch, operation) * 31 + 0x9E3779B9 + d) & MASK)
+    return fmix32(fmix32(index[:, None] & MASK) ^ keys)
 
 
 def uniform(seed: int, epoch: int, index: Tensor, operation: int, draws: int) -> Tensor:
@@ -39,9 +52,7 @@ def uniform(seed: int, epoch: int, index: Tensor, operation: int, draws: int) ->
     Returns:
         [N, draws] float32 in [0, 1), on the device of `index`.
     """
-    keys = torch.tensor([key(seed, epoch, operation, d) for d in range(draws)], device=index.device)
-    hashed = fmix32(fmix32(index[:, None] & MASK) ^ keys)  # [N, draws]
-    return (hashed >> 8).to(torch.float32) * 2.0**-24
+    return (random_bits(seed, epoch, index, operation, draws) >> 8).to(torch.float32) * 2.0**-24
 
 
 def feistel(position: Tensor, n: int, seed: int, epoch: int, rounds: int = 6) -> Tensor:
@@ -67,6 +78,28 @@ def shuffled(n: int, seed: int, epoch: int) -> Callable[[int, int], Tensor]:
     return lambda start, stop: order[start:stop]
 
 
+class Balanced:
+    """Takes the classes of `targets` [N] equally often, and of each class any sample, with replacement.
+
+    An object of it takes the place of `shuffled`: the same arguments, the same kind of function.
+    """
+
+    def __init__(self, targets: Tensor) -> None:
+        self.members = targets.argsort(stable=True)  # class by class
+        _, self.counts = targets.unique(return_counts=True)
+        self.first = self.counts.cumsum(0) - self.counts
+
+    def __call__(self, n: int, seed: int, epoch: int) -> Callable[[int, int], Tensor]:
+        places = shuffled(n, seed, epoch)
+
+        def order(start: int, stop: int) -> Tensor:
+            kind = places(start, stop) % len(self.counts)
+            bits = random_bits(seed, epoch, torch.arange(start, stop), BALANCE, 1)[:, 0]
+            return self.members[self.first[kind] + ((bits * self.counts[kind]) >> 32)]
+
+        return order
+
+
 class TrainOrder:
     """Index tensors of one device's micro-batches, shuffled; what does not fill a batch waits for another epoch.
 
@@ -74,6 +107,7 @@ class TrainOrder:
         batch_size: samples of an optimizer step over all devices.
         micro_batch_size: samples that one device takes at once.
         position: the (epoch, micro-batch) at which iterating begins; asked each time, so a resumed run goes on.
+        ordered: gives an epoch's order, as `shuffled` does.
     """
 
     def __init__(
@@ -85,9 +119,11 @@ class TrainOrder:
         position: Callable[[], tuple[int, int]],
         rank: int = 0,
         world_size: int = 1,
+        ordered: Callable[[int, int, int], Callable[[int, int], Tensor]] = shuffled,
     ) -> None:
         self.num_samples, self.batch_size, self.micro_batch_size = num_samples, batch_size, micro_batch_size
         self.seed, self.position, self.rank, self.world_size = seed, position, rank, world_size
+        self.ordered = ordered
 
     def __len__(self) -> int:
         steps = self.num_samples // self.batch_size
@@ -95,7 +131,7 @@ class TrainOrder:
 
     def __iter__(self) -> Iterator[Tensor]:
         epoch, first = self.position()
-        order = shuffled(self.num_samples, self.seed, epoch)
+        order = self.ordered(self.num_samples, self.seed, epoch)
         for i in range(first, len(self)):
             start = (i * self.world_size + self.rank) * self.micro_batch_size
             yield order(start, start + self.micro_batch_size)

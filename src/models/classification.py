@@ -1,12 +1,19 @@
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.classification import MulticlassConfusionMatrix
+from torchmetrics.classification import (
+    MulticlassAUROC,
+    MulticlassConfusionMatrix,
+    MultilabelAUROC,
+    MultilabelConfusionMatrix,
+)
 
 from src import pictures
 from src.data.module import Batch
+from src.errors import ConfigError
 from src.models.base import MaskedMean, Model
 
 if TYPE_CHECKING:
@@ -14,57 +21,148 @@ if TYPE_CHECKING:
 
 
 class Classification(Model):
-    """One label for each sample: cross-entropy and accuracy. The network gives logits [N, num_classes].
+    """Labels of samples. With one label each (targets [N]): cross-entropy over the classes. With several (targets
+    [N, num_classes] of 0 and 1): binary cross-entropy, its mean over the labels. The network gives logits
+    [N, num_classes].
+
+    Measured are loss, accuracy (of several labels, the share that is right), and the means over the classes of F1 and
+    of the area under the ROC curve. Classes that cannot be measured, because a split has none of their samples, are
+    left out of these means, with a warning.
 
     Args:
         label_smoothing: share of the target's probability spread over all classes, in training.
+        class_weights: factors of the classes' losses in training (of several labels, of the label's presence), or
+            `balanced`: each class weighs as much as the others (of several labels, presence as much as absence).
     """
 
-    def __init__(self, label_smoothing: float = 0.0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        label_smoothing: float = 0.0,
+        class_weights: list[float] | Literal["balanced"] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.class_weights = label_smoothing, class_weights
+        self.weights: Tensor | None = None
         self.mean_loss, self.mean_acc = MaskedMean(), MaskedMean()
-        self.confusion: MulticlassConfusionMatrix | None = None
+        self.auroc: MulticlassAUROC | MultilabelAUROC | None = None
 
-    def on_test_start(self) -> None:
-        size = self.trainer.datamodule.facts["num_classes"]  # type: ignore[attr-defined]
-        self.confusion = MulticlassConfusionMatrix(size, ignore_index=-1, validate_args=False).to(self.device)
+    def configure_model(self) -> None:
+        super().configure_model()
+        if self.auroc is None:
+            size, data = self.facts["num_classes"], self.trainer.datamodule  # type: ignore[attr-defined]
+            one = next(iter(data.splits.values())).targets.ndim == 1
+            auroc, confusion = (
+                (MulticlassAUROC, MulticlassConfusionMatrix) if one else (MultilabelAUROC, MultilabelConfusionMatrix)
+            )
+            self.auroc = auroc(size, average="none", ignore_index=-1, validate_args=False)
+            self.confusion = confusion(size, ignore_index=-1, validate_args=False)
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if self.class_weights is not None:
+            targets = self.trainer.datamodule.splits["train"].targets  # type: ignore[attr-defined]
+            self.weights = weights(self.class_weights, targets, self.facts["num_classes"]).to(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        logits, targets = self(batch["x"]), batch["targets"]  # [N, num_classes], [N]
-        loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
-        self.watch(loss=loss, acc=(logits.argmax(1) == targets).float().mean())
+        logits, targets = self(batch["x"]), batch.get("soft_targets", batch["targets"])
+        if batch["targets"].ndim == 1:
+            # The mean over samples, not over their weights, so that it does not depend on how a batch is divided.
+            how = "mean" if self.weights is None else "none"
+            loss = F.cross_entropy(logits, targets, self.weights, reduction=how, label_smoothing=self.label_smoothing)
+            targets = targets if targets.ndim == 1 else targets.argmax(1)
+        else:
+            smooth = targets.float().lerp(torch.full_like(logits, 0.5), self.label_smoothing)
+            loss = F.binary_cross_entropy_with_logits(logits, smooth, pos_weight=self.weights)
+        loss = loss.mean()
+        self.watch(loss=loss, acc=hits(logits, targets).mean())
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        logits, targets = self(batch["x"]), batch["targets"]
-        real = batch["index"] >= 0
-        self.mean_loss.update(F.cross_entropy(logits, targets, reduction="none"), real)
-        self.mean_acc.update((logits.argmax(1) == targets).float(), real)
-        return logits
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        logits, targets, real = self(batch["x"]).float(), batch["targets"], batch["index"] >= 0
+        assert self.auroc is not None
+        if targets.ndim == 1:
+            losses, p = F.cross_entropy(logits, targets, reduction="none"), logits.softmax(1)
+            known, predicted = torch.where(real, targets, -1), logits.argmax(1)
+        else:
+            losses = F.binary_cross_entropy_with_logits(logits, targets.float(), reduction="none").mean(1)
+            known, predicted, p = torch.where(real[:, None], targets.long(), -1), (logits > 0).long(), logits.sigmoid()
+        self.confusion.update(predicted, known)
+        self.auroc.update(p, known)
+        self.mean_loss.update(losses, real)
+        self.mean_acc.update(hits(logits, targets), real)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        logits = self.validation_step(batch, batch_idx)
-        assert self.confusion is not None
-        self.confusion.update(logits, torch.where(batch["index"] >= 0, batch["targets"], -1))
+        self.validation_step(batch, batch_idx)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """index [N], targets [N], and the classes' probabilities [N, num_classes]."""
-        probabilities = self(batch["x"]).float().softmax(1)
-        return {"index": batch["index"], "targets": batch["targets"], "probabilities": probabilities}
+        """index [N], targets [N] or [N, num_classes], and the classes' probabilities [N, num_classes]."""
+        logits, targets = self(batch["x"]).float(), batch["targets"]
+        probabilities = logits.softmax(1) if targets.ndim == 1 else logits.sigmoid()
+        return {"index": batch["index"], "targets": targets, "probabilities": probabilities}
 
     def on_validation_epoch_end(self) -> None:
-        self.log_means("val")
+        self.log_scores("val")
 
     def on_test_epoch_end(self) -> None:
-        self.log_means("test")
-        assert self.confusion is not None
-        self.counts = self.confusion.compute().cpu().numpy()  # [num_classes, num_classes], over all devices
+        self.log_scores("test")
+
+    def log_scores(self, split: str) -> None:
+        assert self.auroc is not None
+        confusion = self.confusion.compute()  # over all devices, as all that follows
+        there, f1 = presence_and_f1(confusion)
+        areas = torch.where(there, self.auroc.compute(), torch.nan)  # torchmetrics scores absent classes, too
+        scores = {"loss": self.mean_loss.compute(), "acc": self.mean_acc.compute()}
+        self.log_dict({f"{split}/{name}": value for name, value in scores.items()})
+        self.log_dict({f"{split}/f1": f1.nanmean(), f"{split}/auroc": areas.nanmean()})
+        if not there.all() and not self.trainer.sanity_checking:
+            classes = (~there).nonzero().flatten().tolist()
+            rank_zero_warn(f"{split} has only, or no, samples of classes {classes}: {split}/auroc is without them")
+        self.counts = confusion.cpu().numpy()
+        for metric in (self.mean_loss, self.mean_acc, self.auroc, self.confusion):
+            metric.reset()
 
     def pictures(self) -> dict[str, "Figure"]:
-        return {"confusion": pictures.confusion(self.counts, [str(k) for k in range(len(self.counts))])}
+        if self.counts.ndim == 3:  # of several labels
+            return {}
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        names = data.statistics.get("class_names") or [str(k) for k in range(len(self.counts))]
+        return {"confusion": pictures.confusion(self.counts, names)}
 
-    def log_means(self, split: str) -> None:
-        for name, mean in (("loss", self.mean_loss), ("acc", self.mean_acc)):
-            self.log(f"{split}/{name}", mean.compute())
-            mean.reset()
+
+def hits(logits: Tensor, targets: Tensor) -> Tensor:
+    """logits [N, C], targets [N] or [N, C] -> whether the class is right, or the share of labels that are: [N]."""
+    if targets.ndim == 1:
+        return (logits.argmax(1) == targets).float()
+    return ((logits > 0) == (targets > 0.5)).float().mean(1)
+
+
+def presence_and_f1(confusion: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each class: whether there are samples with it and without it; F1, NaN where it is neither there nor predicted.
+
+    Args:
+        confusion: counts [C, C], rows are targets; or [C, 2, 2], a table for each label.
+    """
+    if confusion.ndim == 2:
+        right, targets, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+        samples = confusion.sum()
+    else:
+        right, targets, predicted = confusion[:, 1, 1], confusion[:, 1].sum(1), confusion[:, :, 1].sum(1)
+        samples = confusion.sum((1, 2))
+    return (targets > 0) & (targets < samples), 2 * right / (targets + predicted)
+
+
+def weights(given: list[float] | Literal["balanced"], targets: Tensor, num_classes: int) -> Tensor:
+    """[num_classes], from train's targets [N] or [N, num_classes] if `balanced`.
+
+    Raises:
+        ConfigError: a list of another length, or a weight below zero.
+    """
+    if isinstance(given, list):
+        if len(given) != num_classes or min(given) < 0:
+            raise ConfigError(f"model.class_weights: {given} -> give {num_classes} numbers, none below 0")
+        return torch.tensor(given)
+    if targets.ndim == 2:
+        present = targets.sum(0).clamp(min=1)
+        return (len(targets) - present) / present
+    return len(targets) / num_classes / torch.bincount(targets, minlength=num_classes).clamp(min=1)

@@ -28,6 +28,11 @@ KINDS = {
         *["--data.micro_batch_size", 16, "--trainer.limit_train_batches", 8],
         *["--trainer.val_check_interval", 4],
     ],
+    "augmented, mixed, balanced": [
+        "--data.augment",
+        f"[{', '.join(f'src.data.augment.{name}' for name in ('Flip', 'Crop', 'Color', 'Erasing', 'RandAugment'))}]",
+        *["--data.mix", "src.data.mix.CutMix", "--data.balance", "true", "--model.class_weights", "balanced"],
+    ],
     "two workers": ["--data.num_workers", 2],
     "plateau": [
         *["--model.schedule", "torch.optim.lr_scheduler.ReduceLROnPlateau"],
@@ -41,7 +46,7 @@ KINDS = {
         *["--model.schedule", "torch.optim.lr_scheduler.OneCycleLR", "--model.schedule.max_lr", 0.02],
     ],
 }
-SLOW = ("two workers", "plateau", "average, Muon, one cycle")
+SLOW = ("two workers", "plateau", "average, Muon, one cycle", "augmented, mixed, balanced")
 
 
 def at_step(step):

@@ -1,0 +1,161 @@
+import pytest
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from sklearn.metrics import f1_score, log_loss, roc_auc_score
+from torch.nn import functional as F
+
+from src.data.image import ImageDataModule
+from src.data.mix import CutMix
+from src.data.module import Arrays
+from src.errors import ConfigError
+from src.models.classification import Classification, presence_and_f1, weights
+from src.networks.mlp import MLP
+from src.predict import to_table
+
+PARTS = torch.tensor([[k % 2 == 0, k >= 5, k in (0, 6, 8, 9)] for k in range(10)]).long()
+
+
+class LabelledDigits(ImageDataModule):
+    """Digits with three labels: even, at least five, with a loop."""
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if self.facts["num_classes"] == 10:
+            self.splits = {name: Arrays(a.x, PARTS[a.targets]) for name, a in self.splits.items()}
+            self.facts["num_classes"] = 3
+
+    def picture(self, batch):
+        return None
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """trained(data class, epochs, data arguments, **arguments of the model) -> trainer, model, data."""
+
+    def trained(kind=ImageDataModule, epochs=8, data=None, **how):
+        seed_everything(0, verbose=False)
+        data = kind(batch_size=50, cache_dir=str(tmp_path), **(data or {}))  # 144 and 360 samples leave padding
+        factory = lambda num_classes, in_channels, image_size: MLP(  # noqa: E731
+            (64,), num_classes=num_classes, in_channels=in_channels, image_size=image_size
+        )
+        model = Classification(network=factory, optimizer=lambda p: torch.optim.AdamW(p, lr=3e-3), **how)
+        trainer = Trainer(
+            max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, num_sanity_val_steps=0,
+            enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=5,
+        )  # fmt: skip
+        trainer.fit(model, datamodule=data)
+        return trainer, model, data
+
+    return trained
+
+
+def measure(trainer, model, data) -> tuple[dict, torch.Tensor, torch.Tensor]:
+    """Metrics of the test, and what they are of: targets and probabilities of the samples."""
+    metrics = trainer.test(model, datamodule=data, verbose=False)[0]
+    batches = trainer.predict(model, datamodule=data)
+    joined = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    real = joined["index"] >= 0
+    assert real.sum() == 360 < len(real)
+    return metrics, joined["targets"][real], joined["probabilities"][real]
+
+
+def test_metrics_of_one_label_are_scikit_learns(trained):
+    metrics, targets, p = measure(*trained())
+    assert metrics["test/acc"] > 0.9
+    assert metrics["test/acc"] == pytest.approx((p.argmax(1) == targets).float().mean().item())
+    assert metrics["test/loss"] == pytest.approx(log_loss(targets, p), rel=1e-4)
+    assert metrics["test/f1"] == pytest.approx(f1_score(targets, p.argmax(1), average="macro"), rel=1e-5)
+    assert metrics["test/auroc"] == pytest.approx(roc_auc_score(targets, p, multi_class="ovr"), abs=1e-4)
+
+
+def test_several_labels_are_trained_and_measured(trained):
+    trainer, model, data = trained(LabelledDigits, 15, class_weights="balanced", label_smoothing=0.02)
+    assert model.weights.tolist() == pytest.approx([1.0, 1.0, 1.5], abs=0.2)
+    assert set(trainer.callback_metrics) >= {"val/loss", "val/acc", "val/f1", "val/auroc", "train/loss", "train/acc"}
+    metrics, targets, p = measure(trainer, model, data)
+    assert targets.shape == p.shape == (360, 3)
+    assert metrics["test/acc"] > 0.9
+    assert metrics["test/acc"] == pytest.approx(((p > 0.5) == targets).float().mean().item())
+    assert metrics["test/loss"] == pytest.approx(F.binary_cross_entropy(p, targets.float()).item(), rel=1e-4)
+    assert metrics["test/f1"] == pytest.approx(f1_score(targets, p > 0.5, average="macro"), rel=1e-5)
+    assert metrics["test/auroc"] == pytest.approx(roc_auc_score(targets, p), abs=1e-4)
+    assert model.pictures() == {}
+    table = to_table(trainer.predict(model, datamodule=data))
+    assert table.column_names[:7] == ["id", *(f"{name}_{k}" for name in ("target", "prediction") for k in range(3))]
+    assert table["target_2"].to_pylist() == targets[:, 2].tolist()
+    assert table["prediction_2"].to_pylist() == (p[:, 2] > 0.5).long().tolist()
+
+
+class WithoutSevens(ImageDataModule):
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        val = self.splits["val"]
+        self.splits["val"] = Arrays(val.x[val.targets != 7], val.targets[val.targets != 7])
+
+
+def test_a_class_that_val_lacks_is_said_and_left_out(trained):
+    with pytest.warns(UserWarning, match=r"val has only, or no, samples of classes \[7\]"):
+        trainer, _, _ = trained(WithoutSevens, 8)
+    assert 0.9 < trainer.callback_metrics["val/auroc"] <= 1
+    assert 0.8 < trainer.callback_metrics["val/f1"] <= 1
+
+
+def test_unbalanced_data_is_trained_in_balance(trained):
+    class Unbalanced(ImageDataModule):
+        def setup(self, stage: str) -> None:
+            super().setup(stage)
+            train = self.splits["train"]
+            kept = (train.targets < 5) | (torch.arange(len(train)) % 10 == 0)
+            self.splits["train"] = Arrays(train.x[kept], train.targets[kept])
+
+    _, model, data = trained(Unbalanced, 6, {"balance": True})
+    order = data.train_dataloader().order
+    order.position = lambda: (0, 0)
+    counts = torch.bincount(data.splits["train"].targets[torch.cat(list(order))])
+    assert counts.max() - counts.min() <= 10  # the last samples wait
+    recall = model.counts.diagonal() / model.counts.sum(1)
+    assert recall[5:].mean() > 0.6
+
+
+def test_several_labels_are_not_balanced(trained):
+    with pytest.raises(ConfigError, match=r"data.balance: the samples have several labels"):
+        trained(LabelledDigits, 1, {"balance": True})
+
+
+def test_mixed_batches_train_against_both_labels(trained):
+    _, model, data = trained(epochs=1, data={"mix": CutMix()}, label_smoothing=0.1, class_weights="balanced")
+    batch = data.splits["train"][torch.arange(50)]
+    batch = CutMix()({**batch, "x": batch["x"] / 255}, 10, seed=0, epoch=0)
+    log_p = model(batch["x"]).log_softmax(1)
+    soft = batch["soft_targets"] * 0.9 + 0.01
+    assert model.training_step(batch, 0).item() == pytest.approx(-(soft * log_p * model.weights).sum(1).mean().item())
+
+
+def test_weighted_losses_do_not_depend_on_how_a_batch_is_divided(trained):
+    _, model, data = trained(epochs=1, class_weights=[5.0, *[1.0] * 9])
+    batch = data.on_after_batch_transfer(data.splits["train"][torch.arange(50)], 0)
+    parts = [{name: value[i::2] for name, value in batch.items()} for i in range(2)]
+    halves = sum(model.training_step(part, 0) for part in parts) / 2
+    assert model.training_step(batch, 0).item() == pytest.approx(halves.item())
+    by_class = F.cross_entropy(model(batch["x"]), batch["targets"], reduction="none")
+    assert halves.item() == pytest.approx((by_class * torch.where(batch["targets"] == 0, 5, 1)).mean().item())
+
+
+def test_weights_of_classes():
+    targets = torch.tensor([0, 0, 0, 2])
+    assert weights("balanced", targets, 3).tolist() == pytest.approx([4 / 9, 4 / 3, 4 / 3])
+    assert weights("balanced", torch.tensor([[1, 1], [0, 1], [0, 1], [0, 0]]), 2).tolist() == pytest.approx([3, 1 / 3])
+    assert weights([1.0, 2.0, 0.0], targets, 3).tolist() == [1, 2, 0]
+    for wrong in ([1.0, 2.0], [1.0, 2.0, -1.0], []):
+        with pytest.raises(ConfigError, match=r"model.class_weights: .* give 3 numbers"):
+            weights(wrong, targets, 3)
+
+
+def test_f1_leaves_out_what_is_not_there():
+    there, f1 = presence_and_f1(torch.tensor([[3, 1, 0], [0, 4, 0], [0, 0, 0]]))
+    assert there.tolist() == [True, True, False]
+    assert f1[:2].tolist() == pytest.approx([6 / 7, 8 / 9])
+    assert f1[2].isnan()
+    there, f1 = presence_and_f1(torch.tensor([[[5, 1], [2, 4]], [[0, 0], [3, 4]]]))
+    assert there.tolist() == [True, False]  # of the second label there are no samples without it
+    assert f1[0].item() == pytest.approx(8 / 11)
