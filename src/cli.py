@@ -5,6 +5,7 @@ import logging
 import re
 import warnings
 from functools import partial
+from pkgutil import resolve_name
 from typing import Any, NoReturn
 
 import yaml
@@ -15,16 +16,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import TorchCheckpointIO
 
-from src.callbacks.checkpoints import Checkpoints
-from src.callbacks.pictures import Pictures
-from src.callbacks.progress import ThrottledProgress
-from src.callbacks.throughput import Throughput
 from src.checkpoint import VerifiedCheckpointIO
-from src.checks import allowed_prefixes, facts
+from src.checks import SECTIONS, allowed_prefixes, facts
 from src.config import Request
 from src.data.module import DataModule
 from src.errors import ConfigError
-from src.loggers.wandb import WandbOptions
 from src.models.base import Model
 
 # Lightning says much at the start of a run that is not about the run.
@@ -78,11 +74,11 @@ class CLI(LightningCLI):
             raise SystemExit(0)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_lightning_class_args(Checkpoints, "checkpoints")
-        parser.add_lightning_class_args(Pictures, "pictures")
-        parser.add_lightning_class_args(Throughput, "throughput")
-        parser.add_lightning_class_args(ThrottledProgress, "progress")
-        parser.add_class_arguments(WandbOptions, "wandb")
+        for name, class_path in SECTIONS.items():
+            if name != "trainer":
+                cls = resolve_name(class_path)
+                callback = issubclass(cls, Callback)
+                (parser.add_lightning_class_args if callback else parser.add_class_arguments)(cls, name)
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
     def instantiate_classes(self) -> None:
@@ -130,9 +126,7 @@ class CLI(LightningCLI):
 
 def as_factory(spec: Namespace) -> Any:
     """A function with arguments as a factory: jsonargparse would call it at once, without the facts of the data."""
-    from jsonargparse._util import import_object
-
-    target = import_object(spec.class_path)
+    target = resolve_name(spec.class_path)
     if inspect.isclass(target):
         return spec
     kept = {k: v for k, v in vars(spec.get("init_args", Namespace())).items() if k not in facts()}
