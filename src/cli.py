@@ -10,12 +10,12 @@ from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import TorchCheckpointIO
 
+from src.callbacks.progress import ThrottledProgress
 from src.checkpoint import VerifiedCheckpointIO
 from src.checks import SECTIONS, allowed_prefixes, facts
 from src.config import Request
@@ -65,7 +65,7 @@ class CLI(LightningCLI):
         Parser.request = request
         set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=list(allowed_prefixes()))
         super().__init__(
-            LightningModule, LightningDataModule, run=False, subclass_mode_model=True, subclass_mode_data=True,
+            Model, DataModule, run=False, subclass_mode_model=True, subclass_mode_data=True,
             auto_configure_optimizers=False, save_config_callback=None, load_from_checkpoint_support=False,
             parser_class=Parser, parser_kwargs={"allow_abbrev": False}, args=request.config,
         )  # fmt: skip
@@ -74,11 +74,12 @@ class CLI(LightningCLI):
             raise SystemExit(0)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        for name, class_path in SECTIONS.items():
-            if name != "trainer":
-                cls = resolve_name(class_path)
-                callback = issubclass(cls, Callback)
-                (parser.add_lightning_class_args if callback else parser.add_class_arguments)(cls, name)
+        for section, class_path in SECTIONS.items():
+            cls = resolve_name(class_path)
+            if issubclass(cls, Callback):
+                parser.add_lightning_class_args(cls, section)
+            elif cls is not Trainer:  # LightningCLI does that one
+                parser.add_class_arguments(cls, section)
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
     def instantiate_classes(self) -> None:
@@ -103,10 +104,6 @@ class CLI(LightningCLI):
             super().instantiate_classes()
         except (TypeError, ValueError, AttributeError) as e:  # Lightning's own complaints are ValueErrors, too
             raise ConfigError(" ".join(str(e).split())[:300]) from e
-        if not isinstance(self.model, Model) or not isinstance(self.datamodule, DataModule):
-            raise ConfigError(
-                "model and data must be classes derived from src.models.base.Model and src.data.module.DataModule"
-            )
         if self.request.stated:
             self.model.factory = partial(self.model.factory, **self.request.stated)
         if type(self.trainer.strategy.checkpoint_io) is not TorchCheckpointIO:
@@ -115,10 +112,11 @@ class CLI(LightningCLI):
         self.trainer.accumulate_grad_batches = self.datamodule.divide_batch(self.trainer.world_size)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        if config.get("enable_progress_bar") is False:
-            callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]
+        if config["enable_progress_bar"] is False:
+            callbacks = [c for c in callbacks if not isinstance(c, ThrottledProgress)]
         loggers = config["logger"] if isinstance(config["logger"], (list, Logger)) else False  # besides our own
-        return super()._instantiate_trainer({**config, "logger": loggers, **self.trainer_overrides}, callbacks)
+        ours = {"logger": loggers, "enable_progress_bar": False, **self.trainer_overrides}
+        return super()._instantiate_trainer({**config, **ours}, callbacks)
 
     def callback(self, kind: type) -> Any:
         return next(c for c in self.trainer.callbacks if isinstance(c, kind))  # type: ignore[attr-defined]
