@@ -148,9 +148,7 @@ class ViT(nn.Module):
         num_heads: attention heads of each block.
         mlp_ratio: hidden units of each perceptron, as a multiple of `dim`.
         dropout: share of activations zeroed in training.
-        num_classes: size of the last layer.
-        in_channels: channels of the image.
-        image_size: height and width of the image, in pixels.
+        num_classes, in_channels, image_size: of the data; `image_size` is height and width in pixels.
 
     Shapes: x [N, in_channels, height, width] -> logits [N, num_classes].
 
