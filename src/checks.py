@@ -125,4 +125,4 @@ def place(lines: Lines, key: str) -> str:
 
 def fail(lines: Lines, key: str, message: str) -> NoReturn:
     at = place(lines, key)
-    raise ConfigError(f"{at}{'' if at == f'--{key}: ' else f'{key}: '}{message}")
+    raise ConfigError(f"{at}{f'{key}: ' if key and at != f'--{key}: ' else ''}{message}")

@@ -10,7 +10,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, NoReturn
 
-from src.checks import TOP, check, facts, fail, place, sections, shown
+from src.checks import TOP, check, facts, fail, sections, shown
 from src.errors import ConfigError, nearest
 from src.signatures import ROOT, Argument, Arguments, arguments
 from src.strict_yaml import SPEC, Lines, join, read_file, read_text
@@ -28,10 +28,6 @@ class Request:
     stated: dict[str, Any]  # facts of the data that a config states all the same; they are compared, not used
     experiment: str
     options: argparse.Namespace  # of the command itself: run_dir, debug, ...
-
-    def where(self, key: str) -> str:
-        """The last place that sets a dotted key or what holds it, for messages."""
-        return place(self.lines, key)
 
 
 class CommandParser(argparse.ArgumentParser):
