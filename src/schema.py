@@ -146,8 +146,9 @@ def spec(word: str) -> Schema:
 
 def write(args: Sequence[str]) -> int:
     CommandParser("python -m src.schema", description=(__doc__ or "").partition("\n")[0]).parse_args(list(args))
-    write_text(FILE, json.dumps(make(), indent=1) + "\n")
-    say(f"{FILE.relative_to(ROOT)}: {len(make()['properties'])} keys at the top, with their classes")
+    schema = make()
+    write_text(FILE, json.dumps(schema, indent=1) + "\n")
+    say(f"{FILE.relative_to(ROOT)}: {len(schema['properties'])} keys at the top, with their classes")
     return 0
 
 
