@@ -6,13 +6,14 @@ A later file or flag goes before an earlier one, key by key. A config is data, n
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, NoReturn
 
-from src.checks import ROOT, SPEC, TOP, arguments_of, check, dotted, facts, fail, known_at, place, sections, shown
+from src.checks import TOP, check, facts, fail, sections, shown
 from src.errors import ConfigError, nearest
-from src.signatures import Argument, Arguments
-from src.strict_yaml import Key, Lines, read_file, read_text
+from src.signatures import ROOT, Argument, Arguments, arguments
+from src.strict_yaml import SPEC, Lines, join, read_file, read_text
 
 DEFAULTS = ROOT / "configs" / "default.yaml"
 CLASS = Argument("Class", None, "")
@@ -27,10 +28,6 @@ class Request:
     stated: dict[str, Any]  # facts of the data that a config states all the same; they are compared, not used
     experiment: str
     options: argparse.Namespace  # of the command itself: run_dir, debug, ...
-
-    def where(self, key: str) -> str:
-        """The last place that sets a dotted key or what holds it, for messages."""
-        return place(self.lines, key.split("."))
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -76,11 +73,9 @@ def read_request(parser: argparse.ArgumentParser, args: Sequence[str]) -> Reques
     config: dict[str, Any] = {}
     lines: Lines = {}
     for path in [DEFAULTS, *files]:
-        data, new = read_file(path)
-        config = add(config, data, lines, new)
-    for name, value in group(flags):
-        path_ = spec_path(name, config)
-        config = add(config, nest(path_, flag_value(name, value, path_, config)), lines, {path_: f"--{name}"})
+        config = add(config, *read_file(path), lines)
+    for name, text in group(flags):
+        config = add(config, from_flag(name, text, config), {reduce(join, name.split("."), ""): f"--{name}"}, lines)
     check(config, lines)
     return Request(config, lines, take_facts(config), experiment_name(files), options)
 
@@ -116,32 +111,23 @@ def group(flags: list[str]) -> list[tuple[str, str]]:
     return [(name, " ".join(values)) for name, values in out]
 
 
-def spec_path(name: str, config: dict[str, Any]) -> Key:
-    """`model.network.widths` -> `model.init_args.network.init_args.widths`, as the config so far has its classes."""
+def from_flag(name: str, text: str, config: dict[str, Any]) -> dict[str, Any]:
+    """`model.network.widths` as `{model: {init_args: {network: {init_args: {widths: ...}}}}}`, where the config so far
+    has classes. The text is YAML, unless the argument is a string."""
     path: list[str] = []
     node: Any = config
     for part in name.split("."):
         if isinstance(node, list):
-            raise ConfigError(
-                f"--{name}: {dotted(path)} is a list -> give it whole, or add to it with --{dotted(path)}+"
-            )
+            holder = reduce(join, path, "")
+            raise ConfigError(f"--{name}: {holder} is a list -> give it whole, or add to it with --{holder}+")
+        known = sections().get(".".join(path), {})
         if isinstance(node, dict) and "class_path" in node and part not in SPEC:
             path.append("init_args")
-            node = node.get("init_args")
+            known, node = arguments(str(node["class_path"])) or {}, node.get("init_args")
         path.append(part)
         node = node.get(part) if isinstance(node, dict) else None
-    return tuple(path)
-
-
-def flag_value(name: str, text: str, path: Key, config: dict[str, Any]) -> Any:
-    """A flag's text as YAML, unless the argument is a string."""
-    argument = known_at(path[:-1], config).get(str(path[-1]))
-    if text != "null" and argument and argument.annotation in ("str", "str | None"):
-        return text
-    return read_text(text, f"--{name}", {})
-
-
-def nest(path: Key, value: Any) -> Any:
+    is_text = part in known and known[part].annotation in ("str", "str | None") and text != "null"
+    value: Any = text if is_text else read_text(text, f"--{name}")[0]
     for part in reversed(path):
         value = {part: value}
     return value
@@ -150,16 +136,14 @@ def nest(path: Key, value: Any) -> Any:
 # Merging
 
 
-def add(config: dict[str, Any], data: dict[str, Any], lines: Lines, new: Lines) -> dict[str, Any]:
-    """One more file or flag on top; changes `lines`."""
-    for path in new:
-        lines.pop(path, None)  # the latest comes last
+def add(config: dict[str, Any], data: dict[str, Any], new: Lines, lines: Lines) -> dict[str, Any]:
+    """One more file or flag on top; its lines go into `lines`."""
     lines |= new
     for key, value in data.items():
         if key not in TOP:
-            fail(lines, (key,), f"unknown key {key}{nearest(key, TOP)}")
+            fail(lines, key, f"unknown key {key}{nearest(key, TOP)}")
         if key != "seed_everything" and not isinstance(value, dict) and not (key in ("model", "data") and value):
-            fail(lines, (key,), f"{key} is a group of keys, but here it has the value {shown(value)}")
+            fail(lines, key, f"{key} is a group of keys, but here it has the value {shown(value)}")
     config = merge(config, data)
     expand(config, {"model": CLASS, "data": CLASS})
     for section, known in sections().items():
@@ -195,7 +179,7 @@ def expand(holder: dict[str, Any], known: Arguments) -> None:
         holder[name] = values if is_list else values[0]
         for spec in values:
             if isinstance(spec, dict) and isinstance(spec.get("init_args"), dict):
-                expand(spec["init_args"], arguments_of(spec.get("class_path")) or {})
+                expand(spec["init_args"], arguments(str(spec.get("class_path"))) or {})
 
 
 # Facts of the data, which no config need state

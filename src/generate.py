@@ -43,13 +43,14 @@ def generate(args: Sequence[str]) -> int:
 
     prompt = torch.from_numpy(encode(tokenizer, options.prompt or "\n"))[None]
     torch.manual_seed(options.seed)
-    tokens = extend(model, prompt, cli.datamodule.facts["seq_len"], **vars(options))
+    seq_len = cli.datamodule.facts["seq_len"]
+    tokens = extend(model, prompt, seq_len, options.max_tokens, options.temperature, options.top_k)
     say(decode(tokenizer, tokens[0].tolist()))
     return 0
 
 
 def extend(
-    model: "nn.Module", tokens: "Tensor", seq_len: int, max_tokens: int, temperature: float, top_k: int, **_: object
+    model: "nn.Module", tokens: "Tensor", seq_len: int, max_tokens: int, temperature: float, top_k: int
 ) -> "Tensor":
     """tokens [N, T] -> [N, T + max_tokens]; the model sees the last `seq_len` of them."""
     import torch

@@ -1,34 +1,28 @@
 """The keys of a config for --help: what each class takes, its present value, and its docstring's line."""
 
 from collections.abc import Iterator
+from textwrap import shorten
 from typing import Any
 
-from src.checks import SECTIONS, arguments_of, dotted, facts, sections, shown, specs
-from src.signatures import Arguments
+from src.checks import SECTIONS, sections, settable, shown, specs
+from src.signatures import Argument, Arguments
 
 
 def keys_of(config: dict[str, Any]) -> Iterator[str]:
-    trainer = {name: argument for name, argument in sections()["trainer"].items() if name in config["trainer"]}
-    yield from keys(
-        "trainer", "lightning.pytorch.Trainer, whose other arguments can be given too", config["trainer"], trainer
-    )
-    for section, class_path in SECTIONS.items():
-        yield from keys(section, class_path, config.get(section, {}), sections()[section])
-    for path, spec in specs(config, ()):
-        known, given = arguments_of(spec["class_path"]), spec.get("init_args") or {}
-        filled_in = {"model.network": facts(), "model.optimizer": ("params",), "model.schedule": ("optimizer",)}
-        for name in filled_in.get(dotted(path), ()):
-            (known := dict(known or {})).pop(name, None)
-        yield from keys(dotted(path), spec["class_path"], given, known)
+    for section, known in sections().items():
+        given, more = config.get(section, {}), ""
+        if section == "trainer":
+            known, more = {name: known[name] for name in given}, ", whose other arguments can be given too"
+        yield from keys(section, SECTIONS[section] + more, given, known)
+    for path, spec in specs(config):
+        yield from keys(path, spec["class_path"], spec.get("init_args") or {}, settable(spec["class_path"]))
 
 
-def keys(prefix: str, of: str, given: dict[str, Any], known: Arguments | None) -> Iterator[str]:
+def keys(prefix: str, title: str, given: dict[str, Any], known: Arguments | None) -> Iterator[str]:
     """One group of keys: `--key value  description`."""
-    yield f"\n{prefix}: {of}"
-    for name in known or given:
-        argument = (known or {}).get(name)
-        value = given.get(name, argument.default if argument else None)
+    yield f"\n{prefix}: {title}"
+    for name, argument in (known or dict.fromkeys(given, Argument("", None, ""))).items():
+        value = given.get(name, argument.default)
         if isinstance(value, dict) and "class_path" in value:
             value = value["class_path"]
-        flag = f"--{prefix}.{name} {shown(value)}"
-        yield f"  {flag:<48}  {argument.doc if argument else ''}".rstrip()
+        yield f"  {f'--{prefix}.{name} {shown(value)}':<48}  {shorten(argument.doc, 250)}".rstrip()

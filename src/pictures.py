@@ -27,23 +27,21 @@ def save(fig: "Figure", path: Path) -> None:
 
 
 def curves(runs: Mapping[str, Sequence[Mapping[str, Curve]]]) -> "Figure":
-    """A panel for each kind of metric (loss, acc, ...), a line for each group of runs and each split.
+    """A panel for each kind of metric (loss, acc, ...) of training and validation, a line for each group of runs.
 
     Args:
         runs: by label; the runs of one label differ in their seed only, and are drawn as their mean and range.
     """
-    metrics = sorted({name for group in runs.values() for run in group for name in run})
-    kinds = sorted({name.rpartition("/")[2] for name in metrics}, key=lambda kind: (kind != "loss", kind))
-    fig = figure(6.4, 3.6 * max(1, len(kinds)))
-    styles = {"train": "-", "val": "--", "test": ":"}
-    for axes, kind in zip(np.atleast_1d(fig.subplots(max(1, len(kinds)), 1)), kinds, strict=False):
+    names = {name for group in runs.values() for run in group for name in run if name.startswith(("train/", "val/"))}
+    kinds = sorted({name.partition("/")[2] for name in names}, key=lambda kind: (kind != "loss", kind))
+    fig, several = figure(6.4, 3.6 * max(1, len(kinds))), len(runs) > 1
+    for axes, kind in zip(np.atleast_1d(fig.subplots(max(1, len(kinds)))), kinds, strict=False):
         for color, (label, group) in enumerate(runs.items()):
-            for name in (name for name in metrics if name.rpartition("/")[2] == kind):
-                drawn = [run[name] for run in group if name in run]
-                split = name.partition("/")[0]
+            for split, style in (("train", "-"), ("val", "--")):
+                drawn = [run[f"{split}/{kind}"] for run in group if f"{split}/{kind}" in run]
                 if drawn:
-                    text = " ".join([label, split] if len(runs) > 1 else [split])
-                    band(axes, drawn, text, f"C{color}" if len(runs) > 1 else None, styles.get(split, "-."))
+                    text = f"{label} {split}" if several else split
+                    band(axes, drawn, text, f"C{color}" if several else None, style)
         axes.set(title=kind, xlabel="optimizer step")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")

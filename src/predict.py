@@ -11,14 +11,14 @@ default predictions.csv in the run folder.
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow
+from pyarrow import csv, parquet
 
 from src.errors import ConfigError, EnvironmentFault
 from src.load import checkpoint_path, run_parser, run_request
 from src.run import run_command, say
-
-if TYPE_CHECKING:
-    import pyarrow
 
 
 def predict(args: Sequence[str]) -> int:
@@ -44,9 +44,8 @@ def predict(args: Sequence[str]) -> int:
     return 0
 
 
-def to_table(batches: Any) -> "pyarrow.Table":
+def to_table(batches: Any) -> pyarrow.Table:
     """Rows of all batches, without padding."""
-    import pyarrow
     import torch
 
     joined = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
@@ -61,10 +60,8 @@ def to_table(batches: Any) -> "pyarrow.Table":
     return pyarrow.table({name: column.numpy() for name, column in columns.items()})
 
 
-def write(table: "pyarrow.Table", output: Path) -> None:
+def write(table: pyarrow.Table, output: Path) -> None:
     """Whole or not at all."""
-    from pyarrow import csv, parquet
-
     tmp = output.with_name(output.name + ".tmp")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -12,12 +12,12 @@ deviation.
 import argparse
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
+from src import pictures
 from src.config import CommandParser
 from src.errors import CheckpointError, ConfigError
 from src.run import FREE, LOGS, RunFolder, flat, run_command, say
@@ -57,13 +57,20 @@ def expand(path: Path) -> list[RunFolder]:
 
 def overview(folders: list[RunFolder]) -> None:
     """A line for each run: how it ended, and why."""
-    table = Table("run", "state", "steps", "time", "result", "why", box=None, pad_edge=False)
+    lines = []
     for folder in folders:
         summary = folder.summary
         result = ", ".join(f"{n.removeprefix('test/')} {v:.4f}" for n, v in summary.items() if n.startswith("test/"))
         time = duration(summary["seconds"]) if "seconds" in summary else ""
         why = f"exit code {summary['exit_code']}: {summary['error']}" if "error" in summary else ""
-        table.add_row(here(folder.path.resolve()), state(folder), str(summary.get("steps", "")), time, result, why)
+        lines.append([here(folder.path), state(folder), str(summary.get("steps", "")), time, result, why])
+    show(["run", "state", "steps", "time", "result", "why"], lines)
+
+
+def show(header: list[str], lines: Iterable[list[str]]) -> None:
+    table = Table(*header, box=None, pad_edge=False)
+    for line in lines:
+        table.add_row(*line)
     console().print(table)
 
 
@@ -86,7 +93,7 @@ def grouped(folders: list[RunFolder]) -> Groups:
     return {chr(ord("A") + i % 26) + ("" if i < 26 else str(i // 26)): g for i, g in enumerate(groups.values())}
 
 
-def compared(folder: RunFolder) -> dict[str, Any]:
+def compared(folder: RunFolder) -> dict[str, str]:
     """The keys of a run's config on which its results may depend, but for the seed."""
     free = ("seed_everything", "data.seed", *FREE)
     return {k: str(v) for k, v in flat(folder.config()).items() if v is not None and not k.startswith(free)}
@@ -95,31 +102,25 @@ def compared(folder: RunFolder) -> dict[str, Any]:
 def compare(groups: Groups, output: Path) -> None:
     for letter, group in groups.items():
         more = f" and {len(group) - 1} more with other seeds" if len(group) > 1 else ""
-        say(f"\n{letter}: {here(group[0].path.resolve())}{more}" if len(groups) > 1 or more else "")
-    configs = {letter: compared(group[0]) for letter, group in groups.items()}
-    keys = sorted({key for config in configs.values() for key in config})
-    differ = [key for key in keys if len({config.get(key) for config in configs.values()}) > 1]
+        say(f"\n{letter}: {here(group[0].path)}{more}" if len(groups) > 1 or more else "")
+    configs = [compared(group[0]) for group in groups.values()]
+    values = {key: [config.get(key, "-") for config in configs] for key in sorted(set().union(*configs))}
+    differ = [[key, *found] for key, found in values.items() if len(set(found)) > 1]
     if differ:
-        rows("config", list(groups), {key: [c.get(key, "-") for c in configs.values()] for key in differ})
-    titles = list(groups) if len(groups) > 1 else ["value"]
-    metrics = {letter: [metrics_of(folder) for folder in group] for letter, group in groups.items()}
-    names = dict.fromkeys(name for group in metrics.values() for run in group for name in run)
-    rows("metric", titles, {n: [spread([r[n] for r in g if n in r]) for g in metrics.values()] for n in names})
-    draw(groups, output)
+        show(["config", *groups], differ)
+    from src.loggers.metrics_csv import read_curves  # loads Lightning, which takes seconds
+
+    curves = {letter: [read_curves(f.path, ("train/", "val/", "perf/")) for f in g] for letter, g in groups.items()}
+    metrics = [list(map(metrics_of, group, curves[letter])) for letter, group in groups.items()]
+    names = dict.fromkeys(name for group in metrics for run in group for name in run)
+    lines = ([name, *(spread([run[name] for run in group if name in run]) for group in metrics)] for name in names)
+    show(["metric", *(groups if len(groups) > 1 else ["value"])], lines)
+    pictures.save(pictures.curves(curves), output)
+    say(f"\nCurves: {here(output)}")
 
 
-def rows(title: str, letters: list[str], cells: dict[str, list[str]]) -> None:
-    table = Table(title, *letters, box=None, pad_edge=False)
-    for name, values in cells.items():
-        table.add_row(name, *values)
-    console().print(table)
-
-
-def metrics_of(folder: RunFolder) -> dict[str, float]:
+def metrics_of(folder: RunFolder, curves: dict[str, pictures.Curve]) -> dict[str, float]:
     """The test's metrics, and the last of the others."""
-    from src.loggers.metrics_csv import read_curves
-
-    curves = read_curves(folder.path, ("train/", "val/", "perf/"))
     test = {name: value for name, value in folder.summary.items() if name.startswith("test/")}
     return {**test, **{name: float(values[-1]) for name, (_, values) in curves.items()}}
 
@@ -128,15 +129,6 @@ def spread(values: list[float]) -> str:
     if len(values) < 2:
         return f"{values[0]:.4g}" if values else "-"
     return f"{statistics.fmean(values):.4g} ± {statistics.stdev(values):.2g} (n={len(values)})"
-
-
-def draw(groups: Groups, output: Path) -> None:
-    from src import pictures
-    from src.loggers.metrics_csv import read_curves
-
-    curves = {letter: [read_curves(f.path, ("train/", "val/")) for f in group] for letter, group in groups.items()}
-    pictures.save(pictures.curves(curves), output)
-    say(f"\nCurves: {here(output.resolve())}")
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -30,16 +30,17 @@ def train_seeds(request: Request, parser: CommandParser, args: Sequence[str]) ->
     options, flags = parser.parse_known_args(list(args))
     given = [part for path in options.config or [] for part in ("--config", path)]
     given += ["--debug"] if options.debug else []
-    for seed in range(first, first + count):
-        where = ["--run_dir", str(folder / f"seed-{seed}"), "--wandb.group", f"{request.experiment}/{folder.name}"]
+    given += [*flags, "--wandb.group", f"{request.experiment}/{folder.name}"]
+    folders = {seed: folder / f"seed-{seed}" for seed in range(first, first + count)}
+    for seed, path in folders.items():
         say(f"\nSeed {seed}")
-        code = run([*given, *flags, "--seed_everything", str(seed), *where])
+        code = run([*given, "--seed_everything", str(seed), "--run_dir", str(path)])
         if code:
             return code
-    summary = summarize([RunFolder(folder / f"seed-{seed}").summary for seed in range(first, first + count)])
-    write_json(folder / "summary.json", summary)
+    metrics = summarize([RunFolder(path).summary for path in folders.values()])
+    write_json(folder / "summary.json", {"status": "finished", "seeds": count, "metrics": metrics})
     say(f"\nOver {count} seeds, mean and standard deviation (least to greatest):")
-    console().print(rows({name: spread(values) for name, values in summary["metrics"].items()}))
+    console().print(rows({name: spread(values) for name, values in metrics.items()}))
     say(f"\nNext:\n  {here(Path(sys.executable))} -m src.runs {here(folder)}")
     return 0
 
@@ -79,19 +80,12 @@ def group_folder(request: Request, count: int) -> Path:
 
 def summarize(summaries: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean, standard deviation (of a sample), least, greatest and all values of each metric."""
-    names = [name for name, value in summaries[0].items() if name.startswith("test/")]
-    values = {name: [summary[name] for summary in summaries] for name in names}
-    measured = {
-        name: {
-            "mean": statistics.fmean(v),
-            "std": statistics.stdev(v) if len(v) > 1 else None,
-            "min": min(v),
-            "max": max(v),
-            "values": v,
-        }
-        for name, v in values.items()
-    }
-    return {"status": "finished", "seeds": len(summaries), "metrics": measured}
+    out = {}
+    for name in (name for name in summaries[0] if name.startswith("test/")):
+        v = [summary[name] for summary in summaries]
+        std = statistics.stdev(v) if len(v) > 1 else None
+        out[name] = {"mean": statistics.fmean(v), "std": std, "min": min(v), "max": max(v), "values": v}
+    return out
 
 
 def spread(measured: dict[str, Any]) -> str:

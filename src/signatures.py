@@ -1,15 +1,17 @@
-"""The arguments of classes, read from their source without importing it."""
+"""The arguments of our classes and of Lightning's Trainer, read from source without importing it."""
 
 import ast
 import importlib.util
-import inspect
 import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from docstring_parser import parse
+
 ROOT = Path(__file__).parent.parent
+TRAINER = "lightning.pytorch.trainer.trainer.Trainer"
 PLAIN = {"int", "float", "str", "bool", "list", "tuple", "dict", "None", "Literal", "Sequence", "Mapping", "Iterable"}
 PLAIN |= {"Path", "Any", "Union", "Optional", "timedelta"}
 
@@ -33,13 +35,16 @@ Arguments = dict[str, Argument]
 
 
 @cache
-def tree(file: Path) -> ast.Module:
-    return ast.parse(file.read_text(encoding="utf-8"))
-
-
-def module_file(module: str) -> Path | None:
-    base = ROOT.joinpath(*module.split("."))
-    return next((f for f in (base.with_suffix(".py"), base / "__init__.py") if f.is_file()), None)
+def body(module: str) -> list[ast.stmt]:
+    """The statements of a module of ours or of the Trainer's; of any other, none."""
+    base = ROOT
+    if module == TRAINER.rpartition(".")[0]:
+        base = Path(str(importlib.util.find_spec("lightning").origin)).parent.parent  # type: ignore[union-attr]
+    elif not module.startswith("src."):
+        return []
+    base = base.joinpath(*module.split("."))
+    file = next((f for f in (base.with_suffix(".py"), base / "__init__.py") if f.is_file()), None)
+    return ast.parse(file.read_text(encoding="utf-8")).body if file else []
 
 
 @cache
@@ -49,38 +54,38 @@ def classes() -> tuple[str, ...]:
     for folder in ("networks", "models", "data", "optim", "callbacks"):
         for file in sorted((ROOT / "src" / folder).rglob("*.py")):
             module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
-            out += [f"{module}.{node.name}" for node in tree(file).body if isinstance(node, ast.ClassDef)]
+            out += [f"{module}.{node.name}" for node in body(module) if isinstance(node, ast.ClassDef)]
     return tuple(out)
 
 
 @cache
-def arguments(class_path: str, method: str = "__init__") -> Arguments | None:
+def arguments(path: str, method: str = "__init__") -> Arguments | None:
     """Arguments of one of our classes or functions, those of its bases too where it takes **kwargs; None if it is
     not ours, or only imported by the module that is named."""
-    module, _, name = class_path.rpartition(".")
-    file = module_file(module) if module.startswith("src.") else None
-    body = tree(file).body if file else []
-    node = next((n for n in body if isinstance(n, (ast.ClassDef, ast.FunctionDef)) and n.name == name), None)
+    module, _, name = path.rpartition(".")
+    node = named(body(module), name)
+    if isinstance(node, ast.FunctionDef):
+        return of_function(node, 0, ast.get_docstring(node))
     if node is None:
         return None
-    if isinstance(node, ast.FunctionDef):
-        return of_function(node, 0, node)
-    init = next((f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == method), None)
-    own = {} if init is None else of_function(init, 1, node)
-    inherits = init is None or init.args.kwarg is not None
-    for base in node.bases if inherits else ():
-        origin = imported(module, body, base.id) if isinstance(base, ast.Name) else ""
-        own = {**(arguments(origin, method) or {}), **own}
+    init = named(node.body, method)
+    own = of_function(init, 1, ast.get_docstring(node)) if init else {}
+    for base in node.bases if not init or init.args.kwarg else ():
+        own = (arguments(origin(module, ast.unparse(base)), method) or {}) | own
     return own
 
 
-def of_function(node: ast.FunctionDef, skip: int, documented: ast.ClassDef | ast.FunctionDef) -> Arguments:
-    named = [*node.args.posonlyargs, *node.args.args]
-    defaults = [None] * (len(named) - len(node.args.defaults)) + node.args.defaults + node.args.kw_defaults
-    docs = described(documented)
+def named(statements: list[ast.stmt], name: str) -> Any:
+    return next((n for n in statements if isinstance(n, (ast.ClassDef, ast.FunctionDef)) and n.name == name), None)
+
+
+def of_function(node: ast.FunctionDef, skip: int, doc: str | None) -> Arguments:
+    found = [*node.args.posonlyargs, *node.args.args]
+    defaults = [None] * (len(found) - len(node.args.defaults)) + node.args.defaults + node.args.kw_defaults
+    docs = described(doc) or described(ast.get_docstring(node))
     return {
         a.arg: Argument(ast.unparse(a.annotation) if a.annotation else "", constant(d), docs.get(a.arg, ""))
-        for a, d in list(zip([*named, *node.args.kwonlyargs], defaults, strict=True))[skip:]
+        for a, d in list(zip([*found, *node.args.kwonlyargs], defaults, strict=True))[skip:]
     }
 
 
@@ -91,27 +96,14 @@ def constant(node: ast.expr | None) -> Any:
         return ast.unparse(node)  # type: ignore[arg-type]
 
 
-def described(node: ast.ClassDef | ast.FunctionDef) -> dict[str, str]:
-    """What the docstring's `Args:` says of each argument."""
-    args = inspect.cleandoc(ast.get_docstring(node) or "").partition("\nArgs:\n")[2].split("\n\n")[0]
-    entries = re.findall(r"^    (\w+): (.*(?:\n     .*)*)", args, re.MULTILINE)
-    return {name: " ".join(words.split()) for name, words in entries}
+def described(doc: str | None) -> dict[str, str]:
+    """What a docstring's `Args:` says of each argument, as one line."""
+    return {entry.arg_name: " ".join((entry.description or "").split()) for entry in parse(doc or "").params}
 
 
-def imported(module: str, body: list[ast.stmt], name: str) -> str:
+def origin(module: str, name: str) -> str:
     """The dotted path of a name as a module sees it."""
-    for node in body:
+    for node in body(module):
         if isinstance(node, ast.ImportFrom) and any((a.asname or a.name) == name for a in node.names):
             return f"{node.module}.{name}"
     return f"{module}.{name}"
-
-
-@cache
-def trainer() -> Arguments:
-    """Arguments of Lightning's Trainer; finding its file does not import it."""
-    spec = importlib.util.find_spec("lightning")
-    assert spec, "lightning is not installed"
-    file = Path(str(spec.origin)).parent / "pytorch" / "trainer" / "trainer.py"
-    cls = next(n for n in tree(file).body if isinstance(n, ast.ClassDef) and n.name == "Trainer")
-    init = next(f for f in cls.body if isinstance(f, ast.FunctionDef) and f.name == "__init__")
-    return of_function(init, 1, init)

@@ -1,30 +1,26 @@
-"""What people read in the terminal or a log file: tables of two columns, durations, paths as one would type them."""
+"""What people read in the terminal or a log file: names and values, durations, paths as one would type them."""
 
 import shutil
 import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
+
+from src.run import rank
 
 
 def console() -> Console:
-    """Standard output: lines are folded at words on a terminal, and never elsewhere."""
+    """Standard output, of the first process only: lines are folded at words on a terminal, and never elsewhere."""
     terminal = sys.stdout.isatty()
-    return Console(file=sys.stdout, soft_wrap=not terminal, highlight=False, width=None if terminal else 160)
+    width = None if terminal else 160
+    return Console(file=sys.stdout, soft_wrap=not terminal, highlight=False, width=width, quiet=rank() != 0)
 
 
-def rows(pairs: dict[str, str]) -> Table | str:
-    """A table of names and values: on a terminal, values are folded to its width."""
-    if not sys.stdout.isatty():
-        width = max(10, *(len(name) + 2 for name in pairs))
-        return "\n".join(f"{name:<{width}}{value}" for name, value in pairs.items())
-    table = Table.grid(padding=(0, 1))
-    table.add_column(style="bold", no_wrap=True, min_width=8)
-    table.add_column(overflow="fold")
-    for name, value in pairs.items():
-        table.add_row(name, value)
-    return table
+def rows(pairs: dict[str, str]) -> Text:
+    """A line for each name and its value."""
+    width = max(10, *(len(name) + 2 for name in pairs))
+    return Text("\n").join(Text.assemble((f"{name:<{width}}", "bold"), value) for name, value in pairs.items())
 
 
 def duration(seconds: float) -> str:

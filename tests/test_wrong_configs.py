@@ -1,5 +1,6 @@
 """Every wrong config is one line that names the place, and the nearest right name; nothing is imported for it."""
 
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ from conftest import DIGITS, ROOT
 
 from src.config import command_parser, read_request
 from src.errors import ConfigError
+from src.strict_yaml import read_text
 
 EVIL = "evil_module.Evil"
 BOMB = "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
@@ -87,6 +89,26 @@ def test_missing_file_names_the_nearest(tmp_path, monkeypatch):
     refused(["--config", "configs/experiment/digit_cnn.yaml"], r"digits_cnn.yaml", tmp_path, monkeypatch)
 
 
+def test_what_plain_values_mean():
+    numbers, _ = read_text("[1e-3, .5e3, 1_000, 0x1f, -0, .inf]", "")
+    assert numbers == [0.001, 500.0, 1000, 31, 0, float("inf")]
+    assert all(isinstance(value, str) for value in read_text("[010, 2024-01-01, 12:30:00, '1', 1e]", "")[0])
+    data, lines = read_text("a: &x {1: yes}\nb:\n- *x", "f")
+    assert data == {"a": {"1": True}, "b": [{"1": True}]}
+    assert lines == {"a": "f:1", "a.1": "f:1", "b": "f:2", "b.0.1": "f:1"}
+
+
+def test_help_explains_the_keys(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit):
+        read_request(command_parser("train", "The manual."), [*DIGITS, "--help"])
+    shown = capsys.readouterr().out
+    assert "The manual." in shown
+    assert re.search(r"^  --trainer.max_epochs 60 +Stop training once", shown, re.MULTILINE)
+    assert re.search(r"^  --model.network.widths \[32, 64, 64\] +channels of each convolution", shown, re.MULTILINE)
+    assert "--model.network.num_classes" not in shown  # is filled in
+
+
 def refused(args, message, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     (tmp_path / "evil_module.py").write_text(f"open({str(tmp_path / 'was here')!r}, 'w')\nclass Evil: pass\n")
@@ -124,6 +146,8 @@ VALUES = {
     "checkpoints.monitor": "val/accc",
     "checkpoints.keep_last": "0",
     "model.network.num_classes": "11",
+    "model": "torch.nn.Linear",
+    "data": "src.networks.mlp.MLP",
 }
 
 

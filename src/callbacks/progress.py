@@ -3,8 +3,7 @@ import time
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from src.cost import count
@@ -14,7 +13,7 @@ from src.terminal import console, duration, rows
 MEASURE_SEC = 0.5  # of steps, before their time is told
 
 
-class ThrottledProgress(ProgressBar):
+class ThrottledProgress(Callback):
     """A bar over the whole training, and a line of metrics after each validation.
 
     The bar is drawn a few times a second, whatever the number of steps; where there is no terminal, only lines are
@@ -26,81 +25,59 @@ class ThrottledProgress(ProgressBar):
     """
 
     def __init__(self, refresh_sec: float = 0.2, line_sec: float = 5.0) -> None:
-        super().__init__()
         self.refresh_sec, self.line_sec = refresh_sec, line_sec
         self.console = console()
         self.bar: Progress | None = None
-        self.enabled = True
         self.t_draw = self.t_line = 0.0
         self.first: tuple[float, int] | None = None  # when the first step had ended, and its number
         self.told = False
 
-    def disable(self) -> None:
-        self.enabled = False
-
-    def enable(self) -> None:
-        self.enabled = True
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.t_line = 0.0
-        if not self.enabled or not trainer.is_global_zero:
-            return
         self.console.print(rows(plan(trainer, pl_module)))  # type: ignore[arg-type]
-        if not self.console.is_terminal:
-            return
-        columns = (TextColumn("epoch {task.description}"), BarColumn(None), MofNCompleteColumn(), TextColumn("steps"))
-        self.bar = Progress(
-            *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, auto_refresh=False, expand=True
-        )
-        total = trainer.estimated_stepping_batches
-        self.task = self.bar.add_task("", total=None if total == float("inf") else total)
-        self.bar.start()
+        if self.console.is_terminal:
+            columns = (BarColumn(None), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn())
+            self.bar = Progress(
+                TextColumn("epoch {task.description}"), *columns, TimeRemainingColumn(),
+                console=self.console, auto_refresh=False, expand=True,
+            )  # fmt: skip
+            total = trainer.estimated_stepping_batches
+            self.task = self.bar.add_task("", total=total if math.isfinite(total) else None)
+            self.bar.start()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        now = time.monotonic()
-        if self.first is None:
-            self.first = (now, trainer.global_step)
-        elif not self.told and now - self.first[0] > MEASURE_SEC:
-            self.tell_time(trainer, now)
-        if self.bar is not None and now - self.t_draw > self.refresh_sec:
+        now, step = time.monotonic(), trainer.global_step
+        self.first = self.first or (now, step)
+        if not self.told and step > self.first[1] and now - self.first[0] > MEASURE_SEC:
+            self.tell_time(trainer, (now - self.first[0]) / (step - self.first[1]))
+        if now - self.t_draw > self.refresh_sec:
             self.t_draw = now
             self.draw(trainer)
 
-    def tell_time(self, trainer: Trainer, now: float) -> None:
+    def tell_time(self, trainer: Trainer, step_sec: float) -> None:
         """The time that is left, from the first steps (the very first, which is slow, is left out)."""
-        assert self.first is not None
-        done, steps = trainer.global_step - self.first[1], trainer.estimated_stepping_batches - trainer.global_step
-        if done == 0 or not self.enabled or not math.isfinite(steps):
-            return
-        self.told, step_sec = True, (now - self.first[0]) / done
-        end = time.strftime("%a %H:%M", time.localtime(time.time() + steps * step_sec))
-        text = f"about {duration(steps * step_sec)} more ({step_sec * 1000:.3g} ms a step), until {end}"
-        self.console.print(rows({"time": text}))
+        self.told, left_sec = True, step_sec * (trainer.estimated_stepping_batches - trainer.global_step)
+        if math.isfinite(left_sec):
+            end = time.strftime("%a %H:%M", time.localtime(time.time() + left_sec))
+            text = f"about {duration(left_sec)} more ({step_sec * 1000:.3g} ms a step), until {end}"
+            self.console.print(rows({"time": text}))
 
     def draw(self, trainer: Trainer) -> None:
-        assert self.bar is not None
-        self.bar.update(self.task, description=str(self.epoch(trainer)), completed=trainer.global_step)
-        self.bar.refresh()
-
-    @staticmethod
-    def epoch(trainer: Trainer) -> int:
-        """The number of the present epoch, from 1; after the last one it is that one's."""
-        epoch, last = trainer.current_epoch + 1, trainer.max_epochs or -1
-        return min(epoch, last) if last > 0 else epoch
+        if self.bar is not None:
+            epoch = min(trainer.current_epoch + 1, last_epoch(trainer))  # after the last one it is that one's
+            self.bar.update(self.task, description=f"{epoch}", completed=trainer.global_step, refresh=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        now = time.monotonic()
-        last = trainer.max_epochs is not None and trainer.current_epoch + 1 >= trainer.max_epochs > 0
-        if trainer.sanity_checking or trainer.state.fn != "fit" or not self.enabled or not trainer.is_global_zero:
+        now, epoch = time.monotonic(), trainer.current_epoch + 1
+        if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        if now - self.t_line < self.line_sec and not last:
+        if now - self.t_line < self.line_sec and epoch < last_epoch(trainer):
             return
         self.t_line = now
         shown = sorted(n for n in trainer.logged_metrics if n.startswith(("train/", "val/", "optim/lr")))
         values = "  ".join(f"{name} {float(trainer.logged_metrics[name]):.4g}" for name in shown)
-        self.console.print(f"epoch {trainer.current_epoch + 1}  step {trainer.global_step}  {values}")
+        self.console.print(f"epoch {epoch}  step {trainer.global_step}  {values}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.close(trainer)
@@ -115,6 +92,11 @@ class ThrottledProgress(ProgressBar):
             self.bar = None
 
 
+def last_epoch(trainer: Trainer) -> float:
+    """The number of the last epoch, from 1, or infinity."""
+    return trainer.max_epochs if (trainer.max_epochs or 0) > 0 else math.inf  # type: ignore[return-value]
+
+
 def plan(trainer: Trainer, model: Model) -> dict[str, str]:
     """What will happen."""
     data, steps = trainer.datamodule, trainer.estimated_stepping_batches  # type: ignore[attr-defined]
@@ -122,7 +104,7 @@ def plan(trainer: Trainer, model: Model) -> dict[str, str]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     at_once = f" ({data.micro_batch_size} at once on a device)" if data.micro_batch_size < data.batch_size else ""
-    epochs = f" in {trainer.max_epochs:,} epochs" if (trainer.max_epochs or 0) > 0 else ""
+    epochs = f" in {last_epoch(trainer):,} epochs" if math.isfinite(last_epoch(trainer)) else ""
     table = {
         "network": f"{type(model.network).__name__}, {parameters:,} parameters",
         "data": ", ".join(f"{split} {n:,}" for split, n in data.num_samples.items()) + " samples",

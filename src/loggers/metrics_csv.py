@@ -1,5 +1,6 @@
 import csv
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,21 @@ from src.run import rank, write_text
 
 def read_curves(run_dir: Path, kinds: tuple[str, ...]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Steps [T] and values [T] of each metric whose name begins with one of `kinds`."""
-    path = run_dir / "metrics.csv"
-    if not path.exists():
-        return {}
-    with open(path, newline="", encoding="utf-8") as f:
-        rows = [row for row in csv.DictReader(f) if row["step"].isdigit()]
     points: dict[str, list[tuple[int, float]]] = {}
-    for row in rows:
-        for name in (name for name in row if name and name.startswith(kinds) and row[name]):
-            points.setdefault(name, []).append((int(row["step"]), float(row[name])))
+    for row in whole_rows(run_dir / "metrics.csv"):
+        for name, value in row.items():
+            if value and name.startswith(kinds):
+                points.setdefault(name, []).append((int(row["step"]), float(value)))
     return {name: (np.array(p)[:, 0], np.array(p)[:, 1]) for name, p in points.items()}
+
+
+def whole_rows(path: Path) -> list[dict[str, str]]:
+    """Of a file that is still written, or whose process was killed, the last row may be a part of one."""
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as f:
+        rows = list(csv.DictReader(line for line in f if line.endswith("\n")))
+    return [row for row in rows if None not in row and None not in row.values() and row["step"].isdigit()]
 
 
 class MetricsCSV(Logger):
@@ -35,8 +41,7 @@ class MetricsCSV(Logger):
         super().__init__()
         self.path, self.columns = run_dir / "metrics.csv", ["step", "epoch"]
         if self.path.exists() and rank() == 0:
-            kept = [row for row in self.rows() if row["step"].isdigit() and int(row["step"]) < resume_step]
-            self.rewrite(kept)
+            self.rewrite([row for row in whole_rows(self.path) if int(row["step"]) < resume_step])
 
     @property
     def name(self) -> str:
@@ -53,23 +58,14 @@ class MetricsCSV(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         row = {"step": step, **metrics}
-        new = [name for name in row if name not in self.columns]
-        if new or not self.path.exists():
-            rows = self.rows() if self.path.exists() else []
-            self.columns += sorted(new)
-            self.rewrite(rows)
+        if not self.path.exists() or not row.keys() <= set(self.columns):
+            self.rewrite(whole_rows(self.path), sorted(row))
         with open(self.path, "a", newline="", encoding="utf-8") as f:
             csv.DictWriter(f, self.columns).writerow(row)
 
-    def rows(self) -> list[dict[str, str]]:
-        """All whole rows: a killed process may have left a part of one at the end."""
-        with open(self.path, newline="", encoding="utf-8") as f:
-            lines = [line for line in f if line.endswith("\n")]
-        reader = csv.DictReader(lines)
-        self.columns = list(reader.fieldnames or self.columns)
-        return [row for row in reader if None not in row and None not in row.values()]
-
-    def rewrite(self, rows: list[dict[str, str]]) -> None:
+    def rewrite(self, rows: list[dict[str, str]], more: Iterable[str] = ()) -> None:
+        """All rows under one header, with `more` columns at its end."""
+        self.columns = list(dict.fromkeys([*self.columns, *(name for row in rows for name in row), *more]))
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, self.columns, restval="")
         writer.writeheader()

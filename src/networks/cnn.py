@@ -16,9 +16,7 @@ class CNN(nn.Module):
         dropout: share of the dense layer's inputs and outputs zeroed in training.
         padding: pixels of zeros round each convolution's input; 1 keeps the size, which small images need.
         batch_norm: normalize each convolution's output over the batch.
-        num_classes: size of the last layer.
-        in_channels: channels of the image.
-        image_size: height and width of the image, in pixels.
+        num_classes, in_channels, image_size: of the data; `image_size` is height and width in pixels.
 
     Shapes: x [N, in_channels, height, width] -> logits [N, num_classes].
 

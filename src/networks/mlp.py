@@ -12,9 +12,7 @@ class MLP(nn.Module):
     Args:
         widths: units of each hidden layer.
         dropout: share of hidden units zeroed in training.
-        num_classes: size of the last layer.
-        in_channels: channels of the image.
-        image_size: height and width of the image, in pixels.
+        num_classes, in_channels, image_size: of the data; `image_size` is height and width in pixels.
 
     Shapes: x [N, in_channels, height, width] -> logits [N, num_classes].
     """

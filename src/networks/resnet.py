@@ -11,17 +11,13 @@ class Block(nn.Module):
 
     def __init__(self, channels: int, width: int, stride: int, bottleneck: bool) -> None:
         super().__init__()
-        out_channels = 4 * width if bottleneck else width
-        # (kernel, channels, stride) of each convolution; the stride stands on a 3x3 one
-        plan = [(1, width, 1), (3, width, stride), (1, out_channels, 1)] if bottleneck else []
-        self.layers = nn.ModuleList()
-        before = channels
-        for kernel, out, step in plan or [(3, width, stride), (3, width, 1)]:
-            self.layers.append(conv_norm(before, out, kernel, step))
-            before = out
-        self.shortcut = None
-        if stride != 1 or channels != out_channels:
-            self.shortcut = conv_norm(channels, out_channels, 1, stride)
+        out = 4 * width if bottleneck else width
+        if bottleneck:
+            layers = [conv_norm(channels, width, 1), conv_norm(width, width, 3, stride), conv_norm(width, out, 1)]
+        else:
+            layers = [conv_norm(channels, width, 3, stride), conv_norm(width, out, 3)]
+        self.layers = nn.ModuleList(layers)
+        self.shortcut = conv_norm(channels, out, 1, stride) if stride != 1 or channels != out else None
 
     def forward(self, x: Tensor) -> Tensor:
         y = x
@@ -30,7 +26,7 @@ class Block(nn.Module):
         return F.relu(self.layers[-1](y) + (x if self.shortcut is None else self.shortcut(x)))
 
 
-def conv_norm(in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.Sequential:
+def conv_norm(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
@@ -47,8 +43,7 @@ class ResNet(nn.Module):
         bottleneck: blocks of 1x1, 3x3 and 1x1 convolutions in place of two 3x3.
         stem: `small` is a 3x3 convolution; `large`, for images from about 100 pixels, a 7x7 of stride 2 and a pooling.
         zero_init: begin with each block passing on its input (Goyal et al., 2017).
-        num_classes: size of the last layer.
-        in_channels: channels of the image.
+        num_classes, in_channels: of the data.
 
     Shapes: x [N, in_channels, height, width] -> logits [N, num_classes].
 

@@ -4,11 +4,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-Kind = Literal["lstm", "gru"]
 
-
-def recurrent(kind: Kind, in_features: int, dim: int, depth: int, dropout: float) -> nn.LSTM | nn.GRU:
-    cls = {"lstm": nn.LSTM, "gru": nn.GRU}[kind]
+def recurrent(kind: str, in_features: int, dim: int, depth: int, dropout: float) -> nn.LSTM | nn.GRU:
+    cls = nn.LSTM if kind == "lstm" else nn.GRU
     return cls(in_features, dim, depth, batch_first=True, dropout=dropout if depth > 1 else 0.0)
 
 
@@ -20,9 +18,7 @@ class ImageRNN(nn.Module):
         dim: units of each layer.
         depth: number of layers.
         dropout: share of the outputs of each layer zeroed in training.
-        num_classes: size of the last layer.
-        in_channels: channels of the image.
-        image_size: height and width of the image, in pixels.
+        num_classes, in_channels, image_size: of the data; `image_size` is height and width in pixels.
 
     Shapes: x [N, in_channels, height, width] -> logits [N, num_classes].
     """

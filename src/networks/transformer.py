@@ -24,6 +24,9 @@ class Block(nn.Module):
         causal: bool,
     ) -> None:
         super().__init__()
+        if dim % num_heads:
+            sizes = [n for n in range(1, dim + 1) if dim % n == 0]
+            raise ValueError(f"dim {dim} is not divisible by num_heads {num_heads}: take one of {sizes}")
         self.num_heads, self.dropout, self.causal = num_heads, dropout, causal
         hidden = int(dim * mlp_ratio)
         self.norm1, self.norm2 = norm(dim, eps=1e-6), norm(dim, eps=1e-6)
@@ -59,12 +62,6 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     a, b = x.chunk(2, -1)
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
-
-
-def check_heads(dim: int, num_heads: int) -> None:
-    if dim % num_heads:
-        sizes = [n for n in range(1, dim + 1) if dim % n == 0]
-        raise ValueError(f"dim {dim} is not divisible by num_heads {num_heads}: take one of {sizes}")
 
 
 def init(module: nn.Module, depth: int) -> None:
@@ -110,14 +107,13 @@ class GPT(nn.Module):
         seq_len: int = 256,
     ) -> None:
         super().__init__()
-        check_heads(dim, num_heads)
-        if dim // num_heads % 2:
-            raise ValueError(f"heads of width {dim // num_heads} cannot be rotated: take an even dim / num_heads")
         self.dropout = dropout
         self.embedding = nn.Embedding(vocab_size, dim)
         self.blocks = nn.ModuleList(
             Block(dim, num_heads, mlp_ratio, dropout, nn.RMSNorm, bias=False, causal=True) for _ in range(depth)
         )
+        if dim // num_heads % 2:
+            raise ValueError(f"heads of width {dim // num_heads} cannot be rotated: take an even dim / num_heads")
         self.norm = nn.RMSNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, vocab_size, bias=False)
         init(self, depth)
@@ -148,9 +144,7 @@ class ViT(nn.Module):
         num_heads: attention heads of each block.
         mlp_ratio: hidden units of each perceptron, as a multiple of `dim`.
         dropout: share of activations zeroed in training.
-        num_classes: size of the last layer.
-        in_channels: channels of the image.
-        image_size: height and width of the image, in pixels.
+        num_classes, in_channels, image_size: of the data; `image_size` is height and width in pixels.
 
     Shapes: x [N, in_channels, height, width] -> logits [N, num_classes].
 
@@ -171,7 +165,6 @@ class ViT(nn.Module):
         image_size: tuple[int, int] = (28, 28),
     ) -> None:
         super().__init__()
-        check_heads(dim, num_heads)
         if any(size % patch_size for size in image_size):
             sizes = [n for n in range(1, min(image_size) + 1) if not any(size % n for size in image_size)]
             raise ValueError(f"images of {image_size} do not divide into patches of {patch_size}: take one of {sizes}")
