@@ -1,9 +1,13 @@
 """A run that is killed, however often, ends as one that was not."""
 
+import json
 import random
+import re
+import shutil
 import time
 
 import pytest
+import torch
 from harness import (
     EVERY_STEP,
     SELDOM,
@@ -14,8 +18,11 @@ from harness import (
     before_call,
     before_change,
     die,
+    differences,
     in_write,
     noting_samples,
+    plain,
+    rows,
     samples,
     together,
 )
@@ -95,7 +102,9 @@ def sweep(start, run, tmp_path, whole, hooks):
 
 
 def test_killed_while_it_saves(start, run, tmp_path, whole):
-    assert sweep(start, run, tmp_path, whole, [in_write(n) for n in (1, 40, 90, 140, 200)]) >= 3
+    shares = (0, 0.001, 0.1, 0.25, 0.5, 0.75, 0.9, 0.999, 1)
+    hooks = [in_write(1 + i % 2, share) for i, share in enumerate(shares)]
+    assert sweep(start, run, tmp_path, whole, hooks) == len(shares)
 
 
 def test_killed_before_any_change_to_files(start, run, tmp_path, whole):
@@ -143,3 +152,107 @@ def test_killed_at_random_instants(start, run, tmp_path, whole):
 @pytest.mark.long
 def test_killed_at_fifty_random_instants(start, run, tmp_path, whole):
     random_kills(start, run, tmp_path, whole, kills=50, seconds=1.5)
+
+
+# Forks
+
+
+FORK = [*TINY, *EVERY_STEP, "--checkpoints.keep_last", 100]
+
+
+@pytest.fixture
+def origin(run, tmp_path):
+    run([*FORK, "--run_dir", tmp_path / "origin"])
+    return tmp_path / "origin"
+
+
+def test_a_fork_ends_like_the_run_it_is_from(start, run, tmp_path, origin):
+    file, args = origin / "checkpoints/step-00000005.ckpt", [*FORK, "--run_dir", tmp_path / "fork"]
+    fork = [*args, "--resume", file]
+    child = start(fork, first=before_call(Classification, "training_step", 4))
+    assert child.wait() == -9
+    assert f"forked from {file}, going on after 5 steps" in child.output
+    file.unlink()  # the fork does not need it any more
+    output = run(fork)
+    assert "going on after 7 steps" in output
+    assert_same_end(tmp_path / "fork", origin)
+    states = [json.loads((folder / "run.json").read_text()) for folder in (tmp_path / "fork", origin)]
+    assert states[0]["origin"] == str(file)
+    assert states[0]["wandb_id"] != states[1]["wandb_id"]
+    assert "resume" not in (tmp_path / "fork/config.yaml").read_text()
+
+
+def test_a_fork_of_a_finished_run_trains_on(run, tmp_path, origin):
+    longer = [*FORK, "--trainer.max_epochs", 5]
+    output = run([*longer, "--resume", origin, "--run_dir", tmp_path / "fork"])
+    assert "trainer.max_epochs was 3, now 5" in output
+    summary = json.loads((tmp_path / "fork/summary.json").read_text())
+    assert (summary["steps"], summary["epochs"]) == (20, 5)
+    rates = [row["optim/lr"] for row in rows(tmp_path / "fork") if row["optim/lr"]]
+    assert float(rates[-2]) > 1e-4  # the schedule has the new length
+    constant = [*FORK, "--model.schedule", "null"]
+    run([*constant, "--run_dir", tmp_path / "short"])
+    run([*constant, "--trainer.max_epochs", 5, "--run_dir", tmp_path / "whole"])
+    on = ["--trainer.max_epochs", 5, "--resume", tmp_path / "short"]
+    run([*constant, *on, "--run_dir", tmp_path / "on"])
+    assert_same_end(tmp_path / "on", tmp_path / "whole")
+
+
+def test_a_lone_checkpoint_can_be_forked(run, tmp_path, origin):
+    shutil.copy(origin / "checkpoints/step-00000007.ckpt", tmp_path / "lone.ckpt")
+    output = run([*FORK, "--resume", tmp_path / "lone.ckpt", "--run_dir", tmp_path / "fork"])
+    assert "going on after 7 steps" in output
+    ends = [torch.load(f / "checkpoints/last.ckpt", weights_only=True) for f in (tmp_path / "fork", origin)]
+    assert not differences(plain(ends[0]["state_dict"]), plain(ends[1]["state_dict"]))
+
+
+def test_resume_names_the_run_itself(start, run, tmp_path, origin):
+    args = [*FORK, "--run_dir", tmp_path / "run"]
+    assert start(args, first=before_call(Classification, "training_step", 7)).wait() == -9
+    older = tmp_path / "run/checkpoints/step-00000002.ckpt"
+    assert "has newer checkpoints" in run([*args, "--resume", older], code=2)
+    assert "going on after" in run([*args, "--resume", tmp_path / "run"])
+    assert_same_end(tmp_path / "run", origin)
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_resume_that_cannot_be(run, tmp_path, origin):
+    to = ["--run_dir", tmp_path / "new"]
+    assert "holds a run already" in run([*FORK, "--resume", "none", "--run_dir", origin], code=2)
+    file = origin / "checkpoints/step-00000005.ckpt"
+    another = [*FORK, "--run_dir", tmp_path / "another", "--resume", file]
+    run(another)
+    assert "holds a run already" in run([*another[:-1], origin], code=2)
+    assert "no such checkpoint" in run([*FORK, *to, "--resume", tmp_path / "nowhere"], code=4)
+    assert "neither a run folder" in run([*FORK, *to, "--resume", tmp_path], code=4)
+    output = run([*FORK, *to, "--resume", file, "--model.optimizer.lr", "0.1"], code=2)
+    assert "model.optimizer.lr was 0.01, now 0.1" in output
+    flip(file)
+    output = run([*FORK, *to, "--resume", file], code=4)
+    assert f"checkpoint {file}: its bytes are not those that were written" in output
+    for name in ("metrics.csv", "config.yaml"):
+        assert "not a file that can be read safely" in run([*FORK, *to, "--resume", origin / name], code=4)
+    assert not (tmp_path / "new").exists()
+    output = run([*FORK, *to, "--resume", origin, "--model.network.widths", "[17,8]"], code=4)
+    line = output.splitlines()[-1]
+    assert re.search(r"network\.\S+weight is \[16, 64\] there, \[17, 64\] here; ", line), line
+    assert "missing there" in line
+    assert "and " in line
+    assert "--seeds" in run([*FORK, "--seeds", 2, "--resume", "none"], code=2)
+
+
+def test_a_checkpoint_of_another_schema(run, tmp_path, origin):
+    saved = torch.load(origin / "checkpoints/last.ckpt", weights_only=True)
+    for name, change in (("other", {"schema": 99}), ("foreign", {"schema": None})):
+        torch.save({**saved, **change}, tmp_path / f"{name}.ckpt")
+        output = run([*FORK, "--resume", tmp_path / f"{name}.ckpt", "--run_dir", tmp_path / "new"], code=4)
+        assert f"schema {change['schema']}, not" in output
+
+
+def test_auto_says_that_it_starts_from_scratch(run, tmp_path):
+    assert "starting from scratch" in run([*TINY, "--run_dir", tmp_path / "run"]).splitlines()[0]
