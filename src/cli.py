@@ -26,6 +26,7 @@ from src.data.module import DataModule
 from src.errors import ConfigError
 from src.loggers.wandb import WandbOptions
 from src.models.base import Model
+from src.redact import redact
 
 # Lightning says much at the start of a run that is not about the run.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -90,8 +91,8 @@ class CLI(LightningCLI):
 
     @property
     def plain_config(self) -> dict[str, Any]:
-        """The whole resolved config as plain data."""
-        return yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        """The whole resolved config as plain data, without secrets."""
+        return redact(yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
 
     def build(self, **trainer_overrides: Any) -> None:
         """Make the objects.

@@ -13,13 +13,15 @@ import subprocess
 import sys
 import traceback
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from src.errors import CheckpointError, ConfigError, EnvironmentFault, KnownError
+from src.redact import hide, secrets_in
 
 ROOT = Path(__file__).parent.parent
 LOGS = ROOT / "logs"
@@ -37,7 +39,7 @@ def rank() -> int:
 
 def say(text: str) -> None:
     if rank() == 0:
-        print(text, flush=True)
+        print(hide(text), flush=True)
 
 
 class RunFolder:
@@ -134,6 +136,16 @@ class RunFolder:
             shown = ", ".join(differ[:3]) + more
             raise ConfigError(f"{self.path}: holds a run with another config ({shown}) -> give another --run_dir")
 
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """What goes wrong because the folder was taken away says so."""
+        try:
+            yield
+        except Exception as e:
+            if self.checkpoints.is_dir():
+                raise
+            raise EnvironmentFault(f"{self.path}: the run folder was removed while the run wrote to it") from e
+
     def close(self, summary: dict[str, Any]) -> None:
         if rank() != 0:
             return
@@ -157,7 +169,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a small file so that it holds the old text or the new one, never a part."""
     tmp = path.with_name(path.name + ".tmp")
     with open(tmp, "w", encoding="utf-8", newline="") as f:
-        f.write(text)
+        f.write(hide(text))
         f.flush()
         os.fsync(f.fileno())
     tmp.rename(path)
@@ -234,12 +246,12 @@ def run_command(command: Callable[[Sequence[str]], int], args: Sequence[str] | N
     before = {signum: signal.signal(signum, end) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         return command(args)
-    except (KnownError, OSError, SystemExit) as e:
+    except (Exception, SystemExit) as e:
         code = exit_code(e)
         if debug or "--debug" in args or code == 1:
-            traceback.print_exc()
-        if code:
-            print(f"error: {one_line(e, code)}", file=sys.stderr, flush=True)
+            print(hide(traceback.format_exc(), secrets_in(args)), file=sys.stderr)
+        if code and isinstance(e, (KnownError, OSError, SystemExit)):
+            print(f"error: {hide(one_line(e, code), secrets_in(args))}", file=sys.stderr, flush=True)
         return code
     finally:
         for signum, handler in before.items():
@@ -249,7 +261,7 @@ def run_command(command: Callable[[Sequence[str]], int], args: Sequence[str] | N
 def exit_code(e: BaseException) -> int:
     if isinstance(e, OSError):
         return EnvironmentFault.code if e.errno in STORAGE else 1
-    code = getattr(e, "code", 1)
+    code = e.code if isinstance(e, (KnownError, SystemExit)) else 1
     return code if isinstance(code, int) else 0 if code is None else 1
 
 
@@ -262,4 +274,4 @@ def one_line(e: BaseException, code: int) -> str:
 
 
 def command_line(module: str, args: Sequence[str]) -> str:
-    return shlex.join(["python", "-m", module, *args])
+    return shlex.join(["python", "-m", module, *(hide(arg, secrets_in(args)) for arg in args)])

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.config import command_parser, read_request
 from src.errors import ConfigError
+from src.redact import hide
 from src.run import RunFolder, command_line, exit_code, hardware, rank, run_command, say
 from src.terminal import console, duration, here, rows
 
@@ -64,11 +65,12 @@ def record(cli: "CLI", folder: RunFolder, config: dict[str, Any], t0: float) -> 
             state = {name: folder.state[name] for name in ("command", "code", "origin")}
             facts = {**config, **state, "hardware": hardware()}
             logger = wandb.start(cli.config_init.wandb, folder.path, folder.state["wandb_id"], facts, say)
-        summary |= fit_and_test(cli, folder, [logger] if logger else [])
+        with folder.watched():
+            summary |= fit_and_test(cli, folder, [logger] if logger else [])
         summary |= {"status": "finished", "exit_code": 0}
     except BaseException as e:
         code = exit_code(e)
-        summary |= {"status": "stopped" if code in (130, 143) else "failed", "exit_code": code, "error": str(e)}
+        summary |= {"status": "stopped" if code in (130, 143) else "failed", "exit_code": code, "error": hide(str(e))}
         raise
     finally:
         summary["seconds"] = round(time.time() - t0, 1)

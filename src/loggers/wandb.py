@@ -19,6 +19,7 @@ from typing import Any, Literal
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from src.redact import redact, secrets_in
 from src.run import ROOT
 
 PROBE_SEC, FINISH_SEC, SEND_SEC = 3.0, 4.0, 10.0
@@ -115,11 +116,14 @@ def start(
     try:
         earlier = earlier_records(run_dir)
         why_not = "as asked for" if options.mode in ("offline", "dryrun") else why_offline(wandb.setup().settings)
+        words = {name: redact(getattr(options, name)) for name in ("project", "entity", "tags", "group", "notes")}
         run = wandb.init(
-            project=options.project, entity=options.entity, tags=options.tags, group=options.group, notes=options.notes,
-            name=f"{run_dir.parent.name}/{run_dir.name}", id=run_id, resume="allow", dir=str(run_dir), mode="offline",
-            config=config,
-            settings=wandb.Settings(console="off", silent=True, x_transaction_log_flush_interval=FLUSH_SEC),
+            **words, config=config, id=run_id, name=f"{run_dir.parent.name}/{run_dir.name}",
+            resume="allow", dir=str(run_dir), mode="offline",
+            settings=wandb.Settings(
+                console="off", silent=True, x_transaction_log_flush_interval=FLUSH_SEC,
+                x_disable_meta=bool(secrets_in(sys.argv)) or redact(sys.argv) != sys.argv,  # it holds the command
+            ),
         )  # fmt: skip
         run.define_metric("trainer/global_step")
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)

@@ -238,11 +238,11 @@ def test_resume_that_cannot_be(run, tmp_path, origin):
     for name in ("metrics.csv", "config.yaml"):
         assert "not a file that can be read safely" in run([*FORK, *to, "--resume", origin / name], code=4)
     assert not (tmp_path / "new").exists()
-    output = run([*FORK, *to, "--resume", origin, "--model.network.widths", "[17,8]"], code=4)
+    output = run([*FORK, *to, "--resume", origin, "--model.network.widths", "[17,8,8]"], code=4)
     line = output.splitlines()[-1]
     assert re.search(r"network\.\S+weight is \[16, 64\] there, \[17, 64\] here; ", line), line
     assert "missing there" in line
-    assert "and " in line
+    assert "; and 2 more -> " in line
     assert "--seeds" in run([*FORK, "--seeds", 2, "--resume", "none"], code=2)
 
 
