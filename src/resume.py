@@ -106,25 +106,23 @@ def begin(folder: RunFolder) -> Path | None:
 
 def fork(file: Path, folder: RunFolder) -> Path:
     """Make a checkpoint, the best one up to it, and the metrics until then this folder's own."""
-    name = checkpoint.load(file)["best"]
-    best = file.with_name(name or file.name)
-    alone = not best.exists()
-    if alone:
-        say(f"Its best checkpoint {name} is not beside it: the best of what follows will be taken.")
-    elif best != file:
-        copy(best, folder)
+    saved = checkpoint.load(file)
+    name = f"step-{saved['global_step']:08d}.ckpt"
+    best = saved["best"] or name
+    if best != name and file.with_name(best).exists():
+        copy(file.with_name(best), checkpoint.load(file.with_name(best)), folder.checkpoints / best)
+    elif best != name:
+        say(f"Its best checkpoint {best} is not beside it: the best of what follows will be taken.")
+        saved["best"] = name
     metrics = file.parent.parent / "metrics.csv"
     if metrics.exists():
         write_text(folder.path / "metrics.csv", metrics.read_text())
-    return copy(file, folder, **({"best": None} if alone else {}))
+    copy(file, saved, folder.checkpoints / name)
+    return folder.checkpoints / name
 
 
-def copy(file: Path, folder: RunFolder, **changed: Any) -> Path:
-    saved = checkpoint.load(file)
-    path = folder.checkpoints / f"step-{saved['global_step']:08d}.ckpt"
-    position = {name: saved[name] for name in checkpoint.POSITION}
-    checkpoint.write(path, file.read_bytes(), {**position, **changed})
-    return path
+def copy(file: Path, saved: dict[str, Any], path: Path) -> None:
+    checkpoint.write(path, file.read_bytes(), {name: saved[name] for name in checkpoint.POSITION})
 
 
 def new_path(parent: Path, suffix: str = "") -> Path:

@@ -204,6 +204,8 @@ def test_a_lone_checkpoint_can_be_forked(run, tmp_path, origin):
     assert "going on after 7 steps" in output
     ends = [torch.load(f / "checkpoints/last.ckpt", weights_only=True) for f in (tmp_path / "fork", origin)]
     assert not differences(plain(ends[0]["state_dict"]), plain(ends[1]["state_dict"]))
+    shutil.copy(origin / "checkpoints/step-00000012.ckpt", tmp_path / "end.ckpt")
+    run([*FORK, "--resume", tmp_path / "end.ckpt", "--run_dir", tmp_path / "end"])  # nothing is left to train
 
 
 def test_resume_names_the_run_itself(start, run, tmp_path, origin):
