@@ -66,7 +66,7 @@ def check_origin(origin: str | None, config: dict[str, Any]) -> None:
     file = checkpoint_at(Path(origin))
     checkpoint.load(file)
     before = RunFolder(file.resolve().parent.parent)
-    differ = before.differences(config) if (before.path / "config.yaml").exists() else {}
+    differ = before.differences(config) if before.state else {}
     for key, words in differ.items():
         if key.startswith(KEPT):
             raise ConfigError(f"--resume: {words}, but both go on as they were -> leave it, or set model.init_from")
@@ -114,9 +114,9 @@ def fork(file: Path, folder: RunFolder) -> Path:
     elif best != name:
         say(f"Its best checkpoint {best} is not beside it: the best of what follows will be taken.")
         saved["best"] = name
-    metrics = file.parent.parent / "metrics.csv"
-    if metrics.exists():
-        write_text(folder.path / "metrics.csv", metrics.read_text())
+    before = RunFolder(file.parent.parent)
+    if before.state:
+        write_text(folder.path / "metrics.csv", (before.path / "metrics.csv").read_text())
     copy(file, saved, folder.checkpoints / name)
     return folder.checkpoints / name
 

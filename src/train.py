@@ -92,7 +92,10 @@ def fit_and_test(cli: "CLI", folder: RunFolder, loggers: list[Any]) -> dict[str,
     trainer = cli.trainer
     start = begin(folder)
     logged = checkpoint.read_manifest(start)["steps_logged"] if start and rank() == 0 else 0
-    trainer.loggers = [MetricsCSV(folder.path, logged), *loggers, *trainer.loggers]
+    metrics = MetricsCSV(folder.path, logged)
+    for logger in loggers:
+        logger.repeat(metrics.rows())
+    trainer.loggers = [metrics, *loggers, *trainer.loggers]
     trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=start)  # nothing is left to do where training was done
     steps, epochs, best = trainer.global_step, trainer.current_epoch, folder.checkpoints / "best.ckpt"
     results = trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=best, verbose=False)

@@ -35,8 +35,7 @@ class MetricsCSV(Logger):
         super().__init__()
         self.path, self.columns = run_dir / "metrics.csv", ["step", "epoch"]
         if self.path.exists() and rank() == 0:
-            kept = [row for row in self.rows() if row["step"].isdigit() and int(row["step"]) < resume_step]
-            self.rewrite(kept)
+            self.rewrite([row for row in self.rows() if row["step"].isdigit() and int(row["step"]) < resume_step])
 
     @property
     def name(self) -> str:
@@ -55,7 +54,7 @@ class MetricsCSV(Logger):
         row = {"step": step, **metrics}
         new = [name for name in row if name not in self.columns]
         if new or not self.path.exists():
-            rows = self.rows() if self.path.exists() else []
+            rows = self.rows()
             self.columns += sorted(new)
             self.rewrite(rows)
         with open(self.path, "a", newline="", encoding="utf-8") as f:
@@ -63,6 +62,8 @@ class MetricsCSV(Logger):
 
     def rows(self) -> list[dict[str, str]]:
         """All whole rows: a killed process may have left a part of one at the end."""
+        if not self.path.exists():
+            return []
         with open(self.path, newline="", encoding="utf-8") as f:
             lines = [line for line in f if line.endswith("\n")]
         reader = csv.DictReader(lines)

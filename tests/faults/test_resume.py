@@ -29,6 +29,12 @@ from harness import (
 
 from src.models.classification import Classification
 
+
+def early_stopping(patience):
+    arguments = f"{{monitor: val/acc, mode: max, patience: {patience}, min_delta: 2.0}}"
+    return f"[{{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {arguments}}}]"
+
+
 KINDS = {
     "plain": [],
     "accumulation and validation in mid-epoch": [
@@ -40,8 +46,10 @@ KINDS = {
         *["--model.schedule", "torch.optim.lr_scheduler.ReduceLROnPlateau"],
         *["--model.schedule.patience", 0, "--model.schedule.threshold", 0.5],
     ],
+    "bfloat16": ["--trainer.precision", "bf16-mixed"],
+    "early stopping": ["--trainer.max_epochs", 9, "--trainer.callbacks", early_stopping(patience=2)],  # after 12 steps
 }
-SLOW = ("two workers", "plateau")
+SLOW = ("two workers", "plateau", "bfloat16", "early stopping")
 
 
 def at_step(step):
@@ -82,6 +90,16 @@ def test_killed_at_each_step_in_turn(start, run, tmp_path, kind, saving):
     assert samples(tmp_path / "killed.txt") == samples(tmp_path / "whole.txt")
 
 
+@pytest.mark.parametrize("kind", SLOW[1:])
+def test_killed_twice_in_one_step_and_once_in_the_next(start, run, tmp_path, kind):
+    args = [*TINY, *KINDS[kind], *SELDOM, "--checkpoints.every_n_steps", 3]
+    run([*args, "--run_dir", tmp_path / "whole"])
+    for step in (7, 7, 8):
+        assert start([*args, "--run_dir", tmp_path / "killed"], first=at_step(step)).wait() == -9
+    run([*args, "--run_dir", tmp_path / "killed"])
+    assert_same_end(tmp_path / "killed", tmp_path / "whole")
+
+
 @pytest.fixture
 def whole(run, tmp_path):
     run([*TINY, *EVERY_STEP, "--run_dir", tmp_path / "whole"])
@@ -119,9 +137,7 @@ def test_killed_in_validation_test_and_while_it_resumes(start, run, tmp_path, wh
 
 
 def test_early_stop_is_not_forgotten(start, run, tmp_path):
-    stop = ["--trainer.callbacks", "[{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: "]
-    stop[1] += "{monitor: val/acc, mode: max, patience: 1, min_delta: 2.0}}]"
-    args = [*TINY, *SELDOM, "--trainer.max_epochs", 9, *stop]
+    args = [*TINY, *SELDOM, "--trainer.max_epochs", 9, "--trainer.callbacks", early_stopping(patience=1)]
     run([*args, "--run_dir", tmp_path / "whole"])
     args += ["--run_dir", tmp_path / "killed"]
     assert start(args, first=before_call(Classification, "on_test_epoch_end", 1)).wait() == -9
