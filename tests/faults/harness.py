@@ -18,6 +18,30 @@ TINY = ["--config", "tests/faults/tiny.yaml"]
 EVERY_STEP = ["--checkpoints.every_n_steps", 1]
 SELDOM = ["--checkpoints.every_sec", 1000]  # only where the run gets better, and at its end
 STEPS = 12
+SHORT = ["--trainer.limit_val_batches", 2, "--trainer.limit_test_batches", 2, "--trainer.log_every_n_steps", 3]
+SHORT += ["--pictures.enabled", "false"]
+EPOCHS = [*SHORT, "--trainer.max_epochs", 3, "--trainer.limit_train_batches", 4]
+# Networks and settings of every kind, each a run of 12 steps.
+SETTINGS: dict[str, list] = {
+    "mlp": [*TINY, *EVERY_STEP],
+    "cnn": [
+        *["--config", "configs/experiment/digits_cnn.yaml", *EPOCHS, *EVERY_STEP, "--data.batch_size", 32],
+        *["--model.network.widths", "[4,4]", "--model.network.hidden", 8],
+    ],
+    "lstm": [
+        *["--config", "configs/experiment/digits_lstm.yaml", *EPOCHS, *EVERY_STEP, "--trainer.limit_train_batches", 8],
+        *["--data.batch_size", 16, "--data.micro_batch_size", 8, "--model.network.dim", 8, "--data.num_workers", 1],
+    ],
+    "vit": [
+        *["--config", "configs/experiment/digits_vit.yaml", *EPOCHS, *SELDOM, "--trainer.precision", "bf16-mixed"],
+        *["--data.batch_size", 16, "--model.network.dim", 16, "--model.network.depth", 1],
+    ],
+    "gpt": [
+        *["--config", "configs/experiment/text_gpt.yaml", *SHORT, "--checkpoints.every_n_steps", 3],
+        *["--trainer.max_steps", 12, "--trainer.val_check_interval", 4, "--data.batch_size", 4, "--data.seq_len", 16],
+        *["--model.network.dim", 12, "--model.network.depth", 1],
+    ],
+}
 
 
 def die() -> None:

@@ -11,6 +11,7 @@ import torch
 from harness import (
     EVERY_STEP,
     SELDOM,
+    SETTINGS,
     STEPS,
     TINY,
     assert_same_end,
@@ -145,29 +146,37 @@ def test_early_stop_is_not_forgotten(start, run, tmp_path):
     assert_same_end(tmp_path / "killed", tmp_path / "whole")
 
 
-def random_kills(start, run, tmp_path, whole, kills, seconds):
-    args, rng = [*TINY, *EVERY_STEP, "--run_dir", tmp_path / "killed"], random.Random(0)
-    cycles = []
-    for _ in range(kills):
-        child = start(args)
+def random_kills(start, run, tmp_path, args, kills):
+    """Kill a run at random instants of its life, time and again; begin a new one where one came to its end."""
+    rng, folder, t0 = random.Random(0), tmp_path / "killed", time.monotonic()
+    run([*args, "--run_dir", tmp_path / "whole"])
+    seconds, done, files = time.monotonic() - t0, 0, 0
+    while done < kills:
+        child = start([*args, "--run_dir", folder])
         time.sleep(rng.uniform(0, seconds))
         child.kill()
-        assert child.wait() in (-9, 0)
-        if (tmp_path / "killed/checkpoints").exists():
-            assert_sound(tmp_path / "killed")
-            cycles.append(len(list((tmp_path / "killed").rglob("*"))))
-    run(args)
-    assert_same_end(tmp_path / "killed", whole)
-    assert max(cycles) <= 25  # what killed processes leave does not pile up
+        if child.wait() == 0:
+            assert_same_end(folder, tmp_path / "whole")
+            shutil.rmtree(folder)
+            continue
+        assert child.code == -9, child.output
+        done += 1
+        if (folder / "checkpoints").exists():
+            assert_sound(folder)
+            files = max(files, len(list(folder.rglob("*"))))
+    run([*args, "--run_dir", folder])
+    assert_same_end(folder, tmp_path / "whole")
+    assert files <= 30  # what killed processes leave does not pile up
 
 
-def test_killed_at_random_instants(start, run, tmp_path, whole):
-    random_kills(start, run, tmp_path, whole, kills=8, seconds=1.5)
+def test_killed_at_random_instants(start, run, tmp_path):
+    random_kills(start, run, tmp_path, [*TINY, *EVERY_STEP], kills=8)
 
 
 @pytest.mark.long
-def test_killed_at_fifty_random_instants(start, run, tmp_path, whole):
-    random_kills(start, run, tmp_path, whole, kills=50, seconds=1.5)
+@pytest.mark.parametrize("name", SETTINGS)
+def test_killed_at_fifty_random_instants(start, run, tmp_path, name):
+    random_kills(start, run, tmp_path, SETTINGS[name], kills=50)
 
 
 # Forks
