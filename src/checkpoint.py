@@ -1,70 +1,108 @@
-"""Checkpoints that survive a kill at any byte: written beside their name, synced, renamed, then vouched for.
+"""Checkpoints that survive a kill at any byte: written beside their name, synced, and vouched for before they get it.
 
-A checkpoint `step-00000120.ckpt` never changes. Its manifest `step-00000120.json` holds its hash and is written last,
-so a checkpoint without a manifest is not one. `last.ckpt` and `best.ckpt` are links.
+A checkpoint `step-00000120.ckpt` never changes. Its manifest `step-00000120.json` holds its hash and is written first;
+the renaming of the whole, synced file makes it a checkpoint. `last.ckpt` and `best.ckpt` are links.
 """
 
 import hashlib
+import io
 import json
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
 
 from src.errors import CheckpointError, EnvironmentFault
-from src.run import write_text
+from src.run import sync, write_text
 
-
-class HashingFile:
-    """Passes writes on and keeps their SHA-256, so that the file need not be read again."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.sha256, self.bytes = file, hashlib.sha256(), 0
-
-    def write(self, data: bytes) -> int:
-        self.sha256.update(data)
-        self.bytes += len(data)
-        return self.file.write(data)
-
-    def flush(self) -> None:
-        self.file.flush()
+SCHEMA = 1  # of what a checkpoint holds; one with another number is refused
+POSITION = ("global_step", "steps_logged", "best")
 
 
 class VerifiedCheckpointIO(CheckpointIO):
-    """Lightning's way to files: nothing is ever half written under its final name, nothing damaged is loaded."""
+    """Lightning's way to files: nothing is ever half written under its final name, nothing damaged is loaded.
+
+    Training waits until a checkpoint is in memory as bytes; a thread writes them, one checkpoint at a time.
+    """
+
+    def __init__(self) -> None:
+        self.thread = ThreadPoolExecutor(1)
+        self.writing: Future[None] | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        path = Path(path)
-        tmp = path.with_suffix(".tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(tmp, "wb") as f:
-                hashing = HashingFile(f)
-                torch.save(checkpoint, hashing)  # type: ignore[arg-type]
-                f.flush()
-                os.fsync(f.fileno())
-            manifest_of(path).unlink(missing_ok=True)
-            tmp.rename(path)
-            manifest = {"file": path.name, "sha256": hashing.sha256.hexdigest(), "bytes": hashing.bytes}
-            position = {name: checkpoint.get(name) for name in ("global_step", "steps_logged", "best")}
-            write_text(manifest_of(path), json.dumps({**manifest, **position}))
-        except (OSError, RuntimeError) as e:
-            tmp.unlink(missing_ok=True)
-            # torch reports a write that fails in its own words, as a RuntimeError.
-            cause = e if isinstance(e, OSError) else e.__context__
-            if not isinstance(cause, OSError):
-                raise
-            raise EnvironmentFault(
-                f"checkpoint {path} was not written: {cause.strerror} -> mend that, then give the same command again"
-            ) from e
+        """Args:
+        storage_options: how many of the newest to keep; by default all.
+        """
+        self.finish()
+        file = io.BytesIO()
+        torch.save({**checkpoint, "schema": SCHEMA}, file)
+        position = {name: checkpoint.get(name) for name in POSITION}
+        self.writing = self.thread.submit(write, Path(path), file.getbuffer(), position, storage_options)
+
+    def finish(self) -> None:
+        """Wait until the last checkpoint is on the disk.
+
+        Raises:
+            EnvironmentFault: it could not be written.
+        """
+        writing, self.writing = self.writing, None
+        if writing:
+            writing.result()
+
+    def check(self) -> None:
+        """Raise what went wrong in the thread, without waiting for it."""
+        if self.writing and self.writing.done():
+            self.finish()
+
+    def teardown(self) -> None:
+        self.thread.shutdown()
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
         return load(Path(path), map_location or "cpu")
 
     def remove_checkpoint(self, path: Any) -> None:
         remove(Path(path))
+
+
+def write(path: Path, data: bytes | memoryview, position: dict[str, Any], keep_last: int | None = None) -> None:
+    """Make a checkpoint of these bytes, link it as the last and its best as the best, then delete old ones.
+
+    Raises:
+        EnvironmentFault: it could not be written; those that were there still are.
+    """
+    tmp = path.with_suffix(".tmp")
+    try:
+        sha256 = hashlib.sha256(data).hexdigest()
+        with open(tmp, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        path.unlink(missing_ok=True)
+        manifest = {"file": path.name, "sha256": sha256, "bytes": len(data), **position}
+        write_text(manifest_of(path), json.dumps(manifest))
+        tmp.rename(path)
+        link(path.with_name("last.ckpt"), path)
+        link(path.with_name("best.ckpt"), path.with_name(position["best"]) if position["best"] else None)
+        sync(path.parent)
+        if keep_last and damage(path) is None:
+            prune(path.parent, keep_last)
+    except OSError as e:
+        raise EnvironmentFault(
+            f"checkpoint {path} was not written: {e.strerror} -> mend that, then give the same command again"
+        ) from e
+
+
+def prune(folder: Path, keep_last: int) -> None:
+    manifests = sorted(folder.glob("step-*.json"), reverse=True)
+    # A kept checkpoint's best is kept: whoever must go on from the older one needs it.
+    best = {best_of(manifest) for manifest in manifests[:keep_last]}
+    for manifest in manifests[keep_last:]:
+        path = manifest.with_suffix(".ckpt")
+        if path.name not in best:
+            remove(path)
 
 
 def manifest_of(path: Path) -> Path:
@@ -76,9 +114,16 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return json.loads(manifest_of(path).read_text())
 
 
+def best_of(manifest: Path) -> str | None:
+    try:
+        return json.loads(manifest.read_text())["best"]
+    except (ValueError, LookupError, TypeError):  # damaged
+        return None
+
+
 def remove(path: Path) -> None:
-    manifest_of(path).unlink(missing_ok=True)  # first, so that what is left after a kill does not count
     path.unlink(missing_ok=True)
+    manifest_of(path).unlink(missing_ok=True)
 
 
 def link(name: Path, target: Path | None) -> None:
@@ -99,11 +144,13 @@ def damage(path: Path) -> str | None:
     """
     if not path.exists():
         return "there is no such file"
+    if not path.is_file():
+        return "it is a folder; such checkpoints are never read, because that could run code"
     if not manifest_of(path).exists():
         return None
     try:
         manifest = read_manifest(path)
-        size, sha256 = manifest["bytes"], manifest["sha256"]
+        size, sha256, *_ = (manifest[name] for name in ("bytes", "sha256", *POSITION))
         if path.resolve().name != manifest["file"] or f"step-{manifest['global_step']:08d}" not in manifest["file"]:
             return f"its manifest {manifest_of(path).name} is of another"
     except (ValueError, KeyError, TypeError):
@@ -119,11 +166,14 @@ def load(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     """Read a checkpoint.
 
     Raises:
-        CheckpointError: it is missing, damaged, or not a checkpoint.
+        CheckpointError: it is missing, damaged, or not a checkpoint of this project and version.
     """
     checkpoint = read(path, map_location)
     if "state_dict" not in checkpoint:
         raise CheckpointError(f"checkpoint {path}: it holds no state_dict -> take one that this project wrote")
+    if checkpoint.get("schema") != SCHEMA:
+        other = f"schema {checkpoint.get('schema')}, not {SCHEMA}: another version or project wrote it"
+        raise CheckpointError(f"checkpoint {path}: {other} -> load only its weights (model.init_from), or take another")
     return checkpoint
 
 
@@ -140,7 +190,7 @@ def read(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except OSError:
         raise
-    except Exception as e:  # bytes of another kind make the reader fail in any way
+    except Exception as e:  # what a broken file makes torch raise has no common base
         raise CheckpointError(f"checkpoint {path}: not a file that can be read safely -> take another") from e
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f"checkpoint {path}: it holds no names of tensors -> take another")
@@ -153,11 +203,20 @@ def fit_weights(model: torch.nn.Module, state: dict[str, Any]) -> None:
     Raises:
         CheckpointError: keys or shapes differ.
     """
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as e:
-        lines = [line.strip() for line in str(e).splitlines()[1:6]]
-        raise CheckpointError(f"the checkpoint is of another network: {' '.join(lines)[:400]}") from e
+    saved, own = (
+        {name: list(value.shape) if isinstance(value, torch.Tensor) else value for name, value in weights.items()}
+        for weights in (state, model.state_dict())
+    )
+    differ = [name for name in {**own, **saved} if saved.get(name, "missing") != own.get(name, "missing")]
+    if differ:
+        lines = [
+            f"{name} is {saved.get(name, 'missing')} there, {own.get(name, 'missing')} here" for name in differ[:5]
+        ]
+        more = f"; and {len(differ) - 5} more" if len(differ) > 5 else ""
+        raise CheckpointError(
+            f"the checkpoint is of another network: {'; '.join(lines)}{more} -> take its config, or another checkpoint"
+        )
+    model.load_state_dict(state)
 
 
 def newest(folder: Path, tidy: bool = True) -> tuple[Path | None, list[str]]:
@@ -168,9 +227,7 @@ def newest(folder: Path, tidy: bool = True) -> tuple[Path | None, list[str]]:
     Args:
         tidy: false changes nothing in the folder; of several processes one tidies, and all find the same.
     """
-    if tidy:
-        clean(folder)
-    refused: list[str] = []
+    refused = clean(folder) if tidy else []
     for manifest in sorted(folder.glob("step-*.json"), reverse=True):
         path = manifest.with_suffix(".ckpt")
         wrong = damage(path) or damage_of_best(path)
@@ -180,12 +237,11 @@ def newest(folder: Path, tidy: bool = True) -> tuple[Path | None, list[str]]:
             continue
         if wrong is None:
             link(folder / "last.ckpt", path)
-            best = read_manifest(path)["best"]
+            best = best_of(manifest)
             link(folder / "best.ckpt", folder / best if best else None)
             return path, refused
         refused.append(f"{path}: {wrong}")
-        if path.exists():
-            path.rename(path.with_name(f"{path.name}.refused"))  # its name is needed again, its bytes may be of use
+        set_aside(path)
         manifest.unlink()
     for name in ("last.ckpt", "best.ckpt") if tidy else ():
         link(folder / name, None)
@@ -193,15 +249,25 @@ def newest(folder: Path, tidy: bool = True) -> tuple[Path | None, list[str]]:
 
 
 def damage_of_best(path: Path) -> str | None:
-    best = read_manifest(path)["best"]
+    best = best_of(manifest_of(path))
     wrong = damage(path.with_name(best)) if best else None
     return wrong and f"the best checkpoint up to it, {best}, is lost: {wrong}"
 
 
-def clean(folder: Path) -> None:
-    """Delete what killed processes left behind. Only one process may use the folder."""
+def clean(folder: Path) -> list[str]:
+    """Delete what killed processes left behind; a line for each checkpoint that has lost its manifest and is set aside.
+
+    Only one process may use the folder.
+    """
     for orphan in folder.glob("*.tmp"):
         orphan.unlink()
-    for path in folder.glob("step-*.ckpt"):
-        if not manifest_of(path).exists():
-            path.unlink()
+    lost = [path for path in sorted(folder.glob("step-*.ckpt")) if not manifest_of(path).exists()]
+    for path in lost:
+        set_aside(path)
+    return [f"{path}: its manifest {manifest_of(path).name} is missing" for path in lost]
+
+
+def set_aside(path: Path) -> None:
+    """Its name is needed again, its bytes may be of use."""
+    if path.exists():
+        path.rename(path.with_name(f"{path.name}.refused"))

@@ -21,6 +21,7 @@ from src.config import Request
 from src.data.module import DataModule
 from src.errors import ConfigError
 from src.models.base import Model
+from src.redact import redact
 
 # Lightning says much at the start of a run that is not about the run.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -78,8 +79,8 @@ class CLI:
 
     @property
     def plain_config(self) -> dict[str, Any]:
-        """The whole resolved config as plain data."""
-        return yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        """The whole resolved config as plain data, without secrets."""
+        return redact(yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
 
     def build(self, **trainer_overrides: Any) -> None:
         """Make the objects; not before, because a run that need not start should cost nothing.

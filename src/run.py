@@ -1,4 +1,4 @@
-"""The run folder: which one, whether it may go on, what state the code is in, and how a command ends."""
+"""The run folder: whether it may go on, what state the code is in, and how a command ends."""
 
 import errno
 import fcntl
@@ -11,22 +11,22 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import traceback
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from src.errors import CheckpointError, ConfigError, EnvironmentFault, KnownError
+from src.redact import hide, secrets_in
 
 ROOT = Path(__file__).parent.parent
 LOGS = ROOT / "logs"
 # Keys that may differ when a run goes on, because the weights do not depend on them.
 FREE = ("wandb", "pictures", "progress", "throughput", "data.data_dir", "data.cache_dir", "data.num_workers")
-TRY_AGAIN = (75, 130, 143)  # exit codes of runs that the same command continues
 # What a full, read-only, forbidden or broken disk answers.
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
@@ -39,14 +39,15 @@ def rank() -> int:
 
 def say(text: str) -> None:
     if rank() == 0:
-        print(text, flush=True)
+        print(hide(text), flush=True)
 
 
 class RunFolder:
     """`logs/<experiment>/<run>/`: config.yaml, run.json, summary.json, metrics.csv, checkpoints/, wandb/."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, origin: str | None = None) -> None:
         self.path = path
+        self.origin = origin or self.state.get("origin")  # of a fork: the run or checkpoint that it began with
         self.lock: Any = None
 
     @property
@@ -95,6 +96,8 @@ class RunFolder:
                 self.compare(config)
             for orphan in self.path.glob("*.tmp"):
                 orphan.unlink()
+            write_text(self.checkpoints / "probe.tmp", "")  # found now, not when the first checkpoint is due
+            (self.checkpoints / "probe.tmp").unlink()
             self.write(config, command)
         except OSError as e:
             raise EnvironmentFault(f"{self.path}: cannot be written: {e.strerror} -> name another --run_dir") from e
@@ -103,7 +106,7 @@ class RunFolder:
         before, code = self.state, code_state(self.path)
         if before.get("code", code)["src_sha256"] != code["src_sha256"]:
             say("The code has changed since this run began: it goes on, but not as it would have.")
-        state = {"wandb_id": uuid.uuid4().hex[:8], **before}
+        state = {"wandb_id": uuid.uuid4().hex[:8], **before, "origin": self.origin}
         state |= {"command": command, "config_sha256": digest(config), "code": code, "host": hardware()}
         write_json(self.path / "run.json", state)
         (self.path / "summary.json").unlink(missing_ok=True)
@@ -119,14 +122,29 @@ class RunFolder:
             return False
         return True
 
-    def compare(self, config: dict[str, Any]) -> None:
-        """Raise ConfigError where the folder's config differs in a key that matters."""
+    def differences(self, config: dict[str, Any]) -> dict[str, str]:
+        """How a config differs from the folder's, by the keys that matter."""
         before, now = flat(self.config()), flat(config)
         differ = [k for k in sorted(before | now) if before.get(k) != now.get(k) and not k.startswith(FREE)]
+        return {k: f"{k} was {before.get(k)!r}, now {now.get(k)!r}" for k in differ}
+
+    def compare(self, config: dict[str, Any]) -> None:
+        """Raise ConfigError where the folder's config differs in a key that matters."""
+        differ = list(self.differences(config).values())
         if differ:
-            shown = ", ".join(f"{k} was {before.get(k)!r}, now {now.get(k)!r}" for k in differ[:3])
             more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
-            raise ConfigError(f"{self.path}: holds a run with another config ({shown}{more}) -> give another --run_dir")
+            shown = ", ".join(differ[:3]) + more
+            raise ConfigError(f"{self.path}: holds a run with another config ({shown}) -> give another --run_dir")
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """What goes wrong because the folder was taken away says so."""
+        try:
+            yield
+        except Exception as e:
+            if self.checkpoints.is_dir():
+                raise
+            raise EnvironmentFault(f"{self.path}: the run folder was removed while the run wrote to it") from e
 
     def close(self, summary: dict[str, Any]) -> None:
         if rank() != 0:
@@ -140,50 +158,6 @@ class RunFolder:
             self.lock.close()
 
 
-def choose(run_dir: str | None, experiment: str, config: dict[str, Any]) -> RunFolder:
-    """The folder that is named, or the last one of this experiment if it was cut short, or a new one."""
-    if run_dir:
-        return RunFolder(Path(run_dir))
-    if "RUN_DIR_OF_ALL_PROCESSES" in os.environ:  # set below, for processes of further devices
-        return RunFolder(Path(os.environ["RUN_DIR_OF_ALL_PROCESSES"]))
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("several processes were started: they must agree on a folder -> give --run_dir")
-    folder = cut_short(LOGS / experiment, config) or RunFolder(new_path(LOGS / experiment))
-    os.environ["RUN_DIR_OF_ALL_PROCESSES"] = str(folder.path)
-    return folder
-
-
-def new_path(parent: Path, suffix: str = "") -> Path:
-    """A folder named by the time, made here, so that two commands given at once get two.
-
-    Raises:
-        EnvironmentFault: it cannot be made.
-    """
-    name = time.strftime("%Y-%m-%d_%H-%M-%S") + suffix
-    for path in (parent / name, *(parent / f"{name}_{i}" for i in range(2, 1000))):
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as e:
-            raise EnvironmentFault(f"{path}: cannot be made: {e.strerror} -> give --run_dir") from e
-        return path
-    raise EnvironmentFault(f"{parent / name}: a thousand runs have this name -> give --run_dir")
-
-
-def cut_short(parent: Path, config: dict[str, Any]) -> RunFolder | None:
-    """The newest run, if it has this config and this code, did not end, and no process is at it."""
-    runs = sorted((p.parent for p in parent.glob("*/run.json")), key=lambda p: p.name)
-    folder = RunFolder(runs[-1]) if runs else None
-    if folder is None or folder.summary.get("exit_code", 75) not in TRY_AGAIN:
-        return None
-    same = folder.state.get("config_sha256") == digest(config)
-    if not same or folder.state.get("code", {}).get("src_sha256") != src_sha256() or not folder.take_lock():
-        return None
-    folder.lock.close()
-    return folder
-
-
 def read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
@@ -195,15 +169,20 @@ def write_text(path: Path, text: str) -> None:
     """Write a small file so that it holds the old text or the new one, never a part."""
     tmp = path.with_name(path.name + ".tmp")
     with open(tmp, "w", encoding="utf-8", newline="") as f:
-        f.write(text)
+        f.write(hide(text))
         f.flush()
         os.fsync(f.fileno())
     tmp.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync(path.parent)
+
+
+def sync(folder: Path) -> None:
+    """Bring the names in a folder to the disk."""
+    number = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the names, too
+        os.fsync(number)
     finally:
-        os.close(folder)
+        os.close(number)
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
@@ -267,12 +246,12 @@ def run_command(command: Callable[[Sequence[str]], int], args: Sequence[str] | N
     before = {signum: signal.signal(signum, end) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         return command(args)
-    except (KnownError, OSError, SystemExit) as e:
+    except (Exception, SystemExit) as e:
         code = exit_code(e)
         if debug or "--debug" in args or code == 1:
-            traceback.print_exc()
-        if code:
-            print(f"error: {one_line(e, code)}", file=sys.stderr, flush=True)
+            print(hide(traceback.format_exc(), secrets_in(args)), file=sys.stderr)
+        if code and isinstance(e, (KnownError, OSError, SystemExit)):
+            print(f"error: {hide(one_line(e, code), secrets_in(args))}", file=sys.stderr, flush=True)
         return code
     finally:
         for signum, handler in before.items():
@@ -282,7 +261,7 @@ def run_command(command: Callable[[Sequence[str]], int], args: Sequence[str] | N
 def exit_code(e: BaseException) -> int:
     if isinstance(e, OSError):
         return EnvironmentFault.code if e.errno in STORAGE else 1
-    code = getattr(e, "code", 1)
+    code = e.code if isinstance(e, (KnownError, SystemExit)) else 1
     return code if isinstance(code, int) else 0 if code is None else 1
 
 
@@ -295,4 +274,4 @@ def one_line(e: BaseException, code: int) -> str:
 
 
 def command_line(module: str, args: Sequence[str]) -> str:
-    return shlex.join(["python", "-m", module, *args])
+    return shlex.join(["python", "-m", module, *(hide(arg, secrets_in(args)) for arg in args)])

@@ -10,7 +10,8 @@ from typing import Any
 
 from src.config import CommandParser, Request
 from src.errors import ConfigError, EnvironmentFault
-from src.run import LOGS, RunFolder, digest, new_path, read_json, say, write_json
+from src.resume import new_path
+from src.run import LOGS, RunFolder, digest, read_json, say, write_json
 from src.terminal import console, here, rows
 
 SUFFIX = "_seeds"

@@ -5,7 +5,8 @@
     python -m src.train --config configs/experiment/digits_cnn.yaml --model.network.widths [32,64] --data.batch_size 32
 
 The run is written to logs/<experiment>/<time>/, or to --run_dir. The same command again goes on with a run that was
-cut short, to the very same weights; a finished run is left alone. Any key of the config can be given as a flag;
+cut short, to the very same weights; a finished run is left alone. --resume none always begins a new run, --resume PATH
+one that goes on from where another run or checkpoint was. Any key of the config can be given as a flag;
 --print_config shows them all. Exit codes: 0 done, 1 a bug, 2 config, 3 data, 4 checkpoint, 75 environment, 130 and 143
 stopped by a signal with a checkpoint written.
 """
@@ -17,7 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.config import command_parser, read_request
-from src.run import RunFolder, choose, command_line, exit_code, hardware, rank, run_command, say
+from src.errors import ConfigError
+from src.redact import hide
+from src.run import RunFolder, command_line, exit_code, hardware, rank, run_command, say
 from src.terminal import console, duration, here, rows
 
 if TYPE_CHECKING:
@@ -28,20 +31,24 @@ def train(args: Sequence[str]) -> int:
     t0 = time.time()
     parser = command_parser("train", __doc__)
     parser.add_argument("--seeds", type=int, metavar="N", help="train with N seeds, and tell mean and spread")
+    parser.add_argument("--resume", metavar="auto|none|PATH", default="auto", help="what to go on from")
     parser.add_argument("--dry_run", action="store_true", help="print what would be trained, and stop")
     request = read_request(parser, args)
     only_shows = request.options.print_config or request.options.dry_run
     if request.options.seeds is not None and not only_shows:
+        if request.options.resume != "auto":
+            raise ConfigError("--resume: with --seeds each run goes on by itself -> leave one of them out")
         from src.seeds import train_seeds
 
         return train_seeds(request, parser, args)
     from src.cli import CLI  # loads torch, which takes seconds; what is wrong in a file was found before
+    from src.resume import choose
 
     cli = CLI(request)
     if request.options.dry_run:
         return dry_run(cli)
     config = cli.plain_config
-    folder = choose(request.options.run_dir, request.experiment, config)
+    folder = choose(request.options.run_dir, request.options.resume, request.experiment, config)
     if folder.finished:
         folder.compare(config)
         say(f"This run is finished: {folder.path}\nIts results are in summary.json; --run_dir names another folder.")
@@ -78,14 +85,15 @@ def record(cli: "CLI", folder: RunFolder, config: dict[str, Any], t0: float) -> 
     try:
         cli.build(default_root_dir=str(folder.path))
         if rank() == 0:
-            state = {name: folder.state[name] for name in ("command", "code")}
+            state = {name: folder.state[name] for name in ("command", "code", "origin")}
             facts = {**config, **state, "hardware": hardware()}
             logger = wandb.start(cli.config_init.wandb, folder.path, folder.state["wandb_id"], facts, say)
-        summary |= fit_and_test(cli, folder, [logger] if logger else [])
+        with folder.watched():
+            summary |= fit_and_test(cli, folder, [logger] if logger else [])
         summary |= {"status": "finished", "exit_code": 0}
     except BaseException as e:
         code = exit_code(e)
-        summary |= {"status": "stopped" if code in (130, 143) else "failed", "exit_code": code, "error": str(e)}
+        summary |= {"status": "stopped" if code in (130, 143) else "failed", "exit_code": code, "error": hide(str(e))}
         raise
     finally:
         summary["seconds"] = round(time.time() - t0, 1)
@@ -101,17 +109,17 @@ def record(cli: "CLI", folder: RunFolder, config: dict[str, Any], t0: float) -> 
 def fit_and_test(cli: "CLI", folder: RunFolder, loggers: list[Any]) -> dict[str, Any]:
     from src import checkpoint
     from src.callbacks.checkpoints import Checkpoints
-    from src.loggers.metrics_csv import MetricsCSV
+    from src.loggers.metrics_csv import MetricsCSV, whole_rows
+    from src.resume import begin
 
     trainer = cli.trainer
-    start, refused = checkpoint.newest(folder.checkpoints, tidy=rank() == 0)
-    for line in refused:
-        say(f"Not used: {line}")
-    manifest = checkpoint.read_manifest(start) if start else {"global_step": 0, "steps_logged": 0}
-    say(f"Run: {here(folder.path)}" + (f", going on after {manifest['global_step']} steps" if start else ""))
-    trainer.loggers = [MetricsCSV(folder.path, manifest["steps_logged"]), *loggers, *trainer.loggers]
+    start = begin(folder)
     if start:
         cli.model.init_from = None  # the run has weights of its own
+    logged = checkpoint.read_manifest(start)["steps_logged"] if start and rank() == 0 else 0
+    trainer.loggers = [MetricsCSV(folder.path, logged), *loggers, *trainer.loggers]
+    for logger in loggers:
+        logger.repeat(whole_rows(folder.path / "metrics.csv"))
     trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=start)  # nothing is left to do where training was done
     steps, epochs, best = trainer.global_step, trainer.current_epoch, folder.checkpoints / "best.ckpt"
     results = trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=best, verbose=False)

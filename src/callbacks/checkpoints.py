@@ -2,6 +2,7 @@ import math
 import random
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from src import checkpoint as files
-from src.errors import ConfigError, Stopped, nearest
+from src.errors import ConfigError, EnvironmentFault, Stopped, nearest
 
 
 class Checkpoints(Checkpoint):
@@ -57,7 +58,8 @@ class Checkpoints(Checkpoint):
         return {"best_score": self.best_score, "best": self.best}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best_score, self.best = state["best_score"], state["best"]
+        if state["best"] is None or (self.folder / state["best"]).exists():  # else it began with a lone checkpoint
+            self.best_score, self.best = state["best_score"], state["best"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.folder = Path(trainer.default_root_dir) / "checkpoints"
@@ -66,6 +68,7 @@ class Checkpoints(Checkpoint):
     # When to save
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.folder.mkdir(exist_ok=True)
         every, step = trainer.val_check_batch, trainer.accumulate_grad_batches
         if isinstance(every, int) and every % step and every != trainer.num_training_batches:
             raise ConfigError(
@@ -110,8 +113,9 @@ class Checkpoints(Checkpoint):
         if self.asked_to_stop(trainer):
             self.save(trainer)
             self.stop(f"after {trainer.global_step} steps stopped by")
+        io_of(trainer).check()
         if self.better or self.due(trainer):
-            self.save(trainer)
+            self.save(trainer, wait=False)
 
     def asked_to_stop(self, trainer: Trainer, now: bool = False) -> bool:
         """Where one of several processes got a signal, all stop; they ask each other when the log is written."""
@@ -148,32 +152,23 @@ class Checkpoints(Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.restore_handlers()
+        with suppress(EnvironmentFault):  # the first error is the one to tell
+            io_of(trainer).finish()
 
     def restore_handlers(self) -> None:
         while self.handlers:
             signal.signal(*self.handlers.popitem())
 
-    def save(self, trainer: Trainer) -> None:
-        if trainer.global_step == self.saved_step:
-            return  # a checkpoint never changes
-        path = self.folder / f"step-{trainer.global_step:08d}.ckpt"
-        if self.better:
-            self.best, self.better = path.name, False
-        self.saved_step, self.t0 = trainer.global_step, time.monotonic()
-        trainer.save_checkpoint(path)
-        if trainer.is_global_zero:
-            files.link(self.folder / "last.ckpt", path)
-            files.link(self.folder / "best.ckpt", self.folder / self.best if self.best else None)
-            self.prune()
-
-    def prune(self) -> None:
-        manifests = sorted(self.folder.glob("step-*.json"), reverse=True)
-        # A kept checkpoint's best is kept: whoever must go on from the older one needs it.
-        best = {files.read_manifest(manifest)["best"] for manifest in manifests[: self.keep_last]}
-        for manifest in manifests[self.keep_last :]:
-            path = manifest.with_suffix(".ckpt")
-            if path.name not in best:
-                files.remove(path)
+    def save(self, trainer: Trainer, wait: bool = True) -> None:
+        """Take a checkpoint now; whether to wait until it is on the disk, or to let a thread write it."""
+        if trainer.global_step != self.saved_step:  # a checkpoint never changes
+            path = self.folder / f"step-{trainer.global_step:08d}.ckpt"
+            if self.better:
+                self.best, self.better = path.name, False
+            self.saved_step, self.t0 = trainer.global_step, time.monotonic()
+            trainer.save_checkpoint(path, storage_options=self.keep_last)
+        if wait:
+            io_of(trainer).finish()
 
     # What a checkpoint holds besides what Lightning puts in
 
@@ -183,7 +178,8 @@ class Checkpoints(Checkpoint):
             for name in ("ready", "started", "processed"):
                 count[name] = count["completed"]  # the batch of this moment is not yet begun
         progress["is_last_batch"] = False
-        checkpoint["trained"], checkpoint["best"] = self.trained, self.best
+        checkpoint["trained"] = limits(trainer) if self.trained else None
+        checkpoint["best"] = self.best
         checkpoint["should_stop"] = trainer.should_stop
         lasting = {name: value for name, value in trainer.callback_metrics.items() if not name.startswith("perf/")}
         checkpoint["metrics"] = {name: value.detach().cpu() for name, value in lasting.items()}
@@ -191,9 +187,10 @@ class Checkpoints(Checkpoint):
         checkpoint["rng"] = gathered(rng_state(), trainer)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self.resumed = {name: checkpoint[name] for name in ("rng", "should_stop", "metrics", "steps_logged")}
+        self.resumed = {name: checkpoint[name] for name in ("rng", "metrics", "steps_logged")}
+        self.resumed["should_stop"] = checkpoint["should_stop"] and not checkpoint["trained"]
         self.saved_step = checkpoint["global_step"]
-        if trainer.state.fn == TrainerFn.FITTING and checkpoint["trained"]:
+        if trainer.state.fn == TrainerFn.FITTING and checkpoint["trained"] == limits(trainer):
             trainer.should_stop = True  # also where an early stop ended training before max_epochs
 
     def put_back(self, trainer: Trainer) -> None:
@@ -209,6 +206,15 @@ class Checkpoints(Checkpoint):
         trainer.fit_loop.epoch_loop._batches_that_stepped = self.resumed["steps_logged"]
         trainer.fit_loop.restarting = False
         self.resumed = None
+
+
+def io_of(trainer: Trainer) -> files.VerifiedCheckpointIO:
+    return trainer.strategy.checkpoint_io  # type: ignore[return-value]
+
+
+def limits(trainer: Trainer) -> list[int | None]:
+    """How long to train: a run that has come to this end has more to do where it is forked with a later one."""
+    return [trainer.max_epochs, trainer.max_steps]
 
 
 def rng_state() -> dict[str, Any]:

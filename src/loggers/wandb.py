@@ -19,10 +19,12 @@ from typing import Any, Literal
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from src.redact import redact, secrets_in
 from src.run import ROOT
 
 PROBE_SEC, FINISH_SEC, SEND_SEC = 3.0, 4.0, 10.0
 FLUSH_SEC = 1.0  # a run that is killed loses the record of this last time; wandb's own default is 15
+REPEATED = 500  # rows that a run which goes on records again, because they may have been in that last time
 EMPTY_BYTES = 7  # the header of a record that was killed before its first flush, at which `wandb sync` fails
 
 
@@ -56,8 +58,9 @@ class WandbOptions:
 class RunLogger(WandbLogger):
     """Lightning's logger on a run of ours: what goes wrong in it is said once and stops nothing."""
 
-    def __init__(self, run: Any, sender: subprocess.Popen | None, say: Callable[[str], None]) -> None:
+    def __init__(self, run: Any, sender: subprocess.Popen | None, say: Callable[[str], None], goes_on: bool) -> None:
         super().__init__(experiment=run)
+        self.goes_on = goes_on
         self.folder, self.sender, self.say, self.broken = Path(run.settings.sync_dir), sender, say, False
 
     @rank_zero_only
@@ -68,6 +71,12 @@ class RunLogger(WandbLogger):
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         if not self.broken:
             self.attempt(lambda: super(RunLogger, self).log_metrics(metrics, step))
+
+    def repeat(self, rows: list[dict[str, str]]) -> None:
+        """Record the newest rows of metrics.csv again, if an earlier life of this run did."""
+        for row in rows[-REPEATED:] if self.goes_on else ():
+            values = {name: float(value) for name, value in row.items() if value and name != "step"}
+            self.log_metrics(values, int(row["step"]))
 
     def log_image(self, key: str, images: list[Any], **kwargs: Any) -> None:  # type: ignore[override]
         if not self.broken:
@@ -115,11 +124,14 @@ def start(
     try:
         earlier = earlier_records(run_dir)
         why_not = "as asked for" if options.mode in ("offline", "dryrun") else why_offline(wandb.setup().settings)
+        words = {name: redact(getattr(options, name)) for name in ("project", "entity", "tags", "group", "notes")}
         run = wandb.init(
-            project=options.project, entity=options.entity, tags=options.tags, group=options.group, notes=options.notes,
-            name=f"{run_dir.parent.name}/{run_dir.name}", id=run_id, resume="allow", dir=str(run_dir), mode="offline",
-            config=config,
-            settings=wandb.Settings(console="off", silent=True, x_transaction_log_flush_interval=FLUSH_SEC),
+            **words, config=config, id=run_id, name=f"{run_dir.parent.name}/{run_dir.name}",
+            resume="allow", dir=str(run_dir), mode="offline",
+            settings=wandb.Settings(
+                console="off", silent=True, x_transaction_log_flush_interval=FLUSH_SEC,
+                x_disable_meta=bool(secrets_in(sys.argv)) or redact(sys.argv) != sys.argv,  # it holds the command
+            ),
         )  # fmt: skip
         run.define_metric("trainer/global_step")
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
@@ -128,7 +140,7 @@ def start(
         say(f"W&B: {type(e).__name__} {e}; the run is not recorded there. metrics.csv has all metrics.")
         return None
     say(f"W&B: recorded offline ({why_not})" if why_not else f"W&B: run {run_id} in project {options.project}")
-    return RunLogger(run, sender, say)
+    return RunLogger(run, sender, say, goes_on=bool(earlier))
 
 
 def earlier_records(run_dir: Path) -> list[Path]:

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -26,6 +27,10 @@ class WarmupCosine(LRScheduler):
         self.num_steps, self.final_frac = num_steps, final_frac
         self.warmup = in_steps("warmup", warmup_frac, warmup_steps, num_steps)
         super().__init__(optimizer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it is; its shape follows from the config, so that a fork may train for longer."""
+        return {name: self.__dict__[name] for name in ("last_epoch", "base_lrs", "_last_lr", "_step_count")}
 
     def get_lr(self) -> list[float | Tensor]:
         return [base * self.factor(self.last_epoch) for base in self.base_lrs]

@@ -1,11 +1,13 @@
 """Ways to kill a run from inside, and what must be equal at the end of two runs."""
 
 import csv
+import io
 import json
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -16,6 +18,30 @@ TINY = ["--config", "tests/faults/tiny.yaml"]
 EVERY_STEP = ["--checkpoints.every_n_steps", 1]
 SELDOM = ["--checkpoints.every_sec", 1000]  # only where the run gets better, and at its end
 STEPS = 12
+SHORT = ["--trainer.limit_val_batches", 2, "--trainer.limit_test_batches", 2, "--trainer.log_every_n_steps", 3]
+SHORT += ["--pictures.enabled", "false"]
+EPOCHS = [*SHORT, "--trainer.max_epochs", 3, "--trainer.limit_train_batches", 4]
+# Networks and settings of every kind, each a run of 12 steps.
+SETTINGS: dict[str, list] = {
+    "mlp": [*TINY, *EVERY_STEP],
+    "cnn": [
+        *["--config", "configs/experiment/digits_cnn.yaml", *EPOCHS, *EVERY_STEP, "--data.batch_size", 32],
+        *["--model.network.widths", "[4,4]", "--model.network.hidden", 8],
+    ],
+    "lstm": [
+        *["--config", "configs/experiment/digits_lstm.yaml", *EPOCHS, *EVERY_STEP, "--trainer.limit_train_batches", 8],
+        *["--data.batch_size", 16, "--data.micro_batch_size", 8, "--model.network.dim", 8, "--data.num_workers", 1],
+    ],
+    "vit": [
+        *["--config", "configs/experiment/digits_vit.yaml", *EPOCHS, *SELDOM, "--trainer.precision", "bf16-mixed"],
+        *["--data.batch_size", 16, "--model.network.dim", 16, "--model.network.depth", 1],
+    ],
+    "gpt": [
+        *["--config", "configs/experiment/text_gpt.yaml", *SHORT, "--checkpoints.every_n_steps", 3],
+        *["--trainer.max_steps", 12, "--trainer.val_check_interval", 4, "--data.batch_size", 4, "--data.seq_len", 16],
+        *["--model.network.dim", 12, "--model.network.depth", 1],
+    ],
+}
 
 
 def die() -> None:
@@ -62,23 +88,34 @@ def before_change(number: int) -> Callable[[], None]:
     return first
 
 
-def in_write(number: int) -> Callable[[], None]:
-    """A hook: die in the `number`-th write of checkpoints, when half of its bytes are on the disk."""
+def in_write(number: int, share: float = 0.5) -> Callable[[], None]:
+    """A hook: die while the `number`-th checkpoint is written, when this share of its bytes is on the disk."""
 
     def first() -> None:
-        write, calls = checkpoint.HashingFile.write, [0]
+        sha256, calls = checkpoint.hashlib.sha256, [0]
 
-        def half(self: Any, data: Any) -> int:
+        def hashed(data: Any) -> Any:
             calls[0] += 1
             if calls[0] == number:
-                self.file.write(bytes(data)[: len(data) // 2])
-                self.file.flush()
-                die()
-            return write(self, data)
+                dying = {"open": lambda path, mode: Dying(path, share)}
+                vars(checkpoint).update(dying)
+            return sha256(data)
 
-        checkpoint.HashingFile.write = half
+        checkpoint.hashlib = SimpleNamespace(sha256=hashed, file_digest=checkpoint.hashlib.file_digest)
 
     return first
+
+
+class Dying(io.FileIO):
+    def __init__(self, path: Path, share: float) -> None:
+        super().__init__(path, "w")
+        self.share = share
+
+    def write(self, data: Any) -> int:
+        super().write(bytes(data)[: int(len(data) * self.share)])
+        os.fsync(self.fileno())
+        die()
+        return 0
 
 
 def together(*hooks: Callable[[], None]) -> Callable[[], None]:
@@ -113,12 +150,15 @@ def samples(file: Path) -> dict[int, list]:
 
 def ending(run_dir: Path) -> dict[str, Any]:
     """All that must be equal, bit for bit."""
-    with open(run_dir / "metrics.csv") as f:
-        rows = [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in csv.DictReader(f)]
     summary = json.loads((run_dir / "summary.json").read_text())
     kept = {k: v for k, v in summary.items() if k != "seconds"}
     saved = {name: torch.load(run_dir / f"checkpoints/{name}.ckpt", weights_only=True) for name in ("best", "last")}
-    return plain({"rows": rows, "summary": kept, **saved})
+    return plain({"rows": rows(run_dir), "summary": kept, **saved})
+
+
+def rows(run_dir: Path) -> list[dict[str, str]]:
+    with open(run_dir / "metrics.csv") as f:
+        return [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in csv.DictReader(f)]
 
 
 def plain(data: Any) -> Any:

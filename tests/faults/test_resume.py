@@ -1,12 +1,17 @@
 """A run that is killed, however often, ends as one that was not."""
 
+import json
 import random
+import re
+import shutil
 import time
 
 import pytest
+import torch
 from harness import (
     EVERY_STEP,
     SELDOM,
+    SETTINGS,
     STEPS,
     TINY,
     assert_same_end,
@@ -14,13 +19,22 @@ from harness import (
     before_call,
     before_change,
     die,
+    differences,
     in_write,
     noting_samples,
+    plain,
+    rows,
     samples,
     together,
 )
 
 from src.models.classification import Classification
+
+
+def early_stopping(patience):
+    arguments = f"{{monitor: val/acc, mode: max, patience: {patience}, min_delta: 2.0}}"
+    return f"[{{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {arguments}}}]"
+
 
 KINDS = {
     "plain": [],
@@ -45,8 +59,13 @@ KINDS = {
         *["--model.optimizer", "src.optim.muon.Muon", "--model.optimizer.adam_lr", 0.02],
         *["--model.schedule", "torch.optim.lr_scheduler.OneCycleLR", "--model.schedule.max_lr", 0.02],
     ],
+    "bfloat16": ["--trainer.precision", "bf16-mixed"],
+    "early stopping": ["--trainer.max_epochs", 9, "--trainer.callbacks", early_stopping(patience=2)],  # after 12 steps
 }
-SLOW = ("two workers", "plateau", "average, Muon, one cycle", "augmented, mixed, balanced")
+SLOW = (
+    *["two workers", "plateau", "average, Muon, one cycle", "augmented, mixed, balanced", "bfloat16"],
+    "early stopping",
+)
 
 
 def at_step(step):
@@ -87,6 +106,16 @@ def test_killed_at_each_step_in_turn(start, run, tmp_path, kind, saving):
     assert samples(tmp_path / "killed.txt") == samples(tmp_path / "whole.txt")
 
 
+@pytest.mark.parametrize("kind", SLOW[1:])
+def test_killed_twice_in_one_step_and_once_in_the_next(start, run, tmp_path, kind):
+    args = [*TINY, *KINDS[kind], *SELDOM, "--checkpoints.every_n_steps", 3]
+    run([*args, "--run_dir", tmp_path / "whole"])
+    for step in (7, 7, 8):
+        assert start([*args, "--run_dir", tmp_path / "killed"], first=at_step(step)).wait() == -9
+    run([*args, "--run_dir", tmp_path / "killed"])
+    assert_same_end(tmp_path / "killed", tmp_path / "whole")
+
+
 @pytest.fixture
 def whole(run, tmp_path):
     run([*TINY, *EVERY_STEP, "--run_dir", tmp_path / "whole"])
@@ -107,7 +136,9 @@ def sweep(start, run, tmp_path, whole, hooks):
 
 
 def test_killed_while_it_saves(start, run, tmp_path, whole):
-    assert sweep(start, run, tmp_path, whole, [in_write(n) for n in (1, 40, 90, 140, 200)]) >= 3
+    shares = (0, 0.001, 0.1, 0.25, 0.5, 0.75, 0.9, 0.999, 1)
+    hooks = [in_write(1 + i % 2, share) for i, share in enumerate(shares)]
+    assert sweep(start, run, tmp_path, whole, hooks) == len(shares)
 
 
 def test_killed_before_any_change_to_files(start, run, tmp_path, whole):
@@ -122,9 +153,7 @@ def test_killed_in_validation_test_and_while_it_resumes(start, run, tmp_path, wh
 
 
 def test_early_stop_is_not_forgotten(start, run, tmp_path):
-    stop = ["--trainer.callbacks", "[{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: "]
-    stop[1] += "{monitor: val/acc, mode: max, patience: 1, min_delta: 2.0}}]"
-    args = [*TINY, *SELDOM, "--trainer.max_epochs", 9, *stop]
+    args = [*TINY, *SELDOM, "--trainer.max_epochs", 9, "--trainer.callbacks", early_stopping(patience=1)]
     run([*args, "--run_dir", tmp_path / "whole"])
     args += ["--run_dir", tmp_path / "killed"]
     assert start(args, first=before_call(Classification, "on_test_epoch_end", 1)).wait() == -9
@@ -132,26 +161,140 @@ def test_early_stop_is_not_forgotten(start, run, tmp_path):
     assert_same_end(tmp_path / "killed", tmp_path / "whole")
 
 
-def random_kills(start, run, tmp_path, whole, kills, seconds):
-    args, rng = [*TINY, *EVERY_STEP, "--run_dir", tmp_path / "killed"], random.Random(0)
-    cycles = []
-    for _ in range(kills):
-        child = start(args)
+def random_kills(start, run, tmp_path, args, kills):
+    """Kill a run at random instants of its life, time and again; begin a new one where one came to its end."""
+    rng, folder, t0 = random.Random(0), tmp_path / "killed", time.monotonic()
+    run([*args, "--run_dir", tmp_path / "whole"])
+    seconds, done, files = time.monotonic() - t0, 0, 0
+    while done < kills:
+        child = start([*args, "--run_dir", folder])
         time.sleep(rng.uniform(0, seconds))
         child.kill()
-        assert child.wait() in (-9, 0)
-        if (tmp_path / "killed/checkpoints").exists():
-            assert_sound(tmp_path / "killed")
-            cycles.append(len(list((tmp_path / "killed").rglob("*"))))
-    run(args)
-    assert_same_end(tmp_path / "killed", whole)
-    assert max(cycles) <= 25  # what killed processes leave does not pile up
+        if child.wait() == 0:
+            assert_same_end(folder, tmp_path / "whole")
+            shutil.rmtree(folder)
+            continue
+        assert child.code == -9, child.output
+        done += 1
+        if (folder / "checkpoints").exists():
+            assert_sound(folder)
+            files = max(files, len(list(folder.rglob("*"))))
+    run([*args, "--run_dir", folder])
+    assert_same_end(folder, tmp_path / "whole")
+    assert files <= 30  # what killed processes leave does not pile up
 
 
-def test_killed_at_random_instants(start, run, tmp_path, whole):
-    random_kills(start, run, tmp_path, whole, kills=8, seconds=1.5)
+def test_killed_at_random_instants(start, run, tmp_path):
+    random_kills(start, run, tmp_path, [*TINY, *EVERY_STEP], kills=8)
 
 
 @pytest.mark.long
-def test_killed_at_fifty_random_instants(start, run, tmp_path, whole):
-    random_kills(start, run, tmp_path, whole, kills=50, seconds=1.5)
+@pytest.mark.parametrize("name", SETTINGS)
+def test_killed_at_fifty_random_instants(start, run, tmp_path, name):
+    random_kills(start, run, tmp_path, SETTINGS[name], kills=50)
+
+
+# Forks
+
+
+FORK = [*TINY, *EVERY_STEP, "--checkpoints.keep_last", 100]
+
+
+@pytest.fixture
+def origin(run, tmp_path):
+    run([*FORK, "--run_dir", tmp_path / "origin"])
+    return tmp_path / "origin"
+
+
+def test_a_fork_ends_like_the_run_it_is_from(start, run, tmp_path, origin):
+    file, args = origin / "checkpoints/step-00000005.ckpt", [*FORK, "--run_dir", tmp_path / "fork"]
+    fork = [*args, "--resume", file]
+    child = start(fork, first=before_call(Classification, "training_step", 4))
+    assert child.wait() == -9
+    assert f"forked from {file}, going on after 5 steps" in child.output
+    file.unlink()  # the fork does not need it any more
+    output = run(fork)
+    assert "going on after 7 steps" in output
+    assert_same_end(tmp_path / "fork", origin)
+    states = [json.loads((folder / "run.json").read_text()) for folder in (tmp_path / "fork", origin)]
+    assert states[0]["origin"] == str(file)
+    assert states[0]["wandb_id"] != states[1]["wandb_id"]
+    assert "resume" not in (tmp_path / "fork/config.yaml").read_text()
+
+
+def test_a_fork_of_a_finished_run_trains_on(run, tmp_path, origin):
+    longer = [*FORK, "--trainer.max_epochs", 5]
+    output = run([*longer, "--resume", origin, "--run_dir", tmp_path / "fork"])
+    assert "trainer.max_epochs was 3, now 5" in output
+    summary = json.loads((tmp_path / "fork/summary.json").read_text())
+    assert (summary["steps"], summary["epochs"]) == (20, 5)
+    rates = [row["optim/lr"] for row in rows(tmp_path / "fork") if row["optim/lr"]]
+    assert float(rates[-2]) > 1e-4  # the schedule has the new length
+    constant = [*FORK, "--model.schedule", "null"]
+    run([*constant, "--run_dir", tmp_path / "short"])
+    run([*constant, "--trainer.max_epochs", 5, "--run_dir", tmp_path / "whole"])
+    on = ["--trainer.max_epochs", 5, "--resume", tmp_path / "short"]
+    run([*constant, *on, "--run_dir", tmp_path / "on"])
+    assert_same_end(tmp_path / "on", tmp_path / "whole")
+
+
+def test_a_lone_checkpoint_can_be_forked(run, tmp_path, origin):
+    shutil.copy(origin / "checkpoints/step-00000007.ckpt", tmp_path / "lone.ckpt")
+    output = run([*FORK, "--resume", tmp_path / "lone.ckpt", "--run_dir", tmp_path / "fork"])
+    assert "going on after 7 steps" in output
+    ends = [torch.load(f / "checkpoints/last.ckpt", weights_only=True) for f in (tmp_path / "fork", origin)]
+    assert not differences(plain(ends[0]["state_dict"]), plain(ends[1]["state_dict"]))
+    shutil.copy(origin / "checkpoints/step-00000012.ckpt", tmp_path / "end.ckpt")
+    run([*FORK, "--resume", tmp_path / "end.ckpt", "--run_dir", tmp_path / "end"])  # nothing is left to train
+
+
+def test_resume_names_the_run_itself(start, run, tmp_path, origin):
+    args = [*FORK, "--run_dir", tmp_path / "run"]
+    assert start(args, first=before_call(Classification, "training_step", 7)).wait() == -9
+    older = tmp_path / "run/checkpoints/step-00000002.ckpt"
+    assert "has newer checkpoints" in run([*args, "--resume", older], code=2)
+    assert "going on after" in run([*args, "--resume", tmp_path / "run"])
+    assert_same_end(tmp_path / "run", origin)
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_resume_that_cannot_be(run, tmp_path, origin):
+    to = ["--run_dir", tmp_path / "new"]
+    assert "holds a run already" in run([*FORK, "--resume", "none", "--run_dir", origin], code=2)
+    file = origin / "checkpoints/step-00000005.ckpt"
+    another = [*FORK, "--run_dir", tmp_path / "another", "--resume", file]
+    run(another)
+    assert "holds a run already" in run([*another[:-1], origin], code=2)
+    assert "no such checkpoint" in run([*FORK, *to, "--resume", tmp_path / "nowhere"], code=4)
+    assert "neither a run folder" in run([*FORK, *to, "--resume", tmp_path], code=4)
+    output = run([*FORK, *to, "--resume", file, "--model.optimizer.lr", "0.1"], code=2)
+    assert "model.optimizer.lr was 0.01, now 0.1" in output
+    flip(file)
+    output = run([*FORK, *to, "--resume", file], code=4)
+    assert f"checkpoint {file}: its bytes are not those that were written" in output
+    for name in ("metrics.csv", "config.yaml"):
+        assert "not a file that can be read safely" in run([*FORK, *to, "--resume", origin / name], code=4)
+    assert not (tmp_path / "new").exists()
+    output = run([*FORK, *to, "--resume", origin, "--model.network.widths", "[17,8,8]"], code=4)
+    line = output.splitlines()[-1]
+    assert re.search(r"network\.\S+weight is \[16, 64\] there, \[17, 64\] here; ", line), line
+    assert "missing there" in line
+    assert "; and 2 more -> " in line
+    assert "--seeds" in run([*FORK, "--seeds", 2, "--resume", "none"], code=2)
+
+
+def test_a_checkpoint_of_another_schema(run, tmp_path, origin):
+    saved = torch.load(origin / "checkpoints/last.ckpt", weights_only=True)
+    for name, change in (("other", {"schema": 99}), ("foreign", {"schema": None})):
+        torch.save({**saved, **change}, tmp_path / f"{name}.ckpt")
+        output = run([*FORK, "--resume", tmp_path / f"{name}.ckpt", "--run_dir", tmp_path / "new"], code=4)
+        assert f"schema {change['schema']}, not" in output
+
+
+def test_auto_says_that_it_starts_from_scratch(run, tmp_path):
+    assert "starting from scratch" in run([*TINY, "--run_dir", tmp_path / "run"]).splitlines()[0]

@@ -1,14 +1,21 @@
 """Damaged, foreign and malicious checkpoints, full disks, locked and unwritable folders."""
 
+import errno
 import os
 import pickle
+import re
+import resource
+import shutil
 import subprocess
+import tempfile
 import time
+from contextlib import contextmanager
 
 import pytest
 import torch
-from harness import EVERY_STEP, TINY, assert_same_end, before_call
+from harness import EVERY_STEP, TINY, assert_same_end, before_call, before_change, in_write
 
+from src import checkpoint
 from src.checkpoint import newest
 from src.models.classification import Classification
 
@@ -134,3 +141,110 @@ def test_a_folder_that_cannot_be_written(run, tmp_path):
     output = run([*ARGS, "--run_dir", tmp_path / "file" / "run"], code=75)
     assert "cannot be written" in output
     assert len(output.splitlines()) == 1
+
+
+def test_a_checkpoint_that_lost_its_manifest_or_has_anothers(run, cut_short, whole):
+    *_, older, newest_ = sorted((cut_short / "checkpoints").glob("step-*.json"))
+    older.write_text(newest_.read_text())
+    newest_.unlink()
+    output = run([*ARGS, "--run_dir", cut_short])
+    assert f"Not used: {newest_.with_suffix('.ckpt')}: its manifest {newest_.name} is missing" in output
+    assert f"Not used: {older.with_suffix('.ckpt')}: its manifest {older.name} is of another" in output
+    assert_same_end(cut_short, whole)
+
+
+@contextmanager
+def immutable(folder):
+    done = subprocess.run(["chattr", "+i", folder], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"needs chattr: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["chattr", "-i", folder], check=True)
+
+
+@contextmanager
+def read_only(folder):
+    for command in (["--bind", folder, folder], ["-o", "remount,ro,bind", folder]):
+        done = subprocess.run(["mount", *command], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"needs the right to mount: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.mark.parametrize("locked", [immutable, read_only])
+def test_checkpoints_that_cannot_be_written_are_found_at_the_start(run, tmp_path, locked):
+    folder = tmp_path / "run/checkpoints"
+    folder.mkdir(parents=True)
+    with locked(folder):
+        output = run([*ARGS, "--run_dir", tmp_path / "run"], code=75)
+    assert "cannot be written" in output
+    assert len(output.splitlines()) == 1
+    run([*ARGS, "--run_dir", tmp_path / "run"])
+
+
+@pytest.mark.parametrize("what", ["run", "run/checkpoints"])
+@pytest.mark.parametrize("saving", [EVERY_STEP, ["--trainer.log_every_n_steps", 1]], ids=["saving", "logging"])
+def test_a_folder_that_is_removed_while_training(run, tmp_path, what, saving):
+    def remove():
+        while (tmp_path / what).exists():  # the thread that saves may be at work there
+            shutil.rmtree(tmp_path / what, ignore_errors=True)
+
+    first = before_call(Classification, "training_step", 6, remove)
+    output = run([*TINY, *saving, "--run_dir", tmp_path / "run"], code=75, first=first)
+    assert "Traceback" not in output
+    assert output.splitlines()[-1].startswith("error: ")
+    assert len([line for line in output.splitlines() if "error" in line]) == 1
+
+
+def no_room():
+    raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+
+def too_large():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+
+@pytest.mark.parametrize("fault", ["quota, told at fsync", "quota, told at a new name", "file size limit"])
+def test_other_ways_to_have_no_room(run, tmp_path, whole, fault):
+    if fault == "file size limit":
+        first = before_call(Classification, "training_step", 6, too_large)
+    elif fault == "quota, told at fsync":
+        first = before_call(os, "fsync", 30, no_room)
+    else:
+        first = before_call(checkpoint, "link", 9, no_room)
+    folder = tmp_path / "run"
+    output = run([*ARGS, "--run_dir", folder], code=75, first=first)
+    assert re.search("Disk quota exceeded|File too large", output.splitlines()[-1])
+    assert newest(folder / "checkpoints")[0]
+    assert not list(folder.rglob("*.tmp"))
+    run([*ARGS, "--run_dir", folder])
+    assert_same_end(folder, whole)
+
+
+def test_a_full_folder_for_temporary_files_does_not_matter(start, run, tmp_path, small_disk, whole, monkeypatch):
+    with pytest.raises(OSError, match="No space"):
+        (small_disk / "filler").write_bytes(bytes(10**6))
+    monkeypatch.setenv("TMPDIR", str(small_disk))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    folder = tmp_path / "run"
+    assert start([*ARGS, "--run_dir", folder], first=in_write(3)).wait() == -9
+    run([*ARGS, "--run_dir", folder])
+    assert_same_end(folder, whole)
+
+
+def test_the_only_valid_checkpoint_is_never_deleted(start, run, tmp_path, whole):
+    folder, args = tmp_path / "run", [*ARGS, "--checkpoints.keep_last", 1]
+    for number in range(8):
+        hook = in_write(3, number / 7) if number % 2 else before_change(12 + number)
+        assert start([*args, "--run_dir", folder], first=hook).wait() == -9
+        if (folder / "checkpoints/last.ckpt").exists():
+            assert newest(folder / "checkpoints")[0]
+    run([*args, "--run_dir", folder])
+    assert not list(folder.rglob("*.tmp"))
+    assert_same_end(folder, whole)

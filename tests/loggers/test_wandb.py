@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,41 @@ def test_one_run_across_resumes_and_the_same_weights_without(start, run, tmp_pat
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
 
 
+def test_no_step_is_missing_after_kills_and_repeated_ones_are_equal(start, run, tmp_path):
+    def dies(step) -> Callable[[], None]:
+        def first() -> None:
+            from src.models.classification import Classification
+
+            training_step = Classification.training_step
+
+            def dying(self, batch, batch_idx):
+                if self.trainer.global_step == step:
+                    os.killpg(os.getpid(), 9)  # W&B's recorder, too
+                return training_step(self, batch, batch_idx)
+
+            Classification.training_step = dying
+
+        return first
+
+    folder = tmp_path / "run"
+    args = [*SMALL, "--checkpoints.every_n_steps", "10", "--trainer.log_every_n_steps", "1", "--run_dir", folder]
+    for step in (25, 27, 45):
+        assert start(args, first=dies(step)).wait() == -9
+    run(args)
+    recorded: dict[tuple[int, str], float] = {}
+    for row in history(folder):
+        for name, value in row.items():
+            if name.startswith(("train/", "val/", "test/", "optim/")):
+                key = (row["trainer/global_step"], name)
+                assert recorded.setdefault(key, value) == pytest.approx(value, rel=1e-12), key
+    with open(folder / "metrics.csv") as f:
+        rows = list(csv.DictReader(f))
+    for name in ("train/loss", "val/loss"):
+        logged = {int(row["step"]) for row in rows if row[name]}
+        assert {step for step, key in recorded if key == name} == logged
+    assert len({step for step, name in recorded if name == "train/loss"}) == 60
+
+
 class Server(http.server.ThreadingHTTPServer):
     """Answers every request with one status, or not at all."""
 
@@ -195,3 +231,77 @@ def test_a_server_that_fails_costs_a_few_seconds_and_nothing_else(kind, run, tmp
         server.shutdown()
     found = [p for p in folder.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
     assert found == []
+
+
+class FailsLater(Server):
+    """Knows the key at first; then it is gone, hangs, or fails."""
+
+    def __init__(self, later: str) -> None:
+        self.later, self.asked = later, 0
+        super().__init__(200)
+        self.RequestHandlerClass = AnswerAtFirst
+
+
+class AnswerAtFirst(Answer):
+    def do_POST(self):
+        self.server.asked += 1
+        if self.server.asked == 1:
+            self.answer(200, b'{"data": {"viewer": {"entity": "someone"}}}')
+            if self.server.later == "goes away":
+                self.server.socket.close()
+        elif self.server.later == "hangs":
+            time.sleep(30)
+        else:
+            self.answer(500, b"")
+
+    def answer(self, status, body):
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST
+
+
+@pytest.mark.parametrize("later", ["goes away", "hangs", "fails"])
+def test_a_server_that_fails_in_mid_run(later, run, tmp_path, monkeypatch):
+    server = FailsLater(later)
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_address[1]}")
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    folder, t0 = tmp_path / "run", time.monotonic()
+    output = run([*SMALL, "--run_dir", folder])
+    assert time.monotonic() - t0 < 60
+    assert server.asked >= 1
+    assert "W&B: run " in output
+    assert "wandb sync" in output
+    assert exit_codes(folder) == [0]
+    assert len([row for row in history(folder) if "val/acc" in row]) == 3
+
+
+def test_a_key_that_is_wrong(run, tmp_path, monkeypatch):
+    class Refuses(Answer):
+        def do_POST(self):
+            AnswerAtFirst.answer(self, 200, b'{"data": {"viewer": null}}')
+
+    server = Server(200)
+    server.RequestHandlerClass = Refuses
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_address[1]}")
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    output = run([*SMALL, "--run_dir", tmp_path / "run"])
+    assert "recorded offline (the key is not accepted)" in output
+
+
+def test_a_full_disk_under_its_records(run, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    (folder / "wandb").mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", folder / "wandb"]
+    done = subprocess.run(mount, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"needs the right to mount a tmpfs: {done.stderr.strip()}")
+    try:
+        run([*SMALL, "--trainer.log_every_n_steps", "1", "--run_dir", folder])
+    finally:
+        subprocess.run(["umount", "-l", folder / "wandb"], check=True)
+    with open(folder / "metrics.csv") as f:
+        assert len([row for row in csv.DictReader(f) if row["train/loss"]]) == 60
+    assert json.loads((folder / "summary.json").read_text())["status"] == "finished"

@@ -1,0 +1,156 @@
+"""Which folder a run takes, and where in training it begins: afresh, where it was cut short, or where another was."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from src import checkpoint, run
+from src.errors import CheckpointError, ConfigError, EnvironmentFault
+from src.run import RunFolder, digest, rank, say, src_sha256, write_text
+from src.terminal import here
+
+TRY_AGAIN = (75, 130, 143)  # exit codes of runs that the same command continues
+# A fork goes on with the state of its optimizer and schedule, so these would not do what they say.
+KEPT = ("model.optimizer", "model.schedule")
+
+
+def choose(run_dir: str | None, resume: str, experiment: str, config: dict[str, Any]) -> RunFolder:
+    """The folder that is named, or the last one of this experiment if it was cut short, or a new one.
+
+    Args:
+        resume: `auto`, `none`, or the run folder or checkpoint that a new run begins with.
+
+    Raises:
+        ConfigError: the folder holds a run, but not the one that is asked for.
+        CheckpointError: the checkpoint to begin with is missing or damaged.
+    """
+    origin = None if resume in ("auto", "none") else str(Path(resume).absolute())
+    if run_dir:
+        return checked(Path(run_dir), resume, origin, config) if rank() == 0 else RunFolder(Path(run_dir), origin)
+    if "RUN_DIR_OF_ALL_PROCESSES" in os.environ:  # set below, for processes of further devices
+        return RunFolder(Path(os.environ["RUN_DIR_OF_ALL_PROCESSES"]))
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("several processes were started: they must agree on a folder -> give --run_dir")
+    folder = None if resume == "none" else cut_short(run.LOGS / experiment, config, origin)
+    if folder is None:
+        check_origin(origin, config)
+        folder = RunFolder(new_path(run.LOGS / experiment), origin)
+    os.environ["RUN_DIR_OF_ALL_PROCESSES"] = str(folder.path)
+    return folder
+
+
+def checked(path: Path, resume: str, origin: str | None, config: dict[str, Any]) -> RunFolder:
+    """The folder that --run_dir names, if --resume fits what is in it."""
+    folder = RunFolder(path)
+    if resume == "none" and folder.state:
+        raise ConfigError(f"--resume none: {folder.path} holds a run already -> give another --run_dir")
+    if origin is None or (folder.state and folder.origin == origin):
+        return folder
+    file = checkpoint_at(Path(origin))
+    if folder.checkpoints.resolve() == file.resolve().parent:
+        checkpoint.load(file)
+        if file.resolve() != (folder.checkpoints / "last.ckpt").resolve():
+            raise ConfigError(f"--resume {resume}: {folder.path} has newer checkpoints -> fork it: another --run_dir")
+        return folder
+    if folder.state:
+        raise ConfigError(f"--resume {resume}: {folder.path} holds a run already -> give another --run_dir")
+    check_origin(origin, config)
+    return RunFolder(folder.path, origin)
+
+
+def check_origin(origin: str | None, config: dict[str, Any]) -> None:
+    """Refuse a checkpoint to begin with that cannot be loaded, and say how the config differs from its own."""
+    if origin is None:
+        return
+    file = checkpoint_at(Path(origin))
+    checkpoint.load(file)
+    before = RunFolder(file.resolve().parent.parent)
+    differ = before.differences(config) if before.state else {}
+    for key, words in differ.items():
+        if key.startswith(KEPT):
+            raise ConfigError(f"--resume: {words}, but both go on as they were -> leave it, or set model.init_from")
+    if differ:
+        say(f"Not as in {here(before.path)}: {', '.join(differ.values())}")
+
+
+def checkpoint_at(path: Path) -> Path:
+    """The checkpoint that --resume names; of a run folder, the last.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if path.is_dir() and not (path / "checkpoints").is_dir():
+        raise CheckpointError(f"{path}: neither a run folder nor a checkpoint file (other folders are never read)")
+    file = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    if not file.exists():
+        raise CheckpointError(f"{file}: there is no such checkpoint -> name a run folder or a checkpoint")
+    return file
+
+
+def begin(folder: RunFolder) -> Path | None:
+    """The checkpoint that training begins with, or None; says which, and which are damaged."""
+    start, refused = checkpoint.newest(folder.checkpoints, tidy=rank() == 0)
+    for line in refused:
+        say(f"Not used: {line}")
+    if start is None and folder.origin:
+        file = checkpoint_at(Path(folder.origin))
+        start = fork(file.resolve(), folder) if rank() == 0 else file
+        words = f"forked from {here(Path(folder.origin))}, going on"
+    else:
+        words = "going on" if start else "starting from scratch"
+    steps = f" after {checkpoint.read_manifest(start)['global_step']} steps" if start and rank() == 0 else ""
+    say(f"Run: {here(folder.path)}, {words}{steps}")
+    return start
+
+
+def fork(file: Path, folder: RunFolder) -> Path:
+    """Make a checkpoint, the best one up to it, and the metrics until then this folder's own."""
+    saved = checkpoint.load(file)
+    name = f"step-{saved['global_step']:08d}.ckpt"
+    best = saved["best"] or name
+    if best != name and file.with_name(best).exists():
+        copy(file.with_name(best), checkpoint.load(file.with_name(best)), folder.checkpoints / best)
+    elif best != name:
+        say(f"Its best checkpoint {best} is not beside it: the best of what follows will be taken.")
+        saved["best"] = name
+    before = RunFolder(file.parent.parent)
+    if before.state:
+        write_text(folder.path / "metrics.csv", (before.path / "metrics.csv").read_text())
+    copy(file, saved, folder.checkpoints / name)
+    return folder.checkpoints / name
+
+
+def copy(file: Path, saved: dict[str, Any], path: Path) -> None:
+    checkpoint.write(path, file.read_bytes(), {name: saved[name] for name in checkpoint.POSITION})
+
+
+def new_path(parent: Path, suffix: str = "") -> Path:
+    """A folder named by the time, made here, so that two commands given at once get two.
+
+    Raises:
+        EnvironmentFault: it cannot be made.
+    """
+    name = time.strftime("%Y-%m-%d_%H-%M-%S") + suffix
+    for path in (parent / name, *(parent / f"{name}_{i}" for i in range(2, 1000))):
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as e:
+            raise EnvironmentFault(f"{path}: cannot be made: {e.strerror} -> give --run_dir") from e
+        return path
+    raise EnvironmentFault(f"{parent / name}: a thousand runs have this name -> give --run_dir")
+
+
+def cut_short(parent: Path, config: dict[str, Any], origin: str | None) -> RunFolder | None:
+    """The newest run, if it has this config, code and origin, did not end, and no process is at it."""
+    runs = sorted((p.parent for p in parent.glob("*/run.json")), key=lambda p: p.name)
+    folder = RunFolder(runs[-1]) if runs else None
+    if folder is None or folder.summary.get("exit_code", 75) not in TRY_AGAIN:
+        return None
+    same = folder.state.get("config_sha256") == digest(config) and origin in (None, folder.origin)
+    if not same or folder.state.get("code", {}).get("src_sha256") != src_sha256() or not folder.take_lock():
+        return None
+    folder.lock.close()
+    return folder

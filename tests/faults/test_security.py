@@ -1,0 +1,191 @@
+"""Nothing that came with data runs code; secrets appear in nothing that a run leaves."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+from harness import EVERY_STEP, TINY
+
+from src import load_run
+from src.checkpoint import load
+from src.errors import CheckpointError
+from src.redact import hide, redact, secrets_in
+
+ARGS = [*TINY, *EVERY_STEP]
+
+
+class Malice:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.fixture
+def origin(run, tmp_path):
+    run([*ARGS, "--run_dir", tmp_path / "origin"])
+    return tmp_path / "origin"
+
+
+def test_a_sharded_checkpoint_is_never_read(run, tmp_path, origin):
+    folder = tmp_path / "sharded"
+    folder.mkdir()
+    (folder / ".metadata").write_bytes(pickle.dumps(Malice(tmp_path / "was here")))
+    for path in (folder, folder / ".metadata"):
+        run([*ARGS, "--resume", path, "--run_dir", tmp_path / "new"], code=4)
+    best = origin / "checkpoints/best.ckpt"
+    best.unlink()
+    best.symlink_to(folder)
+    with pytest.raises(CheckpointError, match="never read"):
+        load_run(origin)
+    assert not (tmp_path / "was here").exists()
+
+
+def test_what_a_checkpoint_says_of_its_model_is_not_called(run, tmp_path, origin):
+    saved = torch.load(origin / "checkpoints/last.ckpt", weights_only=True)
+    calls = {"_instantiator": "os.mkdir", "path": str(tmp_path / "was here"), "class_path": "os.mkdir"}
+    torch.save({**saved, "hyper_parameters": calls, "hparams_name": "os.mkdir"}, tmp_path / "step.ckpt")
+    run([*ARGS, "--resume", tmp_path / "step.ckpt", "--run_dir", tmp_path / "new"])
+    assert not (tmp_path / "was here").exists()
+
+
+def test_any_damage_is_a_checkpoint_error(tmp_path, origin):
+    data = (origin / "checkpoints/last.ckpt").read_bytes()
+    generator, copy = torch.Generator().manual_seed(0), tmp_path / "copy.ckpt"
+    refused = []
+    for _ in range(150):
+        at = int(torch.randint(len(data), (), generator=generator))
+        size = int(torch.randint(1, 200, (), generator=generator))
+        copy.write_bytes(
+            data[:at] + bytes(torch.randint(256, (size,), generator=generator).tolist()) + data[at:][size:]
+        )
+        try:
+            load(copy)
+        except CheckpointError as e:
+            refused.append(str(e))
+    assert len(refused) > 30
+    assert not any("weights_only" in line for line in refused)  # torch advises to switch the protection off
+
+
+ALIASES = [
+    "torch.nn.functional.os.mkdir",
+    "torch.nn.modules.module.os.mkdir",
+    "torch.optim.optimizer.functools.partial",
+    "torchvision.models.alexnet.torch.os.mkdir",
+    "torchvision.models._api.sys.exit",
+    "torchvision.models.resnet.load_state_dict_from_url",
+    "lightning.pytorch.loggers.csv_logs.os.mkdir",
+    "lightning.pytorch.callbacks.model_checkpoint.os.mkdir",
+    "src.models.base.torch.os.mkdir",
+    "src.models.base.partial",
+    "src.callbacks.checkpoints.signal.raise_signal",
+    "src.data.module.torch.hub.load",
+]
+PLACES = ["model", "data", "model.network", "model.optimizer", "model.schedule", "trainer.callbacks", "trainer.logger"]
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_an_alias_behind_an_allowed_name_is_refused(run, tmp_path, alias):
+    index = ALIASES.index(alias)
+    for place in (PLACES[index % len(PLACES)], "model.network"):
+        spec = json.dumps({"class_path": alias, "init_args": {"path": str(tmp_path / "was here")}})
+        value = f"[{spec}]" if place == "trainer.callbacks" else spec
+        output = run([*ARGS, f"--{place}", value, "--run_dir", tmp_path / "new"], code=2)
+        assert "Traceback" not in output
+        assert output.splitlines()[-1].startswith("error: ")
+        assert not (tmp_path / "was here").exists()
+
+
+@pytest.mark.parametrize("function", ["os.mkdir", "builtins.exec", "torch.optim.lr_scheduler.math.exp"])
+def test_a_function_as_an_argument_is_refused(run, tmp_path, function):
+    flags = ["--model.schedule", "torch.optim.lr_scheduler.LambdaLR", "--model.schedule.lr_lambda", function]
+    run([*ARGS, *flags, "--run_dir", tmp_path / "new"], code=2)
+
+
+SECRETS = {
+    "WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567",
+    "HF_TOKEN": "hf_AbCdEfGhIjKlMnOp",
+    "AWS_SECRET_ACCESS_KEY": "wJalr/XUtn+FEMI'K7MD",
+}
+
+
+def assert_no_secret(folder, output, more=()):
+    for value in (*SECRETS.values(), *more):
+        assert value not in output
+        files = [p for p in folder.rglob("*") if p.is_file()]
+        assert [p for p in files if value.encode() in p.read_bytes()] == []
+
+
+def train(tmp_path, *flags):
+    """In a process of its own, because W&B records its command line."""
+    env = {**os.environ, **SECRETS, "WANDB_MODE": "offline", "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "src.train", *map(str, ARGS), "--run_dir", str(tmp_path / "run"), *map(str, flags)]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_secrets_of_the_environment_are_left_nowhere(tmp_path):
+    notes = ["--wandb.notes", f"with {SECRETS['HF_TOKEN']}", "--wandb.tags", f"[{SECRETS['WANDB_API_KEY']}]"]
+    code, output = train(tmp_path, *notes)
+    assert code == 0, output
+    assert (tmp_path / "run/wandb").is_dir()
+    assert "with ***" in (tmp_path / "run/config.yaml").read_text()
+    assert_no_secret(tmp_path / "run", output)
+    code, again = train(tmp_path, *notes)
+    assert (code, "finished" in again) == (0, True)
+
+
+def test_secrets_in_flags_are_left_nowhere(tmp_path):
+    value = "s3cr3t-v4lu3"
+    for flag in ("--x.token", "--model.password", "--trainer.logger.api_key"):
+        for flags in ([flag, value], [f"{flag}={value}"]):
+            code, output = train(tmp_path, *flags)
+            assert code == 2, output
+            assert value not in output
+    network = {"class_path": "torch.nn.Flatten", "dict_kwargs": {"access_token": value}}
+    code, output = train(tmp_path, "--model.network", json.dumps(network))
+    assert code != 0
+    assert_no_secret(tmp_path, output, [value])
+
+
+def test_a_secret_in_an_error_is_hidden(run, tmp_path, monkeypatch):
+    def fails():
+        from src.models.classification import Classification
+
+        def broken(self, batch, batch_idx):
+            raise RuntimeError(f"cannot log in with {SECRETS['HF_TOKEN']}")
+
+        Classification.training_step = broken
+
+    monkeypatch.setenv("HF_TOKEN", SECRETS["HF_TOKEN"])
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    output = run([*ARGS, "--run_dir", tmp_path / "run"], code=1, first=fails)
+    assert "cannot log in with ***" in output
+    assert json.loads((tmp_path / "run/summary.json").read_text())["error"] == "cannot log in with ***"
+    assert_no_secret(tmp_path / "run", output)
+
+
+def test_what_looks_secret_and_what_does_not():
+    config = {"api_key": "a", "token": "b", "my_token": "c", "secret": ["d"], "db.password": "e", "key": "f"}
+    assert set(map(str, redact(config).values())) == {"***", "['***']"}
+    plain = {"tokenizer": "bytes", "num_tokens": 3, "monkey": "x", "keys": "y", "primary_key": "id", "token": None}
+    assert redact(plain) == plain
+    args = [
+        "--a.token",
+        "one",
+        "--b.api_key=two",
+        "--c",
+        "{password: three, token: 'four'}",
+        "--data.tokenizer",
+        "bytes",
+    ]
+    assert secrets_in(args) == ["one", "two", "three", "four"]
+    assert hide("one and two", ["one"]) == "*** and two"
