@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 # The named sections of a config besides trainer, model and data, and the class whose arguments each holds.
 SECTIONS = {
     "checkpoints": "src.callbacks.checkpoints.Checkpoints",
+    "gradients": "src.callbacks.gradients.Gradients",
     "throughput": "src.callbacks.throughput.Throughput",
     "pictures": "src.callbacks.pictures.Pictures",
     "progress": "src.callbacks.progress.ThrottledProgress",

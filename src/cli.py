@@ -1,5 +1,6 @@
 """From a checked request to typed objects: LightningCLI with our sections, our errors and the allow-list."""
 
+import gc
 import inspect
 import logging
 import re
@@ -7,6 +8,7 @@ import warnings
 from functools import partial
 from typing import Any, NoReturn
 
+import torch
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -16,6 +18,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import TorchCheckpointIO
 
 from src.callbacks.checkpoints import Checkpoints
+from src.callbacks.gradients import Gradients
 from src.callbacks.pictures import Pictures
 from src.callbacks.progress import ThrottledProgress
 from src.callbacks.throughput import Throughput
@@ -33,6 +36,8 @@ logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+# Broadcasting (N,) against (N, 1) trains on garbage.
+warnings.filterwarnings("error", message="Using a target size")
 warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter is intended.*")
 
 
@@ -79,6 +84,7 @@ class CLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
+        parser.add_lightning_class_args(Gradients, "gradients")
         parser.add_lightning_class_args(Pictures, "pictures")
         parser.add_lightning_class_args(Throughput, "throughput")
         parser.add_lightning_class_args(ThrottledProgress, "progress")
@@ -117,6 +123,18 @@ class CLI(LightningCLI):
             raise ConfigError("trainer.plugins: checkpoints are written in one way here -> leave the CheckpointIO out")
         self.trainer.strategy.checkpoint_io = VerifiedCheckpointIO()
         self.trainer.accumulate_grad_batches = self.datamodule.divide_batch(self.trainer.world_size)
+
+    def build_again(self, before: int, micro_batch_size: int) -> None:
+        """Make the objects as at first, but for a smaller micro-batch; the trainer counts those."""
+        self.config.data.init_args.micro_batch_size = micro_batch_size
+        for name in ("limit_train_batches", "limit_val_batches", "limit_test_batches", "val_check_interval"):
+            if isinstance(number := self.config.trainer[name], int):
+                self.config.trainer[name] = number * (before // micro_batch_size)
+        del self.trainer, self.model, self.datamodule, self.config_init
+        gc.collect()
+        torch.cuda.empty_cache()
+        self._set_seed()
+        self.build(**self.trainer_overrides)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         if config.get("enable_progress_bar") is False:

@@ -1,6 +1,8 @@
 import math
+import os
 import random
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -9,10 +11,14 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.trainer.states import TrainerFn
 
 from src import checkpoint as files
 from src.errors import ConfigError, Stopped, nearest
+from src.run import say
+
+VALIDATION_SEC = 15.0  # a validation that goes on so long after a signal is cut short
 
 
 class Checkpoints(Checkpoint):
@@ -23,8 +29,11 @@ class Checkpoints(Checkpoint):
     counters, the log's open window, and the random generators, which are put back at the very same moment. Order and
     augmentation need no state.
 
+    SIGTERM and SIGINT: write a checkpoint and stop. SIGUSR1: write one and go on; in a SLURM job that may be requeued,
+    requeue it and stop.
+
     Args:
-        monitor: the metric that decides which checkpoint is the best; NaN never is.
+        monitor: the metric that decides which checkpoint is the best; NaN and infinity never are.
         mode: whether the least or the greatest is best.
         every_sec: seconds between checkpoints of a run that does not get better.
         every_n_steps: optimizer steps between checkpoints; by default time alone decides.
@@ -50,6 +59,9 @@ class Checkpoints(Checkpoint):
         self.saved_step = -1
         self.resumed: dict[str, Any] | None = None
         self.stop_signal: int | None = None
+        self.t_signal = 0.0
+        self.save_signal: int = signal.SIGUSR1
+        self.requeues = False
         self.handlers: dict[int, Any] = {}
         self.folder = Path()
 
@@ -72,18 +84,41 @@ class Checkpoints(Checkpoint):
                 f"trainer.val_check_interval: it comes to {every} micro-batches, but a step has {step}, "
                 "and the weights that are measured are saved between steps -> take a multiple"
             )
-        # Lightning would end the run on SIGTERM without a checkpoint, and on SIGINT with exit code 1.
-        self.handlers = {signum: signal.signal(signum, self.note) for signum in (signal.SIGINT, signal.SIGTERM)}
+        slurm = trainer._accelerator_connector.cluster_environment
+        self.requeues = isinstance(slurm, SLURMEnvironment) and slurm.auto_requeue
+        self.save_signal = getattr(slurm, "requeue_signal", signal.SIGUSR1)
+        # Lightning would end the run on SIGTERM without a checkpoint, on SIGINT with exit code 1, and save for SLURM in
+        # the middle of a step.
+        signals = (signal.SIGINT, signal.SIGTERM, self.save_signal)
+        self.handlers = {signum: signal.signal(signum, self.note) for signum in signals}
 
     def note(self, signum: int, frame: Any) -> None:
-        if self.stop_signal is not None:  # a second one is in a hurry
+        if signum == self.save_signal:
+            self.stop_signal = self.stop_signal or signum
+        elif self.stop_signal in (None, self.save_signal):
+            self.stop_signal, self.t_signal = signum, time.monotonic()
+        else:  # a second one is in a hurry
             self.handlers[signum](signum, frame)
-        self.stop_signal = signum
 
-    def stop(self, done: str) -> None:
+    def answer(self, trainer: Trainer, done: str) -> None:
+        """A checkpoint has been written, because there was a signal."""
         assert self.stop_signal is not None
-        name = signal.Signals(self.stop_signal).name
-        raise Stopped(f"{done} {name}; a checkpoint is written -> the same command goes on", self.stop_signal)
+        name, signum = signal.Signals(self.stop_signal).name, self.stop_signal
+        if signum == self.save_signal:
+            self.stop_signal = None
+            if not self.requeues or not trainer.strategy.broadcast(trainer.is_global_zero and requeued()):
+                return
+            name, signum = f"{name}; SLURM has the job in its queue again", signal.SIGTERM
+        raise Stopped(f"{done} {name}; a checkpoint is written -> the same command goes on", signum)
+
+    def on_validation_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        """The weights of this moment cannot be saved without the validation that belongs to them."""
+        if self.stop_signal in (None, self.save_signal) or time.monotonic() - self.t_signal < VALIDATION_SEC:
+            return
+        name, there = signal.Signals(self.stop_signal).name, self.saved_step >= 0
+        kept = f"there is a checkpoint of step {self.saved_step}" if there else "no checkpoint was due yet"
+        text = f"in the validation after {trainer.global_step} steps stopped by {name}; {kept}"
+        raise Stopped(f"{text} -> the same command goes on from {'there' if there else 'the start'}", self.stop_signal)
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.score(trainer)  # finds a wrong name before training, not after the first epoch
@@ -91,7 +126,7 @@ class Checkpoints(Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         score = math.nan if trainer.sanity_checking else self.score(trainer)
         sign = 1 if self.mode == "min" else -1
-        if not math.isnan(score) and (self.best_score is None or sign * score < sign * self.best_score):
+        if math.isfinite(score) and (self.best_score is None or sign * score < sign * self.best_score):
             self.best_score, self.better = score, True
 
     def score(self, trainer: Trainer) -> float:
@@ -109,7 +144,7 @@ class Checkpoints(Checkpoint):
             return
         if self.asked_to_stop(trainer):
             self.save(trainer)
-            self.stop(f"after {trainer.global_step} steps stopped by")
+            self.answer(trainer, f"after {trainer.global_step} steps stopped by")
         if self.better or self.due(trainer):
             self.save(trainer)
 
@@ -143,7 +178,7 @@ class Checkpoints(Checkpoint):
             self.better = True  # nothing was validated: the last is the best
         self.save(trainer)
         if self.asked_to_stop(trainer, now=True):
-            self.stop("after training and before the test stopped by")
+            self.answer(trainer, "after training and before the test stopped by")
         self.restore_handlers()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -209,6 +244,20 @@ class Checkpoints(Checkpoint):
         trainer.fit_loop.epoch_loop._batches_that_stepped = self.resumed["steps_logged"]
         trainer.fit_loop.restarting = False
         self.resumed = None
+
+
+def requeued() -> bool:
+    """Whether SLURM took the job back into its queue."""
+    job, array = os.environ.get("SLURM_JOB_ID", ""), os.environ.get("SLURM_ARRAY_JOB_ID")
+    job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
+    try:
+        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)
+        problem = done.stderr.strip() or done.returncode
+    except (OSError, subprocess.TimeoutExpired) as e:
+        problem = str(e)
+    if problem:
+        say(f"A checkpoint is written, but scontrol could not requeue job {job}: {problem}. Training goes on.")
+    return not problem
 
 
 def rng_state() -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """What all data modules share: the batch-size contract, the loaders, and what a run must know of its data."""
 
+import signal
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from src.data.order import EvalOrder, TrainOrder
-from src.errors import ConfigError, DataError
+from src.errors import ConfigError, DataError, EnvironmentFault, KnownError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,31 +36,97 @@ class Arrays(Dataset):
 
 
 class Loader:
-    """Batches in the order of index tensors, fetched in this process or by workers."""
+    """Batches in the order of index tensors, fetched in this process or by workers.
 
-    def __init__(self, arrays: Dataset, order: TrainOrder | EvalOrder, num_workers: int = 0) -> None:
+    Args:
+        worker_timeout_sec: how long to wait for a worker's batch.
+    """
+
+    def __init__(
+        self,
+        arrays: Dataset,
+        order: TrainOrder | EvalOrder,
+        num_workers: int = 0,
+        worker_timeout_sec: float = 120.0,
+    ) -> None:
         self.arrays, self.order, self.num_workers = arrays, order, num_workers
+        self.worker_timeout_sec = worker_timeout_sec
+        self.out: deque[Tensor] = deque()  # index tensors that are being fetched
+        self.received = 0
         self.workers: DataLoader | None = None
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __iter__(self) -> Iterator[Batch]:
-        if self.num_workers == 0:
-            for index in self.order:
-                yield self.arrays[index]
-            return
+        """Raises:
+        DataError: a batch cannot be fetched.
+        EnvironmentFault: a worker died, or gave nothing in time.
+        """
+        self.received = 0
+        batches = iter(self.start_workers() if self.num_workers else map(self.arrays.__getitem__, self.indices()))
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except Exception as e:
+                if not self.num_workers and (isinstance(e, KnownError) or out_of_memory(e)):
+                    raise
+                raise (self.lost_worker(e) or self.bad_batch(e)) from e
+            self.out.popleft()
+            self.received += 1
+            yield batch
+
+    def indices(self) -> Iterator[Tensor]:
+        self.out.clear()
+        for index in self.order:
+            self.out.append(index)
+            yield index
+
+    def start_workers(self) -> DataLoader:
         self.workers = self.workers or DataLoader(
             self.arrays,
-            sampler=self.order,  # with batch_size=None a "sample" is whatever an item of the sampler gives
+            sampler=Indices(self),  # with batch_size=None a "sample" is whatever an item of the sampler gives
             batch_size=None,
             num_workers=self.num_workers,
             collate_fn=as_it_is,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=True,
+            timeout=self.worker_timeout_sec,
+            worker_init_fn=end_with_parent,
             generator=torch.Generator(),  # without one, each new iterator would draw from torch's own generator
         )
-        yield from self.workers
+        return self.workers
+
+    def lost_worker(self, e: Exception) -> EnvironmentFault | None:
+        """What torch says of a worker that died (anywhere: it raises in a signal handler) or timed out."""
+        text = str(e)
+        died = text.startswith("DataLoader worker (pid") and ("exited" in text or "killed" in text)
+        if self.workers is None or not (died or text.startswith("DataLoader timed out")):
+            return None
+        processes = getattr(self.workers._iterator, "_workers", [])
+        ended = [k for k, process in enumerate(processes) if died and not process.is_alive()]
+        worker = ended[0] if ended else self.received % self.num_workers  # batch n is always worker n % num_workers's
+        at = next((i for n, i in enumerate(self.out, self.received) if n % self.num_workers == worker), None)
+        if died:
+            code = processes[worker].exitcode if ended else None
+            how = f"was killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with exit code {code}"
+            advice = "mend that (memory?), then give the same command again"
+        else:
+            how = f"gave nothing for {self.worker_timeout_sec:g} s"
+            advice = "mend that, or raise data.worker_timeout_sec; the same command goes on"
+        return EnvironmentFault(f"data worker {worker} {how}, {samples(at)} -> {advice}")
+
+    def bad_batch(self, e: Exception) -> KnownError:
+        """A worker's exception holds its traceback as text; the last line says what is wrong."""
+        lines = [line for line in str(e).splitlines() if line.strip()] or [""]
+        what = lines[-1] if self.num_workers else f"{type(e).__name__}: {lines[-1]}"
+        who = f"data worker {self.received % self.num_workers}" if self.num_workers else "the data"
+        at = self.out[0] if self.out else None
+        if out_of_memory(e):
+            return EnvironmentFault(f"{who} ran out of memory, {samples(at)} -> lower data.num_workers")
+        return DataError(f"{who} failed, {samples(at)}: {what[:200]} -> mend or leave out the bad one (--debug: where)")
 
     # The order follows from (seed, epoch, step), so there is nothing to save; having these two methods tells
     # Lightning that this loader goes on in mid-epoch.
@@ -70,6 +139,32 @@ class Loader:
 
 def as_it_is(batch: Any) -> Any:
     return batch
+
+
+def out_of_memory(e: BaseException) -> bool:
+    """Whether a device's memory or the host's has run out; the host's allocator says so in words."""
+    return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator: can't allocate" in str(e)
+
+
+def end_with_parent(worker: int) -> None:
+    _prctl_pr_set_pdeathsig(signal.SIGKILL)  # Linux; elsewhere in 5 s, unless it hangs
+
+
+def samples(index: Tensor | None) -> str:
+    if index is None:
+        return "at no batch"
+    return f"at samples {', '.join(map(str, index[:5].tolist()))}{', ...' if len(index) > 5 else ''} of its split"
+
+
+class Indices(Sampler):
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self.loader.indices()
 
 
 class DataModule(LightningDataModule):
@@ -86,6 +181,8 @@ class DataModule(LightningDataModule):
             that is in memory or memory-mapped.
         seed: of order and augmentation; follows `seed_everything`.
         cache_dir: folder of the prepared data.
+        worker_timeout_sec: how long to wait for a worker's batch before the run ends; 0 waits for ever.
+        auto_micro_batch: when memory runs out, halve the micro-batch and go on; the batch size stays.
     """
 
     def __init__(
@@ -95,11 +192,15 @@ class DataModule(LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         cache_dir: str = ".cache",
+        worker_timeout_sec: float = 120.0,
+        auto_micro_batch: bool = False,
     ) -> None:
         super().__init__()
+        self.worker_timeout_sec, self.auto_micro_batch = worker_timeout_sec, auto_micro_batch
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
         self.num_workers, self.seed, self.cache_dir = num_workers, seed, Path(cache_dir)
         self.predict_split = "test"
+        self.again: tuple[int, int] | None = None
         self.splits: dict[str, Arrays] = {}
         self.facts: dict[str, Any] = {}
         self.statistics: dict[str, Any] = {}
@@ -108,6 +209,8 @@ class DataModule(LightningDataModule):
             raise ConfigError(f"data.batch_size: {batch_size} is less than 1")
         if num_workers < 0:
             raise ConfigError(f"data.num_workers: {num_workers} is less than 0")
+        if worker_timeout_sec < 0:
+            raise ConfigError(f"data.worker_timeout_sec: {worker_timeout_sec} is less than 0")
 
     def divide_batch(self, world_size: int) -> int:
         """Settle `micro_batch_size` for so many devices; gives the number of micro-batches of one optimizer step.
@@ -135,9 +238,19 @@ class DataModule(LightningDataModule):
 
     def position(self) -> tuple[int, int]:
         """Epoch and micro-batch that training has come to; Lightning's loops hold them, also after a restart."""
-        if not self.trainer:
-            return 0, 0
+        if self.again or not self.trainer:
+            return self.again or (0, 0)
         return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
+
+    def fetch(self, epoch: int, number: int) -> Batch:
+        """A micro-batch of training once more, in this process."""
+        assert self.trainer is not None
+        loader: Any = self.trainer.train_dataloader
+        self.again = epoch, number
+        try:
+            return loader.arrays[next(iter(loader.order))]
+        finally:
+            self.again = None
 
     def check_sizes(self) -> None:
         """Raise DataError where a split is empty or training data does not fill one batch."""
@@ -158,7 +271,7 @@ class DataModule(LightningDataModule):
         order = TrainOrder(
             len(arrays), self.batch_size, self.micro_batch_size, self.seed, self.position, rank, world_size
         )
-        return Loader(arrays, order, self.num_workers)
+        return Loader(arrays, order, self.num_workers, self.worker_timeout_sec)
 
     def eval_loader(self, split: str) -> Loader:
         rank, world_size = self.world
