@@ -55,6 +55,7 @@ class Gradients(Callback):
         self.loss: Tensor | float = 0.0
         self.norm: Tensor | None = None
         self.before: list[Tensor] = []
+        self.on_host = True  # whether looking at a number costs nothing
 
     def state_dict(self) -> dict[str, Any]:
         return {"counts": self.counts.cpu(), "history": self.history.cpu(), "taken": dict(self.taken)}
@@ -65,6 +66,7 @@ class Gradients(Callback):
             self.history = state["history"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_host = pl_module.device.type == "cpu"
         self.counts, self.history = self.counts.to(pl_module.device), self.history.to(pl_module.device)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
@@ -92,7 +94,7 @@ class Gradients(Callback):
         if trainer.world_size > 1:  # all must decide alike; the gradient is everyone's already, the loss is not
             torch.distributed.all_reduce(seen)
             seen /= trainer.world_size
-        host_looks = seen.device.type == "cpu" or not optimizer.state
+        host_looks = self.on_host or not optimizer.state
         if host_looks and not self.watches_spikes and not self.counts[1] and seen.isfinite().all():
             self.taken.clear()
             return

@@ -1,8 +1,8 @@
 """What all data modules share: the batch-size contract, the loaders, and what a run must know of its data."""
 
 import signal
-from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from src.data.order import EvalOrder, TrainOrder
 from src.errors import ConfigError, DataError, EnvironmentFault, KnownError
@@ -18,6 +18,7 @@ from src.errors import ConfigError, DataError, EnvironmentFault, KnownError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SHOWN = 5  # samples that an error names
 Batch = dict[str, Tensor]  # x, targets, and index: the samples' places in their split, -1 for padding
 
 
@@ -33,6 +34,33 @@ class Arrays(Dataset):
     def __getitem__(self, index: Tensor) -> Batch:
         rows = index.clamp(min=0)
         return {"x": self.x[rows], "targets": self.targets[rows], "index": index}
+
+
+class Watched(Dataset):
+    """Arrays that note which samples each worker takes, where the main process sees it, and name those that fail."""
+
+    def __init__(self, arrays: Dataset, num_workers: int) -> None:
+        self.arrays = arrays
+        self.at = torch.full((max(1, num_workers), SHOWN), -1).share_memory_()
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        info = get_worker_info()
+        worker = info.id if info else 0
+        self.at[worker] = torch.nn.functional.pad(index[:SHOWN], (0, SHOWN - len(index[:SHOWN])), value=-1)
+        try:
+            return self.arrays[index]
+        except Exception as e:
+            if not info and (isinstance(e, KnownError) or out_of_memory(e)):
+                raise
+            text = f"{f'data worker {worker}' if info else 'the data'} failed, {self.where(worker)}: "
+            if out_of_memory(e):
+                raise EnvironmentFault(f"{text}out of memory -> lower data.num_workers") from e
+            text += f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
+            raise DataError(f"{text} -> mend or leave out the bad one (--debug: where)") from e
+
+    def where(self, worker: int) -> str:
+        known = [str(n) for n in self.at[worker].tolist() if n >= 0]
+        return f"last at samples {', '.join(known)}, ... of its split" if known else "at no samples yet"
 
 
 class Loader:
@@ -51,8 +79,7 @@ class Loader:
     ) -> None:
         self.arrays, self.order, self.num_workers = arrays, order, num_workers
         self.worker_timeout_sec = worker_timeout_sec
-        self.out: deque[Tensor] = deque()  # index tensors that are being fetched
-        self.received = 0
+        self.watched, self.received = Watched(arrays, num_workers), 0
         self.workers: DataLoader | None = None
 
     def __len__(self) -> int:
@@ -60,34 +87,33 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Raises:
-        DataError: a batch cannot be fetched.
+        DataError: samples cannot be fetched.
         EnvironmentFault: a worker died, or gave nothing in time.
         """
-        self.received = 0
-        batches = iter(self.start_workers() if self.num_workers else map(self.arrays.__getitem__, self.indices()))
+        if self.num_workers == 0:
+            yield from map(self.watched.__getitem__, self.order)
+            return
+        self.workers, self.received = self.workers or self.start_workers(), 0
+        batches = iter(self.workers)
         while True:
             try:
                 batch = next(batches)
             except StopIteration:
                 return
-            except Exception as e:
-                if not self.num_workers and (isinstance(e, KnownError) or out_of_memory(e)):
+            except KnownError as e:  # a worker's comes as its whole traceback
+                raise type(e)(str(e).splitlines()[-1].partition(": ")[2]) from e
+            except (RuntimeError, OSError, EOFError) as e:
+                fault = self.lost_worker(e)
+                if fault is None:
                     raise
-                raise (self.lost_worker(e) or self.bad_batch(e)) from e
-            self.out.popleft()
+                raise fault from e
             self.received += 1
             yield batch
 
-    def indices(self) -> Iterator[Tensor]:
-        self.out.clear()
-        for index in self.order:
-            self.out.append(index)
-            yield index
-
     def start_workers(self) -> DataLoader:
-        self.workers = self.workers or DataLoader(
-            self.arrays,
-            sampler=Indices(self),  # with batch_size=None a "sample" is whatever an item of the sampler gives
+        return DataLoader(
+            self.watched,
+            sampler=self.order,  # with batch_size=None a "sample" is whatever an item of the sampler gives
             batch_size=None,
             num_workers=self.num_workers,
             collate_fn=as_it_is,
@@ -97,36 +123,34 @@ class Loader:
             worker_init_fn=end_with_parent,
             generator=torch.Generator(),  # without one, each new iterator would draw from torch's own generator
         )
-        return self.workers
 
     def lost_worker(self, e: Exception) -> EnvironmentFault | None:
-        """What torch says of a worker that died (anywhere: it raises in a signal handler) or timed out."""
+        """What torch says of a worker that died (it raises wherever the signal finds training) or timed out."""
         text = str(e)
-        died = text.startswith("DataLoader worker (pid") and ("exited" in text or "killed" in text)
-        if self.workers is None or not (died or text.startswith("DataLoader timed out")):
+        if self.workers is None:
+            return None
+        if text.startswith("DataLoader timed out"):
+            worker = self.received % self.num_workers  # batch n is always fetched by worker n % num_workers
+            how = f"gave nothing for {self.worker_timeout_sec:g} s, {self.watched.where(worker)}"
+            return EnvironmentFault(
+                f"data worker {worker} {how} -> mend that, or raise data.worker_timeout_sec; the same command goes on"
+            )
+        broken = isinstance(e, (ConnectionError, EOFError))  # the death of a worker while it hands over a batch
+        if not broken and not text.startswith("DataLoader worker (pid"):
             return None
         processes = getattr(self.workers._iterator, "_workers", [])
-        ended = [k for k, process in enumerate(processes) if died and not process.is_alive()]
-        worker = ended[0] if ended else self.received % self.num_workers  # batch n is always worker n % num_workers's
-        at = next((i for n, i in enumerate(self.out, self.received) if n % self.num_workers == worker), None)
-        if died:
-            code = processes[worker].exitcode if ended else None
-            how = f"was killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with exit code {code}"
-            advice = "mend that (memory?), then give the same command again"
-        else:
-            how = f"gave nothing for {self.worker_timeout_sec:g} s"
-            advice = "mend that, or raise data.worker_timeout_sec; the same command goes on"
-        return EnvironmentFault(f"data worker {worker} {how}, {samples(at)} -> {advice}")
-
-    def bad_batch(self, e: Exception) -> KnownError:
-        """A worker's exception holds its traceback as text; the last line says what is wrong."""
-        lines = [line for line in str(e).splitlines() if line.strip()] or [""]
-        what = lines[-1] if self.num_workers else f"{type(e).__name__}: {lines[-1]}"
-        who = f"data worker {self.received % self.num_workers}" if self.num_workers else "the data"
-        at = self.out[0] if self.out else None
-        if out_of_memory(e):
-            return EnvironmentFault(f"{who} ran out of memory, {samples(at)} -> lower data.num_workers")
-        return DataError(f"{who} failed, {samples(at)}: {what[:200]} -> mend or leave out the bad one (--debug: where)")
+        with suppress(RuntimeError):  # the signal may come only now
+            for process in processes if broken else ():
+                process.join(1)
+        codes = {k: process.exitcode for k, process in enumerate(processes) if process.exitcode}
+        if broken and not codes:
+            return None
+        worker, code = next(iter(codes.items()), (self.received % self.num_workers, None))
+        how = f"was killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with exit code {code}"
+        return EnvironmentFault(
+            f"data worker {worker} {how}, {self.watched.where(worker)} -> mend that (is memory short?); "
+            "the same command goes on"
+        )
 
     # The order follows from (seed, epoch, step), so there is nothing to save; having these two methods tells
     # Lightning that this loader goes on in mid-epoch.
@@ -148,23 +172,6 @@ def out_of_memory(e: BaseException) -> bool:
 
 def end_with_parent(worker: int) -> None:
     _prctl_pr_set_pdeathsig(signal.SIGKILL)  # Linux; elsewhere in 5 s, unless it hangs
-
-
-def samples(index: Tensor | None) -> str:
-    if index is None:
-        return "at no batch"
-    return f"at samples {', '.join(map(str, index[:5].tolist()))}{', ...' if len(index) > 5 else ''} of its split"
-
-
-class Indices(Sampler):
-    def __init__(self, loader: Loader) -> None:
-        self.loader = loader
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return self.loader.indices()
 
 
 class DataModule(LightningDataModule):
