@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import Trainer
 
+from src.cost import count
 from src.data.module import DataModule, Loader, out_of_memory
 from src.errors import DataError, EnvironmentFault, KnownError
 
@@ -27,15 +28,15 @@ def known(e: BaseException, trainer: Trainer, model: "Model", data: DataModule) 
 
 def levers(trainer: Trainer, model: "Model", data: DataModule) -> str:
     """The cheapest ways to need less memory, and what each saves."""
-    weights = gib(p for p in model.parameters())
-    grads = gib(p for p in model.parameters() if p.requires_grad)
+    weights = size(model.parameters())
+    grads = size(p for p in model.parameters() if p.requires_grad)
     optimizer = trainer.optimizers[0] if trainer.optimizers else None
-    state = gib(t for s in optimizer.state.values() for t in s.values()) if optimizer else 0.0
+    state = size(t for s in optimizer.state.values() for t in s.values()) if optimizer else 0
     if optimizer and not state and "betas" in optimizer.defaults:
         state = 2 * grads  # before the first step of an Adam
     micro, fixed = data.micro_batch_size or 1, weights + grads + state
-    peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
-    half = "half of the activations" + (f", about {(peak - fixed) / 2:.2f} GiB" if peak > fixed else "")
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    half = "half of the activations" + (f", about {count((peak - fixed) / 2, 'B')}" if peak > fixed else "")
     ways = []
     if micro > 1:
         ways.append(f"data.micro_batch_size {halved(micro)} saves {half}")
@@ -44,17 +45,20 @@ def levers(trainer: Trainer, model: "Model", data: DataModule) -> str:
         ways.append(f"trainer.precision bf16-mixed saves about {half}")
     if state > grads:
         ways.append(
-            f"an optimizer with one number for each weight, as SGD with momentum, saves {state - grads:.2f} GiB"
+            f"an optimizer with one number for each weight, as SGD with momentum, saves {count(state - grads, 'B')}"
         )
-    held = f"weights {weights:.2f}, gradients {grads:.2f}, optimizer {state:.2f} GiB"
+    held = ", ".join(
+        (f"weights {count(weights, 'B')}", f"gradients {count(grads, 'B')}", f"optimizer {count(state, 'B')}")
+    )
     return (
         f"out of memory after {trainer.global_step} steps with {micro} samples at once on "
         f"{trainer.strategy.root_device}: {held}, the rest are activations -> " + "; ".join(w for w in ways if w)
     )
 
 
-def gib(tensors: Any) -> float:
-    return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor)) / 2**30
+def size(tensors: Any) -> int:
+    """Bytes."""
+    return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor))
 
 
 def halved(micro: int) -> int:

@@ -252,7 +252,7 @@ def requeued() -> bool:
     job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
     try:
         done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)
-        problem = done.stderr.strip() or done.returncode
+        problem = done.returncode and (done.stderr.strip() or f"exit code {done.returncode}")
     except (OSError, subprocess.TimeoutExpired) as e:
         problem = str(e)
     if problem:
