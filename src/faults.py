@@ -6,7 +6,8 @@ import torch
 from lightning.pytorch import Trainer
 
 from src.cost import count
-from src.data.module import DataModule, Loader, out_of_memory
+from src.data.loader import Loader, out_of_memory
+from src.data.module import DataModule
 from src.errors import DataError, EnvironmentFault, KnownError
 
 if TYPE_CHECKING:

@@ -24,13 +24,9 @@ from src.errors import CheckpointError, ConfigError, EnvironmentFault, KnownErro
 
 ROOT = Path(__file__).parent.parent
 LOGS = ROOT / "logs"
-# Keys that may differ when a run goes on, because the weights do not depend on them.
-# A smaller micro-batch changes no more than the last bits, if no network looks across samples as batch norm does.
-FREE = (
-    *("wandb", "pictures", "progress", "throughput"),
-    *("data.data_dir", "data.cache_dir", "data.num_workers", "data.worker_timeout_sec"),
-    *("data.micro_batch_size", "data.auto_micro_batch"),
-)
+# Keys that may differ when a run goes on: the weights do not depend on them, on the micro-batch but for the last bits.
+FREE: tuple[str, ...] = ("wandb", "pictures", "progress", "throughput", "data.data_dir", "data.cache_dir")
+FREE += ("data.num_workers", "data.worker_timeout_sec", "data.micro_batch_size", "data.auto_micro_batch")
 TRY_AGAIN = (75, 130, 143)  # exit codes of runs that the same command continues
 # What a full, read-only, forbidden or broken disk answers.
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
@@ -269,8 +265,8 @@ def run_command(command: Callable[[Sequence[str]], int], args: Sequence[str] | N
         if os.getpid() == pid:
             raise SystemExit(128 + signum)
 
-    handlers = {signal.SIGINT: end, signal.SIGTERM: end, signal.SIGUSR1: lambda *_: None}  # nothing to save yet
-    before = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
+    before = {signum: signal.signal(signum, end) for signum in (signal.SIGINT, signal.SIGTERM)}
+    before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, lambda *_: None)  # there is nothing to save yet
     try:
         return command(args)
     except (KnownError, OSError, SystemExit) as e:

@@ -21,7 +21,8 @@ class Gradients(Callback):
     """Keeps a loss or gradient that is not finite from weights and optimizer, and logs the size of updates.
 
     Logged every `log_every_n_steps`: `optim/grad_norm`, of the whole gradient before clipping; `optim/update_ratio`,
-    the norm of the last update over that of the weights; and `optim/skipped`, the steps left out so far.
+    the norm of the last update over that of the weights, for which they are copied at these steps; and
+    `optim/skipped`, the steps left out so far.
 
     A step is left out whole: all its micro-batches, on all devices. On a CPU, and at the very first step, the host
     looks, and an optimizer finds no gradients. On a GPU nothing waits: the host looks when the log is written and
@@ -76,14 +77,13 @@ class Gradients(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        fused = all(group.get("fused") for group in optimizer.param_groups)
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         self.norm = total_norm([p.grad for p in params])
         loss, self.loss = self.loss, 0.0
         if scaler is None:
             seen = torch.stack([torch.as_tensor(loss, device=self.norm.device).float(), self.norm.float()])
             self.guard(trainer, optimizer, params, seen)
-        elif fused:
+        elif is_fused(optimizer):
             self.norm = None  # of a gradient that is still scaled
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (trainer.global_step + 1) % every == 0:
@@ -104,11 +104,11 @@ class Gradients(Callback):
                 for p in params:
                     p.grad = None
             self.look(trainer)
-        elif all(group.get("fused") for group in optimizer.param_groups):
+        elif is_fused(optimizer) and not any(isinstance(p, DTensor) for p in params):
             optimizer.found_inf = skip.float()  # type: ignore[attr-defined]  # as torch's loss scaler tells it
         else:
             for p in params:
-                p.grad.masked_fill_(skip, 0)
+                (p.grad.to_local() if isinstance(p.grad, DTensor) else p.grad).masked_fill_(skip, 0)
 
     def judge(self, seen: Tensor, step: int) -> Tensor:
         """Whether to leave out the step with this loss and norm [2]; nothing here waits for the device."""
@@ -154,6 +154,10 @@ class Gradients(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.look(trainer)  # what follows a bad step is never saved
+
+
+def is_fused(optimizer: Optimizer) -> bool:
+    return all(group.get("fused") for group in optimizer.param_groups)
 
 
 def total_norm(tensors: list[Any]) -> Tensor:

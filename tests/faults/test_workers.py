@@ -8,7 +8,7 @@ import pytest
 import torch
 from harness import SELDOM, TINY, assert_same_end
 
-from src.data.module import Arrays
+from src.data.loader import Arrays
 
 ARGS = [*TINY, *SELDOM, "--data.num_workers", 2]
 
