@@ -61,6 +61,7 @@ class Checkpoints(Checkpoint):
         self.stop_signal: int | None = None
         self.t_signal = 0.0
         self.save_signal: int = signal.SIGUSR1
+        self.save_asked = False
         self.requeues = False
         self.handlers: dict[int, Any] = {}
         self.folder = Path()
@@ -94,18 +95,16 @@ class Checkpoints(Checkpoint):
 
     def note(self, signum: int, frame: Any) -> None:
         if signum == self.save_signal:
-            self.stop_signal = self.stop_signal or signum
-        elif self.stop_signal in (None, self.save_signal):
+            self.save_asked = True
+        elif self.stop_signal is None:
             self.stop_signal, self.t_signal = signum, time.monotonic()
         else:  # a second one is in a hurry
             self.handlers[signum](signum, frame)
 
-    def answer(self, trainer: Trainer, done: str) -> None:
+    def answer(self, trainer: Trainer, signum: int, done: str) -> None:
         """A checkpoint has been written, because there was a signal."""
-        assert self.stop_signal is not None
-        name, signum = signal.Signals(self.stop_signal).name, self.stop_signal
+        name, self.save_asked = signal.Signals(signum).name, False
         if signum == self.save_signal:
-            self.stop_signal = None
             if not self.requeues or not trainer.strategy.broadcast(trainer.is_global_zero and requeued()):
                 return
             name, signum = f"{name}; SLURM has the job in its queue again", signal.SIGTERM
@@ -113,7 +112,7 @@ class Checkpoints(Checkpoint):
 
     def on_validation_batch_start(self, trainer: Trainer, *args: Any) -> None:
         """The weights of this moment cannot be saved without the validation that belongs to them."""
-        if self.stop_signal in (None, self.save_signal) or time.monotonic() - self.t_signal < VALIDATION_SEC:
+        if self.stop_signal is None or time.monotonic() - self.t_signal < VALIDATION_SEC:
             return
         name, there = signal.Signals(self.stop_signal).name, self.saved_step >= 0
         kept = f"there is a checkpoint of step {self.saved_step}" if there else "no checkpoint was due yet"
@@ -142,20 +141,22 @@ class Checkpoints(Checkpoint):
             self.put_back(trainer)
         if batch_idx % trainer.accumulate_grad_batches:
             return
-        if self.asked_to_stop(trainer):
+        if signum := self.asked(trainer):
             self.save(trainer)
-            self.answer(trainer, f"after {trainer.global_step} steps stopped by")
+            self.answer(trainer, signum, f"after {trainer.global_step} steps stopped by")
         if self.better or self.due(trainer):
             self.save(trainer)
 
-    def asked_to_stop(self, trainer: Trainer, now: bool = False) -> bool:
-        """Where one of several processes got a signal, all stop; they ask each other when the log is written."""
+    def asked(self, trainer: Trainer, now: bool = False) -> int:
+        """The signal to answer, or 0. Where one of several processes got it, all answer; they ask each other when the
+        log is written."""
+        signum = self.stop_signal or (self.save_signal if self.save_asked else 0)
         if trainer.world_size > 1:
             if not now and not self.asks(trainer):
-                return False
-            own = torch.tensor(float(self.stop_signal or 0), device=trainer.strategy.root_device)
-            self.stop_signal = int(trainer.strategy.reduce(own, reduce_op="max")) or None
-        return self.stop_signal is not None
+                return 0
+            own = torch.tensor(float(signum), device=trainer.strategy.root_device)
+            signum = int(trainer.strategy.reduce(own, reduce_op="max"))
+        return signum
 
     @staticmethod
     def asks(trainer: Trainer) -> bool:
@@ -177,8 +178,8 @@ class Checkpoints(Checkpoint):
         if self.best is None and self.best_score is None:
             self.better = True  # nothing was validated: the last is the best
         self.save(trainer)
-        if self.asked_to_stop(trainer, now=True):
-            self.answer(trainer, "after training and before the test stopped by")
+        if signum := self.asked(trainer, now=True):
+            self.answer(trainer, signum, "after training and before the test stopped by")
         self.restore_handlers()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -81,8 +81,7 @@ class Gradients(Callback):
         self.norm = total_norm([p.grad for p in params])
         loss, self.loss = self.loss, 0.0
         if scaler is None:
-            seen = torch.stack([torch.as_tensor(loss, device=self.norm.device).float(), self.norm.float()])
-            self.guard(trainer, optimizer, params, seen)
+            self.guard(trainer, optimizer, params, torch.as_tensor(loss, device=self.norm.device))
         elif is_fused(optimizer):
             self.norm = None  # of a gradient that is still scaled
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -90,14 +89,17 @@ class Gradients(Callback):
             self.before = [p.detach().clone() for p in params]
             self.params = params
 
-    def guard(self, trainer: Trainer, optimizer: Optimizer, params: list[Any], seen: Tensor) -> None:
+    def guard(self, trainer: Trainer, optimizer: Optimizer, params: list[Any], loss: Tensor) -> None:
+        assert self.norm is not None
+        host_looks = self.on_host or not optimizer.state
+        alone = trainer.world_size == 1 and len(self.taken) < 2 and not self.watches_spikes
+        if host_looks and alone and math.isfinite(loss) and math.isfinite(self.norm):  # nearly always
+            self.taken.clear()
+            return
+        seen = torch.stack([loss.float(), self.norm.float()])
         if trainer.world_size > 1:  # all must decide alike; the gradient is everyone's already, the loss is not
             torch.distributed.all_reduce(seen)
             seen /= trainer.world_size
-        host_looks = self.on_host or not optimizer.state
-        if host_looks and not self.watches_spikes and not self.counts[1] and seen.isfinite().all():
-            self.taken.clear()
-            return
         skip = self.judge(seen, trainer.global_step)
         if host_looks:
             if skip:

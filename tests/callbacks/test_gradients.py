@@ -17,9 +17,10 @@ OPTIMIZERS = {
     "fused AdamW": lambda p: torch.optim.AdamW(p, lr=0.1, fused=True),
     "RMSprop": lambda p: torch.optim.RMSprop(p, lr=0.1, momentum=0.9),
 }
+LOSSES = (1.0,) * 9
 
 
-def train(optimizer, bad=(), on_host=True, losses=(1.0,) * 9, skip_by_hand=False, value=math.nan, **how):
+def train(optimizer, bad=(), on_host=True, losses=LOSSES, skip_by_hand=False, value=math.nan, **how):
     """Steps with given gradients, those of the bad steps not finite; gives weights, optimizer state and callback."""
     torch.manual_seed(0)
     param = torch.nn.Parameter(torch.randn(5))
@@ -32,8 +33,9 @@ def train(optimizer, bad=(), on_host=True, losses=(1.0,) * 9, skip_by_hand=False
                 continue
             param.grad[2] = value
         trainer = SimpleNamespace(world_size=1, global_step=step)
-        seen = torch.stack([torch.tensor(loss), get_total_norm([param.grad])])
-        gradients.guard(trainer, optimizer, [param], seen)
+        gradients.norm = get_total_norm([param.grad])
+        gradients.taken[step] = [(0, step)]
+        gradients.guard(trainer, optimizer, [param], torch.tensor(loss))
         optimizer.step()
     return param.detach(), optimizer.state_dict()["state"], gradients
 

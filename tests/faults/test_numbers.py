@@ -182,6 +182,46 @@ def test_a_metric_that_is_not_finite_is_never_the_best(run, tmp_path, value):
         assert best["step"] == 8  # the first validation after the sanity check and the last are not finite
 
 
+def targets_of(change):
+    """A hook: other targets in training."""
+
+    def first():
+        step = Classification.training_step
+
+        def changed(self, batch, batch_idx):
+            return step(self, {**batch, "targets": change(batch["targets"])}, batch_idx)
+
+        Classification.training_step = changed
+
+    return first
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
+        (lambda t: t + 70, 3, "the network has 10 classes -> mend the labels"),
+        (lambda t: t - 1, 3, "out of bounds"),
+        (lambda t: torch.full_like(t, -100), 5, "first in the loss -> look at their targets"),
+    ],
+    ids=["too large", "-1", "all ignored"],
+)
+def test_bad_targets(run, tmp_path, change, code, said):
+    output = run([*TINY, "--run_dir", tmp_path / "run"], code=code, first=targets_of(change))
+    assert said in output.splitlines()[-1]
+    assert "Traceback" not in output
+
+
+def test_a_loss_that_would_broadcast_is_refused(run, tmp_path):
+    def first():
+        def training_step(self, batch, batch_idx):
+            return torch.nn.functional.mse_loss(self(batch["x"])[:, :1], batch["targets"].float())
+
+        Classification.training_step = training_step
+
+    output = run([*TINY, "--run_dir", tmp_path / "run"], code=3, first=first)
+    assert "give targets the shape of the network's output" in output.splitlines()[-1]
+
+
 SCRIPT = """
 import os, sys
 sys.path[:0] = [{root!r}, {tests!r}]
