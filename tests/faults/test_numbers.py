@@ -211,15 +211,25 @@ def test_bad_targets(run, tmp_path, change, code, said):
     assert "Traceback" not in output
 
 
-def test_a_loss_that_would_broadcast_is_refused(run, tmp_path):
-    def first():
-        def training_step(self, batch, batch_idx):
-            return torch.nn.functional.mse_loss(self(batch["x"])[:, :1], batch["targets"].float())
+BROADCASTS = """
+import sys
+sys.path.insert(0, {root!r})
+import torch
+from src.models.classification import Classification
+from src.train import main
+Classification.training_step = lambda self, batch, i: torch.nn.functional.mse_loss(
+    self(batch["x"])[:, :1], batch["targets"].float())
+sys.exit(main())
+"""
 
-        Classification.training_step = training_step
 
-    output = run([*TINY, "--run_dir", tmp_path / "run"], code=3, first=first)
-    assert "give targets the shape of the network's output" in output.splitlines()[-1]
+def test_a_loss_that_would_broadcast_is_refused(tmp_path):
+    script = tmp_path / "train.py"  # pytest has warning filters of its own
+    script.write_text(BROADCASTS.format(root=str(ROOT)))
+    command = [sys.executable, script, *TINY, "--run_dir", tmp_path / "run"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 3, done.stderr
+    assert "give targets the shape of the network's output" in done.stderr.splitlines()[-1]
 
 
 SCRIPT = """
