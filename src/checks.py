@@ -16,6 +16,7 @@ SECTIONS = {
     "trainer": TRAINER,
     "checkpoints": "src.callbacks.checkpoints.Checkpoints",
     "ema": "src.callbacks.ema.EMA",
+    "gradients": "src.callbacks.gradients.Gradients",
     "throughput": "src.callbacks.throughput.Throughput",
     "pictures": "src.callbacks.pictures.Pictures",
     "progress": "src.callbacks.progress.ThrottledProgress",

@@ -1,5 +1,6 @@
 """From a checked request to typed objects: jsonargparse with our sections, our errors and the allow-list."""
 
+import gc
 import inspect
 import logging
 import re
@@ -8,6 +9,7 @@ from functools import partial
 from pkgutil import resolve_name
 from typing import Any, NoReturn
 
+import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from lightning.pytorch import Callback, Trainer, seed_everything
@@ -29,6 +31,8 @@ logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+# Broadcasting (N,) against (N, 1) trains on garbage.
+warnings.filterwarnings("error", message="Using a target size")
 warnings.filterwarnings("ignore", message="No (positive|negative) samples in targets.*")  # said by Classification
 
 
@@ -91,6 +95,7 @@ class CLI:
         Raises:
             ConfigError: a class refuses its arguments, or settings contradict each other.
         """
+        self.trainer_overrides = trainer_overrides
         seed_everything(self.config.seed_everything, workers=True)
         network = self.config.model.init_args.get("network")
         if isinstance(network, Namespace):
@@ -107,6 +112,17 @@ class CLI:
             raise ConfigError("trainer.plugins: checkpoints are written in one way here -> leave the CheckpointIO out")
         self.trainer.strategy.checkpoint_io = VerifiedCheckpointIO()
         self.trainer.accumulate_grad_batches = self.datamodule.divide_batch(self.trainer.world_size)
+
+    def build_again(self, before: int, micro_batch_size: int) -> None:
+        """Make the objects as at first, but for a smaller micro-batch; the trainer counts those."""
+        self.config.data.init_args.micro_batch_size = micro_batch_size
+        for name in ("limit_train_batches", "limit_val_batches", "limit_test_batches", "val_check_interval"):
+            if isinstance(number := self.config.trainer[name], int):
+                self.config.trainer[name] = number * (before // micro_batch_size)
+        del self.trainer, self.model, self.datamodule, self.config_init
+        gc.collect()
+        torch.cuda.empty_cache()
+        self.build(**self.trainer_overrides)
 
     def make_trainer(self, config: dict[str, Any]) -> Trainer:
         """The Trainer with our callbacks besides those of the config, without Lightning's logger and progress bar."""

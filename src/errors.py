@@ -28,6 +28,12 @@ class CheckpointError(KnownError):
     code = 4
 
 
+class NumericsError(KnownError):
+    """A loss or gradient that is not finite; it has not reached the weights."""
+
+    code = 5
+
+
 class EnvironmentFault(KnownError):
     """The machine's fault: trying again later, or elsewhere, can help (EX_TEMPFAIL)."""
 

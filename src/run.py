@@ -25,8 +25,9 @@ from src.redact import hide, secrets_in
 
 ROOT = Path(__file__).parent.parent
 LOGS = ROOT / "logs"
-# Keys that may differ when a run goes on, because the weights do not depend on them.
-FREE = ("wandb", "pictures", "progress", "throughput", "data.data_dir", "data.cache_dir", "data.num_workers")
+# Keys that may differ when a run goes on: the weights do not depend on them, on the micro-batch but for the last bits.
+FREE: tuple[str, ...] = ("wandb", "pictures", "progress", "throughput", "data.data_dir", "data.cache_dir")
+FREE += ("data.num_workers", "data.worker_timeout_sec", "data.micro_batch_size", "data.auto_micro_batch")
 # What a full, read-only, forbidden or broken disk answers.
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
@@ -244,6 +245,7 @@ def run_command(command: Callable[[Sequence[str]], int], args: Sequence[str] | N
             raise SystemExit(128 + signum)
 
     before = {signum: signal.signal(signum, end) for signum in (signal.SIGINT, signal.SIGTERM)}
+    before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, lambda *_: None)  # there is nothing to save yet
     try:
         return command(args)
     except (Exception, SystemExit) as e:

@@ -7,8 +7,8 @@
 The run is written to logs/<experiment>/<time>/, or to --run_dir. The same command again goes on with a run that was
 cut short, to the very same weights; a finished run is left alone. --resume none always begins a new run, --resume PATH
 one that goes on from where another run or checkpoint was. Any key of the config can be given as a flag;
---print_config shows them all. Exit codes: 0 done, 1 a bug, 2 config, 3 data, 4 checkpoint, 75 environment, 130 and 143
-stopped by a signal with a checkpoint written.
+--print_config shows them all. Exit codes: 0 done, 1 a bug, 2 config, 3 data, 4 checkpoint, 5 numbers, 75 environment,
+130 and 143 stopped by a signal with a checkpoint written.
 """
 
 import sys
@@ -107,6 +107,28 @@ def record(cli: "CLI", folder: RunFolder, config: dict[str, Any], t0: float) -> 
 
 
 def fit_and_test(cli: "CLI", folder: RunFolder, loggers: list[Any]) -> dict[str, Any]:
+    """Raises:
+    KnownError: what went wrong in training, where it is known; other exceptions pass.
+    """
+    from src.faults import halved, known, out_of_memory
+
+    while True:
+        data = cli.datamodule
+        try:
+            return fit_and_test_once(cli, folder, loggers)
+        except Exception as e:
+            micro = data.micro_batch_size
+            if not (out_of_memory(e) and data.auto_micro_batch and micro > 1 and cli.trainer.world_size == 1):
+                fault = known(e, cli.trainer, cli.model, data)
+                if fault is None:
+                    raise
+                raise fault from e
+            step = cli.trainer.global_step
+        say(f"Out of memory after {step} steps with {micro} samples at once: going on with {halved(micro)}.")
+        cli.build_again(micro, halved(micro))
+
+
+def fit_and_test_once(cli: "CLI", folder: RunFolder, loggers: list[Any]) -> dict[str, Any]:
     from src import checkpoint
     from src.callbacks.checkpoints import Checkpoints
     from src.loggers.metrics_csv import MetricsCSV, whole_rows

@@ -1,6 +1,8 @@
 import math
+import os
 import random
 import signal
+import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -10,10 +12,14 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.trainer.states import TrainerFn
 
 from src import checkpoint as files
 from src.errors import ConfigError, EnvironmentFault, Stopped, nearest
+from src.run import say
+
+VALIDATION_SEC = 15.0  # a validation that goes on so long after a signal is cut short
 
 
 class Checkpoints(Checkpoint):
@@ -24,8 +30,11 @@ class Checkpoints(Checkpoint):
     counters, the log's open window, and the random generators, which are put back at the very same moment. Order and
     augmentation need no state.
 
+    SIGTERM and SIGINT: write a checkpoint and stop. SIGUSR1: write one and go on; in a SLURM job that may be requeued,
+    requeue it and stop.
+
     Args:
-        monitor: the metric that decides which checkpoint is the best; NaN never is.
+        monitor: the metric that decides which checkpoint is the best; NaN and infinity never are.
         mode: whether the least or the greatest is best.
         every_sec: seconds between checkpoints of a run that does not get better.
         every_n_steps: optimizer steps between checkpoints; by default time alone decides.
@@ -51,6 +60,10 @@ class Checkpoints(Checkpoint):
         self.saved_step = -1
         self.resumed: dict[str, Any] | None = None
         self.stop_signal: int | None = None
+        self.t_signal = 0.0
+        self.save_signal: int = signal.SIGUSR1
+        self.save_asked = False
+        self.requeues = False
         self.handlers: dict[int, Any] = {}
         self.folder = Path()
 
@@ -75,18 +88,39 @@ class Checkpoints(Checkpoint):
                 f"trainer.val_check_interval: it comes to {every} micro-batches, but a step has {step}, "
                 "and the weights that are measured are saved between steps -> take a multiple"
             )
-        # Lightning would end the run on SIGTERM without a checkpoint, and on SIGINT with exit code 1.
-        self.handlers = {signum: signal.signal(signum, self.note) for signum in (signal.SIGINT, signal.SIGTERM)}
+        slurm = trainer._accelerator_connector.cluster_environment
+        self.requeues = isinstance(slurm, SLURMEnvironment) and slurm.auto_requeue
+        self.save_signal = getattr(slurm, "requeue_signal", signal.SIGUSR1)
+        # Lightning would end the run on SIGTERM without a checkpoint, on SIGINT with exit code 1, and save for SLURM in
+        # the middle of a step.
+        signals = (signal.SIGINT, signal.SIGTERM, self.save_signal)
+        self.handlers = {signum: signal.signal(signum, self.note) for signum in signals}
 
     def note(self, signum: int, frame: Any) -> None:
-        if self.stop_signal is not None:  # a second one is in a hurry
+        if signum == self.save_signal:
+            self.save_asked = True
+        elif self.stop_signal is None:
+            self.stop_signal, self.t_signal = signum, time.monotonic()
+        else:  # a second one is in a hurry
             self.handlers[signum](signum, frame)
-        self.stop_signal = signum
 
-    def stop(self, done: str) -> None:
-        assert self.stop_signal is not None
-        name = signal.Signals(self.stop_signal).name
-        raise Stopped(f"{done} {name}; a checkpoint is written -> the same command goes on", self.stop_signal)
+    def answer(self, trainer: Trainer, signum: int, done: str) -> None:
+        """A checkpoint has been written, because there was a signal."""
+        name, self.save_asked = signal.Signals(signum).name, False
+        if signum == self.save_signal:
+            if not self.requeues or not trainer.strategy.broadcast(trainer.is_global_zero and requeued()):
+                return
+            name, signum = f"{name}; SLURM has the job in its queue again", signal.SIGTERM
+        raise Stopped(f"{done} {name}; a checkpoint is written -> the same command goes on", signum)
+
+    def on_validation_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        """The weights of this moment cannot be saved without the validation that belongs to them."""
+        if self.stop_signal is None or time.monotonic() - self.t_signal < VALIDATION_SEC:
+            return
+        name, there = signal.Signals(self.stop_signal).name, self.saved_step >= 0
+        kept = f"there is a checkpoint of step {self.saved_step}" if there else "no checkpoint was due yet"
+        text = f"in the validation after {trainer.global_step} steps stopped by {name}; {kept}"
+        raise Stopped(f"{text} -> the same command goes on from {'there' if there else 'the start'}", self.stop_signal)
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.score(trainer)  # finds a wrong name before training, not after the first epoch
@@ -94,7 +128,7 @@ class Checkpoints(Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         score = math.nan if trainer.sanity_checking else self.score(trainer)
         sign = 1 if self.mode == "min" else -1
-        if not math.isnan(score) and (self.best_score is None or sign * score < sign * self.best_score):
+        if math.isfinite(score) and (self.best_score is None or sign * score < sign * self.best_score):
             self.best_score, self.better = score, True
 
     def score(self, trainer: Trainer) -> float:
@@ -110,21 +144,23 @@ class Checkpoints(Checkpoint):
             self.put_back(trainer)
         if batch_idx % trainer.accumulate_grad_batches:
             return
-        if self.asked_to_stop(trainer):
+        if signum := self.asked(trainer):
             self.save(trainer)
-            self.stop(f"after {trainer.global_step} steps stopped by")
+            self.answer(trainer, signum, f"after {trainer.global_step} steps stopped by")
         io_of(trainer).check()
         if self.better or self.due(trainer):
             self.save(trainer, wait=False)
 
-    def asked_to_stop(self, trainer: Trainer, now: bool = False) -> bool:
-        """Where one of several processes got a signal, all stop; they ask each other when the log is written."""
+    def asked(self, trainer: Trainer, now: bool = False) -> int:
+        """The signal to answer, or 0. Where one of several processes got it, all answer; they ask each other when the
+        log is written."""
+        signum = self.stop_signal or (self.save_signal if self.save_asked else 0)
         if trainer.world_size > 1:
             if not now and not self.asks(trainer):
-                return False
-            own = torch.tensor(float(self.stop_signal or 0), device=trainer.strategy.root_device)
-            self.stop_signal = int(trainer.strategy.reduce(own, reduce_op="max")) or None
-        return self.stop_signal is not None
+                return 0
+            own = torch.tensor(float(signum), device=trainer.strategy.root_device)
+            signum = int(trainer.strategy.reduce(own, reduce_op="max"))
+        return signum
 
     @staticmethod
     def asks(trainer: Trainer) -> bool:
@@ -146,8 +182,8 @@ class Checkpoints(Checkpoint):
         if self.best is None and self.best_score is None:
             self.better = True  # nothing was validated: the last is the best
         self.save(trainer)
-        if self.asked_to_stop(trainer, now=True):
-            self.stop("after training and before the test stopped by")
+        if signum := self.asked(trainer, now=True):
+            self.answer(trainer, signum, "after training and before the test stopped by")
         self.restore_handlers()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -215,6 +251,20 @@ def io_of(trainer: Trainer) -> files.VerifiedCheckpointIO:
 def limits(trainer: Trainer) -> list[int | None]:
     """How long to train: a run that has come to this end has more to do where it is forked with a later one."""
     return [trainer.max_epochs, trainer.max_steps]
+
+
+def requeued() -> bool:
+    """Whether SLURM took the job back into its queue."""
+    job, array = os.environ.get("SLURM_JOB_ID", ""), os.environ.get("SLURM_ARRAY_JOB_ID")
+    job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
+    try:
+        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)
+        problem = done.returncode and (done.stderr.strip() or f"exit code {done.returncode}")
+    except (OSError, subprocess.TimeoutExpired) as e:
+        problem = str(e)
+    if problem:
+        say(f"A checkpoint is written, but scontrol could not requeue job {job}: {problem}. Training goes on.")
+    return not problem
 
 
 def rng_state() -> dict[str, Any]:

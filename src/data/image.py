@@ -42,6 +42,8 @@ class ImageDataModule(DataModule):
         num_workers: processes that fetch batches.
         seed: of order and augmentation; follows `seed_everything`. The split does not depend on it.
         cache_dir: folder of the prepared data.
+        worker_timeout_sec: how long to wait for a worker's batch before the run ends; 0 waits for ever.
+        auto_micro_batch: when memory runs out, halve the micro-batch and go on; the batch size stays.
     """
 
     def __init__(
@@ -60,8 +62,12 @@ class ImageDataModule(DataModule):
         num_workers: int = 0,
         seed: int = 0,
         cache_dir: str = ".cache",
+        worker_timeout_sec: float = 120.0,
+        auto_micro_batch: bool = False,
     ) -> None:
-        super().__init__(batch_size, micro_batch_size, num_workers, seed, cache_dir)
+        super().__init__(
+            batch_size, micro_batch_size, num_workers, seed, cache_dir, worker_timeout_sec, auto_micro_batch
+        )
         if not 0 < val_frac < 1:
             raise ConfigError(f"data.val_frac: {val_frac} is not between 0 and 1")
         self.dataset, self.data_dir, self.download = dataset, Path(data_dir), download

@@ -1,75 +1,16 @@
 """What all data modules share: the batch-size contract, the loaders, and what a run must know of its data."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
+from src.data.loader import Arrays, Batch, Loader
 from src.data.order import Balanced, EvalOrder, TrainOrder, shuffled
 from src.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Batch = dict[str, Tensor]  # x, targets, and index: the samples' places in their split, -1 for padding
-
-
-class Arrays(Dataset):
-    """One split in memory or memory-mapped. `arrays[index]` takes a whole batch at once."""
-
-    def __init__(self, x: Tensor, targets: Tensor) -> None:
-        self.x, self.targets = x, targets
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: Tensor) -> Batch:
-        rows = index.clamp(min=0)
-        return {"x": self.x[rows], "targets": self.targets[rows], "index": index}
-
-
-class Loader:
-    """Batches in the order of index tensors, fetched in this process or by workers."""
-
-    def __init__(self, arrays: Dataset, order: TrainOrder | EvalOrder, num_workers: int = 0) -> None:
-        self.arrays, self.order, self.num_workers = arrays, order, num_workers
-        self.workers: DataLoader | None = None
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __iter__(self) -> Iterator[Batch]:
-        if self.num_workers == 0:
-            for index in self.order:
-                yield self.arrays[index]
-            return
-        self.workers = self.workers or DataLoader(
-            self.arrays,
-            sampler=self.order,  # with batch_size=None a "sample" is whatever an item of the sampler gives
-            batch_size=None,
-            num_workers=self.num_workers,
-            collate_fn=as_it_is,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=True,
-            generator=torch.Generator(),  # without one, each new iterator would draw from torch's own generator
-        )
-        yield from self.workers
-
-    # The order follows from (seed, epoch, step), so there is nothing to save; having these two methods tells
-    # Lightning that this loader goes on in mid-epoch.
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
-
-
-def as_it_is(batch: Any) -> Any:
-    return batch
 
 
 class DataModule(LightningDataModule):
@@ -86,6 +27,8 @@ class DataModule(LightningDataModule):
             that is in memory or memory-mapped.
         seed: of order and augmentation; follows `seed_everything`.
         cache_dir: folder of the prepared data.
+        worker_timeout_sec: how long to wait for a worker's batch before the run ends; 0 waits for ever.
+        auto_micro_batch: when memory runs out, halve the micro-batch and go on; the batch size stays.
     """
 
     def __init__(
@@ -95,12 +38,16 @@ class DataModule(LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         cache_dir: str = ".cache",
+        worker_timeout_sec: float = 120.0,
+        auto_micro_batch: bool = False,
     ) -> None:
         super().__init__()
+        self.worker_timeout_sec, self.auto_micro_batch = worker_timeout_sec, auto_micro_batch
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
         self.num_workers, self.seed, self.cache_dir = num_workers, seed, Path(cache_dir)
         self.balance = False  # takes the classes of train equally often
         self.predict_split = "test"
+        self.again: tuple[int, int] | None = None
         self.splits: dict[str, Arrays] = {}
         self.facts: dict[str, Any] = {}
         self.statistics: dict[str, Any] = {}
@@ -109,6 +56,8 @@ class DataModule(LightningDataModule):
             raise ConfigError(f"data.batch_size: {batch_size} is less than 1")
         if num_workers < 0:
             raise ConfigError(f"data.num_workers: {num_workers} is less than 0")
+        if worker_timeout_sec < 0:
+            raise ConfigError(f"data.worker_timeout_sec: {worker_timeout_sec} is less than 0")
 
     def divide_batch(self, world_size: int) -> int:
         """Settle `micro_batch_size` for so many devices; gives the number of micro-batches of one optimizer step.
@@ -136,9 +85,19 @@ class DataModule(LightningDataModule):
 
     def position(self) -> tuple[int, int]:
         """Epoch and micro-batch that training has come to; Lightning's loops hold them, also after a restart."""
-        if not self.trainer:
-            return 0, 0
+        if self.again or not self.trainer:
+            return self.again or (0, 0)
         return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
+
+    def fetch(self, epoch: int, number: int) -> Batch:
+        """A micro-batch of training once more, in this process."""
+        assert self.trainer is not None
+        loader: Any = self.trainer.train_dataloader
+        self.again = epoch, number
+        try:
+            return loader.arrays[next(iter(loader.order))]
+        finally:
+            self.again = None
 
     def check_sizes(self) -> None:
         """Raise DataError where a split is empty or training data does not fill one batch."""
@@ -162,7 +121,7 @@ class DataModule(LightningDataModule):
         order = TrainOrder(
             len(arrays), self.batch_size, self.micro_batch_size, self.seed, self.position, rank, world_size, ordered
         )
-        return Loader(arrays, order, self.num_workers)
+        return Loader(arrays, order, self.num_workers, self.worker_timeout_sec)
 
     def eval_loader(self, split: str) -> Loader:
         rank, world_size = self.world

@@ -87,6 +87,8 @@ class TextDataModule(DataModule):
         num_workers: processes that fetch batches.
         seed: of order and offsets; follows `seed_everything`. The split does not depend on it.
         cache_dir: folder of the prepared data.
+        worker_timeout_sec: how long to wait for a worker's batch before the run ends; 0 waits for ever.
+        auto_micro_batch: when memory runs out, halve the micro-batch and go on; the batch size stays.
     """
 
     def __init__(
@@ -105,8 +107,12 @@ class TextDataModule(DataModule):
         num_workers: int = 0,
         seed: int = 0,
         cache_dir: str = ".cache",
+        worker_timeout_sec: float = 120.0,
+        auto_micro_batch: bool = False,
     ) -> None:
-        super().__init__(batch_size, micro_batch_size, num_workers, seed, cache_dir)
+        super().__init__(
+            batch_size, micro_batch_size, num_workers, seed, cache_dir, worker_timeout_sec, auto_micro_batch
+        )
         if not (val_frac > 0 and test_frac >= 0 and val_frac + test_frac < 1):
             raise ConfigError(f"data.val_frac, data.test_frac: {val_frac}, {test_frac} leave no train or val split")
         if seq_len < 2:  # at 1, evaluation's stride could not be told from training's

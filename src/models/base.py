@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -177,11 +178,23 @@ class Model(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["window"], checkpoint["window_steps"] = dict(self.window), self.window_steps
+        checkpoint["micro_batches"] = self.trainer.accumulate_grad_batches
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         fit_weights(self, checkpoint["state_dict"])  # Lightning's own message is a page long
         self.window = {name: total.to(self.device) for name, total in checkpoint["window"].items()}
         self.window_steps = checkpoint["window_steps"]
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self.count_again(checkpoint)
+
+    def count_again(self, checkpoint: dict[str, Any]) -> None:
+        """All that counts micro-batches, where a step has more or fewer of them than when this was saved."""
+        before, now = checkpoint["micro_batches"], self.trainer.accumulate_grad_batches
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for count in (progress["total"], progress["current"]):
+            count |= {name: n * now // before for name, n in count.items()}
+        self.window = {name: total * (now / before) for name, total in self.window.items()}
+        self.window_steps = self.window_steps * now // before
 
 
 def logs_now(trainer: Trainer, batch_idx: int) -> bool:

@@ -1,10 +1,12 @@
 import json
+import os
 import signal
 import time
 
 import pytest
-from harness import SELDOM, TINY, assert_same_end, before_call
+from harness import SELDOM, TINY, assert_same_end, before_call, together
 
+from src import checkpoint
 from src.models.classification import Classification
 
 SLOW = ["--trainer.max_epochs", 30]
@@ -47,3 +49,116 @@ def test_the_same_command_finds_the_run_that_was_cut_short(start, run, tmp_path)
     assert start(args, first=logs_here_and_die).wait() == -9
     run([*args, "--data.batch_size", 16], first=logs_here)  # another config: a new one
     assert len(list((tmp_path / "logs/tiny").iterdir())) == 4
+
+
+def run_of(start, folder, *hooks, slow_step=30):
+    """A run that has come to its `slow_step`-th step, which takes a second."""
+    reached = folder.with_name("reached")
+    slow = before_call(Classification, "training_step", slow_step, lambda: (reached.touch(), time.sleep(1)))
+    child = start([*TINY, *SELDOM, *SLOW, "--run_dir", folder], first=together(slow, *hooks))
+    while not reached.exists():
+        assert child.code is None
+        time.sleep(0.01)
+    return child
+
+
+def test_sigusr1_writes_a_checkpoint_and_the_run_goes_on(start, run, tmp_path):
+    run([*TINY, *SELDOM, *SLOW, "--run_dir", tmp_path / "whole"])
+    child = run_of(start, tmp_path / "run")
+    for _ in range(3):
+        child.kill(signal.SIGUSR1)
+    written = tmp_path / "run/checkpoints/step-00000030.ckpt"
+    while not written.exists():
+        assert child.code is None
+        time.sleep(0.005)
+    assert child.wait() == 0, child.output
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
+
+
+def test_sigusr1_at_any_instant_kills_nothing(start, tmp_path):
+    child = start([*TINY, *SELDOM, *SLOW, "--run_dir", tmp_path / "run"])
+    time.sleep(0.2)  # it has its handlers
+    while not (tmp_path / "run/summary.json").exists():
+        child.kill(signal.SIGUSR1)
+        time.sleep(0.03)
+    assert child.wait() == 0, child.output
+
+
+SLURM = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
+SLURM |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NNODES": "1", "SLURM_NTASKS_PER_NODE": "1"}
+
+
+def under_slurm(folder, code, extra=()):
+    """A hook: a SLURM job, with an scontrol that notes what it is asked."""
+    scontrol = folder / "bin/scontrol"
+    scontrol.parent.mkdir(exist_ok=True)
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {folder}/asked\necho no such job >&2\nexit {code}\n')
+    scontrol.chmod(0o755)
+
+    def first():
+        os.environ.update({**SLURM, **dict(extra), "PATH": f"{scontrol.parent}:{os.environ['PATH']}"})
+
+    return first
+
+
+@pytest.mark.parametrize(
+    ("extra", "job"), [({}, "4711"), ({"SLURM_ARRAY_JOB_ID": "4700", "SLURM_ARRAY_TASK_ID": "3"}, "4700_3")]
+)
+def test_sigusr1_under_slurm_requeues_the_job(start, run, tmp_path, extra, job):
+    slurm = under_slurm(tmp_path, 0, extra)
+    child = run_of(start, tmp_path / "run", slurm)
+    child.kill(signal.SIGUSR1)
+    assert child.wait() == 143, child.output
+    assert (tmp_path / "asked").read_text() == f"requeue {job}\n"
+    assert "SLURM has the job in its queue again; a checkpoint is written" in child.output
+    assert checkpoint.read_manifest(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 30
+    args = [*TINY, *SELDOM, *SLOW]
+    assert "going on after 30 steps" in run([*args, "--run_dir", tmp_path / "run"], first=slurm)
+    run([*args, "--run_dir", tmp_path / "whole"])
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
+
+
+def test_where_slurm_cannot_requeue_the_run_goes_on(start, tmp_path):
+    child = run_of(start, tmp_path / "run", under_slurm(tmp_path, 1))
+    child.kill(signal.SIGUSR1)
+    assert child.wait() == 0, child.output
+    assert "scontrol could not requeue job 4711: no such job. Training goes on." in child.output
+
+
+def test_sigterm_after_sigusr1_stops(start, tmp_path):
+    child = run_of(start, tmp_path / "run")
+    child.kill(signal.SIGUSR1)
+    child.kill(signal.SIGTERM)
+    assert child.wait() == 143, child.output
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_long_validation_does_not_hold_up_a_signal(start, run, tmp_path, signum):
+    """The checkpoint before it is there; what came after is done again."""
+    run([*TINY, *SELDOM, "--run_dir", tmp_path / "whole"])
+    reached = tmp_path / "reached"
+
+    def first():
+        from src.callbacks import checkpoints
+
+        checkpoints.VALIDATION_SEC = 1
+        step = Classification.validation_step
+
+        def slow(self, batch, batch_idx):
+            if self.trainer.global_step == 8:
+                reached.touch()
+                time.sleep(1.2)
+            return step(self, batch, batch_idx)
+
+        Classification.validation_step = slow
+
+    args = [*TINY, *SELDOM, "--run_dir", tmp_path / "run"]
+    child = start([*args], first=first)
+    while not reached.exists():
+        time.sleep(0.01)
+    child.kill(signum)
+    assert child.wait() == 128 + signum, child.output
+    assert "in the validation after 8 steps stopped by" in child.output
+    assert "there is a checkpoint of step 4 -> the same command goes on from there" in child.output
+    run(args)
+    assert_same_end(tmp_path / "run", tmp_path / "whole")

@@ -1,0 +1,170 @@
+"""Batches in the order of index tensors, fetched in this process or by workers that are watched."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
+from torch.nn.functional import pad
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from src.data.order import EvalOrder, TrainOrder
+from src.errors import DataError, EnvironmentFault, KnownError
+
+SHOWN = 5  # samples that an error names
+Batch = dict[str, Tensor]  # x, targets, and index: the samples' places in their split, -1 for padding
+
+
+class Arrays(Dataset):
+    """One split in memory or memory-mapped. `arrays[index]` takes a whole batch at once."""
+
+    def __init__(self, x: Tensor, targets: Tensor) -> None:
+        self.x, self.targets = x, targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        rows = index.clamp(min=0)
+        return {"x": self.x[rows], "targets": self.targets[rows], "index": index}
+
+
+class Watched(Dataset):
+    """Arrays that note which samples each worker takes, where the main process sees it, and name those that fail."""
+
+    def __init__(self, arrays: Dataset, num_workers: int) -> None:
+        self.arrays = arrays
+        self.at = torch.full((max(1, num_workers), SHOWN), -1).share_memory_()
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        info = get_worker_info()
+        worker = info.id if info else 0
+        self.at[worker] = pad(index[:SHOWN], (0, SHOWN - len(index[:SHOWN])), value=-1)
+        try:
+            return self.arrays[index]
+        except Exception as e:
+            if not info and (isinstance(e, KnownError) or out_of_memory(e)):
+                raise
+            text = f"{f'data worker {worker}' if info else 'the data'} failed, {self.where(worker)}: "
+            if out_of_memory(e):
+                raise EnvironmentFault(f"{text}out of memory -> lower data.num_workers") from e
+            text += f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
+            raise DataError(f"{text} -> mend or leave out the bad one (--debug: where)") from e
+
+    def where(self, worker: int) -> str:
+        known = [str(n) for n in self.at[worker].tolist() if n >= 0]
+        return f"last at samples {', '.join(known)}, ... of its split" if known else "at no samples yet"
+
+
+class Loader:
+    """Batches in the order of index tensors, fetched in this process or by workers.
+
+    Args:
+        worker_timeout_sec: how long to wait for a worker's batch.
+    """
+
+    def __init__(
+        self,
+        arrays: Dataset,
+        order: TrainOrder | EvalOrder,
+        num_workers: int = 0,
+        worker_timeout_sec: float = 120.0,
+    ) -> None:
+        self.arrays, self.order, self.num_workers = arrays, order, num_workers
+        self.worker_timeout_sec = worker_timeout_sec
+        self.watched, self.received = Watched(arrays, num_workers), 0
+        self.workers: DataLoader | None = None
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Raises:
+        DataError: samples cannot be fetched.
+        EnvironmentFault: a worker died, or gave nothing in time.
+        """
+        if self.num_workers == 0:
+            yield from map(self.watched.__getitem__, self.order)
+            return
+        self.workers, self.received = self.workers or self.start_workers(), 0
+        batches = iter(self.workers)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except KnownError as e:  # a worker's comes as its whole traceback
+                raise type(e)(str(e).splitlines()[-1].partition(": ")[2]) from e
+            except (RuntimeError, OSError, EOFError) as e:
+                fault = self.lost_worker(e)
+                if fault is None:
+                    raise
+                raise fault from e
+            self.received += 1
+            yield batch
+
+    def start_workers(self) -> DataLoader:
+        return DataLoader(
+            self.watched,
+            sampler=self.order,  # with batch_size=None a "sample" is whatever an item of the sampler gives
+            batch_size=None,
+            num_workers=self.num_workers,
+            collate_fn=as_it_is,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=True,
+            timeout=self.worker_timeout_sec,
+            worker_init_fn=end_with_parent,
+            generator=torch.Generator(),  # without one, each new iterator would draw from torch's own generator
+        )
+
+    def lost_worker(self, e: Exception) -> EnvironmentFault | None:
+        """What torch says of a worker that died (it raises wherever the signal finds training) or timed out."""
+        text = str(e)
+        if self.workers is None:
+            return None
+        if text.startswith("DataLoader timed out"):
+            worker = self.received % self.num_workers  # batch n is always fetched by worker n % num_workers
+            how = f"gave nothing for {self.worker_timeout_sec:g} s, {self.watched.where(worker)}"
+            return EnvironmentFault(
+                f"data worker {worker} {how} -> mend that, or raise data.worker_timeout_sec; the same command goes on"
+            )
+        broken = isinstance(e, (ConnectionError, EOFError))  # the death of a worker while it hands over a batch
+        if not broken and not text.startswith("DataLoader worker (pid"):
+            return None
+        processes = getattr(self.workers._iterator, "_workers", [])
+        with suppress(RuntimeError):  # the signal may come only now
+            for process in processes if broken else ():
+                process.join(1)
+        codes = {k: process.exitcode for k, process in enumerate(processes) if process.exitcode}
+        if broken and not codes:
+            return None
+        worker, code = next(iter(codes.items()), (self.received % self.num_workers, None))
+        how = f"was killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with exit code {code}"
+        return EnvironmentFault(
+            f"data worker {worker} {how}, {self.watched.where(worker)} -> mend that (is memory short?); "
+            "the same command goes on"
+        )
+
+    # The order follows from (seed, epoch, step), so there is nothing to save; having these two methods tells
+    # Lightning that this loader goes on in mid-epoch.
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+def as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def out_of_memory(e: BaseException) -> bool:
+    """Whether a device's memory or the host's has run out; the host's allocator says so in words."""
+    return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator: can't allocate" in str(e)
+
+
+def end_with_parent(worker: int) -> None:
+    _prctl_pr_set_pdeathsig(signal.SIGKILL)  # Linux; elsewhere in 5 s, unless it hangs
