@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import TorchCheckpointIO
 
 from src.callbacks.checkpoints import Checkpoints
+from src.callbacks.data_report import DataReport
 from src.callbacks.pictures import Pictures
 from src.callbacks.progress import ThrottledProgress
 from src.callbacks.throughput import Throughput
@@ -121,6 +122,7 @@ class CLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         if config.get("enable_progress_bar") is False:
             callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]
+        callbacks = [*callbacks, DataReport()]
         loggers = config["logger"] if isinstance(config["logger"], (list, Logger)) else False  # besides our own
         return super()._instantiate_trainer({**config, "logger": loggers, **self.trainer_overrides}, callbacks)
 

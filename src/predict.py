@@ -3,8 +3,8 @@
     python -m src.predict --run_dir logs/digits_cnn/2026-01-31_12-00-00
     python -m src.predict --run_dir logs/digits_cnn/2026-01-31_12-00-00 --output predictions.parquet --split val
 
-Each row has a sample's id (its place in the split), its target, the predicted class and each class's probability. The
-file is CSV or Parquet, by its ending; by default predictions.csv in the run folder.
+Each row has a sample's id (its place in the split) and file if it has one, its target, the predicted class and each
+class's probability. The file is CSV or Parquet, by its ending; by default predictions.csv in the run folder.
 """
 
 import sys
@@ -18,6 +18,8 @@ from src.run import run_command, say
 
 if TYPE_CHECKING:
     import pyarrow
+
+    from src.data.module import DataModule
 
 
 def predict(args: Sequence[str]) -> int:
@@ -37,23 +39,27 @@ def predict(args: Sequence[str]) -> int:
         raise ConfigError(f"{options.run_dir}: {type(cli.model).__name__} predicts no rows -> {other}")
     cli.datamodule.predict_split = options.split
     path = checkpoint_path(request, options.checkpoint)
-    table = to_table(cli.trainer.predict(cli.model, datamodule=cli.datamodule, ckpt_path=path))
+    batches = cli.trainer.predict(cli.model, datamodule=cli.datamodule, ckpt_path=path)
+    table = to_table(batches, cli.datamodule)
     write(table, output)
     say(f"{table.num_rows} predictions: {output}")
     return 0
 
 
-def to_table(batches: Any) -> "pyarrow.Table":
-    """Rows of all batches, without padding."""
+def to_table(batches: Any, data: "DataModule") -> "pyarrow.Table":
+    """Rows of all batches, without padding; classes by their names, samples with their files where they have some."""
     import pyarrow
     import torch
 
     joined = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
     real = joined["index"] >= 0
     index, targets, probabilities = (joined[name][real] for name in ("index", "targets", "probabilities"))
-    columns = {"id": index, "target": targets, "prediction": probabilities.argmax(1)}
-    columns |= {f"probability_{k}": probabilities[:, k] for k in range(probabilities.shape[1])}
-    return pyarrow.table({name: column.numpy() for name, column in columns.items()})
+    names = data.statistics.get("class_names") or list(range(probabilities.shape[1]))
+    files = data.sample_names(data.predict_split)
+    columns: dict[str, Any] = {"id": index.numpy()} | ({"file": [files[i] for i in index]} if files else {})
+    columns |= {"target": [names[t] for t in targets], "prediction": [names[t] for t in probabilities.argmax(1)]}
+    columns |= {f"probability_{name}": probabilities[:, k].numpy() for k, name in enumerate(names)}
+    return pyarrow.table(columns)
 
 
 def write(table: "pyarrow.Table", output: Path) -> None:

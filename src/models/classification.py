@@ -74,7 +74,9 @@ class Classification(Model):
         self.counts = self.confusion.compute().cpu().numpy()  # [num_classes, num_classes], over all devices
 
     def pictures(self) -> dict[str, "Figure"]:
-        return {"confusion": pictures.confusion(self.counts, [str(k) for k in range(len(self.counts))])}
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        names = data.statistics.get("class_names") or [str(k) for k in range(len(self.counts))]
+        return {"confusion": pictures.confusion(self.counts, names)}
 
     def log_means(self, split: str) -> None:
         for name, mean in (("loss", self.mean_loss), ("acc", self.mean_acc)):

@@ -1,0 +1,120 @@
+"""The data report: what came in, what was left out and why, and how the splits differ. `data_report.json` of a run."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from src.errors import DataError
+
+SPLITS = ("train", "val", "test")
+DUPLICATES = ("duplicate", "two labels", "also in test", "also in val")  # reasons that are no fault of a file
+
+
+class Cleaning:
+    """Collects what is left out of a data set.
+
+    Args:
+        invalid: `error` stops at the first sample that cannot be used, `skip` leaves it out.
+        max_skipped_frac: the largest share of samples that may be left out so.
+    """
+
+    def __init__(self, invalid: str = "error", max_skipped_frac: float = 0.05) -> None:
+        self.invalid, self.max_skipped_frac = invalid, max_skipped_frac
+        self.removed: list[dict[str, str]] = []
+        self.skipped: list[str] = []
+
+    def skip(self, split: str, file: str, reason: str, hint: str) -> None:
+        """Leave out a sample that cannot be used.
+
+        Raises:
+            DataError: it may not be left out.
+        """
+        if self.invalid == "error":
+            raise DataError(f"{file}: {reason} -> {hint}, or leave it out with --data.invalid skip")
+        self.skipped.append(f"{file}: {reason}")
+        self.remove(split, file, reason.partition(":")[0], reason.partition(": ")[2])
+
+    def remove(self, split: str, file: str, reason: str, detail: str = "") -> None:
+        self.removed.append({"split": split, "file": file, "reason": reason, "detail": detail})
+
+    def report(self, came_in: int) -> dict[str, Any]:
+        """What of so many samples was left out.
+
+        Raises:
+            DataError: too many were.
+        """
+        if len(self.skipped) > self.max_skipped_frac * came_in:
+            raise DataError(
+                f"{len(self.skipped)} of {came_in} samples cannot be used, more than data.max_skipped_frac "
+                f"{self.max_skipped_frac}; the first is {self.skipped[0]} -> mend them, or raise the limit"
+            )
+        counts = Counter(r["reason"] for r in self.removed)
+        return {
+            "came_in": came_in,
+            "removed_counts": dict(counts.most_common()),
+            "data/missing_frac": len(self.skipped) / max(1, came_in),
+            "data/duplicate_frac": sum(counts[r] for r in DUPLICATES) / max(1, came_in),
+            "removed": self.removed,
+        }
+
+
+def channel_moments(x: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel of uint8 x [N, C, H, W], as if in [0, 1]; exact, a part at a time."""
+    counts = np.zeros((x.shape[1], 256), np.int64)
+    step = max(1, 2**24 // max(1, x[:1].size))
+    for start in range(0, len(x), step):
+        part = np.asarray(x[start : start + step])
+        counts += [np.bincount(part[:, c].ravel(), minlength=256) for c in range(x.shape[1])]
+    values, total = np.arange(256) / 255, np.maximum(counts.sum(1), 1)
+    mean = counts @ values / total
+    variance = np.maximum(counts @ values**2 / total - mean**2, 0)
+    return mean.tolist(), np.maximum(np.sqrt(variance), 1e-8).tolist()
+
+
+def total_variation(a: np.ndarray, b: np.ndarray) -> float:
+    """Half the summed difference of two histograms' shares: 0 where they agree, 1 where they have nothing in common."""
+    return float(np.abs(a / max(1, a.sum()) - b / max(1, b.sum())).sum() / 2)
+
+
+def image_split(x: np.ndarray, targets: np.ndarray, num_classes: int) -> dict[str, Any]:
+    mean, std = channel_moments(x)
+    per_class = np.bincount(targets, minlength=num_classes).tolist()
+    return {"samples": len(targets), "per_class": per_class, "mean": mean, "std": std}
+
+
+def image_shift(report: dict[str, Any]) -> dict[str, Any]:
+    """How far val and test are from train: means in train's standard deviations, class shares as total variation."""
+    train, out = report["train"], {}
+    for split in ("val", "test"):
+        other = report[split]
+        mean = (np.array(other["mean"]) - train["mean"]) / train["std"]
+        shares = total_variation(np.array(other["per_class"]), np.array(train["per_class"]))
+        out[split] = {"mean": mean.round(4).tolist(), "class_shares": round(shares, 4)}
+    return out
+
+
+def lines(report: dict[str, Any]) -> dict[str, str]:
+    """The report in short, for the terminal."""
+    out = {}
+    if report.get("removed"):
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in report["removed_counts"].items())
+        out["left out"] = f"{len(report['removed']):,} of {report['came_in']:,}: {reasons} (data_report.json)"
+    if report.get("note"):
+        out["note"] = report["note"]
+    if "shift" in report:
+        found = [f"{name.replace('_', ' ')} {largest(value):.3g}" for name, value in report["shift"]["test"].items()]
+        out["shift"] = f"test against train: {', '.join(found)}"
+    return out
+
+
+def largest(value: Any) -> float:
+    return max(np.atleast_1d(value).tolist(), key=abs)
+
+
+def table(report: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of the splits, for W&B."""
+    names = [name for name in report["train"] if np.isscalar(report["train"][name])]
+    wide = [name for name in ("mean", "std", "per_class") if name in report["train"]]
+    rows = [[split, *(report[split][n] for n in names), *(str(report[split][n]) for n in wide)] for split in SPLITS]
+    return ["split", *names, *wide], rows
