@@ -37,6 +37,7 @@ def from_arrays(sets: dict[str, Any], num_classes: int | None, cleaning: Cleanin
     num_classes = num_classes or int((present == np.arange(len(present))).cumprod().sum())
     if not num_classes:
         raise DataError("train: no sample has label 0 -> number the classes 0, 1, 2, ... without gaps")
+    at_least_two([str(k) for k in range(num_classes)])
     return {split: in_range(split, x, targets, num_classes, cleaning) for split, (x, targets) in arrays.items()}
 
 
@@ -58,6 +59,11 @@ def checked(split: str, pair: Any) -> tuple[np.ndarray, np.ndarray]:
         row = int(np.argmin(whole))  # the first that is not whole
         raise DataError(f"{split} row {row}: label {targets[row]!s} is {targets.dtype} -> give int64, 0, 1, 2, ...")
     return x, targets.astype(np.int64)
+
+
+def at_least_two(class_names: list[str]) -> None:
+    if len(class_names) < 2:
+        raise DataError(f"there is one class only ({''.join(class_names)}) -> give samples of two classes or more")
 
 
 def in_range(split: str, x: np.ndarray, targets: np.ndarray, num_classes: int, cleaning: Cleaning) -> Samples:

@@ -1,17 +1,12 @@
 """Image folders: found, decoded in parallel, made one size and packed."""
 
-import lzma
 import os
 import statistics
-import tarfile
 import tempfile
 import warnings
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from src.data.cache import files_in
-from src.data.clean import Samples
+from src.data.clean import Samples, at_least_two
 from src.data.report import Cleaning
 from src.errors import DataError
 
@@ -37,23 +32,24 @@ Size = tuple[int, int]  # height, width
 
 
 def read(
-    source: Path, image_size: Size | None, cache_dir: Path, cleaning: Cleaning
+    folder: Path, image_size: Size | None, cache_dir: Path, cleaning: Cleaning
 ) -> tuple[dict[str, Samples], dict[str, Any]]:
-    """The images of `source/SPLIT/CLASS/` or `source/CLASS/`, with `class_names`, `came_in` and a `note`.
+    """The images of `folder/SPLIT/CLASS/` or `folder/CLASS/`, with `class_names`, `came_in` and a `note`.
 
     Args:
-        source: a folder, or an archive of one.
         image_size: shorter sides are resized to it, and the centre is taken; by default see `choose_size`.
         cache_dir: decoded images lie there in files without a name until they are packed.
 
     Raises:
         DataError: there is no such layout, or a file that cannot be used.
     """
-    with unpacked(source) as root, warnings.catch_warnings():
+    root = cleaning.root = top(folder)
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of files that can be read all the same
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         listed, came_in = list_files(root, cleaning)
         class_names = sorted({name for _, name in listed["train"]})
+        at_least_two(class_names)
         listed = {split: known_classes(split, found, class_names, root, cleaning) for split, found in listed.items()}
         listed, size, grey, note = measure(listed, image_size, root, cleaning)
         act = partial(decode, size=size, grey=grey)
@@ -66,31 +62,13 @@ def read(
     return samples, {"class_names": class_names, "came_in": came_in, "note": note}
 
 
-@contextmanager
-def unpacked(source: Path) -> Iterator[Path]:
-    """The folder that holds splits or classes; an archive is unpacked for as long as it is read."""
-    if not source.exists():
-        raise DataError(f"data.data_dir: {source} is not there -> name a folder of images")
-    with tempfile.TemporaryDirectory() as tmp:
-        root = source
-        if source.is_file():
-            root = Path(tmp)
-            try:
-                unpack(source, tmp)
-            except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError) as e:
-                raise DataError(f"data.data_dir: {source} is no folder and no archive ({e}) -> name a folder") from e
-        while len(inner := subfolders(root)) == 1 and subfolders(inner[0]) and inner[0].name.lower() not in SPLIT_NAMES:
-            root = inner[0]  # one folder around all
-        yield root
-
-
-def unpack(archive: Path, to: str) -> None:
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as zipped:
-            zipped.extractall(to)
-        return
-    with tarfile.open(archive, "r|*") as tar:  # as a stream: where tarfile may seek, it unpacks from the start again
-        tar.extractall(to, filter="data")
+def top(folder: Path) -> Path:
+    """The folder that holds splits or classes: the given one, or one that is alone in it."""
+    if not folder.is_dir():
+        raise DataError(f"data.data_dir: {folder} is no folder -> name one of images in CLASS/ or train/CLASS/")
+    while len(inner := subfolders(folder)) == 1 and subfolders(inner[0]) and inner[0].name.lower() not in SPLIT_NAMES:
+        folder = inner[0]
+    return folder
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -126,7 +104,7 @@ def list_files(root: Path, cleaning: Cleaning) -> tuple[Listed, int]:
             elif path.suffix.lower() not in SUFFIXES:
                 cleaning.remove(split, name, "no image by its name")
             elif len(parts) == 1:
-                cleaning.skip(split, str(path), "in no class folder", "move it into the folder of its class")
+                cleaning.skip(split, name, "in no class folder", "move it into the folder of its class")
             else:
                 listed[split].append((path, parts[0]))
         for empty in {p.name for p in subfolders(folder)} - {name for _, name in listed[split]}:
@@ -141,7 +119,7 @@ def known_classes(
 ) -> list[tuple[Path, str]]:
     for path, name in found:
         if name not in class_names:
-            cleaning.skip(split, str(path), f"class not in train: {name}", f"add {root}/train/{name}")
+            cleaning.skip(split, str(path.relative_to(root)), f"class not in train: {name}", f"add {root}/train/{name}")
     return [(path, name) for path, name in found if name in class_names]
 
 
@@ -153,7 +131,7 @@ def measure(listed: Listed, image_size: Size | None, root: Path, cleaning: Clean
         out[split] = []
         for item, head in zip(found, in_parallel(header, [path for path, _ in found]), strict=True):
             if isinstance(head, Exception):
-                cleaning.skip(split, str(item[0]), why(head, item[0]), "replace or delete it")
+                cleaning.skip(split, str(item[0].relative_to(root)), why(head, item[0]), "replace or delete it")
             else:
                 out[split].append(item)
                 heads.append(head)
@@ -187,7 +165,7 @@ def pack(
     with tempfile.TemporaryFile(dir=cache_dir) as file:
         for item, image in zip(found, in_parallel(act, [path for path, _ in found]), strict=True):
             if isinstance(image, Exception):
-                cleaning.skip(split, str(item[0]), why(image, item[0]), "replace or delete it")
+                cleaning.skip(split, str(item[0].relative_to(root)), why(image, item[0]), "replace or delete it")
             else:
                 file.write(image.tobytes())
                 used.append(item)

@@ -29,8 +29,8 @@ class ImageDataModule(DataModule):
     Args:
         dataset: `digits` (scikit-learn's 1,797 handwritten digits of 8x8 pixels, which need no download), a set of
             torchvision with its official test split, or `folder`: image files in `data_dir`.
-        data_dir: where torchvision's sets lie; for `folder` a folder or archive of `train/CLASS/`, `test/CLASS/` and
-            perhaps `val/CLASS/`, or of `CLASS/` alone, with images of any usual kind.
+        data_dir: where torchvision's sets lie; for `folder` it holds `train/CLASS/`, `test/CLASS/` and perhaps
+            `val/CLASS/`, or `CLASS/` alone, with images of any usual kind.
         download: fetch a torchvision set that is not in `data_dir`.
         val_frac: share of the training samples held out for validation, the same share of each class.
         test_frac: share held out for testing where a folder has no `test`, the same share of each class.
@@ -97,8 +97,7 @@ class ImageDataModule(DataModule):
         options = {name: getattr(self, name) for name in names} | {
             "source": [inspect.getsource(sys.modules[m]) for m in sorted(modules)]
         }
-        whole = self.data_dir.is_file()  # an archive
-        files = [] if self.dataset == "digits" else [self.data_dir] if whole else cache.files_in(self.data_dir)
+        files = [] if self.dataset == "digits" else cache.files_in(self.data_dir)
         name = f"{type(self).__name__}-{self.dataset}-{cache.fingerprint(options, files)}"
         self.prepared = cache.prepare(self.cache_dir, name, self.build)
         return self.prepared
@@ -136,10 +135,8 @@ class ImageDataModule(DataModule):
         """The data report's figures.
 
         Raises:
-            DataError: a class has no training sample, or there is one class only.
+            DataError: a class has no training sample.
         """
-        if len(class_names) < 2:
-            raise DataError(f"there is one class only ({''.join(class_names)}) -> give samples of two classes or more")
         out: dict[str, Any] = {"num_classes": len(class_names), "class_names": class_names}
         for split, arrays in splits.items():
             out[split] = report.image_split(arrays["x"], arrays["targets"], len(class_names))

@@ -1,6 +1,7 @@
 """The data report: what came in, what was left out and why, and how the splits differ. `data_report.json` of a run."""
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,11 @@ class Cleaning:
     Args:
         invalid: `error` stops at the first sample that cannot be used, `skip` leaves it out.
         max_skipped_frac: the largest share of samples that may be left out so.
+        root: the folder that names of files start from.
     """
 
-    def __init__(self, invalid: str = "error", max_skipped_frac: float = 0.05) -> None:
-        self.invalid, self.max_skipped_frac = invalid, max_skipped_frac
+    def __init__(self, invalid: str = "error", max_skipped_frac: float = 0.05, root: Path = Path()) -> None:
+        self.invalid, self.max_skipped_frac, self.root = invalid, max_skipped_frac, root
         self.removed: list[dict[str, str]] = []
         self.skipped: list[str] = []
 
@@ -31,8 +33,8 @@ class Cleaning:
             DataError: it may not be left out.
         """
         if self.invalid == "error":
-            raise DataError(f"{file}: {reason} -> {hint}, or leave it out with --data.invalid skip")
-        self.skipped.append(f"{file}: {reason}")
+            raise DataError(f"{self.root / file}: {reason} -> {hint}, or leave it out with --data.invalid skip")
+        self.skipped.append(f"{self.root / file}: {reason}")
         self.remove(split, file, reason.partition(":")[0], reason.partition(": ")[2])
 
     def remove(self, split: str, file: str, reason: str, detail: str = "") -> None:
