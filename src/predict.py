@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.errors import ConfigError, EnvironmentFault
-from src.load import checkpoint_path, run_parser, run_request
+from src.load import run_parser, run_request, trained
 from src.run import run_command, say
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def predict(args: Sequence[str]) -> int:
         other = " or ".join(f"python -m src.{command}" for command in cli.model.uses)
         raise ConfigError(f"{options.run_dir}: {type(cli.model).__name__} predicts no rows -> {other}")
     cli.datamodule.predict_split = options.split
-    path = checkpoint_path(request, options.checkpoint)
+    path = trained(cli, request)
     batches = cli.trainer.predict(cli.model, datamodule=cli.datamodule, ckpt_path=path)
     table = to_table(batches, cli.datamodule)
     write(table, output)

@@ -175,6 +175,8 @@ class ImageDataModule(DataModule):
         self.statistics["class_names"] = self.report["class_names"]
         if channels > self.facts["in_channels"]:
             raise ConfigError(f"data.channels: the images have {channels} -> take {channels}, or leave it out")
+        if self.fitted:
+            self.adopt(self.fitted)
 
     def sample_names(self, split: str) -> list[str]:
         if self.dataset != "folder":

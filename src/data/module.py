@@ -104,6 +104,7 @@ class DataModule(LightningDataModule):
         self.facts: dict[str, Any] = {}
         self.statistics: dict[str, Any] = {}
         self.report: dict[str, Any] = {}
+        self.fitted: dict[str, Any] | None = None  # the state of a checkpoint, for `setup` to adopt
         if batch_size < 1:
             raise ConfigError(f"data.batch_size: {batch_size} is less than 1")
         if num_workers < 0:

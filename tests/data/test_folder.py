@@ -231,7 +231,7 @@ def test_config_alone_trains_on_a_dirty_folder(run, tmp_path):
     small = ["--model.network.widths", "[8,8]", "--trainer.max_epochs", "3", "--data.batch_size", "16"]
     out = run([*DIGITS, *flags, *small, "--run_dir", tmp_path / "bad"], code=3)
     assert out.count("error: ") == 1
-    assert "cut.png: unreadable: " in out
+    assert "train/cat/empty.jpg: unreadable: it is empty -> " in out
     out = run([*DIGITS, *flags, *small, "--data.invalid", "skip", "--run_dir", tmp_path / "run"])
     assert "left out  10 of " in out
     assert "shift     test against train: mean " in out
