@@ -9,6 +9,7 @@ import numpy as np
 from src.errors import DataError
 
 SPLITS = ("train", "val", "test")
+LONG_LINE = 40  # characters; shorter lines come again by chance
 DUPLICATES = ("duplicate", "two labels", "also in test", "also in val")  # reasons that are no fault of a file
 
 
@@ -40,17 +41,16 @@ class Cleaning:
     def remove(self, split: str, file: str, reason: str, detail: str = "") -> None:
         self.removed.append({"split": split, "file": file, "reason": reason, "detail": detail})
 
-    def report(self, came_in: int) -> dict[str, Any]:
-        """What of so many samples was left out.
-
-        Raises:
-            DataError: too many were.
-        """
+    def check_limit(self, came_in: int) -> None:
+        """Raise DataError where too many of so many samples are left out."""
         if len(self.skipped) > self.max_skipped_frac * came_in:
             raise DataError(
                 f"{len(self.skipped)} of {came_in} samples cannot be used, more than data.max_skipped_frac "
                 f"{self.max_skipped_frac}; the first is {self.skipped[0]} -> mend them, or raise the limit"
             )
+
+    def report(self, came_in: int) -> dict[str, Any]:
+        self.check_limit(came_in)
         counts = Counter(r["reason"] for r in self.removed)
         return {
             "came_in": came_in,
@@ -96,6 +96,25 @@ def image_shift(report: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def text_split(text: str, tokens: np.ndarray) -> dict[str, Any]:
+    num_bytes = len(text.encode())
+    return {"tokens": len(tokens), "bytes": num_bytes, "bytes_per_token": num_bytes / max(1, len(tokens))}
+
+
+def text_shift(texts: dict[str, str], tokens: dict[str, np.ndarray], split: str) -> dict[str, float]:
+    """How far a split is from train, and how much of it train has verbatim (in lines of 40 characters or more)."""
+    size = 1 + max(int(tokens[s].max(initial=0)) for s in ("train", split))
+    train, other = (np.bincount(tokens[s], minlength=size) for s in ("train", split))
+    long = [line for line in texts[split].splitlines() if len(line) >= LONG_LINE]
+    known = set(texts["train"].splitlines())
+    found = {
+        "token_shares": total_variation(other, train),
+        "unseen_tokens": float(other[train == 0].sum() / max(1, other.sum())),
+        "lines_in_train": sum(line in known for line in long) / max(1, len(long)),
+    }
+    return {name: round(value, 4) for name, value in found.items()}
+
+
 def lines(report: dict[str, Any]) -> dict[str, str]:
     """The report in short, for the terminal."""
     out = {}
@@ -104,8 +123,8 @@ def lines(report: dict[str, Any]) -> dict[str, str]:
         out["left out"] = f"{len(report['removed']):,} of {report['came_in']:,}: {reasons} (data_report.json)"
     if report.get("note"):
         out["note"] = report["note"]
-    if "shift" in report:
-        found = [f"{name.replace('_', ' ')} {largest(value):.3g}" for name, value in report["shift"]["test"].items()]
+    if report.get("shift"):
+        found = [f"{name.replace('_', ' ')} {largest(value):.2g}" for name, value in report["shift"]["test"].items()]
         out["shift"] = f"test against train: {', '.join(found)}"
     return out
 
