@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import TorchCheckpointIO
 
+from src.callbacks.data_report import DataReport
 from src.callbacks.progress import ThrottledProgress
 from src.checkpoint import VerifiedCheckpointIO
 from src.checks import SECTIONS, allowed_prefixes, facts, fail
@@ -130,7 +131,7 @@ class CLI:
         if config["enable_progress_bar"] is False:
             ours = [callback for callback in ours if not isinstance(callback, ThrottledProgress)]
         given = config["callbacks"] or []
-        callbacks = [*(given if isinstance(given, list) else [given]), *ours]
+        callbacks = [*(given if isinstance(given, list) else [given]), *ours, DataReport()]
         logger = config["logger"] if isinstance(config["logger"], (list, Logger)) else False
         return Trainer(**{**config, "callbacks": callbacks, "logger": logger, "enable_progress_bar": False})
 

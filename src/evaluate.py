@@ -4,14 +4,15 @@
     python -m src.evaluate --run_dir logs/digits_cnn/2026-01-31_12-00-00 --split val --checkpoint last
 
 Prints the metrics and writes them to evaluate_<split>.json in the run folder. The run's own config is used; any key
-can be overridden with a flag, such as --data.data_dir or --trainer.accelerator.
+can be overridden with a flag, such as --data.data_dir or --trainer.accelerator. Other data is normalized by what was
+measured on the training data of the run.
 """
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.load import checkpoint_path, run_parser, run_request
+from src.load import run_parser, run_request, trained
 from src.run import run_command, say, write_json
 
 
@@ -23,7 +24,7 @@ def evaluate(args: Sequence[str]) -> int:
     cli.build(logger=False)
     options = request.options
     measure = cli.trainer.validate if options.split == "val" else cli.trainer.test
-    path = checkpoint_path(request, options.checkpoint)
+    path = trained(cli, request)
     metrics = measure(cli.model, datamodule=cli.datamodule, ckpt_path=path, verbose=False)[0]
     write_json(Path(options.run_dir) / f"evaluate_{options.split}.json", {"checkpoint": path.resolve().name, **metrics})
     for name, value in metrics.items():

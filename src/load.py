@@ -54,6 +54,15 @@ def checkpoint_path(request: Request, name: str) -> Path:
     return RunFolder(Path(request.options.run_dir)).checkpoints / f"{name}.ckpt"
 
 
+def trained(cli: "CLI", request: Request) -> Path:
+    """The checkpoint that is asked for; the data module will take on what was fitted on its training data."""
+    from src import checkpoint as files
+
+    path = checkpoint_path(request, request.options.checkpoint)
+    cli.datamodule.fitted = files.load(path).get(type(cli.datamodule).__qualname__)
+    return path
+
+
 def run_parser(name: str, manual: str | None) -> CommandParser:
     """The options of commands that look at a run."""
     parser = command_parser(name, manual)

@@ -3,22 +3,25 @@
     python -m src.predict --run_dir logs/digits_cnn/2026-01-31_12-00-00
     python -m src.predict --run_dir logs/digits_cnn/2026-01-31_12-00-00 --output predictions.parquet --split val
 
-Each row has a sample's id (its place in the split), its target, the predicted class and each class's probability;
-where samples have several labels, a target and a prediction for each. The file is CSV or Parquet, by its ending; by
-default predictions.csv in the run folder.
+Each row has a sample's id (its place in the split) and file if it has one, its target, the predicted class and each
+class's probability; where samples have several labels, a target and a prediction for each. The file is CSV or Parquet,
+by its ending; by default predictions.csv in the run folder.
 """
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow
 from pyarrow import csv, parquet
 
 from src.errors import ConfigError, EnvironmentFault
-from src.load import checkpoint_path, run_parser, run_request
+from src.load import run_parser, run_request, trained
 from src.run import run_command, say
+
+if TYPE_CHECKING:
+    from src.data.module import DataModule
 
 
 def predict(args: Sequence[str]) -> int:
@@ -37,27 +40,31 @@ def predict(args: Sequence[str]) -> int:
         other = " or ".join(f"python -m src.{command}" for command in cli.model.uses)
         raise ConfigError(f"{options.run_dir}: {type(cli.model).__name__} predicts no rows -> {other}")
     cli.datamodule.predict_split = options.split
-    path = checkpoint_path(request, options.checkpoint)
-    table = to_table(cli.trainer.predict(cli.model, datamodule=cli.datamodule, ckpt_path=path))
+    path = trained(cli, request)
+    batches = cli.trainer.predict(cli.model, datamodule=cli.datamodule, ckpt_path=path)
+    table = to_table(batches, cli.datamodule)
     write(table, output)
     say(f"{table.num_rows} predictions: {output}")
     return 0
 
 
-def to_table(batches: Any) -> pyarrow.Table:
-    """Rows of all batches, without padding."""
+def to_table(batches: Any, data: "DataModule") -> pyarrow.Table:
+    """Rows of all batches, without padding; classes by their names, samples with their files where they have some."""
     import torch
 
     joined = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
     real = joined["index"] >= 0
     index, targets, probabilities = (joined[name][real] for name in ("index", "targets", "probabilities"))
+    names = data.statistics.get("class_names") or list(range(probabilities.shape[1]))
+    files = data.sample_names(data.predict_split)
+    columns: dict[str, Any] = {"id": index.numpy()} | ({"file": [files[i] for i in index]} if files else {})
     if targets.ndim == 1:
-        columns = {"id": index, "target": targets, "prediction": probabilities.argmax(1)}
+        columns |= {"target": [names[t] for t in targets], "prediction": [names[t] for t in probabilities.argmax(1)]}
     else:
         found = {"target": targets, "prediction": (probabilities > 0.5).long()}
-        columns = {"id": index, **{f"{n}_{k}": of[:, k] for n, of in found.items() for k in range(of.shape[1])}}
-    columns |= {f"probability_{k}": probabilities[:, k] for k in range(probabilities.shape[1])}
-    return pyarrow.table({name: column.numpy() for name, column in columns.items()})
+        columns |= {f"{kind}_{name}": of[:, k].numpy() for kind, of in found.items() for k, name in enumerate(names)}
+    columns |= {f"probability_{name}": probabilities[:, k].numpy() for k, name in enumerate(names)}
+    return pyarrow.table(columns)
 
 
 def write(table: pyarrow.Table, output: Path) -> None:

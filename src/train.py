@@ -147,7 +147,8 @@ def fit_and_test_once(cli: "CLI", folder: RunFolder, loggers: list[Any]) -> dict
     results = trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=best, verbose=False)
     checkpoints = cli.callback(Checkpoints)
     at_best = {"step": checkpoint.read_manifest(best)["global_step"], checkpoints.monitor: checkpoints.best_score}
-    return {**results[0], "best": at_best, "epochs": epochs, "steps": steps}
+    data = {name: value for name, value in cli.datamodule.report.items() if name.startswith("data/")}
+    return {**results[0], **data, "best": at_best, "epochs": epochs, "steps": steps}
 
 
 def tell(folder: RunFolder, summary: dict[str, Any], uses: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ def test_ten_lines_give_the_same_weights(run, tmp_path):
 
     seed_everything(0)
     network = CNN((8, 8), hidden=16, padding=1, dropout=0.2, batch_norm=True, **data.facts)
+    network.to(memory_format=torch.channels_last)
     matrices, vectors = ([p for p in network.parameters() if (p.ndim > 1) == many] for many in (True, False))
     groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=3e-3, weight_decay=0.05, fused=True)

@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from src.cost import count
+from src.data.report import lines
 from src.models.base import Model
 from src.terminal import console, duration, rows
 
@@ -114,5 +115,6 @@ def plan(trainer: Trainer, model: Model) -> dict[str, str]:
         total = 3 * model.flops_per_sample * data.batch_size * steps
         in_all = f", {count(total, 'FLOP')} in all" if math.isfinite(total) else ""
         table["compute"] = f"{count(model.flops_per_sample, 'FLOP')} a sample forward{in_all}"
+    table |= lines(data.report)
     devices = trainer.num_devices * trainer.num_nodes
     return {**table, "device": f"{devices} x {name}{threads}, precision {trainer.precision}"}

@@ -2,26 +2,57 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor
 
-from src.errors import EnvironmentFault
+from src.errors import DataError, EnvironmentFault
 
-Splits = dict[str, dict[str, np.ndarray]]  # split -> {"x": ..., "targets": ...}
+
+class Rows:
+    """Rows of an array, fetched when they are asked for, so that a set need not fit in memory."""
+
+    def __init__(self, array: np.ndarray, index: np.ndarray) -> None:
+        self.array, self.index = array, index
+        self.dtype, self.shape = array.dtype, (len(index), *array.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        return self.array[self.index[part]]
+
+
+Splits = Mapping[str, Mapping[str, np.ndarray | Rows]]  # split -> {"x": ..., "targets": ...}
+
+
+def files_in(folder: Path) -> list[Path]:
+    """All files below a folder, in order, also through links."""
+    out: list[Path] = []
+    for at, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not is_loop(Path(at), name))
+        out += [Path(at, name) for name in sorted(names)]
+    return out
+
+
+def is_loop(folder: Path, name: str) -> bool:
+    """Whether a link leads to a folder that it lies in."""
+    return (folder / name).is_symlink() and folder.resolve().is_relative_to((folder / name).resolve())
 
 
 def fingerprint(options: dict[str, Any], files: Iterable[Path] = ()) -> str:
     """A key that changes with the options, and with the size or time of any source file."""
-    stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(files)]
+    found = [(os.path.abspath(f), os.stat(f)) for f in sorted(files) if f.exists()]
+    stats = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in found]
     return hashlib.sha256(json.dumps([options, stats], sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -51,17 +82,35 @@ def prepare(cache_dir: Path, name: str, build: Callable[[], tuple[Splits, dict[s
 
 def build_into(tmp: Path, folder: Path, build: Callable[[], tuple[Splits, dict[str, Any]]]) -> None:
     try:
-        splits, report = build()
+        splits, report = built(build)
         for split, arrays in splits.items():
             for name, array in arrays.items():
                 with open(tmp / f"{split}_{name}.npy", "wb") as f:
-                    np.save(f, array)
+                    write(f, array)
                     f.flush()
                     os.fsync(f.fileno())
         (tmp / "report.json").write_text(json.dumps(report, indent=1))
         tmp.rename(folder)
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
+
+
+def built(build: Callable[[], tuple[Splits, dict[str, Any]]]) -> tuple[Splits, dict[str, Any]]:
+    try:
+        return build()
+    except OSError as e:
+        if e.filename is None:  # of a write
+            raise
+        raise DataError(f"{e.filename}: {e.strerror} -> check where the data lies") from e
+
+
+def write(file: BinaryIO, array: np.ndarray | Rows) -> None:
+    """As np.save does, but a part at a time."""
+    header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    step = max(1, 2**24 // max(1, math.prod(array.shape[1:])))
+    for start in range(0, len(array), step):
+        file.write(np.ascontiguousarray(array[start : start + step]).tobytes())
 
 
 def read(folder: Path, split: str, name: str) -> Tensor:

@@ -1,8 +1,8 @@
 """Images: fetched, cleaned, split and packed once; augmented and normalized by the batch, on the device."""
 
 import functools
-import hashlib
 import inspect
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from src import pictures
-from src.data import cache
+from src.data import cache, clean, folder, report
 from src.data.augment import Augmentation, augment
 from src.data.mix import Mix
 from src.data.module import Arrays, Batch, DataModule
@@ -21,17 +21,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Images = tuple[np.ndarray, np.ndarray]  # uint8 [N, C, H, W], int64 [N]
+Place = tuple[str, np.ndarray]  # a split that came in, and rows of it
 
 
 class ImageDataModule(DataModule):
     """Images with one label each.
 
     Args:
-        dataset: `digits` (scikit-learn's 1,797 handwritten digits of 8x8 pixels, which need no download), or a set of
-            torchvision with its official test split.
-        data_dir: where torchvision's sets lie.
+        dataset: `digits` (scikit-learn's 1,797 handwritten digits of 8x8 pixels, which need no download), a set of
+            torchvision with its official test split, or `folder`: image files in `data_dir`.
+        data_dir: where torchvision's sets lie; for `folder` it holds `train/CLASS/`, `test/CLASS/` and perhaps
+            `val/CLASS/`, or `CLASS/` alone, with images of any usual kind.
         download: fetch a torchvision set that is not in `data_dir`.
         val_frac: share of the training samples held out for validation, the same share of each class.
+        test_frac: share held out for testing where a folder has no `test`, the same share of each class.
+        image_size: height and width to which the images of a folder are brought, by their shorter side and then
+            their centre; by default as they are, or where they differ or are large, squares of the median shorter
+            side, at most 224.
+        invalid: whether a file or label that cannot be used is an `error`, or left out (`skip`) and listed in the
+            report. Duplicates, and training images that are also in test, are always left out.
+        max_skipped_frac: the largest share of samples that may be left out as invalid.
         channels: 1 or 3; a grey image is repeated to make 3. By default as the images are.
         normalize: subtract the mean and divide by the standard deviation of each channel, measured on train alone.
         augment: operations on the training images, in this order.
@@ -48,10 +57,14 @@ class ImageDataModule(DataModule):
 
     def __init__(
         self,
-        dataset: Literal["digits", "MNIST", "FashionMNIST", "CIFAR10", "CIFAR100"] = "digits",
+        dataset: Literal["digits", "folder", "MNIST", "FashionMNIST", "CIFAR10", "CIFAR100"] = "digits",
         data_dir: str = "data",
         download: bool = False,
         val_frac: float = 0.1,
+        test_frac: float = 0.2,
+        image_size: tuple[int, int] | None = None,
+        invalid: Literal["error", "skip"] = "error",
+        max_skipped_frac: float = 0.05,
         channels: Literal[1, 3] | None = None,
         normalize: bool = True,
         augment: list[Augmentation] | None = None,
@@ -68,37 +81,80 @@ class ImageDataModule(DataModule):
         super().__init__(
             batch_size, micro_batch_size, num_workers, seed, cache_dir, worker_timeout_sec, auto_micro_batch
         )
-        if not 0 < val_frac < 1:
-            raise ConfigError(f"data.val_frac: {val_frac} is not between 0 and 1")
+        for name, share in (("val_frac", val_frac), ("test_frac", test_frac)):
+            if not 0 < share < 1:
+                raise ConfigError(f"data.{name}: {share} is not between 0 and 1")
+        if image_size and (dataset != "folder" or min(image_size) < 1):
+            raise ConfigError(
+                f"data.image_size: {list(image_size)} -> give height and width, for data.dataset folder only"
+            )
         self.dataset, self.data_dir, self.download = dataset, Path(data_dir), download
-        self.val_frac, self.channels, self.normalize = val_frac, channels, normalize
+        self.val_frac, self.test_frac, self.image_size = val_frac, test_frac, image_size
+        self.invalid, self.max_skipped_frac = invalid, max_skipped_frac
+        self.channels, self.normalize = channels, normalize
         self.augment, self.mix, self.balance = augment or [], mix, balance
+        self.prepared: Path | None = None
+        self.class_names: list[str] = []  # a `load` may set it; else classes are called by their numbers
 
     def prepare_data(self) -> None:
         self.prepare()
 
     def prepare(self) -> Path:
         """The folder of the prepared data; built by whoever comes first."""
-        source = [inspect.getsource(inspect.getmodule(kind) or kind) for kind in (type(self), ImageDataModule)]
-        options = {"dataset": self.dataset, "val_frac": self.val_frac, "source": source}
-        files = [] if self.dataset == "digits" else [f for f in self.data_dir.rglob("*") if f.is_file()]
+        if self.prepared:
+            return self.prepared
+        modules = {type(self).__module__, __name__, clean.__name__, folder.__name__, report.__name__}
+        names = ("dataset", "val_frac", "test_frac", "image_size", "invalid", "max_skipped_frac")
+        options = {name: getattr(self, name) for name in names} | {
+            "source": [inspect.getsource(sys.modules[m]) for m in sorted(modules)]
+        }
+        files = [] if self.dataset == "digits" else cache.files_in(self.data_dir)
         name = f"{type(self).__name__}-{self.dataset}-{cache.fingerprint(options, files)}"
-        return cache.prepare(self.cache_dir, name, self.build)
+        self.prepared = cache.prepare(self.cache_dir, name, self.build)
+        return self.prepared
 
     def load(self) -> tuple[Images, Images]:
         """Training and test images; a data set of your own overrides this."""
         return digits() if self.dataset == "digits" else self.torchvision_set()
 
     def build(self) -> tuple[cache.Splits, dict[str, Any]]:
-        (x, targets), test = self.load()
-        train, val = stratified(targets, self.val_frac)
-        kept, removed = without(images_of=x[train], seen_in=test[0])
-        splits = {
-            "train": {"x": x[train][kept], "targets": targets[train][kept]},
-            "val": {"x": x[val], "targets": targets[val]},
-            "test": {"x": test[0], "targets": test[1]},
-        }
-        return splits, make_report(splits, removed)
+        cleaning = report.Cleaning(self.invalid, self.max_skipped_frac)
+        if self.dataset == "folder":
+            samples, told = folder.read(self.data_dir, self.image_size, self.cache_dir, cleaning)
+            class_names, came_in = told["class_names"], told["came_in"]
+        else:
+            train, test = self.load()
+            samples = clean.from_arrays({"train": train, "test": test}, len(self.class_names) or None, cleaning)
+            num_classes = int(samples["train"].targets.max(initial=-1)) + 1
+            class_names, told = self.class_names or [str(k) for k in range(num_classes)], {}
+            came_in = len(train[0]) + len(test[0])
+        places = self.divide(samples, clean.without_copies(samples, cleaning))
+        splits = {split: taken(samples[source], index) for split, (source, index) in places.items()}
+        return splits, told | self.describe(splits, class_names) | cleaning.report(came_in)
+
+    def divide(self, samples: dict[str, clean.Samples], kept: dict[str, np.ndarray]) -> dict[str, Place]:
+        """Where the samples of each split come from; test and val are held out of train where they are not given."""
+        places: dict[str, Place] = {split: (split, index) for split, index in kept.items()}
+        for split, share in (("test", self.test_frac), ("val", self.val_frac)):
+            if split not in places:
+                index = places["train"][1]
+                rest, part = stratified(samples["train"].targets[index], share, f"data.{split}_frac")
+                places |= {"train": ("train", index[rest]), split: ("train", index[part])}
+        return {split: places[split] for split in report.SPLITS}
+
+    def describe(self, splits: dict[str, dict[str, Any]], class_names: list[str]) -> dict[str, Any]:
+        """The data report's figures.
+
+        Raises:
+            DataError: a class has no training sample.
+        """
+        out: dict[str, Any] = {"num_classes": len(class_names), "class_names": class_names}
+        for split, arrays in splits.items():
+            out[split] = report.image_split(arrays["x"], arrays["targets"], len(class_names))
+        if 0 in out["train"]["per_class"]:
+            name = class_names[out["train"]["per_class"].index(0)]
+            raise DataError(f"class {name}: train has no usable sample of it -> add some, or take the class out")
+        return out | {"shift": report.image_shift(out)}
 
     def torchvision_set(self) -> tuple[Images, Images]:
         import torchvision
@@ -109,15 +165,16 @@ class ImageDataModule(DataModule):
         except (RuntimeError, OSError) as e:
             hint = "a download needs a network" if self.download else "give data.data_dir, or --data.download true"
             raise DataError(f"{self.dataset} in {self.data_dir}: {str(e).splitlines()[0]} -> {hint}") from e
+        self.class_names = [name.partition(" - ")[0] for name in train.classes]  # MNIST's are like "7 - seven"
         return to_images(train), to_images(test)
 
     def setup(self, stage: str) -> None:
         if self.splits:
             return
-        folder = self.prepare()
-        self.report = cache.report(folder)
-        for split in ("train", "val", "test"):
-            self.splits[split] = Arrays(cache.read(folder, split, "x"), cache.read(folder, split, "targets"))
+        prepared = self.prepare()
+        self.report = cache.report(prepared)
+        for split in report.SPLITS:
+            self.splits[split] = Arrays(cache.read(prepared, split, "x"), cache.read(prepared, split, "targets"))
         self.check_sizes()
         _, channels, *image_size = self.splits["train"].x.shape
         self.facts = {
@@ -125,9 +182,34 @@ class ImageDataModule(DataModule):
             "in_channels": self.channels or channels,
             "image_size": tuple(image_size),
         }
-        self.statistics = {"mean": self.report["train"]["mean"], "std": self.report["train"]["std"]}
+        self.statistics = {name: self.report["train"][name] for name in ("mean", "std")}
+        self.statistics["class_names"] = self.report["class_names"]
         if channels > self.facts["in_channels"]:
             raise ConfigError(f"data.channels: the images have {channels} -> take {channels}, or leave it out")
+        if self.fitted:
+            self.adopt(self.fitted)
+
+    def sample_names(self, split: str) -> list[str]:
+        if self.dataset != "folder":
+            return []
+        return [name.decode() for name in np.load(self.prepare() / f"{split}_names.npy")]
+
+    def adopt(self, state: dict[str, Any]) -> None:
+        """Raises DataError where these images or classes are none that the model knows."""
+        facts, names = state["facts"], state["statistics"]["class_names"]
+        _, channels, *size = self.splits["train"].x.shape
+        if size != list(facts["image_size"]):
+            wanted = list(facts["image_size"])
+            raise DataError(f"the model takes images of {wanted}, these are {size} -> --data.image_size {wanted}")
+        if channels > facts["in_channels"]:
+            raise DataError(f"the model takes {facts['in_channels']} channels, these images have {channels}")
+        own = self.statistics["class_names"]
+        if unknown := [name for name in own if name not in names]:
+            raise DataError(f"the model knows no class {unknown[0]} -> leave its folder out; it knows {names}")
+        places = torch.tensor([names.index(name) for name in own])
+        for arrays in self.splits.values():
+            arrays.targets = places[arrays.targets]
+        super().adopt(state)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Whole batch, on the device: x uint8 [N, C, H, W] -> float32, augmented and mixed in training, normalized."""
@@ -139,7 +221,9 @@ class ImageDataModule(DataModule):
         return {**batch, "x": self.standardize(batch["x"])}
 
     def picture(self, batch: Batch) -> "Figure":
-        return pictures.images(batch["x"].cpu().numpy(), [str(int(t)) for t in batch["targets"]])
+        names = self.statistics["class_names"]
+        labels = [t.nonzero().flatten().tolist() if t.ndim else [int(t)] for t in batch["targets"]]
+        return pictures.images(batch["x"].cpu().numpy(), [", ".join(names[k] for k in few) for few in labels])
 
     def standardize(self, x: Tensor) -> Tensor:
         """x [N, C, H, W] in [0, 1] -> what the network gets: standardized by train's statistics, grey repeated."""
@@ -171,7 +255,7 @@ def to_images(dataset: Any) -> Images:
     return np.ascontiguousarray(x), targets
 
 
-def stratified(targets: np.ndarray, frac: float) -> tuple[np.ndarray, np.ndarray]:
+def stratified(targets: np.ndarray, frac: float, key: str = "data.val_frac") -> tuple[np.ndarray, np.ndarray]:
     """Indices of the rest and of a share of each class; always the same ones.
 
     Raises:
@@ -182,27 +266,10 @@ def stratified(targets: np.ndarray, frac: float) -> tuple[np.ndarray, np.ndarray
     try:
         rest, part = train_test_split(np.arange(len(targets)), test_size=frac, stratify=targets, random_state=0)
     except ValueError as e:
-        raise DataError(f"the data cannot be split with data.val_frac {frac}: {e}") from e
+        raise DataError(f"the data cannot be split with {key} {frac}: {e}") from e
     return np.sort(rest), np.sort(part)
 
 
-def without(images_of: np.ndarray, seen_in: np.ndarray) -> tuple[np.ndarray, int]:
-    """Which training images to keep, and how many are left out because the very same image is in the test split."""
-    test = {hashlib.sha256(image.tobytes()).digest() for image in seen_in}
-    kept = np.array([hashlib.sha256(image.tobytes()).digest() not in test for image in images_of])
-    return kept, int((~kept).sum())
-
-
-def make_report(splits: cache.Splits, removed: int) -> dict[str, Any]:
-    """What each split holds: samples, per class, mean and standard deviation of each channel in [0, 1]."""
-    num_classes = int(max(s["targets"].max() for s in splits.values())) + 1
-    report: dict[str, Any] = {"num_classes": num_classes, "removed": {"train image also in test": removed}}
-    for split, arrays in splits.items():
-        x = arrays["x"].astype(np.float32) / 255
-        report[split] = {
-            "samples": len(x),
-            "per_class": np.bincount(arrays["targets"], minlength=num_classes).tolist(),
-            "mean": x.mean(axis=(0, 2, 3), dtype=np.float64).tolist(),
-            "std": np.maximum(x.std(axis=(0, 2, 3), dtype=np.float64), 1e-8).tolist(),
-        }
-    return report
+def taken(samples: clean.Samples, index: np.ndarray) -> dict[str, Any]:
+    names = np.array([samples.names[i].encode() for i in index])
+    return {"x": cache.Rows(samples.x, index), "targets": samples.targets[index], "names": names}

@@ -52,6 +52,7 @@ class DataModule(LightningDataModule):
         self.facts: dict[str, Any] = {}
         self.statistics: dict[str, Any] = {}
         self.report: dict[str, Any] = {}
+        self.fitted: dict[str, Any] | None = None  # the state of a checkpoint, for `setup` to adopt
         if batch_size < 1:
             raise ConfigError(f"data.batch_size: {batch_size} is less than 1")
         if num_workers < 0:
@@ -142,19 +143,30 @@ class DataModule(LightningDataModule):
         """Samples as the network gets them, for `samples.png`."""
         return None
 
+    def sample_names(self, split: str) -> list[str]:
+        """The files of a split's samples, if each is a file."""
+        return []
+
     def state_dict(self) -> dict[str, Any]:
         return {"facts": self.facts, "statistics": self.statistics, "num_samples": self.num_samples}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Refuse to go on with other data.
+        """Refuse to train on with other data; evaluation takes other data, with the checkpoint's statistics.
 
         Raises:
             DataError: facts, statistics or sizes differ from those of the checkpoint.
         """
+        if self.trainer and self.trainer.state.fn != "fit":
+            self.adopt(state)
+            return
         for name, now in self.state_dict().items():
             if state[name] != now:
                 before, after = (str(value)[:100] for value in (state[name], now))
                 raise DataError(f"the data has changed since this run began: {name} was {before}, now {after}")
+
+    def adopt(self, state: dict[str, Any]) -> None:
+        """Take on what was fitted on the training data of a checkpoint, in place of what was fitted on this data."""
+        self.facts, self.statistics = state["facts"], state["statistics"]
 
     @property
     def num_samples(self) -> dict[str, int]:

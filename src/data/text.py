@@ -1,8 +1,9 @@
 """Text: read, cleaned, split, made tokens and packed once; taken by the batch from a memory map."""
 
+import codecs
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,8 +14,10 @@ from torch.utils.data import Dataset
 
 from src import pictures
 from src.data import cache
+from src.data.cache import files_in
 from src.data.module import Batch, DataModule, Loader
 from src.data.order import TrainOrder, key
+from src.data.report import SPLITS, Cleaning, text_shift, text_split
 from src.data.tokens import decode, encode, make_tokenizer, vocabulary_size
 from src.errors import ConfigError, DataError
 
@@ -24,7 +27,6 @@ if TYPE_CHECKING:
 SUFFIXES = (".txt", ".md", ".rst", ".py")
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 IGNORED = -100  # cross_entropy's own mark of targets that do not count
-SPLITS = ("train", "val", "test")
 
 
 class Windows(Dataset):
@@ -129,46 +131,33 @@ class TextDataModule(DataModule):
     def prepare(self) -> Path:
         paths = source_files(self.files) if self.files is not None else []
         names = ("tokenizer", "vocab_size", "split_by", "fractions", "invalid", "max_skipped_frac")
-        options = {name: getattr(self, name) for name in names} | {"version": 1, "files": self.files is not None}
+        options = {name: getattr(self, name) for name in names} | {"version": 2, "files": self.files is not None}
         if self.files is None:
             options["topics"] = hashlib.sha256("".join(topics().values()).encode()).hexdigest()
         return cache.prepare(self.cache_dir, f"text-{cache.fingerprint(options, paths)}", lambda: self.build(paths))
 
     def build(self, paths: list[Path]) -> tuple[cache.Splits, dict[str, Any]]:
-        removed: list[dict[str, str]] = []
-        texts = self.read(paths, removed) if self.files is not None else topics()
-        documents, num_control = cleaned(texts, removed)
-        texts = divide(list(documents.values()), self.split_by, *self.fractions)
-        tokenizer = make_tokenizer(self.tokenizer, texts, self.vocab_size)
-        tokens = {split: encode(tokenizer, text) for split, text in texts.items()}
+        cleaning = Cleaning(self.invalid, self.max_skipped_frac)
+        texts = read(paths, cleaning) if self.files is not None else topics()
+        came_in = len(texts) + len(cleaning.skipped)
+        cleaning.check_limit(came_in)
+        documents, num_control = cleaned(texts, cleaning)
+        parts = divide(list(documents.values()), self.split_by, *self.fractions)
+        tokenizer = make_tokenizer(self.tokenizer, parts, self.vocab_size)
+        tokens = {split: encode(tokenizer, text) for split, text in parts.items()}
         size = vocabulary_size(tokenizer)
         dtype = next(d for d in (np.uint8, np.uint16, np.uint32) if size - 1 <= np.iinfo(d).max)
-        report: dict[str, Any] = {"documents": len(documents), "removed": removed, "control_characters": num_control}
-        report |= {"tokenizer": tokenizer, "vocab_size": size}
+        report: dict[str, Any] = {"documents": len(documents), "control_characters": num_control}
+        if self.split_by == "position":
+            report["documents_in_two_splits"] = num_cut(documents.values(), parts)
+        report |= {"tokenizer": tokenizer, "vocab_size": size, **cleaning.report(came_in)}
         splits, before = {}, tokens["train"][:1]
         for split, own in tokens.items():
             row = own if split == "train" else np.concatenate([before, own])
             splits[split], before = {"tokens": row.astype(dtype)}, own[-1:]
-            num_bytes = len(texts[split].encode())
-            report[split] = {"tokens": len(own), "bytes": num_bytes, "bytes_per_token": num_bytes / max(1, len(own))}
-        return splits, report
-
-    def read(self, paths: list[Path], removed: list[dict[str, str]]) -> dict[str, str]:
-        """Raises DataError where a file is not UTF-8, or too many are left out."""
-        out = {}
-        for path in paths:
-            try:
-                out[str(path)] = path.read_bytes().decode("utf-8")
-            except UnicodeDecodeError as e:
-                if self.invalid == "error":
-                    how = "save it as UTF-8, or leave it out with --data.invalid skip"
-                    raise DataError(f"{path}: not UTF-8 at byte {e.start} -> {how}") from e
-                removed.append({"file": str(path), "reason": f"not UTF-8 at byte {e.start}"})
-            except OSError as e:
-                raise DataError(f"{path}: {e.strerror} -> check data.files") from e
-        if len(removed) > self.max_skipped_frac * len(paths):
-            raise DataError(f"{len(removed)} of {len(paths)} files are not UTF-8 -> see {removed[0]['file']}")
-        return out
+            report[split] = text_split(parts[split], own)
+        held_out = {split: text_shift(parts, tokens, split) for split in ("val", "test") if parts[split]}
+        return splits, report | {"shift": {"test": held_out.get("test", held_out.get("val", {})), **held_out}}
 
     def setup(self, stage: str) -> None:
         if self.splits:
@@ -184,6 +173,19 @@ class TextDataModule(DataModule):
         self.check_sizes()
         self.facts = {"vocab_size": self.report["vocab_size"], "seq_len": self.seq_len}
         self.statistics = {"tokenizer": self.report["tokenizer"]}
+        if self.fitted:
+            self.adopt(self.fitted)
+
+    def adopt(self, state: dict[str, Any]) -> None:
+        """Make the text tokens of the checkpoint's tokenizer; raises DataError where it cannot."""
+        own, other = self.statistics["tokenizer"], state["statistics"]["tokenizer"]
+        for split in ("val", "test") if own != other else ():
+            text = decode(own, self.splits[split].tokens[1:].tolist())  # type: ignore[attr-defined]
+            tokens = encode(other, text)
+            row = torch.from_numpy(np.concatenate([tokens[:1], tokens]))
+            self.splits[split] = Windows(row, self.seq_len, self.seq_len)  # type: ignore[assignment]
+            self.report[split]["bytes_per_token"] = len(text.encode()) / len(tokens)
+        super().adopt(state)
 
     def bytes_per_token(self, split: str) -> float:
         return self.report["val" if split == "test" and not self.fractions[1] else split]["bytes_per_token"]
@@ -210,9 +212,7 @@ def source_files(files: list[str]) -> list[Path]:
         path = Path(name)
         if not path.exists():
             raise DataError(f"data.files: {path} is not there -> name text files or folders")
-        found = (
-            [f for f in sorted(path.rglob("*")) if f.suffix in SUFFIXES and f.is_file()] if path.is_dir() else [path]
-        )
+        found = [f for f in files_in(path) if is_text(f.relative_to(path))] if path.is_dir() else [path]
         if not found:
             raise DataError(f"data.files: {path} has no {', '.join(SUFFIXES)} file -> name another folder")
         out += found
@@ -221,28 +221,55 @@ def source_files(files: list[str]) -> list[Path]:
     return list(dict.fromkeys(out))
 
 
-def cleaned(texts: dict[str, str], removed: list[dict[str, str]]) -> tuple[dict[str, str], int]:
+def is_text(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
+
+
+def read(paths: list[Path], cleaning: Cleaning) -> dict[str, str]:
+    """The text of each file; raises DataError where one is not UTF-8 or cannot be read."""
+    out = {}
+    for path in paths:
+        try:
+            data = path.read_bytes()
+            out[str(path)] = data.decode("utf-8-sig").replace("\r\n", "\n")
+        except UnicodeDecodeError as e:
+            kind = "UTF-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "not UTF-8"
+            reason = f"{kind}: in line {data[: e.start].count(10) + 1}, at byte {e.start}"
+            cleaning.skip("", str(path), reason, "save it as UTF-8")
+        except OSError as e:
+            raise DataError(f"{path}: {e.strerror} -> check data.files") from e
+    return out
+
+
+def cleaned(texts: dict[str, str], cleaning: Cleaning) -> tuple[dict[str, str], int]:
     """Documents that are neither empty nor seen before, without control characters, and how many of those there were.
 
     Raises:
         DataError: nothing is left.
     """
     out: dict[str, str] = {}
-    seen: dict[str, str] = {}
+    seen: dict[bytes, str] = {}
     num_control = 0
     for name, text in texts.items():
-        text, n = CONTROL.subn("", text.removeprefix("\ufeff"))
-        digest = hashlib.sha256(text.encode()).hexdigest()
+        text, n = CONTROL.subn("", text)
         num_control += n
+        first = seen.setdefault(hashlib.sha256(text.encode()).digest(), name)
         if not text.strip():
-            removed.append({"file": name, "reason": "empty"})
-        elif digest in seen:
-            removed.append({"file": name, "reason": f"same as {seen[digest]}"})
+            cleaning.remove("", name, "empty")
+        elif first != name:
+            cleaning.remove("", name, "duplicate", first)
         else:
-            seen[digest], out[name] = name, text
+            out[name] = text
     if not out:
         raise DataError("data.files: no text is left after cleaning -> name files that are not empty")
     return out, num_control
+
+
+def num_cut(documents: Iterable[str], parts: dict[str, str]) -> int:
+    """How many documents lie in more than one split."""
+    starts = np.cumsum([0, *(len(text) + 1 for text in documents)])
+    borders = np.cumsum([len(parts["train"]), len(parts["val"])])
+    return len({int(np.searchsorted(starts, b)) for b in borders if b not in starts and b < starts[-1] - 1})
 
 
 def divide(documents: list[str], split_by: str, val_frac: float, test_frac: float) -> dict[str, str]:

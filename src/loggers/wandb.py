@@ -82,6 +82,10 @@ class RunLogger(WandbLogger):
         if not self.broken:
             self.attempt(lambda: super(RunLogger, self).log_image(key, images, **kwargs))
 
+    def log_table(self, key: str, **kwargs: Any) -> None:  # type: ignore[override]
+        if not self.broken:
+            self.attempt(lambda: super(RunLogger, self).log_table(key, **kwargs))
+
     def attempt(self, act: Callable[[], None]) -> None:
         try:
             act()

@@ -221,6 +221,14 @@ def accepted(factory: Callable[..., Any]) -> set[str]:
     return set(add(target, fail_untyped=False))
 
 
+def channels_last(network: nn.Module) -> nn.Module:
+    """The kernels of 2-d convolutions with channels innermost: the whole network then computes so, which is faster."""
+    for p in network.parameters():
+        if p.dim() == 4:  # Module.to(memory_format=...) would fail at 3-d convolutions
+            p.data = p.data.to(memory_format=torch.channels_last)
+    return network
+
+
 def build_network(factory: Callable[..., nn.Module], facts: dict[str, Any]) -> nn.Module:
     """The network, with those facts of the data that it takes.
 
@@ -233,6 +241,6 @@ def build_network(factory: Callable[..., nn.Module], facts: dict[str, Any]) -> n
         if name in stated and stated[name] != value:
             raise ConfigError(f"model.network.{name}: {stated[name]} in the config, {value} in the data -> drop it")
     try:
-        return factory(**used)
+        return channels_last(factory(**used))
     except (TypeError, ValueError) as e:
         raise ConfigError(f"model.network: {e} (from the data: {used})") from e

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.image import ImageDataModule, make_report, stratified, without
+from src.data.image import ImageDataModule, stratified
 from src.errors import ConfigError, DataError
 
 
@@ -34,6 +34,7 @@ def test_facts_and_statistics_come_from_the_data(digits):
     x = digits.splits["train"].x.double() / 255
     assert digits.statistics["mean"] == pytest.approx([x.mean().item()])
     assert digits.statistics["std"] == pytest.approx([x.std(correction=0).item()])
+    assert digits.statistics["class_names"] == [str(k) for k in range(10)]
 
 
 def test_standardized_train_has_mean_0_and_deviation_1(digits):
@@ -58,6 +59,7 @@ def test_mnist_from_its_files(data_dir, tmp_path):
     assert data.num_samples == {"train": 54_000, "val": 6_000, "test": 10_000}
     assert data.facts == {"num_classes": 10, "in_channels": 1, "image_size": (28, 28)}
     assert data.statistics["mean"] == pytest.approx([0.1307], abs=1e-3)
+    assert data.report["removed"] == []
 
 
 def test_a_set_that_is_not_there_is_one_line(tmp_path):
@@ -65,29 +67,131 @@ def test_a_set_that_is_not_there_is_one_line(tmp_path):
         ImageDataModule("MNIST", data_dir=str(tmp_path / "none"), cache_dir=str(tmp_path)).setup("fit")
 
 
-def test_a_test_image_in_train_is_left_out():
-    x = np.arange(12, dtype=np.uint8).reshape(3, 1, 2, 2)
-    kept, removed = without(images_of=x, seen_in=x[1:2])
-    assert kept.tolist() == [True, False, True]
-    assert removed == 1
-
-
-def test_report_measures_each_split():
-    x = np.array([[[[0, 255]]], [[[255, 255]]]], dtype=np.uint8)
-    split = {"x": x, "targets": np.array([0, 2])}
-    report = make_report({"train": split, "val": split, "test": split}, removed=0)
-    assert report["num_classes"] == 3
-    assert report["train"]["per_class"] == [1, 0, 1]
-    assert report["train"]["mean"] == [0.75]
-    assert report["train"]["std"] == pytest.approx([np.sqrt(0.1875)])
-
-
 def test_a_class_with_one_sample_cannot_be_split():
-    with pytest.raises(DataError, match="least populated"):
+    with pytest.raises(DataError, match=r"data.val_frac 0.5: .*least populated"):
         stratified(np.array([0, 0, 0, 0, 1]), 0.5)
 
 
-@pytest.mark.parametrize("val_frac", [0, 1, -0.5, 2])
-def test_val_frac_is_a_share(val_frac):
-    with pytest.raises(ConfigError, match=r"data.val_frac"):
-        ImageDataModule(val_frac=val_frac)
+@pytest.mark.parametrize("options", [{"val_frac": f} for f in (0, 1, -0.5, 2)] + [{"test_frac": 1.5}])
+def test_fractions_are_shares(options):
+    with pytest.raises(ConfigError, match=f"data.{next(iter(options))}"):
+        ImageDataModule(**options)
+
+
+def test_image_size_is_for_folders():
+    with pytest.raises(ConfigError, match=r"data.image_size"):
+        ImageDataModule(image_size=(8, 8))
+
+
+class Own(ImageDataModule):
+    """Two classes of random images; `given` is what a test makes of them."""
+
+    given = None
+
+    def load(self):
+        return self.given
+
+
+@pytest.fixture
+def own(tmp_path):
+    def make(change=lambda sets: None, **options):
+        rng = np.random.default_rng(0)
+        sets = {"x": rng.integers(0, 256, (40, 1, 4, 4), dtype=np.uint8), "y": np.arange(40) % 2}
+        sets |= {"x_test": rng.integers(0, 256, (8, 1, 4, 4), dtype=np.uint8), "y_test": np.arange(8) % 2}
+        change(sets)
+        module = Own(cache_dir=str(tmp_path), batch_size=8, **options)
+        module.given = (sets["x"], sets["y"]), (sets["x_test"], sets["y_test"])
+        module.setup("fit")
+        return module
+
+    return make
+
+
+def put(name, value, row=None):
+    def change(sets):
+        if row is None:
+            sets[name] = value(sets[name]) if callable(value) else value
+        else:
+            sets[name][row] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (put("y", -1, 3), "train row 3: label out of range: -1 is not in 0..1 -> number the classes"),
+        (put("y", 7, 5), "train row 5: label out of range: 7 is not in 0..1"),
+        (put("y_test", 2, 1), "test row 1: label out of range: 2 is not in 0..1"),
+        (put("y", lambda y: y + 1), "train: no sample has label 0 -> number the classes"),
+        (put("y", lambda y: y[:, None]), r"train: labels are \[40, 1\] -> give one whole number"),
+        (put("y", lambda y: y.astype(np.float32)), "train row 0: label 0.0 is float32 -> give int64"),
+        (put("y", lambda y: np.where(y > 0, y, np.nan)), "train row 0: label nan is float64"),
+        (put("y", lambda y: y + 0.5 * (np.arange(40) == 6)), "train row 6: label 0.5 is float64"),
+        (put("y", lambda y: y.astype(str)), "train row 0: label 0 is <U21"),
+        (put("y", lambda y: y[:-1]), "train: 40 images, but 39 labels"),
+        (put("y", lambda y: y * 0), r"one class only \(0\)"),
+        (put("x", lambda x: x / 255), r"train: images are float64 \[40, 1, 4, 4\] -> give uint8 \[N, C, H, W\]"),
+        (put("x", lambda x: x[:, 0]), r"train: images are uint8 \[40, 4, 4\]"),
+        (put("x_test", lambda x: x[:, :, :3]), r"images differ in shape: train \[1, 4, 4\], test \[1, 3, 4\]"),
+        (put("x_test", lambda x: x[:0]), "test: 0 images, but 8 labels"),
+        (lambda sets: sets.update(x=sets["x"][:0], y=sets["y"][:0]), "the train split is empty"),
+        (put("x", lambda x: [x[0], x[1][:, :2]]), "train: no pair of images and labels"),
+    ],
+)
+def test_arrays_that_cannot_be_used_are_refused(own, change, message):
+    with pytest.raises(DataError, match=message):
+        own(change)
+
+
+def test_invalid_labels_can_be_left_out_up_to_a_limit(own):
+    data = own(put("y", -1, slice(0, 2)), invalid="skip")
+    assert [(r["file"], r["reason"]) for r in data.report["removed"]] == [
+        ("train row 0", "label out of range"),
+        ("train row 1", "label out of range"),
+    ]
+    assert data.report["data/missing_frac"] == 2 / 48
+    assert sum(data.num_samples.values()) == 46
+    with pytest.raises(DataError, match=r"3 of 48 samples cannot be used, .*max_skipped_frac 0.05; .*train row 0"):
+        own(put("y", -1, slice(0, 3)), invalid="skip", val_frac=0.2)
+
+
+def test_copies_go_and_test_stays(own):
+    def copy(sets):
+        sets["x"][4] = sets["x"][2]  # the same label: one of them stays
+        sets["x"][7] = sets["x"][6]  # another label: both go
+        sets["x"][9], sets["x"][11] = sets["x_test"][1], sets["x_test"][2]  # in test
+        sets["x_test"][4] = sets["x_test"][2]
+
+    data = own(copy)
+    found = {r["file"]: (r["reason"], r["detail"]) for r in data.report["removed"]}
+    assert found == {
+        "train row 4": ("duplicate", "train row 2"),
+        "train row 6": ("two labels", "first seen as train row 6"),
+        "train row 7": ("two labels", "first seen as train row 6"),
+        "train row 9": ("also in test", "test row 1"),
+        "train row 11": ("also in test", "test row 2"),
+    }
+    assert data.report["removed_counts"] == {"two labels": 2, "also in test": 2, "duplicate": 1}
+    assert data.report["data/duplicate_frac"] == 5 / 48
+    assert sum(data.num_samples[s] for s in ("train", "val")) == 35
+    assert data.num_samples["test"] == 8
+
+
+def test_statistics_do_not_know_test_or_val(own):
+    before, after = own().statistics, own(put("x_test", 255, slice(0, 8)), val_frac=0.1).statistics
+    assert before == after
+    data = own(val_frac=0.25)
+    x = data.splits["train"].x.double() / 255
+    assert data.statistics["mean"] == pytest.approx([x.mean().item()])
+
+
+def test_shift_between_train_and_test_is_measured(own):
+    def shift(sets):
+        sets["x_test"] = (sets["x_test"] // 4 + 192).astype(np.uint8)
+        sets["y_test"][:] = 0
+
+    report = own(shift).report
+    assert report["shift"]["test"]["mean"][0] > 1
+    assert report["shift"]["test"]["class_shares"] == pytest.approx(0.5, abs=0.02)
+    assert abs(report["shift"]["val"]["mean"][0]) < 0.5

@@ -59,20 +59,53 @@ def test_training_windows_move_from_epoch_to_epoch():
 
 
 def test_what_is_removed_is_reported(make, tmp_path):
-    (tmp_path / "b.md").write_text(TEXT)
-    (tmp_path / "c.txt").write_text(" \n")
-    (tmp_path / "d.txt").write_bytes(b"abc\xff")
+    (tmp_path / "b.md").write_bytes(b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode())
+    (tmp_path / "c.TXT").write_text(" \n")
+    (tmp_path / "d.txt").write_bytes("ab\nÄ".encode("latin-1"))
+    (tmp_path / "e.txt").write_bytes(TEXT.encode("utf-16"))
+    (tmp_path / "._a.txt").write_bytes(b"\xff")
     data = make(("\x00" + TEXT).encode(), invalid="skip", max_skipped_frac=0.5)
-    reasons = {os.path.basename(r["file"]): r["reason"].split(" /")[0] for r in data.report["removed"]}
-    assert reasons == {"b.md": "same as", "c.txt": "empty", "d.txt": "not UTF-8 at byte 3"}
+    found = {os.path.basename(r["file"]): (r["reason"], r["detail"]) for r in data.report["removed"]}
+    assert found == {
+        "b.md": ("duplicate", str(tmp_path / "a.txt")),
+        "c.TXT": ("empty", ""),
+        "d.txt": ("not UTF-8", "in line 2, at byte 3"),
+        "e.txt": ("UTF-16", "in line 1, at byte 0"),
+    }
     assert data.report["control_characters"] == 1
+    assert data.report["came_in"] == 5
+    assert data.report["data/missing_frac"] == 2 / 5
+    assert data.report["data/duplicate_frac"] == 1 / 5
+
+
+def test_shift_and_leakage_are_measured(make, tmp_path):
+    (tmp_path / "b.md").write_text("zz zz zz " * 30 + "\n" + TEXT[:36] * 10)
+    report = make(tokenizer="bytes", val_frac=0.2).report
+    assert report["shift"]["test"] == report["shift"]["val"]
+    assert report["shift"]["val"]["unseen_tokens"] == 0
+    assert 0.1 < report["shift"]["val"]["token_shares"] < 1
+    assert report["documents_in_two_splits"] == 1
+    (tmp_path / "b.md").write_text("The quick brown fox jumps over the lazy dog, and on.\n" * 40)
+    assert make(tokenizer="bytes", val_frac=0.1).report["shift"]["val"]["lines_in_train"] > 0.9
+
+
+def test_evaluation_takes_the_checkpoints_tokenizer(make):
+    theirs = make((TEXT + "~" * 3 + TEXT).encode())
+    own = make()
+    assert own.statistics != theirs.statistics
+    own.adopt(theirs.state_dict())
+    assert own.facts == theirs.facts
+    targets = torch.cat([batch["targets"].flatten() for batch in own.eval_loader("val")])
+    assert decode(theirs.statistics["tokenizer"], targets[targets >= 0].tolist()) == TEXT[int(len(TEXT) * 0.9) :]
+    assert own.bytes_per_token("test") == 1
 
 
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        (b"abc\xff", {}, "a.txt: not UTF-8 at byte 3"),
-        (b"abc\xff", {"invalid": "skip"}, "1 of 1 files are not UTF-8"),
+        (b"abc\xff", {}, "a.txt: not UTF-8: in line 1, at byte 3 -> save it as UTF-8, or leave it out"),
+        (b"abc\xff", {"invalid": "skip"}, "1 of 1 samples cannot be used, .*a.txt: not UTF-8"),
+        ("abc".encode("utf-16"), {}, "a.txt: UTF-16: in line 1, at byte 0"),
         (b"", {}, "no text is left"),
         (b"abc", {"tokenizer": "bytes"}, "lower data.seq_len"),
         (TEXT.encode() + b"~", {}, "train lacks the characters"),

@@ -80,7 +80,7 @@ def test_several_labels_are_trained_and_measured(trained):
     assert metrics["test/f1"] == pytest.approx(f1_score(targets, p > 0.5, average="macro"), rel=1e-5)
     assert metrics["test/auroc"] == pytest.approx(roc_auc_score(targets, p), abs=1e-4)
     assert model.pictures() == {}
-    table = to_table(trainer.predict(model, datamodule=data))
+    table = to_table(trainer.predict(model, datamodule=data), data)
     assert table.column_names[:7] == ["id", *(f"{name}_{k}" for name in ("target", "prediction") for k in range(3))]
     assert table["target_2"].to_pylist() == targets[:, 2].tolist()
     assert table["prediction_2"].to_pylist() == (p[:, 2] > 0.5).long().tolist()

@@ -1,0 +1,27 @@
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+
+from src.data.report import table
+from src.run import write_json
+
+MAX_ROWS = 1000  # of what was left out, in W&B; the file has all
+
+
+class DataReport(Callback):
+    """Writes the report of the data module to `data_report.json` in the run folder, and as tables for W&B."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        report = trainer.datamodule.report  # type: ignore[attr-defined]
+        if not report or not trainer.is_global_zero:
+            return
+        shown = {name: value for name, value in report.items() if name != "tokenizer"}  # the checkpoint has it
+        write_json(Path(trainer.default_root_dir) / "data_report.json", shown)
+        columns, rows = table(report)
+        removed = [list(r.values()) for r in report["removed"][:MAX_ROWS]]
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_table("data/splits", columns=columns, data=rows)
+                if removed:
+                    logger.log_table("data/removed", columns=list(report["removed"][0]), data=removed)

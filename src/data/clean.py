@@ -1,0 +1,111 @@
+"""Cleaning of image sets: labels that are no class, images that are there twice, images in two splits."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from src.data.report import Cleaning
+from src.errors import DataError
+
+
+class Samples(NamedTuple):
+    """One split, and where each of its samples comes from: a file or a row."""
+
+    x: np.ndarray  # uint8 [N, C, H, W]
+    targets: np.ndarray  # int64 [N]
+    names: Sequence[str]
+
+
+def from_arrays(sets: dict[str, Any], num_classes: int | None, cleaning: Cleaning) -> dict[str, Samples]:
+    """What `load` gave, checked.
+
+    Args:
+        sets: split -> (images uint8 [N, C, H, W], labels int64 [N]).
+        num_classes: labels are below it; by default below the first label that train does not have.
+
+    Raises:
+        DataError: arrays of another type or shape, or labels that are no class.
+    """
+    arrays = {split: checked(split, pair) for split, pair in sets.items()}
+    if len({x.shape[1:] for x, _ in arrays.values()}) > 1:
+        shapes = ", ".join(f"{split} {list(x.shape[1:])}" for split, (x, _) in arrays.items())
+        raise DataError(f"images differ in shape: {shapes} -> give all of them one [C, H, W]")
+    present = np.unique(arrays["train"][1])
+    present = present[present >= 0]
+    num_classes = num_classes or int((present == np.arange(len(present))).cumprod().sum())
+    if not num_classes:
+        raise DataError("train: no sample has label 0 -> number the classes 0, 1, 2, ... without gaps")
+    at_least_two([str(k) for k in range(num_classes)])
+    return {split: in_range(split, x, targets, num_classes, cleaning) for split, (x, targets) in arrays.items()}
+
+
+def checked(split: str, pair: Any) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        x, targets = (np.asarray(array) for array in pair)
+    except (TypeError, ValueError) as e:
+        raise DataError(f"{split}: no pair of images and labels ({e}) -> load() gives two such pairs") from e
+    if x.dtype != np.uint8 or x.ndim != 4:
+        raise DataError(f"{split}: images are {x.dtype} {list(x.shape)} -> give uint8 [N, C, H, W]")
+    if targets.ndim != 1:
+        raise DataError(f"{split}: labels are {list(targets.shape)} -> give one whole number for each image, [N]")
+    if len(x) != len(targets):
+        raise DataError(f"{split}: {len(x)} images, but {len(targets)} labels -> give one label for each image")
+    if not x.size:
+        raise DataError(f"the {split} split is empty ({list(x.shape)}) -> give it samples")
+    if targets.dtype.kind not in "iu":
+        whole = targets == np.floor(targets) if targets.dtype.kind == "f" else np.zeros(len(targets), bool)
+        row = int(np.argmin(whole))  # the first that is not whole
+        raise DataError(f"{split} row {row}: label {targets[row]!s} is {targets.dtype} -> give int64, 0, 1, 2, ...")
+    return x, targets.astype(np.int64)
+
+
+def at_least_two(class_names: list[str]) -> None:
+    if len(class_names) < 2:
+        raise DataError(f"there is one class only ({''.join(class_names)}) -> give samples of two classes or more")
+
+
+def in_range(split: str, x: np.ndarray, targets: np.ndarray, num_classes: int, cleaning: Cleaning) -> Samples:
+    wrong = (targets < 0) | (targets >= num_classes)
+    for i in wrong.nonzero()[0]:
+        reason = f"label out of range: {targets[i]} is not in 0..{num_classes - 1}"
+        cleaning.skip(split, f"{split} row {i}", reason, "number the classes of train 0, 1, 2, ... without gaps")
+    kept = (~wrong).nonzero()[0]
+    return Samples(x[kept] if wrong.any() else x, targets[kept], [f"{split} row {i}" for i in kept])
+
+
+def without_copies(samples: dict[str, Samples], cleaning: Cleaning) -> dict[str, np.ndarray]:
+    """Indices of what stays: an image once, in the first of test, val and train that has it; test keeps all of its own.
+
+    Copies in train and val whose labels differ all go, because none is known to be right.
+    """
+    hashed = {split: [digest(image) for image in s.x] for split, s in samples.items()}
+    labels: dict[bytes, set[int]] = {}
+    for split in samples.keys() - {"test"}:
+        for key, target in zip(hashed[split], samples[split].targets, strict=True):
+            labels.setdefault(key, set()).add(int(target))
+    first: dict[bytes, tuple[str, str]] = {}
+    kept: dict[str, np.ndarray] = {}
+    for split in [name for name in ("test", "val", "train") if name in samples]:
+        stays = []
+        for i, (key, name) in enumerate(zip(hashed[split], samples[split].names, strict=True)):
+            where, other = first.setdefault(key, (split, name))
+            if split == "test":
+                stays.append(i)
+            elif where == "test":
+                cleaning.remove(split, name, "also in test", other)
+            elif len(labels[key]) > 1:
+                cleaning.remove(split, name, "two labels", f"first seen as {other}")
+            elif where != split:
+                cleaning.remove(split, name, f"also in {where}", other)
+            elif other != name:
+                cleaning.remove(split, name, "duplicate", other)
+            else:
+                stays.append(i)
+        kept[split] = np.array(stays, np.int64)
+    return kept
+
+
+def digest(image: np.ndarray) -> bytes:
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()

@@ -1,0 +1,225 @@
+"""Image folders: found, decoded in parallel, made one size and packed."""
+
+import os
+import statistics
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from src.data.cache import files_in
+from src.data.clean import Samples, at_least_two
+from src.data.report import Cleaning
+from src.errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # what a file may hold, whatever its name
+SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+SPLIT_NAMES |= {"test": "test", "testing": "test"}
+GREY = ("1", "L", "LA", "La", "I")
+MAX_SIDE = 224  # of images whose size the config leaves open
+CHUNK = 512  # images decoded before they are written
+
+Listed = dict[str, list[tuple[Path, str]]]  # split -> files and their classes
+Size = tuple[int, int]  # height, width
+
+
+def read(
+    folder: Path, image_size: Size | None, cache_dir: Path, cleaning: Cleaning
+) -> tuple[dict[str, Samples], dict[str, Any]]:
+    """The images of `folder/SPLIT/CLASS/` or `folder/CLASS/`, with `class_names`, `came_in` and a `note`.
+
+    Args:
+        image_size: shorter sides are resized to it, and the centre is taken; by default see `choose_size`.
+        cache_dir: decoded images lie there in files without a name until they are packed.
+
+    Raises:
+        DataError: there is no such layout, or a file that cannot be used.
+    """
+    root = cleaning.root = top(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of files that can be read all the same
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        listed, came_in = list_files(root, cleaning)
+        class_names = sorted({name for _, name in listed["train"]})
+        at_least_two(class_names)
+        listed = {split: known_classes(split, found, class_names, root, cleaning) for split, found in listed.items()}
+        listed, size, grey, note = measure(listed, image_size, root, cleaning)
+        act = partial(decode, size=size, grey=grey)
+        samples = {}
+        for split, found in listed.items():
+            shape = (1 if grey else 3, *size)
+            x, used = pack(split, act, found, shape, cache_dir, root, cleaning)
+            targets = np.array([class_names.index(name) for _, name in used], np.int64)
+            samples[split] = Samples(x, targets, [str(path.relative_to(root)) for path, _ in used])
+    return samples, {"class_names": class_names, "came_in": came_in, "note": note}
+
+
+def top(folder: Path) -> Path:
+    """The folder that holds splits or classes: the given one, or one that is alone in it."""
+    if not folder.is_dir():
+        raise DataError(f"data.data_dir: {folder} is no folder -> name one of images in CLASS/ or train/CLASS/")
+    while len(inner := subfolders(folder)) == 1 and subfolders(inner[0]) and inner[0].name.lower() not in SPLIT_NAMES:
+        folder = inner[0]
+    return folder
+
+
+def subfolders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__MACOSX")))
+
+
+def split_folders(root: Path) -> dict[str, Path]:
+    """Split -> its folder; a root without `train/` holds the classes themselves."""
+    named = {SPLIT_NAMES.get(p.name.lower(), p.name): p for p in subfolders(root)}
+    splits = {split: p for split, p in named.items() if split in SPLIT_NAMES}
+    if not splits:
+        return {"train": root}
+    if "train" not in splits:
+        raise DataError(
+            f"{root}: there is {', '.join(splits)} but no train -> add a folder train, or name classes only"
+        )
+    if others := [str(p) for split, p in named.items() if split not in splits]:
+        raise DataError(f"{others[0]}: stands beside train, but is not val or test -> move or rename it")
+    return splits
+
+
+def list_files(root: Path, cleaning: Cleaning) -> tuple[Listed, int]:
+    """The image files of each split with their classes, and how many files there were of any kind."""
+    listed: Listed = {}
+    came_in = 0
+    for split, folder in split_folders(root).items():
+        listed[split], files = [], files_in(folder)
+        came_in += len(files)
+        for path in files:
+            parts, name = path.relative_to(folder).parts, str(path.relative_to(root))
+            if any(part.startswith((".", "__MACOSX")) for part in parts):
+                cleaning.remove(split, name, "hidden file")
+            elif path.suffix.lower() not in SUFFIXES:
+                cleaning.remove(split, name, "no image by its name")
+            elif len(parts) == 1:
+                cleaning.skip(split, name, "in no class folder", "move it into the folder of its class")
+            else:
+                listed[split].append((path, parts[0]))
+        for empty in {p.name for p in subfolders(folder)} - {name for _, name in listed[split]}:
+            cleaning.remove(split, f"{(folder / empty).relative_to(root)}/", "class folder without images")
+    if not listed["train"]:
+        raise DataError(f"{root}: no image is in a class folder -> put images into CLASS/ or train/CLASS/")
+    return listed, came_in
+
+
+def known_classes(
+    split: str, found: list[tuple[Path, str]], class_names: list[str], root: Path, cleaning: Cleaning
+) -> list[tuple[Path, str]]:
+    for path, name in found:
+        if name not in class_names:
+            cleaning.skip(split, str(path.relative_to(root)), f"class not in train: {name}", f"add {root}/train/{name}")
+    return [(path, name) for path, name in found if name in class_names]
+
+
+def measure(listed: Listed, image_size: Size | None, root: Path, cleaning: Cleaning) -> tuple[Listed, Size, bool, str]:
+    """Files whose head can be read, the size that all will have, whether all are grey, and what to tell of it."""
+    out: Listed = {}
+    heads = []
+    for split, found in listed.items():
+        out[split] = []
+        for item, head in zip(found, in_parallel(header, [path for path, _ in found]), strict=True):
+            if isinstance(head, Exception):
+                cleaning.skip(split, str(item[0].relative_to(root)), why(head, item[0]), "replace or delete it")
+            else:
+                out[split].append(item)
+                heads.append(head)
+    if not heads:
+        raise DataError(f"{root}: no image can be read -> see {cleaning.skipped[0]}")
+    size, note = choose_size([head[0] for head in heads]) if image_size is None else (image_size, "")
+    return out, size, all(grey for _, grey in heads), note
+
+
+def choose_size(sizes: Sequence[Size]) -> tuple[Size, str]:
+    """The common size if there is one of at most 224 pixels a side, else squares of the median shorter side, or 224."""
+    kinds = Counter(sizes)
+    if len(kinds) == 1 and max(sizes[0]) <= MAX_SIDE:
+        return sizes[0], ""
+    side = min(MAX_SIDE, int(statistics.median(min(size) for size in sizes)))
+    what = f"images of {len(kinds):,} sizes" if len(kinds) > 1 else f"images of {sizes[0][0]}x{sizes[0][1]} pixels"
+    return (side, side), f"{what} are made {side}x{side}; data.image_size sets another size"
+
+
+def pack(
+    split: str,
+    act: Callable[[Path], np.ndarray],
+    found: list[tuple[Path, str]],
+    shape: tuple[int, ...],
+    cache_dir: Path,
+    root: Path,
+    cleaning: Cleaning,
+) -> tuple[np.ndarray, list[tuple[Path, str]]]:
+    """Decoded images [N, *shape] in a file without a name, and which files they are of."""
+    used = []
+    with tempfile.TemporaryFile(dir=cache_dir) as file:
+        for item, image in zip(found, in_parallel(act, [path for path, _ in found]), strict=True):
+            if isinstance(image, Exception):
+                cleaning.skip(split, str(item[0].relative_to(root)), why(image, item[0]), "replace or delete it")
+            else:
+                file.write(image.tobytes())
+                used.append(item)
+        if not used:
+            raise DataError(f"{root}: the {split} split has no image that can be read -> give it images")
+        file.flush()
+        return np.memmap(file, np.uint8, "r", shape=(len(used), *shape)), used
+
+
+def in_parallel(act: Callable[[Path], Any], paths: list[Path]) -> Iterator[Any]:
+    """`act(path)`, or the error it raised, for each path; PIL decodes without Python's lock."""
+
+    def attempt(path: Path) -> Any:
+        try:
+            return act(path)
+        except Exception as e:  # PIL's readers raise a dozen kinds at broken files
+            return e
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(paths), CHUNK):
+            yield from pool.map(attempt, paths[start : start + CHUNK])
+
+
+def why(e: Exception, path: Path) -> str:
+    if isinstance(e, Image.UnidentifiedImageError):
+        return "unreadable: it is empty" if not path.stat().st_size else "unreadable: not an image"
+    return f"unreadable: {str(e) or type(e).__name__}".split("\n")[0]
+
+
+def header(path: Path) -> tuple[Size, bool]:
+    """Size as it will be shown, and whether the image is grey; nothing is decoded."""
+    with Image.open(path, formats=FORMATS) as image:
+        turned = "exif" in image.info and image.getexif().get(0x0112, 1) >= 5
+        size = image.size if turned else image.size[::-1]
+        return size, image.mode in GREY or image.mode.startswith("I;16")
+
+
+def decode(path: Path, size: Size, grey: bool) -> np.ndarray:
+    """uint8 [1 or 3, height, width]: the first frame, turned as its EXIF says, on white where it is transparent."""
+    with Image.open(path, formats=FORMATS) as image:
+        image.draft(None, (2 * max(size), 2 * max(size)))  # JPEG alone: large photos are decoded at a fraction
+        shown = eight_bit(ImageOps.exif_transpose(image)).convert("L" if grey else "RGB")
+    if shown.size != size[::-1]:
+        shown = ImageOps.fit(shown, size[::-1], Image.Resampling.BICUBIC)
+    array = np.asarray(shown)
+    return array[None] if grey else np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def eight_bit(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of unknown range")
+    if image.mode.startswith("I"):  # convert() would clip 16 bits at 255
+        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image

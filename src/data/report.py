@@ -1,0 +1,141 @@
+"""The data report: what came in, what was left out and why, and how the splits differ. `data_report.json` of a run."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.errors import DataError
+
+SPLITS = ("train", "val", "test")
+LONG_LINE = 40  # characters; shorter lines come again by chance
+DUPLICATES = ("duplicate", "two labels", "also in test", "also in val")  # reasons that are no fault of a file
+
+
+class Cleaning:
+    """Collects what is left out of a data set.
+
+    Args:
+        invalid: `error` stops at the first sample that cannot be used, `skip` leaves it out.
+        max_skipped_frac: the largest share of samples that may be left out so.
+        root: the folder that names of files start from.
+    """
+
+    def __init__(self, invalid: str = "error", max_skipped_frac: float = 0.05, root: Path = Path()) -> None:
+        self.invalid, self.max_skipped_frac, self.root = invalid, max_skipped_frac, root
+        self.removed: list[dict[str, str]] = []
+        self.skipped: list[str] = []
+
+    def skip(self, split: str, file: str, reason: str, hint: str) -> None:
+        """Leave out a sample that cannot be used.
+
+        Raises:
+            DataError: it may not be left out.
+        """
+        if self.invalid == "error":
+            raise DataError(f"{self.root / file}: {reason} -> {hint}, or leave it out with --data.invalid skip")
+        self.skipped.append(f"{self.root / file}: {reason}")
+        self.remove(split, file, reason.partition(":")[0], reason.partition(": ")[2])
+
+    def remove(self, split: str, file: str, reason: str, detail: str = "") -> None:
+        self.removed.append({"split": split, "file": file, "reason": reason, "detail": detail})
+
+    def check_limit(self, came_in: int) -> None:
+        """Raise DataError where too many of so many samples are left out."""
+        if len(self.skipped) > self.max_skipped_frac * came_in:
+            raise DataError(
+                f"{len(self.skipped)} of {came_in} samples cannot be used, more than data.max_skipped_frac "
+                f"{self.max_skipped_frac}; the first is {self.skipped[0]} -> mend them, or raise the limit"
+            )
+
+    def report(self, came_in: int) -> dict[str, Any]:
+        self.check_limit(came_in)
+        counts = Counter(r["reason"] for r in self.removed)
+        return {
+            "came_in": came_in,
+            "removed_counts": dict(counts.most_common()),
+            "data/missing_frac": len(self.skipped) / max(1, came_in),
+            "data/duplicate_frac": sum(counts[r] for r in DUPLICATES) / max(1, came_in),
+            "removed": self.removed,
+        }
+
+
+def channel_moments(x: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel of uint8 x [N, C, H, W], as if in [0, 1]; exact, a part at a time."""
+    counts = np.zeros((x.shape[1], 256), np.int64)
+    step = max(1, 2**24 // max(1, x[:1].size))
+    for start in range(0, len(x), step):
+        part = np.asarray(x[start : start + step])
+        counts += [np.bincount(part[:, c].ravel(), minlength=256) for c in range(x.shape[1])]
+    values, total = np.arange(256) / 255, np.maximum(counts.sum(1), 1)
+    mean = counts @ values / total
+    variance = np.maximum(counts @ values**2 / total - mean**2, 0)
+    return mean.tolist(), np.maximum(np.sqrt(variance), 1e-8).tolist()
+
+
+def total_variation(a: np.ndarray, b: np.ndarray) -> float:
+    """Half the summed difference of two histograms' shares: 0 where they agree, 1 where they have nothing in common."""
+    return float(np.abs(a / max(1, a.sum()) - b / max(1, b.sum())).sum() / 2)
+
+
+def image_split(x: np.ndarray, targets: np.ndarray, num_classes: int) -> dict[str, Any]:
+    mean, std = channel_moments(x)
+    per_class = np.bincount(targets, minlength=num_classes).tolist()
+    return {"samples": len(targets), "per_class": per_class, "mean": mean, "std": std}
+
+
+def image_shift(report: dict[str, Any]) -> dict[str, Any]:
+    """How far val and test are from train: means in train's standard deviations, class shares as total variation."""
+    train, out = report["train"], {}
+    for split in ("val", "test"):
+        other = report[split]
+        mean = (np.array(other["mean"]) - train["mean"]) / train["std"]
+        shares = total_variation(np.array(other["per_class"]), np.array(train["per_class"]))
+        out[split] = {"mean": mean.round(4).tolist(), "class_shares": round(shares, 4)}
+    return out
+
+
+def text_split(text: str, tokens: np.ndarray) -> dict[str, Any]:
+    num_bytes = len(text.encode())
+    return {"tokens": len(tokens), "bytes": num_bytes, "bytes_per_token": num_bytes / max(1, len(tokens))}
+
+
+def text_shift(texts: dict[str, str], tokens: dict[str, np.ndarray], split: str) -> dict[str, float]:
+    """How far a split is from train, and how much of it train has verbatim (in lines of 40 characters or more)."""
+    size = 1 + max(int(tokens[s].max(initial=0)) for s in ("train", split))
+    train, other = (np.bincount(tokens[s], minlength=size) for s in ("train", split))
+    long = [line for line in texts[split].splitlines() if len(line) >= LONG_LINE]
+    known = set(texts["train"].splitlines())
+    found = {
+        "token_shares": total_variation(other, train),
+        "unseen_tokens": float(other[train == 0].sum() / max(1, other.sum())),
+        "lines_in_train": sum(line in known for line in long) / max(1, len(long)),
+    }
+    return {name: round(value, 4) for name, value in found.items()}
+
+
+def lines(report: dict[str, Any]) -> dict[str, str]:
+    """The report in short, for the terminal."""
+    out = {}
+    if report.get("removed"):
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in report["removed_counts"].items())
+        out["left out"] = f"{len(report['removed']):,} of {report['came_in']:,}: {reasons} (data_report.json)"
+    if report.get("note"):
+        out["note"] = report["note"]
+    if report.get("shift"):
+        found = [f"{name.replace('_', ' ')} {largest(value):.2g}" for name, value in report["shift"]["test"].items()]
+        out["shift"] = f"test against train: {', '.join(found)}"
+    return out
+
+
+def largest(value: Any) -> float:
+    return max(np.atleast_1d(value).tolist(), key=abs)
+
+
+def table(report: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of the splits, for W&B."""
+    names = [name for name in report["train"] if np.isscalar(report["train"][name])]
+    wide = [name for name in ("mean", "std", "per_class") if name in report["train"]]
+    rows = [[split, *(report[split][n] for n in names), *(str(report[split][n]) for n in wide)] for split in SPLITS]
+    return ["split", *names, *wide], rows
