@@ -42,7 +42,7 @@ def parts(checkpoint, folder, i):
         torch.save(checkpoint, file)
 
     def to_disk():
-        with open(folder / "plain", "wb") as f:
+        with open(folder / f"plain-{i}", "wb") as f:  # a new file, as a checkpoint is
             f.write(file.getbuffer())
             f.flush()
             return timed(lambda: os.fsync(f.fileno()))[0]
