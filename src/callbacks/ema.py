@@ -30,7 +30,7 @@ class EMA(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self.decay is not None and trainer.state.fn == TrainerFn.FITTING:
-            self.trained = checkpoint["ema"]
+            self.trained = checkpoint.get("ema")  # without one, the average begins with these weights
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.decay is None:

@@ -19,7 +19,7 @@ class Muon(Optimizer):
 
     Args:
         params: parameters, or groups of them; AdamW takes the groups with `hidden: false`.
-        lr: learning rate of Muon; a step's root mean square is about this over the root of a matrix's width.
+        lr: learning rate of Muon; a step's root mean square is about this over the root of the number of columns.
         adam_lr: learning rate of AdamW.
         momentum: share of the old momentum kept at each step of Muon (Nesterov's).
         weight_decay: share of a weight lost at each step, times the learning rate.
