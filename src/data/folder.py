@@ -19,7 +19,7 @@ from src.data.clean import Samples, at_least_two
 from src.data.report import Cleaning
 from src.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # what a file may hold, whatever its name
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
 SPLIT_NAMES |= {"test": "test", "testing": "test"}
@@ -77,15 +77,23 @@ def subfolders(folder: Path) -> list[Path]:
 
 def split_folders(root: Path) -> dict[str, Path]:
     """Split -> its folder; a root without `train/` holds the classes themselves."""
-    named = {SPLIT_NAMES.get(p.name.lower(), p.name): p for p in subfolders(root)}
-    splits = {split: p for split, p in named.items() if split in SPLIT_NAMES}
+    splits: dict[str, Path] = {}
+    others = []
+    for path in subfolders(root):
+        split = SPLIT_NAMES.get(path.name.lower())
+        if split in splits:
+            raise DataError(f"{path}: {splits[split]} is {split} already -> put all of it into one of them")
+        if split:
+            splits[split] = path
+        else:
+            others.append(path)
     if not splits:
         return {"train": root}
     if "train" not in splits:
         raise DataError(
             f"{root}: there is {', '.join(splits)} but no train -> add a folder train, or name classes only"
         )
-    if others := [str(p) for split, p in named.items() if split not in splits]:
+    if others:
         raise DataError(f"{others[0]}: stands beside train, but is not val or test -> move or rename it")
     return splits
 

@@ -30,6 +30,8 @@ class Mix(ABC):
     """
 
     def __init__(self, alpha: float = 1.0, p: float = 1.0) -> None:
+        if alpha <= 0:
+            raise ConfigError(f"data.mix.alpha: {alpha} is not above 0")
         self.alpha, self.p = alpha, p
 
     @abstractmethod
@@ -68,7 +70,5 @@ def quantiles(alpha: float, device: torch.device) -> Tensor:
     """[STEPS] values of Beta(alpha, alpha), each as likely as the others."""
     from scipy.stats import beta
 
-    if alpha <= 0:
-        raise ConfigError(f"data.mix.alpha: {alpha} is not above 0")
     values = beta.ppf((np.arange(STEPS) + 0.5) / STEPS, alpha, alpha)
     return torch.tensor(values, dtype=torch.float32, device=device)

@@ -14,8 +14,8 @@ LARGE = 10_000_000  # above it a shuffled list of all indices costs too much mem
 MASK = 0xFFFFFFFF
 BALANCE, MIX = 2**32 - 1, 2**32 - 2  # uses of randomness besides the augmentations, which count from 0
 
-
 T = TypeVar("T", int, Tensor)
+Order = Callable[[int, int], Tensor]  # start, stop -> [stop - start] indices
 
 
 def fmix32(x: T) -> T:
@@ -70,8 +70,8 @@ def feistel(position: Tensor, n: int, seed: int, epoch: int, rounds: int = 6) ->
     return out
 
 
-def shuffled(n: int, seed: int, epoch: int) -> Callable[[int, int], Tensor]:
-    """The epoch's order of n samples, as a function (start, stop) -> [stop - start] indices."""
+def shuffled(n: int, seed: int, epoch: int) -> Order:
+    """The epoch's order of n samples."""
     if n > LARGE:
         return lambda start, stop: feistel(torch.arange(start, stop), n, seed, epoch)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(key(seed, epoch)))
@@ -89,7 +89,7 @@ class Balanced:
         _, self.counts = targets.unique(return_counts=True)
         self.first = self.counts.cumsum(0) - self.counts
 
-    def __call__(self, n: int, seed: int, epoch: int) -> Callable[[int, int], Tensor]:
+    def __call__(self, n: int, seed: int, epoch: int) -> Order:
         places = shuffled(n, seed, epoch)
 
         def order(start: int, stop: int) -> Tensor:
@@ -119,7 +119,7 @@ class TrainOrder:
         position: Callable[[], tuple[int, int]],
         rank: int = 0,
         world_size: int = 1,
-        ordered: Callable[[int, int, int], Callable[[int, int], Tensor]] = shuffled,
+        ordered: Callable[[int, int, int], Order] = shuffled,
     ) -> None:
         self.num_samples, self.batch_size, self.micro_batch_size = num_samples, batch_size, micro_batch_size
         self.seed, self.position, self.rank, self.world_size = seed, position, rank, world_size
@@ -130,7 +130,10 @@ class TrainOrder:
         return steps * (self.batch_size // (self.micro_batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[Tensor]:
-        epoch, first = self.position()
+        return self.begin(*self.position())
+
+    def begin(self, epoch: int, first: int) -> Iterator[Tensor]:
+        """The micro-batches of an epoch from the `first` on."""
         order = self.ordered(self.num_samples, self.seed, epoch)
         for i in range(first, len(self)):
             start = (i * self.world_size + self.rank) * self.micro_batch_size
