@@ -67,11 +67,7 @@ class Loader:
     """
 
     def __init__(
-        self,
-        arrays: Dataset,
-        order: TrainOrder | EvalOrder,
-        num_workers: int = 0,
-        worker_timeout_sec: float = 120.0,
+        self, arrays: Dataset, order: TrainOrder | EvalOrder, num_workers: int = 0, worker_timeout_sec: float = 120.0
     ) -> None:
         self.arrays, self.order, self.num_workers = arrays, order, num_workers
         self.worker_timeout_sec = worker_timeout_sec

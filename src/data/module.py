@@ -78,10 +78,12 @@ class DataModule(LightningDataModule):
         self.micro_batch_size = micro
         return share // micro
 
-    @property
-    def world(self) -> tuple[int, int]:
-        """Rank and number of the processes that share the data."""
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+    def share(self) -> tuple[int, int, int]:
+        """Samples that this process takes at once, its rank, and the number of processes."""
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        self.divide_batch(world_size)
+        assert self.micro_batch_size is not None
+        return self.micro_batch_size, rank, world_size
 
     def position(self) -> tuple[int, int]:
         """Epoch and micro-batch that training has come to; Lightning's loops hold them, also after a restart."""
@@ -107,22 +109,17 @@ class DataModule(LightningDataModule):
             )
 
     def train_dataloader(self) -> Loader:
-        rank, world_size = self.world
-        self.divide_batch(world_size)
-        assert self.micro_batch_size is not None
-        sizes = len(self.splits["train"]), self.batch_size, self.micro_batch_size
-        order = TrainOrder(*sizes, self.seed, self.position, rank, world_size, self.ordered())
-        return Loader(self.splits["train"], order, self.num_workers, self.worker_timeout_sec)
+        arrays, (micro, rank, world_size) = self.splits["train"], self.share()
+        where = self.position, rank, world_size
+        order = TrainOrder(len(arrays), self.batch_size, micro, self.seed, *where, self.ordered())
+        return Loader(arrays, order, self.num_workers, self.worker_timeout_sec)
 
     def ordered(self) -> Callable[[int, int, int], Order]:
         """Gives an epoch's order from (number of samples, seed, epoch)."""
         return shuffled
 
     def eval_loader(self, split: str) -> Loader:
-        rank, world_size = self.world
-        self.divide_batch(world_size)
-        assert self.micro_batch_size is not None
-        return Loader(self.splits[split], EvalOrder(len(self.splits[split]), self.micro_batch_size, rank, world_size))
+        return Loader(self.splits[split], EvalOrder(len(self.splits[split]), *self.share()))
 
     def val_dataloader(self) -> Loader:
         return self.eval_loader("val")

@@ -5,6 +5,7 @@ Nothing here has a state, so a run that goes on at step k takes the same samples
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -100,6 +101,7 @@ class Balanced:
         return order
 
 
+@dataclass
 class TrainOrder:
     """Index tensors of one device's micro-batches, shuffled; what does not fill a batch waits for another epoch.
 
@@ -110,20 +112,14 @@ class TrainOrder:
         ordered: gives an epoch's order, as `shuffled` does.
     """
 
-    def __init__(
-        self,
-        num_samples: int,
-        batch_size: int,
-        micro_batch_size: int,
-        seed: int,
-        position: Callable[[], tuple[int, int]],
-        rank: int = 0,
-        world_size: int = 1,
-        ordered: Callable[[int, int, int], Order] = shuffled,
-    ) -> None:
-        self.num_samples, self.batch_size, self.micro_batch_size = num_samples, batch_size, micro_batch_size
-        self.seed, self.position, self.rank, self.world_size = seed, position, rank, world_size
-        self.ordered = ordered
+    num_samples: int
+    batch_size: int
+    micro_batch_size: int
+    seed: int
+    position: Callable[[], tuple[int, int]]
+    rank: int = 0
+    world_size: int = 1
+    ordered: Callable[[int, int, int], Order] = shuffled
 
     def __len__(self) -> int:
         steps = self.num_samples // self.batch_size
@@ -140,12 +136,14 @@ class TrainOrder:
             yield order(start, start + self.micro_batch_size)
 
 
+@dataclass
 class EvalOrder:
     """Index tensors of one device's batches, in order. All batches of all devices have one size; -1 marks padding."""
 
-    def __init__(self, num_samples: int, micro_batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        self.num_samples, self.micro_batch_size = num_samples, micro_batch_size
-        self.rank, self.world_size = rank, world_size
+    num_samples: int
+    micro_batch_size: int
+    rank: int = 0
+    world_size: int = 1
 
     def __len__(self) -> int:
         return math.ceil(self.num_samples / (self.micro_batch_size * self.world_size))
