@@ -212,7 +212,7 @@ class ImageDataModule(DataModule):
         batch = {**batch, "x": batch["x"].float().div_(255)}
         if self.trainer and self.trainer.training:
             epoch = self.trainer.current_epoch
-            batch["x"] = augment(batch["x"], batch["index"], self.augment, self.seed, epoch)
+            batch["x"] = augment(batch["x"], batch.get("draw", batch["index"]), self.augment, self.seed, epoch)
             batch = self.mix(batch, self.facts["num_classes"], self.seed, epoch) if self.mix else batch
         x = self.standardize(batch["x"])
         return {**batch, "x": self.trainer.precision_plugin.convert_input(x) if self.trainer else x}

@@ -15,7 +15,8 @@ from src.data.order import EvalOrder, TrainOrder
 from src.errors import DataError, EnvironmentFault, KnownError
 
 SHOWN = 5  # samples that an error names
-Batch = dict[str, Tensor]  # x, targets, and index: the samples' places in their split, -1 for padding
+# x, targets, and index: the samples' places in their split, -1 for padding; draw is what their random numbers follow
+Batch = dict[str, Tensor]
 
 
 class Arrays(Dataset):
@@ -28,8 +29,10 @@ class Arrays(Dataset):
         return len(self.targets)
 
     def __getitem__(self, index: Tensor) -> Batch:
-        rows = index.clamp(min=0)
-        return {"x": self.x[rows], "targets": self.targets[rows], "index": index}
+        rows = index.clamp(min=0) % len(self)  # a balanced order counts on beyond the end
+        return {
+            "x": self.x[rows], "targets": self.targets[rows], "index": torch.where(index < 0, -1, rows), "draw": index
+        }  # fmt: skip
 
 
 class Watched(Dataset):
@@ -55,7 +58,8 @@ class Watched(Dataset):
             raise DataError(f"{text} -> mend or leave out the bad one (--debug: where)") from e
 
     def where(self, worker: int) -> str:
-        known = [str(n) for n in self.at[worker].tolist() if n >= 0]
+        size = len(self.arrays) if isinstance(self.arrays, Arrays) else 2**63
+        known = [str(n % size) for n in self.at[worker].tolist() if n >= 0]
         return f"last at samples {', '.join(known)}, ... of its split" if known else "at no samples yet"
 
 

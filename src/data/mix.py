@@ -41,7 +41,7 @@ class Mix(ABC):
 
     def __call__(self, batch: Batch, num_classes: int, seed: int, epoch: int) -> Batch:
         """The batch with mixed `x` and with `soft_targets` [N, num_classes] besides its `targets`."""
-        u = uniform(seed, epoch, batch["index"], MIX, 4)
+        u = uniform(seed, epoch, batch.get("draw", batch["index"]), MIX, 4)
         share = quantiles(self.alpha, u.device)[(u[:, 1] * STEPS).long()]
         x, share = self.images(batch["x"], torch.where(u[:, 0] < self.p, share, 1.0), u[:, 2:])
         targets = batch["targets"]

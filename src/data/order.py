@@ -82,7 +82,8 @@ def shuffled(n: int, seed: int, epoch: int) -> Order:
 class Balanced:
     """Takes the classes of `targets` [N] equally often, and of each class any sample, with replacement.
 
-    An object of it takes the place of `shuffled`: the same arguments, the same kind of function.
+    An object of it takes the place of `shuffled`: the same arguments, the same kind of function. Its indices are those
+    of the samples plus multiples of N, each another one, so that a sample that comes again is augmented differently.
     """
 
     def __init__(self, targets: Tensor) -> None:
@@ -94,9 +95,10 @@ class Balanced:
         places = shuffled(n, seed, epoch)
 
         def order(start: int, stop: int) -> Tensor:
-            kind = places(start, stop) % len(self.counts)
+            place = places(start, stop)
+            kind, turn = place % len(self.counts), place // len(self.counts)
             bits = random_bits(seed, epoch, torch.arange(start, stop), BALANCE, 1)[:, 0]
-            return self.members[self.first[kind] + ((bits * self.counts[kind]) >> 32)]
+            return self.members[self.first[kind] + ((bits * self.counts[kind]) >> 32)] + turn * n
 
         return order
 
