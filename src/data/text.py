@@ -187,17 +187,14 @@ def source_files(files: list[str]) -> list[Path]:
         path = Path(name)
         if not path.exists():
             raise DataError(f"data.files: {path} is not there -> name text files or folders")
-        found = [f for f in files_in(path) if is_text(f.relative_to(path))] if path.is_dir() else [path]
+        seen = [f for f in files_in(path) if f.suffix.lower() in SUFFIXES] if path.is_dir() else [path]
+        found = [f for f in seen if f == path or not any(p.startswith(".") for p in f.relative_to(path).parts)]
         if not found:
             raise DataError(f"data.files: {path} has no {', '.join(SUFFIXES)} file -> name another folder")
         out += found
     if not out:
         raise DataError("data.files: the list is empty -> name text files, or leave it out")
     return list(dict.fromkeys(out))
-
-
-def is_text(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
 
 
 def read(paths: list[Path], cleaning: Cleaning) -> dict[str, str]:
