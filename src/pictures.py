@@ -69,8 +69,9 @@ def confusion(counts: np.ndarray, names: Sequence[str]) -> "Figure":
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(title="targets against predictions, test", xlabel="prediction", ylabel="target")
     if size <= 30:
-        axes.set_xticks(range(size), names, rotation=90 if max(map(len, names)) > 3 else 0)
-        axes.set_yticks(range(size), names)
+        turn = 90 if max(map(len, names)) > 3 else 0
+        axes.set_xticks(range(size), names, rotation=turn, parse_math=False)
+        axes.set_yticks(range(size), names, parse_math=False)
         for i, j in zip(*np.nonzero(counts), strict=True):
             axes.text(j, i, counts[i, j], ha="center", va="center", color="w" if shares[i, j] > 0.5 else "k", size=8)
     return fig
@@ -84,9 +85,9 @@ def images(x: np.ndarray, titles: Sequence[str]) -> "Figure":
     columns = min(8, len(x))
     lines = -(-len(x) // columns)
     fig = figure(columns, 1.25 * lines)
-    for axes, image, title in zip(fig.subplots(lines, columns).flat, shown, titles, strict=False):
+    for axes, image, title in zip(fig.subplots(lines, columns, squeeze=False).flat, shown, titles, strict=False):
         axes.imshow(image, cmap="gray", vmin=0, vmax=1)
-        axes.set_title(title, fontsize=8)
+        axes.set_title(title, fontsize=8, parse_math=False)
     for axes in fig.axes:
         axes.set_axis_off()
     return fig

@@ -28,12 +28,32 @@ class Last(nn.Module):
         return self.rnn(x)[0][:, -1]
 
 
-def test_what_needs_real_numbers_is_not_counted():
-    class Chooses(nn.Module):
-        def forward(self, x):
-            return x[x.sum(1).nonzero().flatten()]
+class Chooses(nn.Linear):
+    def forward(self, x):
+        return super().forward(x[x.sum(1).nonzero().flatten()])
 
-    assert forward_flops(Chooses(), torch.rand(2, 3)) is None
+
+class Looks(nn.Linear):
+    def forward(self, x):
+        return super().forward(x * x.max().item() if x.min() < 5 else x)
+
+
+class HasItsOwnDevice(nn.Linear):
+    def forward(self, x):
+        return super().forward(x + torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("kind", [Chooses, Looks, HasItsOwnDevice])
+def test_what_needs_real_numbers_is_run(kind):
+    network = kind(3, 4)
+    assert forward_flops(network, torch.rand(2, 3)) == 2 * 2 * 3 * 4
+    assert network.training
+
+
+def test_what_needs_real_numbers_but_has_none_is_not_counted():
+    with torch.device("meta"):
+        network = Chooses(3, 4)
+    assert forward_flops(network, torch.rand(2, 3)) is None
 
 
 def test_a_wrong_shape_is_told():

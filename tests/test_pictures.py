@@ -32,3 +32,8 @@ def test_images_are_stretched_over_all():
     x = np.stack([np.full((1, 2, 2), 3.0), np.full((1, 2, 2), 5.0)])
     figure = pictures.images(x, ["a", "b"])
     assert [float(axes.images[0].get_array().max()) for axes in figure.axes[:2]] == [0, 1]
+
+
+def test_one_image_with_any_title(tmp_path):
+    pictures.save(pictures.images(np.zeros((1, 1, 4, 4)), ["$_$"]), tmp_path / "one.png")
+    pictures.save(pictures.confusion(np.eye(2, dtype=int), ["$_$", "$^$"]), tmp_path / "two.png")

@@ -18,10 +18,10 @@ class DataReport(Callback):
             return
         shown = {name: value for name, value in report.items() if name != "tokenizer"}  # the checkpoint has it
         write_json(Path(trainer.default_root_dir) / "data_report.json", shown)
-        columns, rows = table(report)
-        removed = [list(r.values()) for r in report["removed"][:MAX_ROWS]]
+        tables = {"data/splits": table(report)} if "train" in report else {}  # other kinds of data tell what they like
+        if removed := report.get("removed"):
+            tables["data/removed"] = list(removed[0]), [list(r.values()) for r in removed[:MAX_ROWS]]
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_table("data/splits", columns=columns, data=rows)
-                if removed:
-                    logger.log_table("data/removed", columns=list(report["removed"][0]), data=removed)
+                for name, (columns, rows) in tables.items():
+                    logger.log_table(name, columns=columns, data=rows)

@@ -29,13 +29,12 @@ class EMA(Callback):
         self.average: list[Tensor] = []
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if self.decay is not None and trainer.state.fn == TrainerFn.FITTING:
+        if trainer.state.fn == TrainerFn.FITTING:
             self.trained = checkpoint.get("ema")  # without one, the average begins with these weights
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.decay is None:
-            return
-        self.average = [t.detach().clone() for t in tensors(pl_module)]
+        if self.decay is not None:
+            self.average = [t.detach().clone() for t in tensors(pl_module)]
         if self.trained is not None:  # the model has the average of the checkpoint now
             pl_module.load_state_dict(self.trained)
             self.trained = None

@@ -164,6 +164,8 @@ class RandAugment(Augmentation):
     kinds = 12
 
     def __init__(self, num_ops: int = 2, magnitude: float = 0.3) -> None:
+        if num_ops < 1 or not 0 <= magnitude <= 1:
+            raise ConfigError(f"RandAugment: num_ops {num_ops}, magnitude {magnitude} -> at least 1, and from 0 to 1")
         self.num_ops, self.magnitude, self.draws = num_ops, magnitude, 2 * num_ops
 
     def __call__(self, x: Tensor, u: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ class Rows:
 
 
 Splits = Mapping[str, Mapping[str, np.ndarray | Rows]]  # split -> {"x": ..., "targets": ...}
+Build = Callable[[], tuple[Splits, dict[str, Any]]]
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -56,13 +57,14 @@ def fingerprint(options: dict[str, Any], files: Iterable[Path] = ()) -> str:
     return hashlib.sha256(json.dumps([options, stats], sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def prepare(cache_dir: Path, name: str, build: Callable[[], tuple[Splits, dict[str, Any]]]) -> Path:
+def prepare(cache_dir: Path, name: str, build: Build) -> Path:
     """The folder `cache_dir/name`, built if it is not there: whole or not at all, by one process at a time.
 
     Args:
         build: gives the arrays of each split and the data report.
 
     Raises:
+        DataError: a file of the data cannot be read.
         EnvironmentFault: the cache folder cannot be written.
     """
     folder = cache_dir / name
@@ -76,13 +78,15 @@ def prepare(cache_dir: Path, name: str, build: Callable[[], tuple[Splits, dict[s
                     shutil.rmtree(orphan, ignore_errors=True)
                 build_into(Path(tempfile.mkdtemp(prefix=f"{name}.tmp", dir=cache_dir)), folder, build)
     except OSError as e:
+        if e.filename and not Path(e.filename).is_relative_to(cache_dir):
+            raise DataError(f"{e.filename}: {e.strerror} -> check where the data lies") from e
         raise EnvironmentFault(f"data.cache_dir {cache_dir}: {e.strerror or e} -> free space or name another") from e
     return folder
 
 
-def build_into(tmp: Path, folder: Path, build: Callable[[], tuple[Splits, dict[str, Any]]]) -> None:
+def build_into(tmp: Path, folder: Path, build: Build) -> None:
     try:
-        splits, report = built(build)
+        splits, report = build()
         for split, arrays in splits.items():
             for name, array in arrays.items():
                 with open(tmp / f"{split}_{name}.npy", "wb") as f:
@@ -93,15 +97,6 @@ def build_into(tmp: Path, folder: Path, build: Callable[[], tuple[Splits, dict[s
         tmp.rename(folder)
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
-
-
-def built(build: Callable[[], tuple[Splits, dict[str, Any]]]) -> tuple[Splits, dict[str, Any]]:
-    try:
-        return build()
-    except OSError as e:
-        if e.filename is None:  # of a write
-            raise
-        raise DataError(f"{e.filename}: {e.strerror} -> check where the data lies") from e
 
 
 def write(file: BinaryIO, array: np.ndarray | Rows) -> None:

@@ -5,7 +5,7 @@ import statistics
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from src.data.clean import Samples, at_least_two
 from src.data.report import Cleaning
 from src.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # what a file may hold, whatever its name
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
 SPLIT_NAMES |= {"test": "test", "testing": "test"}
@@ -27,7 +27,8 @@ GREY = ("1", "L", "LA", "La", "I")
 MAX_SIDE = 224  # of images whose size the config leaves open
 CHUNK = 512  # images decoded before they are written
 
-Listed = dict[str, list[tuple[Path, str]]]  # split -> files and their classes
+Item = tuple[Path, str]  # a file and its class
+Listed = dict[str, list[Item]]
 Size = tuple[int, int]  # height, width
 
 
@@ -50,15 +51,14 @@ def read(
         listed, came_in = list_files(root, cleaning)
         class_names = sorted({name for _, name in listed["train"]})
         at_least_two(class_names)
-        listed = {split: known_classes(split, found, class_names, root, cleaning) for split, found in listed.items()}
-        listed, size, grey, note = measure(listed, image_size, root, cleaning)
-        act = partial(decode, size=size, grey=grey)
+        listed = {split: known_classes(split, found, class_names, cleaning) for split, found in listed.items()}
+        listed, size, grey, note = measure(listed, image_size, cleaning)
         samples = {}
         for split, found in listed.items():
-            shape = (1 if grey else 3, *size)
-            x, used = pack(split, act, found, shape, cache_dir, root, cleaning)
+            decoded = readable(split, found, partial(decode, size=size, grey=grey), cleaning)
+            x, used = pack(split, decoded, (1 if grey else 3, *size), cache_dir, cleaning)
             targets = np.array([class_names.index(name) for _, name in used], np.int64)
-            samples[split] = Samples(x, targets, [str(path.relative_to(root)) for path, _ in used])
+            samples[split] = Samples(x, targets, [cleaning.name(path) for path, _ in used])
     return samples, {"class_names": class_names, "came_in": came_in, "note": note}
 
 
@@ -77,15 +77,23 @@ def subfolders(folder: Path) -> list[Path]:
 
 def split_folders(root: Path) -> dict[str, Path]:
     """Split -> its folder; a root without `train/` holds the classes themselves."""
-    named = {SPLIT_NAMES.get(p.name.lower(), p.name): p for p in subfolders(root)}
-    splits = {split: p for split, p in named.items() if split in SPLIT_NAMES}
+    splits: dict[str, Path] = {}
+    others = []
+    for path in subfolders(root):
+        split = SPLIT_NAMES.get(path.name.lower())
+        if split in splits:
+            raise DataError(f"{path}: {splits[split]} is {split} already -> put all of it into one of them")
+        if split:
+            splits[split] = path
+        else:
+            others.append(path)
     if not splits:
         return {"train": root}
     if "train" not in splits:
         raise DataError(
             f"{root}: there is {', '.join(splits)} but no train -> add a folder train, or name classes only"
         )
-    if others := [str(p) for split, p in named.items() if split not in splits]:
+    if others:
         raise DataError(f"{others[0]}: stands beside train, but is not val or test -> move or rename it")
     return splits
 
@@ -98,13 +106,13 @@ def list_files(root: Path, cleaning: Cleaning) -> tuple[Listed, int]:
         listed[split], files = [], files_in(folder)
         came_in += len(files)
         for path in files:
-            parts, name = path.relative_to(folder).parts, str(path.relative_to(root))
+            parts = path.relative_to(folder).parts
             if any(part.startswith((".", "__MACOSX")) for part in parts):
-                cleaning.remove(split, name, "hidden file")
+                cleaning.remove(split, path, "hidden file")
             elif path.suffix.lower() not in SUFFIXES:
-                cleaning.remove(split, name, "no image by its name")
+                cleaning.remove(split, path, "no image by its name")
             elif len(parts) == 1:
-                cleaning.skip(split, name, "in no class folder", "move it into the folder of its class")
+                cleaning.skip(split, path, "in no class folder", "move it into the folder of its class")
             else:
                 listed[split].append((path, parts[0]))
         for empty in {p.name for p in subfolders(folder)} - {name for _, name in listed[split]}:
@@ -114,29 +122,20 @@ def list_files(root: Path, cleaning: Cleaning) -> tuple[Listed, int]:
     return listed, came_in
 
 
-def known_classes(
-    split: str, found: list[tuple[Path, str]], class_names: list[str], root: Path, cleaning: Cleaning
-) -> list[tuple[Path, str]]:
+def known_classes(split: str, found: list[Item], class_names: list[str], cleaning: Cleaning) -> list[Item]:
     for path, name in found:
         if name not in class_names:
-            cleaning.skip(split, str(path.relative_to(root)), f"class not in train: {name}", f"add {root}/train/{name}")
+            cleaning.skip(split, path, f"class not in train: {name}", f"add {cleaning.root}/train/{name}")
     return [(path, name) for path, name in found if name in class_names]
 
 
-def measure(listed: Listed, image_size: Size | None, root: Path, cleaning: Cleaning) -> tuple[Listed, Size, bool, str]:
+def measure(listed: Listed, image_size: Size | None, cleaning: Cleaning) -> tuple[Listed, Size, bool, str]:
     """Files whose head can be read, the size that all will have, whether all are grey, and what to tell of it."""
-    out: Listed = {}
-    heads = []
-    for split, found in listed.items():
-        out[split] = []
-        for item, head in zip(found, in_parallel(header, [path for path, _ in found]), strict=True):
-            if isinstance(head, Exception):
-                cleaning.skip(split, str(item[0].relative_to(root)), why(head, item[0]), "replace or delete it")
-            else:
-                out[split].append(item)
-                heads.append(head)
+    pairs = {split: list(readable(split, found, header, cleaning)) for split, found in listed.items()}
+    out = {split: [item for item, _ in found] for split, found in pairs.items()}
+    heads = [head for found in pairs.values() for _, head in found]
     if not heads:
-        raise DataError(f"{root}: no image can be read -> see {cleaning.skipped[0]}")
+        raise DataError(f"{cleaning.root}: no image can be read -> see {cleaning.skipped[0]}")
     size, note = choose_size([head[0] for head in heads]) if image_size is None else (image_size, "")
     return out, size, all(grey for _, grey in heads), note
 
@@ -152,41 +151,39 @@ def choose_size(sizes: Sequence[Size]) -> tuple[Size, str]:
 
 
 def pack(
-    split: str,
-    act: Callable[[Path], np.ndarray],
-    found: list[tuple[Path, str]],
-    shape: tuple[int, ...],
-    cache_dir: Path,
-    root: Path,
-    cleaning: Cleaning,
-) -> tuple[np.ndarray, list[tuple[Path, str]]]:
+    split: str, decoded: Iterable[tuple[Item, np.ndarray]], shape: tuple[int, ...], cache_dir: Path, cleaning: Cleaning
+) -> tuple[np.ndarray, list[Item]]:
     """Decoded images [N, *shape] in a file without a name, and which files they are of."""
     used = []
     with tempfile.TemporaryFile(dir=cache_dir) as file:
-        for item, image in zip(found, in_parallel(act, [path for path, _ in found]), strict=True):
-            if isinstance(image, Exception):
-                cleaning.skip(split, str(item[0].relative_to(root)), why(image, item[0]), "replace or delete it")
-            else:
-                file.write(image.tobytes())
-                used.append(item)
+        for item, image in decoded:
+            file.write(image.tobytes())
+            used.append(item)
         if not used:
-            raise DataError(f"{root}: the {split} split has no image that can be read -> give it images")
+            raise DataError(f"{cleaning.root}: the {split} split has no image that can be read -> give it images")
         file.flush()
         return np.memmap(file, np.uint8, "r", shape=(len(used), *shape)), used
 
 
-def in_parallel(act: Callable[[Path], Any], paths: list[Path]) -> Iterator[Any]:
-    """`act(path)`, or the error it raised, for each path; PIL decodes without Python's lock."""
+def readable(
+    split: str, found: list[Item], act: Callable[[Path], Any], cleaning: Cleaning
+) -> Iterator[tuple[Item, Any]]:
+    """Files with `act(path)`, without those at which it fails; in parallel, as PIL decodes without Python's lock."""
 
-    def attempt(path: Path) -> Any:
+    def attempt(item: Item) -> Any:
         try:
-            return act(path)
+            return act(item[0])
         except Exception as e:  # PIL's readers raise a dozen kinds at broken files
             return e
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(paths), CHUNK):
-            yield from pool.map(attempt, paths[start : start + CHUNK])
+        for start in range(0, len(found), CHUNK):
+            part = found[start : start + CHUNK]
+            for item, result in zip(part, pool.map(attempt, part), strict=True):
+                if isinstance(result, Exception):
+                    cleaning.skip(split, item[0], why(result, item[0]), "replace or delete it")
+                else:
+                    yield item, result
 
 
 def why(e: Exception, path: Path) -> str:

@@ -1,8 +1,10 @@
 """Images: fetched, cleaned, split and packed once; augmented and normalized by the batch, on the device."""
 
-import functools
 import inspect
+import os
 import sys
+from collections.abc import Callable
+from functools import cache as kept
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +17,7 @@ from src.data import cache, clean, folder, report
 from src.data.augment import Augmentation, augment
 from src.data.mix import Mix
 from src.data.module import Arrays, Batch, DataModule
+from src.data.order import Balanced, Order
 from src.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -46,13 +49,6 @@ class ImageDataModule(DataModule):
         augment: operations on the training images, in this order.
         mix: puts two training images into one, with the labels of both; after `augment`.
         balance: an epoch takes all classes equally often, samples of small ones more than once.
-        batch_size: samples of one optimizer step, over all devices.
-        micro_batch_size: samples that one device takes at once; by default the batch size over the devices.
-        num_workers: processes that fetch batches.
-        seed: of order and augmentation; follows `seed_everything`. The split does not depend on it.
-        cache_dir: folder of the prepared data.
-        worker_timeout_sec: how long to wait for a worker's batch before the run ends; 0 waits for ever.
-        auto_micro_batch: when memory runs out, halve the micro-batch and go on; the batch size stays.
     """
 
     def __init__(
@@ -70,17 +66,9 @@ class ImageDataModule(DataModule):
         augment: list[Augmentation] | None = None,
         mix: Mix | None = None,
         balance: bool = False,
-        batch_size: int = 128,
-        micro_batch_size: int | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
-        cache_dir: str = ".cache",
-        worker_timeout_sec: float = 120.0,
-        auto_micro_batch: bool = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            batch_size, micro_batch_size, num_workers, seed, cache_dir, worker_timeout_sec, auto_micro_batch
-        )
+        super().__init__(**kwargs)
         for name, share in (("val_frac", val_frac), ("test_frac", test_frac)):
             if not 0 < share < 1:
                 raise ConfigError(f"data.{name}: {share} is not between 0 and 1")
@@ -105,13 +93,19 @@ class ImageDataModule(DataModule):
             return self.prepared
         modules = {type(self).__module__, __name__, clean.__name__, folder.__name__, report.__name__}
         names = ("dataset", "val_frac", "test_frac", "image_size", "invalid", "max_skipped_frac")
-        options = {name: getattr(self, name) for name in names} | {
-            "source": [inspect.getsource(sys.modules[m]) for m in sorted(modules)]
-        }
-        files = [] if self.dataset == "digits" else cache.files_in(self.data_dir)
+        options = {name: getattr(self, name) for name in names} | self.own()
+        options["source"] = [inspect.getsource(sys.modules[m]) for m in sorted(modules)]
+        reads_files = self.dataset != "digits" or type(self).load is not ImageDataModule.load
+        files = cache.files_in(self.data_dir) if reads_files else []
         name = f"{type(self).__name__}-{self.dataset}-{cache.fingerprint(options, files)}"
         self.prepared = cache.prepare(self.cache_dir, name, self.build)
         return self.prepared
+
+    def own(self) -> dict[str, Any]:
+        """The plain values that a subclass keeps besides ours: its `load` may depend on them."""
+        plain = (str, int, float, tuple, list, dict, Path)
+        known = vars(ImageDataModule())
+        return {name: value for name, value in vars(self).items() if name not in known and isinstance(value, plain)}
 
     def load(self) -> tuple[Images, Images]:
         """Training and test images; a data set of your own overrides this."""
@@ -162,9 +156,10 @@ class ImageDataModule(DataModule):
         kind = getattr(torchvision.datasets, self.dataset)
         try:
             train, test = (kind(self.data_dir, train=t, download=self.download) for t in (True, False))
-        except (RuntimeError, OSError) as e:
+        except (RuntimeError, OSError, ValueError, AssertionError, EOFError) as e:  # the last are of damaged files
             hint = "a download needs a network" if self.download else "give data.data_dir, or --data.download true"
-            raise DataError(f"{self.dataset} in {self.data_dir}: {str(e).splitlines()[0]} -> {hint}") from e
+            what = (str(e) or f"damaged, {type(e).__name__}").splitlines()[0]
+            raise DataError(f"{self.dataset} in {self.data_dir}: {what} -> {hint}") from e
         self.class_names = [name.partition(" - ")[0] for name in train.classes]  # MNIST's are like "7 - seven"
         return to_images(train), to_images(test)
 
@@ -192,7 +187,7 @@ class ImageDataModule(DataModule):
     def sample_names(self, split: str) -> list[str]:
         if self.dataset != "folder":
             return []
-        return [name.decode() for name in np.load(self.prepare() / f"{split}_names.npy")]
+        return [name.decode(errors="replace") for name in np.load(self.prepare() / f"{split}_names.npy")]
 
     def adopt(self, state: dict[str, Any]) -> None:
         """Raises DataError where these images or classes are none that the model knows."""
@@ -212,30 +207,40 @@ class ImageDataModule(DataModule):
         super().adopt(state)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Whole batch, on the device: x uint8 [N, C, H, W] -> float32, augmented and mixed in training, normalized."""
+        """Whole batch, on the device: x uint8 [N, C, H, W] -> augmented and mixed in training, normalized; float32, or
+        what `trainer.precision` makes the weights."""
         batch = {**batch, "x": batch["x"].float().div_(255)}
         if self.trainer and self.trainer.training:
             epoch = self.trainer.current_epoch
-            batch["x"] = augment(batch["x"], batch["index"], self.augment, self.seed, epoch)
+            batch["x"] = augment(batch["x"], batch.get("draw", batch["index"]), self.augment, self.seed, epoch)
             batch = self.mix(batch, self.facts["num_classes"], self.seed, epoch) if self.mix else batch
-        return {**batch, "x": self.standardize(batch["x"])}
+        x = self.standardize(batch["x"])
+        return {**batch, "x": self.trainer.precision_plugin.convert_input(x) if self.trainer else x}
+
+    def ordered(self) -> Callable[[int, int, int], Order]:
+        if not self.balance:
+            return super().ordered()
+        targets = self.splits["train"].targets
+        if targets.ndim != 1:
+            raise ConfigError("data.balance: the samples have several labels -> set it to false")
+        return Balanced(targets)
 
     def picture(self, batch: Batch) -> "Figure":
         names = self.statistics["class_names"]
         labels = [t.nonzero().flatten().tolist() if t.ndim else [int(t)] for t in batch["targets"]]
-        return pictures.images(batch["x"].cpu().numpy(), [", ".join(names[k] for k in few) for few in labels])
+        return pictures.images(batch["x"].float().cpu().numpy(), [", ".join(names[k] for k in few) for few in labels])
 
     def standardize(self, x: Tensor) -> Tensor:
         """x [N, C, H, W] in [0, 1] -> what the network gets: standardized by train's statistics, grey repeated."""
         if self.normalize:
-            mean, std = self.mean_and_std(x.device)
+            mean, std = (by_channel(tuple(self.statistics[name]), x.device) for name in ("mean", "std"))
             x = (x - mean) / std
         return x.expand(-1, self.facts["in_channels"], -1, -1)
 
-    @functools.cache  # noqa: B019  # one entry a device: a copy from the host at each batch would stop the GPU
-    def mean_and_std(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        mean, std = (torch.tensor(self.statistics[s], device=device)[:, None, None] for s in ("mean", "std"))
-        return mean, std
+
+@kept  # a copy from the host at each batch would stop the GPU
+def by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
 
 
 def digits() -> tuple[Images, Images]:
@@ -271,5 +276,5 @@ def stratified(targets: np.ndarray, frac: float, key: str = "data.val_frac") -> 
 
 
 def taken(samples: clean.Samples, index: np.ndarray) -> dict[str, Any]:
-    names = np.array([samples.names[i].encode() for i in index])
+    names = np.array([os.fsencode(samples.names[i]) for i in index])
     return {"x": cache.Rows(samples.x, index), "targets": samples.targets[index], "names": names}

@@ -15,7 +15,8 @@ from src.data.order import EvalOrder, TrainOrder
 from src.errors import DataError, EnvironmentFault, KnownError
 
 SHOWN = 5  # samples that an error names
-Batch = dict[str, Tensor]  # x, targets, and index: the samples' places in their split, -1 for padding
+# x, targets, and index: the samples' places in their split, -1 for padding; draw is what their random numbers follow
+Batch = dict[str, Tensor]
 
 
 class Arrays(Dataset):
@@ -28,8 +29,10 @@ class Arrays(Dataset):
         return len(self.targets)
 
     def __getitem__(self, index: Tensor) -> Batch:
-        rows = index.clamp(min=0)
-        return {"x": self.x[rows], "targets": self.targets[rows], "index": index}
+        rows = index.clamp(min=0) % len(self)  # a balanced order counts on beyond the end
+        return {
+            "x": self.x[rows], "targets": self.targets[rows], "index": torch.where(index < 0, -1, rows), "draw": index
+        }  # fmt: skip
 
 
 class Watched(Dataset):
@@ -55,7 +58,8 @@ class Watched(Dataset):
             raise DataError(f"{text} -> mend or leave out the bad one (--debug: where)") from e
 
     def where(self, worker: int) -> str:
-        known = [str(n) for n in self.at[worker].tolist() if n >= 0]
+        size = len(self.arrays) if isinstance(self.arrays, Arrays) else 2**63
+        known = [str(n % size) for n in self.at[worker].tolist() if n >= 0]
         return f"last at samples {', '.join(known)}, ... of its split" if known else "at no samples yet"
 
 
@@ -67,11 +71,7 @@ class Loader:
     """
 
     def __init__(
-        self,
-        arrays: Dataset,
-        order: TrainOrder | EvalOrder,
-        num_workers: int = 0,
-        worker_timeout_sec: float = 120.0,
+        self, arrays: Dataset, order: TrainOrder | EvalOrder, num_workers: int = 0, worker_timeout_sec: float = 120.0
     ) -> None:
         self.arrays, self.order, self.num_workers = arrays, order, num_workers
         self.worker_timeout_sec = worker_timeout_sec
@@ -87,13 +87,14 @@ class Loader:
         EnvironmentFault: a worker died, or gave nothing in time.
         """
         if self.num_workers == 0:
-            yield from map(self.watched.__getitem__, self.order)
+            batches = map(self.watched.__getitem__, self.order)
+            yield from map(pinned, batches) if torch.cuda.is_available() else batches
             return
         self.workers, self.received = self.workers or self.start_workers(), 0
-        batches = iter(self.workers)
+        fetched = iter(self.workers)
         while True:
             try:
-                batch = next(batches)
+                batch = next(fetched)
             except StopIteration:
                 return
             except KnownError as e:  # a worker's comes as its whole traceback
@@ -155,6 +156,11 @@ class Loader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         pass
+
+
+def pinned(batch: Batch) -> Batch:
+    """The host need not wait for the copy of page-locked memory to a GPU."""
+    return {name: t.pin_memory() for name, t in batch.items()}
 
 
 def as_it_is(batch: Any) -> Any:

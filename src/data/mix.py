@@ -30,6 +30,8 @@ class Mix(ABC):
     """
 
     def __init__(self, alpha: float = 1.0, p: float = 1.0) -> None:
+        if alpha <= 0:
+            raise ConfigError(f"data.mix.alpha: {alpha} is not above 0")
         self.alpha, self.p = alpha, p
 
     @abstractmethod
@@ -39,7 +41,7 @@ class Mix(ABC):
 
     def __call__(self, batch: Batch, num_classes: int, seed: int, epoch: int) -> Batch:
         """The batch with mixed `x` and with `soft_targets` [N, num_classes] besides its `targets`."""
-        u = uniform(seed, epoch, batch["index"], MIX, 4)
+        u = uniform(seed, epoch, batch.get("draw", batch["index"]), MIX, 4)
         share = quantiles(self.alpha, u.device)[(u[:, 1] * STEPS).long()]
         x, share = self.images(batch["x"], torch.where(u[:, 0] < self.p, share, 1.0), u[:, 2:])
         targets = batch["targets"]
@@ -68,7 +70,5 @@ def quantiles(alpha: float, device: torch.device) -> Tensor:
     """[STEPS] values of Beta(alpha, alpha), each as likely as the others."""
     from scipy.stats import beta
 
-    if alpha <= 0:
-        raise ConfigError(f"data.mix.alpha: {alpha} is not above 0")
     values = beta.ppf((np.arange(STEPS) + 0.5) / STEPS, alpha, alpha)
     return torch.tensor(values, dtype=torch.float32, device=device)

@@ -1,12 +1,13 @@
 """What all data modules share: the batch-size contract, the loaders, and what a run must know of its data."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningDataModule
 
 from src.data.loader import Arrays, Batch, Loader
-from src.data.order import Balanced, EvalOrder, TrainOrder, shuffled
+from src.data.order import EvalOrder, Order, TrainOrder, shuffled
 from src.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ class DataModule(LightningDataModule):
         batch_size: samples of one optimizer step, over all devices.
         micro_batch_size: samples that one device takes at once; by default the batch size over the devices.
             Gradients are accumulated until a batch is full.
-        num_workers: processes that fetch batches; 0 fetches in the training process, which is fastest for data
-            that is in memory or memory-mapped.
+        num_workers: processes that fetch training batches; 0 fetches in the training process, which is fastest for
+            data that is in memory or memory-mapped.
         seed: of order and augmentation; follows `seed_everything`.
         cache_dir: folder of the prepared data.
         worker_timeout_sec: how long to wait for a worker's batch before the run ends; 0 waits for ever.
@@ -45,9 +46,7 @@ class DataModule(LightningDataModule):
         self.worker_timeout_sec, self.auto_micro_batch = worker_timeout_sec, auto_micro_batch
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
         self.num_workers, self.seed, self.cache_dir = num_workers, seed, Path(cache_dir)
-        self.balance = False  # takes the classes of train equally often
         self.predict_split = "test"
-        self.again: tuple[int, int] | None = None
         self.splits: dict[str, Arrays] = {}
         self.facts: dict[str, Any] = {}
         self.statistics: dict[str, Any] = {}
@@ -79,26 +78,24 @@ class DataModule(LightningDataModule):
         self.micro_batch_size = micro
         return share // micro
 
-    @property
-    def world(self) -> tuple[int, int]:
-        """Rank and number of the processes that share the data."""
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+    def share(self) -> tuple[int, int, int]:
+        """Samples that this process takes at once, its rank, and the number of processes."""
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        self.divide_batch(world_size)
+        assert self.micro_batch_size is not None
+        return self.micro_batch_size, rank, world_size
 
     def position(self) -> tuple[int, int]:
         """Epoch and micro-batch that training has come to; Lightning's loops hold them, also after a restart."""
-        if self.again or not self.trainer:
-            return self.again or (0, 0)
+        if not self.trainer:
+            return 0, 0
         return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
 
     def fetch(self, epoch: int, number: int) -> Batch:
         """A micro-batch of training once more, in this process."""
         assert self.trainer is not None
         loader: Any = self.trainer.train_dataloader
-        self.again = epoch, number
-        try:
-            return loader.arrays[next(iter(loader.order))]
-        finally:
-            self.again = None
+        return loader.arrays[next(loader.order.begin(epoch, number))]
 
     def check_sizes(self) -> None:
         """Raise DataError where a split is empty or training data does not fill one batch."""
@@ -112,23 +109,17 @@ class DataModule(LightningDataModule):
             )
 
     def train_dataloader(self) -> Loader:
-        rank, world_size = self.world
-        self.divide_batch(world_size)
-        assert self.micro_batch_size is not None
-        arrays = self.splits["train"]
-        if self.balance and arrays.targets.ndim != 1:
-            raise ConfigError("data.balance: the samples have several labels -> set it to false")
-        ordered = Balanced(arrays.targets) if self.balance else shuffled
-        order = TrainOrder(
-            len(arrays), self.batch_size, self.micro_batch_size, self.seed, self.position, rank, world_size, ordered
-        )
+        arrays, (micro, rank, world_size) = self.splits["train"], self.share()
+        where = self.position, rank, world_size
+        order = TrainOrder(len(arrays), self.batch_size, micro, self.seed, *where, self.ordered())
         return Loader(arrays, order, self.num_workers, self.worker_timeout_sec)
 
+    def ordered(self) -> Callable[[int, int, int], Order]:
+        """Gives an epoch's order from (number of samples, seed, epoch)."""
+        return shuffled
+
     def eval_loader(self, split: str) -> Loader:
-        rank, world_size = self.world
-        self.divide_batch(world_size)
-        assert self.micro_batch_size is not None
-        return Loader(self.splits[split], EvalOrder(len(self.splits[split]), self.micro_batch_size, rank, world_size))
+        return Loader(self.splits[split], EvalOrder(len(self.splits[split]), *self.share()))
 
     def val_dataloader(self) -> Loader:
         return self.eval_loader("val")

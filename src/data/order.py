@@ -5,6 +5,7 @@ Nothing here has a state, so a run that goes on at step k takes the same samples
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -14,8 +15,8 @@ LARGE = 10_000_000  # above it a shuffled list of all indices costs too much mem
 MASK = 0xFFFFFFFF
 BALANCE, MIX = 2**32 - 1, 2**32 - 2  # uses of randomness besides the augmentations, which count from 0
 
-
 T = TypeVar("T", int, Tensor)
+Order = Callable[[int, int], Tensor]  # start, stop -> [stop - start] indices
 
 
 def fmix32(x: T) -> T:
@@ -70,8 +71,8 @@ def feistel(position: Tensor, n: int, seed: int, epoch: int, rounds: int = 6) ->
     return out
 
 
-def shuffled(n: int, seed: int, epoch: int) -> Callable[[int, int], Tensor]:
-    """The epoch's order of n samples, as a function (start, stop) -> [stop - start] indices."""
+def shuffled(n: int, seed: int, epoch: int) -> Order:
+    """The epoch's order of n samples."""
     if n > LARGE:
         return lambda start, stop: feistel(torch.arange(start, stop), n, seed, epoch)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(key(seed, epoch)))
@@ -81,7 +82,8 @@ def shuffled(n: int, seed: int, epoch: int) -> Callable[[int, int], Tensor]:
 class Balanced:
     """Takes the classes of `targets` [N] equally often, and of each class any sample, with replacement.
 
-    An object of it takes the place of `shuffled`: the same arguments, the same kind of function.
+    An object of it takes the place of `shuffled`: the same arguments, the same kind of function. Its indices are those
+    of the samples plus multiples of N, each another one, so that a sample that comes again is augmented differently.
     """
 
     def __init__(self, targets: Tensor) -> None:
@@ -89,17 +91,19 @@ class Balanced:
         _, self.counts = targets.unique(return_counts=True)
         self.first = self.counts.cumsum(0) - self.counts
 
-    def __call__(self, n: int, seed: int, epoch: int) -> Callable[[int, int], Tensor]:
+    def __call__(self, n: int, seed: int, epoch: int) -> Order:
         places = shuffled(n, seed, epoch)
 
         def order(start: int, stop: int) -> Tensor:
-            kind = places(start, stop) % len(self.counts)
+            place = places(start, stop)
+            kind, turn = place % len(self.counts), place // len(self.counts)
             bits = random_bits(seed, epoch, torch.arange(start, stop), BALANCE, 1)[:, 0]
-            return self.members[self.first[kind] + ((bits * self.counts[kind]) >> 32)]
+            return self.members[self.first[kind] + ((bits * self.counts[kind]) >> 32)] + turn * n
 
         return order
 
 
+@dataclass
 class TrainOrder:
     """Index tensors of one device's micro-batches, shuffled; what does not fill a batch waits for another epoch.
 
@@ -110,39 +114,38 @@ class TrainOrder:
         ordered: gives an epoch's order, as `shuffled` does.
     """
 
-    def __init__(
-        self,
-        num_samples: int,
-        batch_size: int,
-        micro_batch_size: int,
-        seed: int,
-        position: Callable[[], tuple[int, int]],
-        rank: int = 0,
-        world_size: int = 1,
-        ordered: Callable[[int, int, int], Callable[[int, int], Tensor]] = shuffled,
-    ) -> None:
-        self.num_samples, self.batch_size, self.micro_batch_size = num_samples, batch_size, micro_batch_size
-        self.seed, self.position, self.rank, self.world_size = seed, position, rank, world_size
-        self.ordered = ordered
+    num_samples: int
+    batch_size: int
+    micro_batch_size: int
+    seed: int
+    position: Callable[[], tuple[int, int]]
+    rank: int = 0
+    world_size: int = 1
+    ordered: Callable[[int, int, int], Order] = shuffled
 
     def __len__(self) -> int:
         steps = self.num_samples // self.batch_size
         return steps * (self.batch_size // (self.micro_batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[Tensor]:
-        epoch, first = self.position()
+        return self.begin(*self.position())
+
+    def begin(self, epoch: int, first: int) -> Iterator[Tensor]:
+        """The micro-batches of an epoch from the `first` on."""
         order = self.ordered(self.num_samples, self.seed, epoch)
         for i in range(first, len(self)):
             start = (i * self.world_size + self.rank) * self.micro_batch_size
             yield order(start, start + self.micro_batch_size)
 
 
+@dataclass
 class EvalOrder:
     """Index tensors of one device's batches, in order. All batches of all devices have one size; -1 marks padding."""
 
-    def __init__(self, num_samples: int, micro_batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        self.num_samples, self.micro_batch_size = num_samples, micro_batch_size
-        self.rank, self.world_size = rank, world_size
+    num_samples: int
+    micro_batch_size: int
+    rank: int = 0
+    world_size: int = 1
 
     def __len__(self) -> int:
         return math.ceil(self.num_samples / (self.micro_batch_size * self.world_size))

@@ -1,6 +1,7 @@
 """The data report: what came in, what was left out and why, and how the splits differ. `data_report.json` of a run."""
 
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,21 @@ LONG_LINE = 40  # characters; shorter lines come again by chance
 DUPLICATES = ("duplicate", "two labels", "also in test", "also in val")  # reasons that are no fault of a file
 
 
+@dataclass
 class Cleaning:
-    """Collects what is left out of a data set.
+    """Collects what is left out of a data set."""
 
-    Args:
-        invalid: `error` stops at the first sample that cannot be used, `skip` leaves it out.
-        max_skipped_frac: the largest share of samples that may be left out so.
-        root: the folder that names of files start from.
-    """
+    invalid: str = "error"  # stops at the first sample that cannot be used, `skip` leaves it out
+    max_skipped_frac: float = 0.05  # the largest share of samples that may be left out so
+    root: Path = Path()  # the folder that names of files start from
+    removed: list[dict[str, str]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
 
-    def __init__(self, invalid: str = "error", max_skipped_frac: float = 0.05, root: Path = Path()) -> None:
-        self.invalid, self.max_skipped_frac, self.root = invalid, max_skipped_frac, root
-        self.removed: list[dict[str, str]] = []
-        self.skipped: list[str] = []
+    def name(self, file: str | Path) -> str:
+        return file if isinstance(file, str) else str(file.relative_to(self.root))
 
-    def skip(self, split: str, file: str, reason: str, hint: str) -> None:
-        """Leave out a sample that cannot be used.
+    def skip(self, split: str, file: str | Path, reason: str, hint: str) -> None:
+        """Leave out a sample that cannot be used: a row, or a file below the root.
 
         Raises:
             DataError: it may not be left out.
@@ -38,8 +38,8 @@ class Cleaning:
         self.skipped.append(f"{self.root / file}: {reason}")
         self.remove(split, file, reason.partition(":")[0], reason.partition(": ")[2])
 
-    def remove(self, split: str, file: str, reason: str, detail: str = "") -> None:
-        self.removed.append({"split": split, "file": file, "reason": reason, "detail": detail})
+    def remove(self, split: str, file: str | Path, reason: str, detail: str = "") -> None:
+        self.removed.append({"split": split, "file": self.name(file), "reason": reason, "detail": detail})
 
     def check_limit(self, came_in: int) -> None:
         """Raise DataError where too many of so many samples are left out."""

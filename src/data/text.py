@@ -3,7 +3,8 @@
 import codecs
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,8 +16,8 @@ from torch.utils.data import Dataset
 from src import pictures
 from src.data import cache
 from src.data.cache import files_in
-from src.data.module import Batch, DataModule, Loader
-from src.data.order import TrainOrder, key
+from src.data.module import Batch, DataModule
+from src.data.order import Order, key, shuffled
 from src.data.report import SPLITS, Cleaning, text_shift, text_split
 from src.data.tokens import decode, encode, make_tokenizer, vocabulary_size
 from src.errors import ConfigError, DataError
@@ -55,23 +56,8 @@ class Windows(Dataset):
         return {"x": rows[:, :-1], "targets": targets, "index": index}
 
 
-class Moved:
-    """A training order whose windows begin elsewhere in each epoch; indices become first tokens."""
-
-    def __init__(self, order: TrainOrder, seq_len: int) -> None:
-        self.order, self.seq_len = order, seq_len
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        offset = key(self.order.seed, self.order.position()[0], 1) % self.seq_len
-        for index in self.order:
-            yield index * self.seq_len + offset
-
-
 class TextDataModule(DataModule):
-    """Text for language models, in windows of tokens.
+    """Text for language models; a sample is a window of tokens.
 
     Args:
         files: text files, or folders of .txt, .md, .rst and .py files; by default the language reference that ships
@@ -84,13 +70,6 @@ class TextDataModule(DataModule):
         test_frac: share of the text held out for testing; at 0 the validation text is the test text too.
         invalid: whether a file that is not UTF-8 is an `error`, or left out (`skip`) and listed in the report.
         max_skipped_frac: the largest share of files that may be left out.
-        batch_size: windows of one optimizer step, over all devices.
-        micro_batch_size: windows that one device takes at once; by default the batch size over the devices.
-        num_workers: processes that fetch batches.
-        seed: of order and offsets; follows `seed_everything`. The split does not depend on it.
-        cache_dir: folder of the prepared data.
-        worker_timeout_sec: how long to wait for a worker's batch before the run ends; 0 waits for ever.
-        auto_micro_batch: when memory runs out, halve the micro-batch and go on; the batch size stays.
     """
 
     def __init__(
@@ -104,17 +83,9 @@ class TextDataModule(DataModule):
         test_frac: float = 0.0,
         invalid: Literal["error", "skip"] = "error",
         max_skipped_frac: float = 0.05,
-        batch_size: int = 12,
-        micro_batch_size: int | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
-        cache_dir: str = ".cache",
-        worker_timeout_sec: float = 120.0,
-        auto_micro_batch: bool = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            batch_size, micro_batch_size, num_workers, seed, cache_dir, worker_timeout_sec, auto_micro_batch
-        )
+        super().__init__(**kwargs)
         if not (val_frac > 0 and test_frac >= 0 and val_frac + test_frac < 1):
             raise ConfigError(f"data.val_frac, data.test_frac: {val_frac}, {test_frac} leave no train or val split")
         if seq_len < 2:  # at 1, evaluation's stride could not be told from training's
@@ -193,10 +164,14 @@ class TextDataModule(DataModule):
     def picture(self, batch: Batch) -> "Figure":
         return pictures.text([decode(self.statistics["tokenizer"], row.tolist()) for row in batch["x"].cpu()[:16]])
 
-    def train_dataloader(self) -> Loader:
-        loader = super().train_dataloader()
-        loader.order = Moved(loader.order, self.seq_len)  # type: ignore[arg-type, assignment]
-        return loader
+    def ordered(self) -> Callable[[int, int, int], Order]:
+        return partial(moved, self.seq_len)
+
+
+def moved(seq_len: int, n: int, seed: int, epoch: int) -> Order:
+    """The epoch's order of n windows, as their first tokens; in each epoch they begin elsewhere."""
+    order, offset = shuffled(n, seed, epoch), key(seed, epoch, 1) % seq_len
+    return lambda start, stop: order(start, stop) * seq_len + offset
 
 
 def topics() -> dict[str, str]:
@@ -212,17 +187,14 @@ def source_files(files: list[str]) -> list[Path]:
         path = Path(name)
         if not path.exists():
             raise DataError(f"data.files: {path} is not there -> name text files or folders")
-        found = [f for f in files_in(path) if is_text(f.relative_to(path))] if path.is_dir() else [path]
+        seen = [f for f in files_in(path) if f.suffix.lower() in SUFFIXES] if path.is_dir() else [path]
+        found = [f for f in seen if f == path or not any(p.startswith(".") for p in f.relative_to(path).parts)]
         if not found:
             raise DataError(f"data.files: {path} has no {', '.join(SUFFIXES)} file -> name another folder")
         out += found
     if not out:
         raise DataError("data.files: the list is empty -> name text files, or leave it out")
     return list(dict.fromkeys(out))
-
-
-def is_text(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
 
 
 def read(paths: list[Path], cleaning: Cleaning) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What all models share: a network made from facts of the data, an optimizer, a schedule, and cheap logging."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -54,12 +55,13 @@ class MaskedMean(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        exact = torch.float32 if torch.backends.mps.is_available() else torch.float64  # Apple's GPUs have no float64
+        self.add_state("total", torch.zeros((), dtype=exact), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=exact), dist_reduce_fx="sum")
 
     def update(self, values: Tensor, real: Tensor) -> None:
         """values [N], real [N]: whether each is a sample or padding."""
-        self.total += torch.where(real, values.double(), 0.0).sum()
+        self.total += torch.where(real, values.to(self.total.dtype), 0.0).sum()
         self.count += real.sum()
 
     def compute(self) -> Tensor:
@@ -148,9 +150,10 @@ class Model(LightningModule):
 
     def configure_schedule(self, factory: Callable[..., Any], optimizer: Optimizer) -> dict[str, Any]:
         rates = {group["lr"] for group in optimizer.param_groups}
-        names = accepted(factory) & {"num_steps", "total_steps"}
-        steps = dict.fromkeys(names, int(self.trainer.estimated_stepping_batches))
-        schedule = build("schedule", partial(factory, **steps), optimizer)
+        names, total = accepted(factory) & {"num_steps", "total_steps"}, self.trainer.estimated_stepping_batches
+        if names and total == math.inf:
+            raise ConfigError("model.schedule: training has no end -> set trainer.max_steps, or leave the schedule out")
+        schedule = build("schedule", partial(factory, **{name: int(total) for name in names}), optimizer)
         if len(rates) > 1 and "max_lr" in optimizer.param_groups[0]:
             raise ConfigError(
                 f"model.schedule: {type(schedule).__name__} gives all parameters one rate, but layer_decay or the "
@@ -159,6 +162,18 @@ class Model(LightningModule):
         if isinstance(schedule, ReduceLROnPlateau):
             return {"scheduler": schedule, "interval": "epoch", "monitor": getattr(schedule, "monitor", "val/loss")}
         return {"scheduler": schedule, "interval": "step"}
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        self.log_scores("test")
+
+    def log_scores(self, split: str) -> None:
+        """Log what was measured on a whole split, and begin anew."""
 
     def pictures(self) -> dict[str, "Figure"]:
         """Figures of the test's results, by the names of their files."""

@@ -42,6 +42,8 @@ class Classification(Model):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if not 0 <= label_smoothing <= 1:
+            raise ConfigError(f"model.label_smoothing: {label_smoothing} is not from 0 to 1")
         self.label_smoothing, self.class_weights = label_smoothing, class_weights
         self.weights: Tensor | None = None
         self.mean_loss, self.mean_acc = MaskedMean(), MaskedMean()
@@ -65,7 +67,7 @@ class Classification(Model):
             self.weights = weights(self.class_weights, targets, self.facts["num_classes"]).to(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        logits, targets = self(batch["x"]), batch.get("soft_targets", batch["targets"])
+        logits, targets = self(batch["x"]).float(), batch.get("soft_targets", batch["targets"])
         if batch["targets"].ndim == 1:
             # The mean over samples, not over their weights, so that it does not depend on how a batch is divided.
             how = "mean" if self.weights is None else "none"
@@ -92,20 +94,11 @@ class Classification(Model):
         self.mean_loss.update(losses, real)
         self.mean_acc.update(hits(logits, targets), real)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
-
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """index [N], targets [N] or [N, num_classes], and the classes' probabilities [N, num_classes]."""
         logits, targets = self(batch["x"]).float(), batch["targets"]
         probabilities = logits.softmax(1) if targets.ndim == 1 else logits.sigmoid()
         return {"index": batch["index"], "targets": targets, "probabilities": probabilities}
-
-    def on_validation_epoch_end(self) -> None:
-        self.log_scores("val")
-
-    def on_test_epoch_end(self) -> None:
-        self.log_scores("test")
 
     def log_scores(self, split: str) -> None:
         assert self.auroc is not None

@@ -19,25 +19,18 @@ class LanguageModeling(Model):
         self.mean_loss = MaskedMean()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = F.cross_entropy(self(batch["x"]).flatten(0, 1), batch["targets"].flatten())
+        loss = self.losses(batch, "mean")
         self.watch(loss=loss)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        targets = batch["targets"].flatten()  # -100 where there is no token
-        losses = F.cross_entropy(self(batch["x"]).flatten(0, 1), targets, reduction="none")
-        self.mean_loss.update(losses, targets >= 0)
+        self.mean_loss.update(self.losses(batch, "none"), batch["targets"].flatten() >= 0)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
+    def losses(self, batch: Batch, reduction: str) -> Tensor:
+        """Of all tokens, [N * T], or their mean; targets are -100 where there is no token."""
+        return F.cross_entropy(self(batch["x"]).flatten(0, 1).float(), batch["targets"].flatten(), reduction=reduction)
 
-    def on_validation_epoch_end(self) -> None:
-        self.log_means("val")
-
-    def on_test_epoch_end(self) -> None:
-        self.log_means("test")
-
-    def log_means(self, split: str) -> None:
+    def log_scores(self, split: str) -> None:
         loss = self.mean_loss.compute()
         bytes_per_token = self.trainer.datamodule.bytes_per_token(split)  # type: ignore[attr-defined]
         self.log_dict({f"{split}/loss": loss, f"{split}/perplexity": loss.exp()})

@@ -52,7 +52,8 @@ class Block(nn.Module):
 
 def rotation(length: int, dim: int) -> Rotation:
     """Angles of rotary positions for a head of width `dim` (Su et al., RoFormer, 2021)."""
-    frequencies = 10_000.0 ** (-torch.arange(0, dim, 2) / dim)
+    # In float32 also where a network is made in bfloat16, which has no whole numbers between 256 and 258.
+    frequencies = 10_000.0 ** (-torch.arange(0, dim, 2, dtype=torch.float32) / dim)
     angles = torch.arange(length)[:, None] * frequencies
     return angles.cos(), angles.sin()
 

@@ -64,3 +64,19 @@ def test_layers_that_share_a_weight_share_its_average():
 @pytest.mark.parametrize("decay", [1, -0.1])
 def test_a_decay_that_is_none(run, tmp_path, decay):
     assert "ema.decay" in run([*SMALL, "--ema.decay", decay, "--run_dir", tmp_path / "run"], code=2)
+
+
+def test_a_fork_goes_on_from_what_is_trained(run, tmp_path):
+    """With an average or without one, whatever the run that it begins with had."""
+    short = [*SMALL, "--trainer.max_epochs", 2]
+    run([*short, "--trainer.limit_train_batches", 5, "--run_dir", tmp_path / "plain"])
+    run([*short, "--trainer.limit_train_batches", 5, "--ema.decay", 0.9, "--run_dir", tmp_path / "ema"])
+    longer = [*short, "--trainer.max_epochs", 3, "--trainer.limit_train_batches", 5]
+    ends = []
+    for origin in ("plain", "ema"):
+        for name, average in (("without", []), ("with", ["--ema.decay", 0.9])):
+            folder = tmp_path / f"{origin}_{name}"
+            run([*longer, *average, "--resume", tmp_path / origin, "--run_dir", folder])
+            last = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+            ends.append(last.get("ema", last["state_dict"]))
+    assert all(torch.equal(t, end[name]) for end in ends[1:] for name, t in ends[0].items())

@@ -156,3 +156,9 @@ def test_affine_turns_and_shifts_as_far_as_it_says():
     assert math.isclose(quarter.sum(), 1, abs_tol=1e-4)
     shifted = Affine(translate=1 / 9)(dot, torch.tensor([[0.5, 0.5, 1.0, 0.5]]))
     assert shifted[0, 0].gt(0.9).nonzero().tolist() == [[4, 6]]
+
+
+@pytest.mark.parametrize("options", [{"num_ops": 0}, {"magnitude": 9}])
+def test_randaugment_without_operations_is_refused(options):
+    with pytest.raises(ConfigError, match="RandAugment: num_ops"):
+        RandAugment(**options)

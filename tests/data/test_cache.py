@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from src.data import cache
-from src.errors import EnvironmentFault
+from src.errors import DataError, EnvironmentFault
 
 
 def build():
@@ -54,3 +54,16 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(EnvironmentFault, match=r"data.cache_dir"):
         cache.prepare(tmp_path / "file", "set", build)
+
+
+def test_whose_file_it_was_is_told_apart(tmp_path):
+    def fails(at):
+        def build():
+            raise OSError(28, "No space left on device", str(at))
+
+        return build
+
+    with pytest.raises(EnvironmentFault, match=r"data.cache_dir .*No space left on device -> free space"):
+        cache.prepare(tmp_path / "cache", "a", fails(tmp_path / "cache/tmp123"))
+    with pytest.raises(DataError, match=r"images/1.png: No space .* -> check where the data lies"):
+        cache.prepare(tmp_path / "cache", "a", fails(tmp_path / "images/1.png"))

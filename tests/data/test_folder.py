@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import numpy as np
 import pytest
@@ -277,3 +278,15 @@ def test_evaluation_applies_the_checkpoints_statistics(run, tmp_path):
     fill(tmp_path / "c", classes=("cow", "dog"), height=20, width=20)
     out = run([*args[:2], "--data.data_dir", tmp_path / "c"], code=3, command=src.evaluate.main)
     assert "--data.image_size [12, 12]" in out
+
+
+def test_names_that_are_not_utf8(make, tmp_path):
+    root = fill(tmp_path / "a")
+    (root / "train/cat/00.png").rename(os.fsdecode(os.fsencode(root) + b"/train/cat/caf\xe9.jfif"))
+    assert any("caf" in name for split in ("train", "val") for name in make(root).sample_names(split))
+
+
+def test_two_folders_of_one_split_are_refused(make, tmp_path):
+    root = fill(tmp_path / "a", ("train", "val", "valid", "test"))
+    with pytest.raises(DataError, match=r"valid: .*/val is val already -> put all"):
+        make(root)

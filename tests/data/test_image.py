@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from src.data.image import ImageDataModule, stratified
+from src.data.image import digits as digits_of_sklearn
 from src.errors import ConfigError, DataError
 
 
@@ -195,3 +196,35 @@ def test_shift_between_train_and_test_is_measured(own):
     assert report["shift"]["test"]["mean"][0] > 1
     assert report["shift"]["test"]["class_shares"] == pytest.approx(0.5, abs=0.02)
     assert abs(report["shift"]["val"]["mean"][0]) < 0.5
+
+
+class Above(ImageDataModule):
+    """Digits below a border against the others."""
+
+    def __init__(self, border: int = 5, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.border = border
+
+    def load(self):
+        (x, y), (x_test, y_test) = digits_of_sklearn()
+        return (x, (y >= self.border).astype(int)), (x_test, (y_test >= self.border).astype(int))
+
+
+def test_own_arguments_make_own_data(tmp_path):
+    """The prepared data of one value is not taken for another's."""
+    shares = []
+    for border in (5, 8, 5):
+        data = Above(border, cache_dir=str(tmp_path), data_dir=str(tmp_path / "none"))
+        data.setup("fit")
+        shares.append(data.splits["train"].targets.float().mean().item())
+    assert shares[0] == shares[2] == pytest.approx(0.5, abs=0.05)
+    assert shares[1] == pytest.approx(0.2, abs=0.05)
+
+
+def test_damaged_files_of_a_set_are_one_line(data_dir, tmp_path):
+    raw = tmp_path / "MNIST/raw"
+    raw.mkdir(parents=True)
+    for file in (data_dir / "MNIST/raw").glob("*ubyte"):
+        (raw / file.name).write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(DataError, match=r"MNIST in .* -> "):
+        ImageDataModule("MNIST", data_dir=str(tmp_path), cache_dir=str(tmp_path / "cache")).setup("fit")

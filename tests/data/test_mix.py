@@ -58,5 +58,5 @@ def test_several_labels_are_mixed_label_by_label():
 def test_shares_have_a_beta_distribution(alpha):
     values = quantiles(alpha, torch.device("cpu"))
     with pytest.raises(ConfigError, match=r"data.mix.alpha: 0 is not above 0"):
-        MixUp(alpha=0)(BATCH, 4, 0, 0)
+        MixUp(alpha=0)
     assert stats.kstest(values.numpy(), stats.beta(alpha, alpha).cdf).statistic < 0.02  # float32 rounds many to 1

@@ -70,3 +70,11 @@ def test_other_data_is_refused():
     data.facts = {"num_classes": 4}
     with pytest.raises(DataError, match="the data has changed since this run began: facts"):
         data.load_state_dict(state)
+
+
+def test_batches_for_a_gpu_are_page_locked(monkeypatch):
+    locked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda t: locked.append(t) or t)
+    assert len(list(Loader(ARRAYS, EvalOrder(40, 20)))) == 2
+    assert len(locked) == 2 * 4

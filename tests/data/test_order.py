@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from src.data import order
+from src.data.loader import Arrays
 from src.data.order import Balanced, EvalOrder, TrainOrder, feistel, shuffled, uniform
 
 
@@ -80,7 +81,7 @@ def balanced(epoch=0, first=0, rank=0, world_size=1, micro=10):
     ]
     position = lambda: (epoch, first)  # noqa: E731
     order = TrainOrder(105, 20, micro, 0, position, rank, world_size, Balanced(targets))
-    index = torch.stack(list(order))
+    index = torch.stack(list(order)) % 105
     return index, targets[index]
 
 
@@ -104,5 +105,13 @@ def test_balanced_epochs_go_on_and_are_shared_like_others():
 
 def test_a_class_of_any_size_is_taken_evenly():
     order = Balanced(torch.zeros(3_000, dtype=torch.long))(3_000, 0, 0)
-    counts = torch.histc(order(0, 3_000).float(), 10, 0, 3_000)
+    counts = torch.histc((order(0, 3_000) % 3_000).float(), 10, 0, 3_000)
     assert ((counts - 300) ** 2 / 300).sum() < 28  # 9 degrees of freedom: 99.9 %
+
+
+def test_a_sample_that_comes_again_draws_other_numbers():
+    index = Balanced(torch.tensor([0] * 99 + [1]))(100, 0, 0)(0, 100)
+    batch = Arrays(torch.arange(100), torch.arange(100))[index]
+    again = batch["draw"][batch["index"] == 99]
+    assert len(again) == 50
+    assert len(uniform(0, 0, again, 0, 1).unique()) == 50

@@ -1,11 +1,12 @@
 import os
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from src.data.order import TrainOrder
-from src.data.text import Moved, TextDataModule, Windows
+from src.data.text import TextDataModule, Windows, moved
 from src.data.tokens import decode, encode, make_tokenizer
 from src.errors import DataError
 
@@ -16,8 +17,8 @@ TEXT = "The quick brown fox, jumps over it.\n" * 60
 def make(tmp_path):
     def data(text: bytes = TEXT.encode(), **options):
         (tmp_path / "a.txt").write_bytes(text)
-        given = {"files": [str(tmp_path)], "cache_dir": str(tmp_path / "cache"), "seq_len": 16} | options
-        module = TextDataModule(**given)
+        places = {"files": [str(tmp_path)], "cache_dir": str(tmp_path / "cache")}
+        module = TextDataModule(**places | {"seq_len": 16, "batch_size": 12} | options)
         module.setup("fit")
         return module
 
@@ -51,8 +52,8 @@ def test_training_windows_move_from_epoch_to_epoch():
     windows = Windows(torch.arange(1000), 16, 1)
     starts = []
     for epoch in (0, 0, 1, 2, 3):
-        order = TrainOrder(len(windows), 4, 4, 0, lambda e=epoch: (e, 0))
-        starts.append(torch.cat(list(Moved(order, 16))))
+        order = TrainOrder(len(windows), 4, 4, 0, lambda e=epoch: (e, 0), ordered=partial(moved, 16))
+        starts.append(torch.cat(list(order)))
     assert torch.equal(starts[0], starts[1])
     assert len({int(s[0]) % 16 for s in starts}) > 2
     assert all(len(set((s // 16).tolist())) == len(s) and (windows[s]["targets"] >= 0).all() for s in starts)

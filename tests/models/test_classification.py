@@ -1,5 +1,6 @@
 import pytest
 import torch
+from conftest import SMALL
 from lightning.pytorch import Trainer, seed_everything
 from sklearn.metrics import f1_score, log_loss, roc_auc_score
 from torch.nn import functional as F
@@ -22,7 +23,7 @@ class LabelledDigits(ImageDataModule):
         super().setup(stage)
         if self.facts["num_classes"] == 10:
             self.splits = {name: Arrays(a.x, PARTS[a.targets]) for name, a in self.splits.items()}
-            self.facts["num_classes"] = 3
+            self.facts["num_classes"], self.statistics["class_names"] = 3, ["0", "1", "2"]
 
     def picture(self, batch):
         return None
@@ -111,7 +112,7 @@ def test_unbalanced_data_is_trained_in_balance(trained):
     _, model, data = trained(Unbalanced, 6, {"balance": True})
     order = data.train_dataloader().order
     order.position = lambda: (0, 0)
-    counts = torch.bincount(data.splits["train"].targets[torch.cat(list(order))])
+    counts = torch.bincount(torch.cat([data.splits["train"][index]["targets"] for index in order]))
     assert counts.max() - counts.min() <= 10  # the last samples wait
     recall = model.counts.diagonal() / model.counts.sum(1)
     assert recall[5:].mean() > 0.6
@@ -159,3 +160,26 @@ def test_f1_leaves_out_what_is_not_there():
     there, f1 = presence_and_f1(torch.tensor([[[5, 1], [2, 4]], [[0, 0], [3, 4]]]))
     assert there.tolist() == [True, False]  # of the second label there are no samples without it
     assert f1[0].item() == pytest.approx(8 / 11)
+
+
+def test_label_smoothing_is_a_share():
+    with pytest.raises(ConfigError, match=r"model.label_smoothing: 1.5 is not from 0 to 1"):
+        Classification(label_smoothing=1.5, network=MLP, optimizer=torch.optim.AdamW)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_weights_of_any_precision_train(run, tmp_path, precision):
+    mixed = ["--data.mix", "src.data.mix.MixUp", "--model.class_weights", "balanced", "--ema.decay", 0.9]
+    short = ["--trainer.precision", precision, "--trainer.max_epochs", 1, "--pictures.enabled", "true"]
+    out = run([*SMALL, *mixed, *short, "--run_dir", tmp_path / "run"])
+    assert "test      loss" in out
+    saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert saved["network.head.1.weight"].dtype == {"bf16-true": torch.bfloat16, "64-true": torch.float64}[precision]
+
+
+def test_a_run_without_end_needs_no_schedule_that_knows_it(run, tmp_path):
+    endless = [*SMALL, "--trainer.max_epochs", -1, "--trainer.max_time", "00:00:00:01"]
+    out = run([*endless, "--run_dir", tmp_path / "run"], code=2)
+    assert "model.schedule: training has no end -> set trainer.max_steps" in out
+    constant = ["--model.schedule", "torch.optim.lr_scheduler.ConstantLR"]
+    run([*endless, *constant, "--checkpoints.monitor", "val/loss", "--run_dir", tmp_path / "other"])

@@ -103,3 +103,12 @@ def test_bf16():
 def test_sizes_that_do_not_fit_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_positions_of_a_network_made_in_bfloat16_are_exact():
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        low = rotation(1000, 32)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(low, rotation(1000, 32), strict=True))
