@@ -96,7 +96,10 @@ def begin_together(trainer: "Trainer", folder: RunFolder) -> Path | None:
 
     Those that Lightning starts for further devices come here when the first has been here already.
     """
-    if trainer.world_size == 1 or not trainer._accelerator_connector.cluster_environment.creates_processes_externally:
+    from lightning.pytorch.plugins.environments import LightningEnvironment
+
+    environment = trainer._accelerator_connector.cluster_environment
+    if trainer.world_size == 1 or isinstance(environment, LightningEnvironment):
         return begin(folder)
     start = begin(folder) if rank() == 0 else None
     trainer.strategy.setup_environment()  # what fit begins with
