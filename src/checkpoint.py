@@ -8,7 +8,9 @@ import hashlib
 import io
 import json
 import os
+import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -73,20 +75,9 @@ def write(path: Path, data: bytes | memoryview, position: dict[str, Any], keep_l
     Raises:
         EnvironmentFault: it could not be written; those that were there still are.
     """
-    tmp = path.with_suffix(".tmp")
     try:
-        sha256 = hashlib.sha256(data).hexdigest()
-        with open(tmp, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        path.unlink(missing_ok=True)
-        manifest = {"file": path.name, "sha256": sha256, "bytes": len(data), **position}
-        write_text(manifest_of(path), json.dumps(manifest))
-        tmp.rename(path)
-        link(path.with_name("last.ckpt"), path)
-        link(path.with_name("best.ckpt"), path.with_name(position["best"]) if position["best"] else None)
-        sync(path.parent)
+        store(path, data, position)
+        point_to(path)
         if keep_last and damage(path) is None:
             prune(path.parent, keep_last)
     except OSError as e:
@@ -95,13 +86,24 @@ def write(path: Path, data: bytes | memoryview, position: dict[str, Any], keep_l
         ) from e
 
 
+def store(path: Path, data: bytes | memoryview, position: dict[str, Any]) -> None:
+    tmp = path.with_suffix(".tmp")
+    sha256 = hashlib.sha256(data).hexdigest()
+    with open(tmp, "wb") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+    manifest = {"file": path.name, "sha256": sha256, "bytes": len(data), **position, "crc32": crc32(position)}
+    write_text(manifest_of(path), json.dumps(manifest))
+    tmp.rename(path)
+
+
 def prune(folder: Path, keep_last: int) -> None:
     manifests = sorted(folder.glob("step-*.json"), reverse=True)
     # A kept checkpoint's best is kept: whoever must go on from the older one needs it.
     best = {best_of(manifest) for manifest in manifests[:keep_last]}
-    for manifest in manifests[keep_last:]:
-        path = manifest.with_suffix(".ckpt")
-        if path.name not in best:
+    for path in (manifest.with_suffix(".ckpt") for manifest in manifests[keep_last:]):
+        if path not in best:
             remove(path)
 
 
@@ -114,10 +116,15 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return json.loads(manifest_of(path).read_text())
 
 
-def best_of(manifest: Path) -> str | None:
+def crc32(manifest: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps([manifest[name] for name in POSITION]).encode())
+
+
+def best_of(path: Path) -> Path | None:
+    """The best checkpoint up to this one, if its manifest names one."""
     try:
-        return json.loads(manifest.read_text())["best"]
-    except (ValueError, LookupError, TypeError):  # damaged
+        return path.with_name(read_manifest(path)["best"])
+    except (ValueError, LookupError, TypeError):  # damaged, or none was the best
         return None
 
 
@@ -126,40 +133,54 @@ def remove(path: Path) -> None:
     manifest_of(path).unlink(missing_ok=True)
 
 
-def link(name: Path, target: Path | None) -> None:
-    """Make `name` point to `target` beside it, with no moment at which it points nowhere; or take it away."""
-    tmp = name.with_name(name.name + ".tmp")
-    tmp.unlink(missing_ok=True)
-    if target is None:
-        name.unlink(missing_ok=True)
-        return
-    tmp.symlink_to(target.name)
-    tmp.rename(name)
+def point_to(path: Path) -> None:
+    """Make a checkpoint the last one of its folder, and its best one the best."""
+    for name, target in (("last.ckpt", path), ("best.ckpt", best_of(path))):
+        link = path.with_name(name)
+        if target is None:
+            link.unlink(missing_ok=True)
+            continue
+        tmp = link.with_suffix(".tmp")
+        tmp.unlink(missing_ok=True)
+        tmp.symlink_to(target.name)
+        tmp.rename(link)  # there is no moment at which it points nowhere
+    sync(path.parent)
 
 
-def damage(path: Path) -> str | None:
+def damage(path: Path, alone: bool = True) -> str | None:
     """What is wrong with a checkpoint, or None.
 
-    A checkpoint without a manifest (a copy, say) passes: loading it then finds out whether it can be read.
+    Args:
+        alone: one without a manifest (a copy, say) passes; loading it then finds out whether it can be read.
     """
     if not path.exists():
         return "there is no such file"
     if not path.is_file():
         return "it is a folder; such checkpoints are never read, because that could run code"
+    name = manifest_of(path).name
     if not manifest_of(path).exists():
-        return None
+        return None if alone else f"its manifest {name} is missing"
     try:
         manifest = read_manifest(path)
-        size, sha256, *_ = (manifest[name] for name in ("bytes", "sha256", *POSITION))
-        if path.resolve().name != manifest["file"] or f"step-{manifest['global_step']:08d}" not in manifest["file"]:
-            return f"its manifest {manifest_of(path).name} is of another"
-    except (ValueError, KeyError, TypeError):
-        return f"its manifest {manifest_of(path).name} cannot be read"
-    if path.stat().st_size != size:
-        return f"it has {path.stat().st_size} bytes, not {size}"
-    with open(path, "rb") as f:
-        found = hashlib.file_digest(f, "sha256").hexdigest()
+        size, sha256, step = (manifest[key] for key in ("bytes", "sha256", "global_step"))
+        if path.resolve().name != manifest["file"] or f"step-{step:08d}" not in manifest["file"]:
+            return f"its manifest {name} is of another"
+        if manifest.get("crc32", crc32(manifest)) != crc32(manifest):
+            return f"its manifest {name} is not what was written"
+    except (ValueError, LookupError, TypeError):
+        return f"its manifest {name} cannot be read"
+    stat = path.stat()
+    if stat.st_size != size:
+        return f"it has {stat.st_size} bytes, not {size}"
+    found = sha256_of(path.resolve(), (stat.st_ino, stat.st_size, stat.st_mtime_ns))
     return None if found == sha256 else "its bytes are not those that were written"
+
+
+@cache
+def sha256_of(path: Path, state: tuple[int, ...]) -> str:
+    """Read once in each state: a large one takes seconds, and finding, resuming and testing each ask for it."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def load(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
@@ -188,7 +209,7 @@ def read(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         raise CheckpointError(f"checkpoint {path}: {wrong} -> take another, or leave it out to start afresh")
     try:
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception as e:  # what a broken file makes torch raise has no common base
         raise CheckpointError(f"checkpoint {path}: not a file that can be read safely -> take another") from e
@@ -207,67 +228,36 @@ def fit_weights(model: torch.nn.Module, state: dict[str, Any]) -> None:
         {name: list(value.shape) if isinstance(value, torch.Tensor) else value for name, value in weights.items()}
         for weights in (state, model.state_dict())
     )
-    differ = [name for name in {**own, **saved} if saved.get(name, "missing") != own.get(name, "missing")]
-    if differ:
-        lines = [
-            f"{name} is {saved.get(name, 'missing')} there, {own.get(name, 'missing')} here" for name in differ[:5]
-        ]
+    names = [name for name in {**own, **saved} if saved.get(name, "missing") != own.get(name, "missing")]
+    if names:
+        differ = [f"{name} is {saved.get(name, 'missing')} there, {own.get(name, 'missing')} here" for name in names]
         more = f"; and {len(differ) - 5} more" if len(differ) > 5 else ""
-        raise CheckpointError(
-            f"the checkpoint is of another network: {'; '.join(lines)}{more} -> take its config, or another checkpoint"
-        )
+        text = f"{'; '.join(differ[:5])}{more} -> take its config, or another checkpoint"
+        raise CheckpointError(f"the checkpoint is of another network: {text}")
     model.load_state_dict(state)
 
 
-def newest(folder: Path, tidy: bool = True) -> tuple[Path | None, list[str]]:
+def newest(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that a run can go on from, and a line for each newer one, which is set aside.
 
     The best checkpoint up to it must be whole, too, or the run would end without one; an older start makes it again.
-
-    Args:
-        tidy: false changes nothing in the folder; of several processes one tidies, and all find the same.
-    """
-    refused = clean(folder) if tidy else []
-    for manifest in sorted(folder.glob("step-*.json"), reverse=True):
-        path = manifest.with_suffix(".ckpt")
-        wrong = damage(path) or damage_of_best(path)
-        if not tidy:
-            if wrong is None:
-                return path, []
-            continue
-        if wrong is None:
-            link(folder / "last.ckpt", path)
-            best = best_of(manifest)
-            link(folder / "best.ckpt", folder / best if best else None)
-            return path, refused
-        refused.append(f"{path}: {wrong}")
-        set_aside(path)
-        manifest.unlink()
-    for name in ("last.ckpt", "best.ckpt") if tidy else ():
-        link(folder / name, None)
-    return None, refused
-
-
-def damage_of_best(path: Path) -> str | None:
-    best = best_of(manifest_of(path))
-    wrong = damage(path.with_name(best)) if best else None
-    return wrong and f"the best checkpoint up to it, {best}, is lost: {wrong}"
-
-
-def clean(folder: Path) -> list[str]:
-    """Delete what killed processes left behind; a line for each checkpoint that has lost its manifest and is set aside.
-
-    Only one process may use the folder.
+    What killed processes left behind is deleted, so only one process may use the folder.
     """
     for orphan in folder.glob("*.tmp"):
         orphan.unlink()
-    lost = [path for path in sorted(folder.glob("step-*.ckpt")) if not manifest_of(path).exists()]
-    for path in lost:
-        set_aside(path)
-    return [f"{path}: its manifest {manifest_of(path).name} is missing" for path in lost]
-
-
-def set_aside(path: Path) -> None:
-    """Its name is needed again, its bytes may be of use."""
-    if path.exists():
-        path.rename(path.with_name(f"{path.name}.refused"))
+    refused: list[str] = []
+    names = {path.stem for kind in ("ckpt", "json") for path in folder.glob(f"step-*.{kind}")}
+    for path in (folder / f"{name}.ckpt" for name in sorted(names, reverse=True)):
+        wrong = damage(path, alone=False)
+        if not wrong and (best := best_of(path)) and (lost := damage(best, alone=False)):
+            wrong = f"the best checkpoint up to it, {best.name}, is lost: {lost}"
+        if wrong is None:
+            point_to(path)
+            return path, refused
+        refused.append(f"{path}: {wrong}")
+        if path.exists():  # its name is needed again, its bytes may be of use
+            path.rename(f"{path}.refused")
+        manifest_of(path).unlink(missing_ok=True)
+    for name in ("last.ckpt", "best.ckpt"):
+        (folder / name).unlink(missing_ok=True)
+    return None, refused

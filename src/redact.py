@@ -30,7 +30,7 @@ def redact(data: Any, name: str = "") -> Any:
 def hide(text: str, more: Iterable[str] = ()) -> str:
     """A text without the values of the environment's secrets, and without these."""
     known = [value for name, value in os.environ.items() if VARIABLE.fullmatch(name) and len(value) >= SHORTEST]
-    for value in (*known, *more):
+    for value in sorted({*known, *more}, key=len, reverse=True):  # one may begin with another
         text = text.replace(value, HIDDEN)
     return text
 

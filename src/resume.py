@@ -3,12 +3,15 @@
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src import checkpoint, run
 from src.errors import CheckpointError, ConfigError, EnvironmentFault
 from src.run import RunFolder, digest, rank, say, src_sha256, write_text
 from src.terminal import here
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 TRY_AGAIN = (75, 130, 143)  # exit codes of runs that the same command continues
 # A fork goes on with the state of its optimizer and schedule, so these would not do what they say.
@@ -66,12 +69,12 @@ def check_origin(origin: str | None, config: dict[str, Any]) -> None:
     file = checkpoint_at(Path(origin))
     checkpoint.load(file)
     before = RunFolder(file.resolve().parent.parent)
-    differ = before.differences(config) if before.state else {}
-    for key, words in differ.items():
-        if key.startswith(KEPT):
+    differ = before.differences(config) if before.state else []
+    for words in differ:
+        if words.startswith(KEPT):
             raise ConfigError(f"--resume: {words}, but both go on as they were -> leave it, or set model.init_from")
     if differ:
-        say(f"Not as in {here(before.path)}: {', '.join(differ.values())}")
+        say(f"Not as in {here(before.path)}: {', '.join(differ)}")
 
 
 def checkpoint_at(path: Path) -> Path:
@@ -88,41 +91,61 @@ def checkpoint_at(path: Path) -> Path:
     return file
 
 
+def begin_together(trainer: "Trainer", folder: RunFolder) -> Path | None:
+    """`begin`, with the same answer for processes that were started together, by torchrun or SLURM.
+
+    Those that Lightning starts for further devices come here when the first has been here already.
+    """
+    from lightning.pytorch.plugins.environments import LightningEnvironment
+
+    environment = trainer._accelerator_connector.cluster_environment
+    if trainer.world_size == 1 or isinstance(environment, LightningEnvironment):
+        return begin(folder)
+    start = begin(folder) if rank() == 0 else None
+    trainer.strategy.setup_environment()  # what fit begins with
+    return trainer.strategy.broadcast(start)
+
+
 def begin(folder: RunFolder) -> Path | None:
     """The checkpoint that training begins with, or None; says which, and which are damaged."""
-    start, refused = checkpoint.newest(folder.checkpoints, tidy=rank() == 0)
+    if rank() != 0:  # the first process has made it the last one, or taken that name away
+        last = folder.checkpoints / "last.ckpt"
+        return last.resolve() if last.exists() else None
+    start, refused = checkpoint.newest(folder.checkpoints)
     for line in refused:
         say(f"Not used: {line}")
+    words = "going on" if start else "starting from scratch"
     if start is None and folder.origin:
-        file = checkpoint_at(Path(folder.origin))
-        start = fork(file.resolve(), folder) if rank() == 0 else file
+        start = fork(checkpoint_at(Path(folder.origin)).resolve(), folder)
         words = f"forked from {here(Path(folder.origin))}, going on"
-    else:
-        words = "going on" if start else "starting from scratch"
-    steps = f" after {checkpoint.read_manifest(start)['global_step']} steps" if start and rank() == 0 else ""
+    steps = f" after {checkpoint.read_manifest(start)['global_step']} steps" if start else ""
     say(f"Run: {here(folder.path)}, {words}{steps}")
     return start
 
 
 def fork(file: Path, folder: RunFolder) -> Path:
-    """Make a checkpoint, the best one up to it, and the metrics until then this folder's own."""
-    saved = checkpoint.load(file)
-    name = f"step-{saved['global_step']:08d}.ckpt"
-    best = saved["best"] or name
-    if best != name and file.with_name(best).exists():
-        copy(file.with_name(best), checkpoint.load(file.with_name(best)), folder.checkpoints / best)
-    elif best != name:
-        say(f"Its best checkpoint {best} is not beside it: the best of what follows will be taken.")
-        saved["best"] = name
-    before = RunFolder(file.parent.parent)
+    """Make a checkpoint, the best one up to it, and the metrics until then this folder's own.
+
+    The best comes last: until it is there the other one is not taken, so that a fork that is cut short begins anew.
+    """
+    saved, before = checkpoint.load(file), RunFolder(file.parent.parent)
+    path = folder.checkpoints / f"step-{saved['global_step']:08d}.ckpt"
+    best = file.with_name(saved["best"] or path.name)
+    apart = best.name != path.name
+    if apart and not best.exists():
+        say(f"Its best checkpoint {best.name} is not beside it: the best of what follows will be taken.")
+        saved["best"], apart = path.name, False
     if before.state:
         write_text(folder.path / "metrics.csv", (before.path / "metrics.csv").read_text())
-    copy(file, saved, folder.checkpoints / name)
-    return folder.checkpoints / name
+    copy(file, saved, path)
+    if apart:
+        copy(best, checkpoint.load(best), path.with_name(best.name))
+    checkpoint.point_to(path)
+    return path
 
 
 def copy(file: Path, saved: dict[str, Any], path: Path) -> None:
-    checkpoint.write(path, file.read_bytes(), {name: saved[name] for name in checkpoint.POSITION})
+    checkpoint.store(path, file.read_bytes(), {name: saved[name] for name in checkpoint.POSITION})
 
 
 def new_path(parent: Path, suffix: str = "") -> Path:

@@ -13,21 +13,23 @@ import subprocess
 import sys
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from src.errors import CheckpointError, ConfigError, EnvironmentFault, KnownError
-from src.redact import hide, secrets_in
+from src.redact import hide, redact, secrets_in
 
 ROOT = Path(__file__).parent.parent
 LOGS = ROOT / "logs"
 # Keys that may differ when a run goes on: the weights do not depend on them, on the micro-batch but for the last bits.
-FREE: tuple[str, ...] = ("wandb", "pictures", "progress", "throughput", "data.data_dir", "data.cache_dir")
-FREE += ("data.num_workers", "data.worker_timeout_sec", "data.micro_batch_size", "data.auto_micro_batch")
+FREE = (
+    *("wandb", "pictures", "progress", "throughput", "data.data_dir", "data.cache_dir", "data.num_workers"),
+    *("data.worker_timeout_sec", "data.micro_batch_size", "data.auto_micro_batch"),
+)
 # What a full, read-only, forbidden or broken disk answers.
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
@@ -47,13 +49,9 @@ class RunFolder:
     """`logs/<experiment>/<run>/`: config.yaml, run.json, summary.json, metrics.csv, checkpoints/, wandb/."""
 
     def __init__(self, path: Path, origin: str | None = None) -> None:
-        self.path = path
+        self.path, self.checkpoints = path, path / "checkpoints"
         self.origin = origin or self.state.get("origin")  # of a fork: the run or checkpoint that it began with
         self.lock: Any = None
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -71,12 +69,16 @@ class RunFolder:
         """The resolved config of the run.
 
         Raises:
-            CheckpointError: this is not a run folder.
+            CheckpointError: this is not a run folder, or its config is damaged.
         """
-        file = self.path / "config.yaml"
+        file, config = self.path / "config.yaml", None
         if not file.is_file():
             raise CheckpointError(f"{self.path}: no run is here (there is no config.yaml) -> name a folder under logs/")
-        return yaml.safe_load(file.read_text())
+        with suppress(yaml.YAMLError, UnicodeDecodeError):
+            config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise CheckpointError(f"{file}: damaged -> put it back (run.json has the command), or start a new run")
+        return config
 
     def open(self, config: dict[str, Any], command: Sequence[str]) -> None:
         """Make the folder this process's own and write down what is run.
@@ -90,9 +92,8 @@ class RunFolder:
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             if not self.take_lock():
-                raise EnvironmentFault(
-                    f"{self.path}: another process is training there -> wait, or name another --run_dir"
-                )
+                text = f"{self.path}: another process is training there -> wait, or name another --run_dir"
+                raise EnvironmentFault(text)
             if (self.path / "config.yaml").exists():
                 self.compare(config)
             for orphan in self.path.glob("*.tmp"):
@@ -118,34 +119,22 @@ class RunFolder:
         self.lock = open(self.path / ".lock", "a")  # noqa: SIM115
         try:
             fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except (BlockingIOError, PermissionError):  # which of the two is the system's choice
             self.lock.close()
             return False
         return True
 
-    def differences(self, config: dict[str, Any]) -> dict[str, str]:
-        """How a config differs from the folder's, by the keys that matter."""
+    def differences(self, config: dict[str, Any]) -> list[str]:
+        """How a config differs from the folder's: a line for each key that matters, which begins with it."""
         before, now = flat(self.config()), flat(config)
         differ = [k for k in sorted(before | now) if before.get(k) != now.get(k) and not k.startswith(FREE)]
-        return {k: f"{k} was {before.get(k)!r}, now {now.get(k)!r}" for k in differ}
+        return [f"{k} was {before.get(k)!r}, now {now.get(k)!r}" for k in differ]
 
     def compare(self, config: dict[str, Any]) -> None:
         """Raise ConfigError where the folder's config differs in a key that matters."""
-        differ = list(self.differences(config).values())
-        if differ:
-            more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
-            shown = ", ".join(differ[:3]) + more
+        if differ := self.differences(config):
+            shown = ", ".join(differ[:3]) + (f" and {len(differ) - 3} more" if len(differ) > 3 else "")
             raise ConfigError(f"{self.path}: holds a run with another config ({shown}) -> give another --run_dir")
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """What goes wrong because the folder was taken away says so."""
-        try:
-            yield
-        except Exception as e:
-            if self.checkpoints.is_dir():
-                raise
-            raise EnvironmentFault(f"{self.path}: the run folder was removed while the run wrote to it") from e
 
     def close(self, summary: dict[str, Any]) -> None:
         if rank() != 0:
@@ -170,7 +159,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a small file so that it holds the old text or the new one, never a part."""
     tmp = path.with_name(path.name + ".tmp")
     with open(tmp, "w", encoding="utf-8", newline="") as f:
-        f.write(hide(text))
+        f.write(text)
         f.flush()
         os.fsync(f.fileno())
     tmp.rename(path)
@@ -187,7 +176,7 @@ def sync(folder: Path) -> None:
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
-    write_text(path, json.dumps(data, indent=1, default=str) + "\n")
+    write_text(path, json.dumps(redact(data), indent=1, default=str) + "\n")
 
 
 def flat(data: Any, prefix: str = "") -> dict[str, Any]:
@@ -222,7 +211,7 @@ def code_state(folder: Path) -> dict[str, Any]:
     """Commit, and the difference from it as `code.diff` in the folder; the hash holds without git, too."""
     diff = git("diff", "HEAD", "--", ".")
     if diff:
-        write_text(folder / "code.diff", diff)
+        write_text(folder / "code.diff", hide(diff))
     return {"commit": git("rev-parse", "HEAD").strip() or None, "changed": bool(diff), "src_sha256": src_sha256()}
 
 

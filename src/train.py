@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.config import command_parser, read_request
-from src.errors import ConfigError
+from src.errors import ConfigError, EnvironmentFault
 from src.redact import hide
 from src.run import RunFolder, command_line, exit_code, hardware, rank, run_command, say
 from src.terminal import console, duration, here, rows
@@ -88,8 +88,7 @@ def record(cli: "CLI", folder: RunFolder, config: dict[str, Any], t0: float) -> 
             state = {name: folder.state[name] for name in ("command", "code", "origin")}
             facts = {**config, **state, "hardware": hardware()}
             logger = wandb.start(cli.config_init.wandb, folder.path, folder.state["wandb_id"], facts, say)
-        with folder.watched():
-            summary |= fit_and_test(cli, folder, [logger] if logger else [])
+        summary |= fit_and_test(cli, folder, [logger] if logger else [])
         summary |= {"status": "finished", "exit_code": 0}
     except BaseException as e:
         code = exit_code(e)
@@ -113,18 +112,22 @@ def fit_and_test(cli: "CLI", folder: RunFolder, loggers: list[Any]) -> dict[str,
     from src.faults import halved, known, out_of_memory
 
     while True:
-        data = cli.datamodule
         try:
             return fit_and_test_once(cli, folder, loggers)
         except Exception as e:
-            micro = data.micro_batch_size
-            if not (out_of_memory(e) and data.auto_micro_batch and micro > 1 and cli.trainer.world_size == 1):
-                fault = known(e, cli.trainer, cli.model, data)
+            trainer, data, micro = cli.trainer, cli.datamodule, cli.datamodule.micro_batch_size
+            if not (out_of_memory(e) and data.auto_micro_batch and micro > 1 and trainer.world_size == 1):
+                fault = known(e, trainer, cli.model, data)
+                if not folder.checkpoints.is_dir():
+                    fault = EnvironmentFault(f"{folder.path}: the run folder was removed while the run wrote to it")
                 if fault is None:
                     raise
                 raise fault from e
-            step = cli.trainer.global_step
-        say(f"Out of memory after {step} steps with {micro} samples at once: going on with {halved(micro)}.")
+            say(
+                f"Out of memory after {trainer.global_step} steps with {micro} samples at once: "
+                f"going on with {halved(micro)}."
+            )
+            del trainer, data
         cli.build_again(micro, halved(micro))
 
 
@@ -132,10 +135,10 @@ def fit_and_test_once(cli: "CLI", folder: RunFolder, loggers: list[Any]) -> dict
     from src import checkpoint
     from src.callbacks.checkpoints import Checkpoints
     from src.loggers.metrics_csv import MetricsCSV, whole_rows
-    from src.resume import begin
+    from src.resume import begin_together
 
     trainer = cli.trainer
-    start = begin(folder)
+    start = begin_together(cli.trainer, folder)
     if start:
         cli.model.init_from = None  # the run has weights of its own
     logged = checkpoint.read_manifest(start)["steps_logged"] if start and rank() == 0 else 0

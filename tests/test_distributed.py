@@ -91,3 +91,39 @@ def test_a_batch_that_does_not_divide_is_refused(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=ENV, capture_output=True, text=True)
     assert done.returncode == 2
     assert "data.batch_size: 63 over 2 devices -> take one of [62, 64]" in done.stderr
+
+
+FAILS = """
+import os, sys
+sys.path.insert(0, {root!r})
+from src.models.classification import Classification
+step = Classification.training_step
+def fails(self, batch, i):
+    if self.trainer.global_step == 5 and os.environ.get("LOCAL_RANK", "0") == "{rank}":
+        {act}
+    return step(self, batch, i)
+Classification.training_step = fails
+from src.train import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("rank", "act", "code", "said"),
+    [
+        (0, "raise OSError(28, 'No space left on device')", 75, "No space left on device"),
+        (1, "raise OSError(28, 'No space left on device')", 75, "another process of this run has failed"),
+        (1, "os.kill(os.getpid(), 9)", 75, "another process of this run was killed by SIGKILL"),
+    ],
+)
+def test_one_process_that_fails_ends_all_soon_and_its_error_is_told(tmp_path, rank, act, code, said):
+    script = tmp_path / "train.py"
+    script.write_text(FAILS.format(root=str(ROOT), rank=rank, act=act))
+    command = [sys.executable, script, *TINY, *DDP, "--run_dir", tmp_path / "run"]
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert "No space" in done.stderr or "SIGKILL" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert json.loads((tmp_path / "run/summary.json").read_text())["exit_code"] == code
+    assert not subprocess.run(["pgrep", "-f", str(script)], capture_output=True, text=True).stdout

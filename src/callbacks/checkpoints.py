@@ -59,19 +59,18 @@ class Checkpoints(Checkpoint):
         self.better = False  # whether the weights of this moment are the best so far, and not saved yet
         self.saved_step = -1
         self.resumed: dict[str, Any] | None = None
-        self.stop_signal: int | None = None
-        self.t_signal = 0.0
+        self.stop_signal, self.t_signal = 0, 0.0
         self.save_signal: int = signal.SIGUSR1
-        self.save_asked = False
-        self.requeues = False
+        self.save_asked = self.requeues = False
         self.handlers: dict[int, Any] = {}
         self.folder = Path()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_score": self.best_score, "best": self.best}
+        return {"best_score": self.best_score, "best": self.best, "by": [self.monitor, self.mode]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["best"] is None or (self.folder / state["best"]).exists():  # else it began with a lone checkpoint
+        there = state["best"] is None or (self.folder / state["best"]).exists()  # else it began with a lone checkpoint
+        if there and state.get("by", [self.monitor, self.mode]) == [self.monitor, self.mode]:  # else it is a fork
             self.best_score, self.best = state["best_score"], state["best"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -99,7 +98,7 @@ class Checkpoints(Checkpoint):
     def note(self, signum: int, frame: Any) -> None:
         if signum == self.save_signal:
             self.save_asked = True
-        elif self.stop_signal is None:
+        elif not self.stop_signal:
             self.stop_signal, self.t_signal = signum, time.monotonic()
         else:  # a second one is in a hurry
             self.handlers[signum](signum, frame)
@@ -115,12 +114,13 @@ class Checkpoints(Checkpoint):
 
     def on_validation_batch_start(self, trainer: Trainer, *args: Any) -> None:
         """The weights of this moment cannot be saved without the validation that belongs to them."""
-        if self.stop_signal is None or time.monotonic() - self.t_signal < VALIDATION_SEC:
+        if not self.stop_signal or time.monotonic() - self.t_signal < VALIDATION_SEC:
             return
-        name, there = signal.Signals(self.stop_signal).name, self.saved_step >= 0
-        kept = f"there is a checkpoint of step {self.saved_step}" if there else "no checkpoint was due yet"
-        text = f"in the validation after {trainer.global_step} steps stopped by {name}; {kept}"
-        raise Stopped(f"{text} -> the same command goes on from {'there' if there else 'the start'}", self.stop_signal)
+        text = f"in the validation after {trainer.global_step} steps stopped by {signal.Signals(self.stop_signal).name}"
+        kept = "no checkpoint was due yet -> the same command goes on from the start"
+        if self.saved_step >= 0:
+            kept = f"there is a checkpoint of step {self.saved_step} -> the same command goes on from there"
+        raise Stopped(f"{text}; {kept}", self.stop_signal)
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.score(trainer)  # finds a wrong name before training, not after the first epoch
@@ -156,15 +156,11 @@ class Checkpoints(Checkpoint):
         log is written."""
         signum = self.stop_signal or (self.save_signal if self.save_asked else 0)
         if trainer.world_size > 1:
-            if not now and not self.asks(trainer):
+            if not now and not asks(trainer):
                 return 0
             own = torch.tensor(float(signum), device=trainer.strategy.root_device)
             signum = int(trainer.strategy.reduce(own, reduce_op="max"))
         return signum
-
-    @staticmethod
-    def asks(trainer: Trainer) -> bool:
-        return trainer.global_step % max(1, trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]
 
     def due(self, trainer: Trainer) -> bool:
         step = trainer.global_step
@@ -172,10 +168,9 @@ class Checkpoints(Checkpoint):
             return False
         if self.every_n_steps and step % self.every_n_steps == 0:
             return True
-        if trainer.world_size == 1:
-            return time.monotonic() - self.t0 > self.every_sec
+        late = time.monotonic() - self.t0 > self.every_sec
         # Clocks differ, so one device decides for all, and seldom, because that is a message.
-        return self.asks(trainer) and trainer.strategy.broadcast(time.monotonic() - self.t0 > self.every_sec)
+        return late if trainer.world_size == 1 else asks(trainer) and trainer.strategy.broadcast(late)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.trained = True
@@ -246,6 +241,11 @@ class Checkpoints(Checkpoint):
 
 def io_of(trainer: Trainer) -> files.VerifiedCheckpointIO:
     return trainer.strategy.checkpoint_io  # type: ignore[return-value]
+
+
+def asks(trainer: Trainer) -> bool:
+    """Whether it is time for several processes to ask each other."""
+    return trainer.global_step % max(1, trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]
 
 
 def limits(trainer: Trainer) -> list[int | None]:

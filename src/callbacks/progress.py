@@ -80,17 +80,13 @@ class ThrottledProgress(Callback):
         values = "  ".join(f"{name} {float(trainer.logged_metrics[name]):.4g}" for name in shown)
         self.console.print(f"epoch {epoch}  step {trainer.global_step}  {values}")
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.close(trainer)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.close(trainer)
-
-    def close(self, trainer: Trainer) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: Any = None) -> None:
         if self.bar is not None:
             self.draw(trainer)
             self.bar.stop()
             self.bar = None
+
+    on_train_end = on_exception
 
 
 def last_epoch(trainer: Trainer) -> float:

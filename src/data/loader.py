@@ -123,31 +123,25 @@ class Loader:
 
     def lost_worker(self, e: Exception) -> EnvironmentFault | None:
         """What torch says of a worker that died (it raises wherever the signal finds training) or timed out."""
-        text = str(e)
-        if self.workers is None:
-            return None
-        if text.startswith("DataLoader timed out"):
-            worker = self.received % self.num_workers  # batch n is always fetched by worker n % num_workers
-            how = f"gave nothing for {self.worker_timeout_sec:g} s, {self.watched.where(worker)}"
-            return EnvironmentFault(
-                f"data worker {worker} {how} -> mend that, or raise data.worker_timeout_sec; the same command goes on"
-            )
         broken = isinstance(e, (ConnectionError, EOFError))  # the death of a worker while it hands over a batch
-        if not broken and not text.startswith("DataLoader worker (pid"):
+        slow = str(e).startswith("DataLoader timed out")
+        if self.workers is None or not (broken or slow or str(e).startswith("DataLoader worker (pid")):
             return None
-        processes = getattr(self.workers._iterator, "_workers", [])
-        with suppress(RuntimeError):  # the signal may come only now
-            for process in processes if broken else ():
-                process.join(1)
-        codes = {k: process.exitcode for k, process in enumerate(processes) if process.exitcode}
-        if broken and not codes:
-            return None
-        worker, code = next(iter(codes.items()), (self.received % self.num_workers, None))
-        how = f"was killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with exit code {code}"
-        return EnvironmentFault(
-            f"data worker {worker} {how}, {self.watched.where(worker)} -> mend that (is memory short?); "
-            "the same command goes on"
-        )
+        worker = self.received % self.num_workers  # batch n is always fetched by worker n % num_workers
+        how, what = f"gave nothing for {self.worker_timeout_sec:g} s", "mend that, or raise data.worker_timeout_sec"
+        if not slow:
+            processes = getattr(self.workers._iterator, "_workers", [])
+            with suppress(RuntimeError):  # the signal may come only now
+                for process in processes if broken else ():
+                    process.join(1)
+            codes = {k: process.exitcode for k, process in enumerate(processes) if process.exitcode}
+            if broken and not codes:
+                return None
+            worker, code = next(iter(codes.items()), (worker, None))
+            how = f"was killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with exit code {code}"
+            what = "mend that (is memory short?)"
+        where = self.watched.where(worker)
+        return EnvironmentFault(f"data worker {worker} {how}, {where} -> {what}; the same command goes on")
 
     # The order follows from (seed, epoch, step), so there is nothing to save; having these two methods tells
     # Lightning that this loader goes on in mid-epoch.

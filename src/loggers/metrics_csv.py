@@ -22,12 +22,13 @@ def read_curves(run_dir: Path, kinds: tuple[str, ...]) -> dict[str, tuple[np.nda
 
 
 def whole_rows(path: Path) -> list[dict[str, str]]:
-    """Of a file that is still written, or whose process was killed, the last row may be a part of one."""
+    """Of a file that is still written, or whose process was killed, the last row may be a part of one; what is no
+    row at all is left out."""
     if not path.exists():
         return []
-    with open(path, newline="", encoding="utf-8") as f:
-        rows = list(csv.DictReader(line for line in f if line.endswith("\n")))
-    return [row for row in rows if None not in row and None not in row.values() and row["step"].isdigit()]
+    with open(path, newline="", encoding="utf-8", errors="replace") as f:
+        rows = list(csv.DictReader(line.replace("\0", "") for line in f if line.endswith("\n")))
+    return [row for row in rows if None not in row and None not in row.values() and row.get("step", "").isdecimal()]
 
 
 class MetricsCSV(Logger):

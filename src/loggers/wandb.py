@@ -7,23 +7,26 @@ record, and what was not sent can be sent later.
 
 import atexit
 import os
+import queue
 import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
 
 from src.redact import redact, secrets_in
 from src.run import ROOT
 
 PROBE_SEC, FINISH_SEC, SEND_SEC = 3.0, 4.0, 10.0
 FLUSH_SEC = 1.0  # a run that is killed loses the record of this last time; wandb's own default is 15
+WAITING = 2000  # calls that wandb's recorder may lag behind; a run that goes on makes `REPEATED` at once
 REPEATED = 500  # rows that a run which goes on records again, because they may have been in that last time
 EMPTY_BYTES = 7  # the header of a record that was killed before its first flush, at which `wandb sync` fails
 
@@ -56,21 +59,29 @@ class WandbOptions:
 
 
 class RunLogger(WandbLogger):
-    """Lightning's logger on a run of ours: what goes wrong in it is said once and stops nothing."""
+    """Lightning's logger on a run of ours: what goes wrong in it is said once and stops nothing.
+
+    A thread hands everything to wandb's recorder, because one that does not answer would hold up training.
+    """
 
     def __init__(self, run: Any, sender: subprocess.Popen | None, say: Callable[[str], None], goes_on: bool) -> None:
         super().__init__(experiment=run)
-        self.goes_on = goes_on
-        self.folder, self.sender, self.say, self.broken = Path(run.settings.sync_dir), sender, say, False
+        self.folder, self.sender, self.say, self.goes_on = Path(run.settings.sync_dir), sender, say, goes_on
+        self.broken = False
+        self.queue: queue.Queue[Callable[[], None]] = queue.Queue(WAITING)
+        threading.Thread(target=self.work, daemon=True).start()
 
-    @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """The whole config is recorded at the start."""
 
-    @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        if not self.broken:
-            self.attempt(lambda: super(RunLogger, self).log_metrics(metrics, step))
+        self.attempt(partial(super().log_metrics, metrics, step))
+
+    def log_image(self, key: str, images: list[Any], **kwargs: Any) -> None:  # type: ignore[override]
+        self.attempt(partial(super().log_image, key, images, **kwargs))
+
+    def log_table(self, key: str, **kwargs: Any) -> None:  # type: ignore[override]
+        self.attempt(partial(super().log_table, key, **kwargs))
 
     def repeat(self, rows: list[dict[str, str]]) -> None:
         """Record the newest rows of metrics.csv again, if an earlier life of this run did."""
@@ -78,38 +89,45 @@ class RunLogger(WandbLogger):
             values = {name: float(value) for name, value in row.items() if value and name != "step"}
             self.log_metrics(values, int(row["step"]))
 
-    def log_image(self, key: str, images: list[Any], **kwargs: Any) -> None:  # type: ignore[override]
-        if not self.broken:
-            self.attempt(lambda: super(RunLogger, self).log_image(key, images, **kwargs))
-
-    def log_table(self, key: str, **kwargs: Any) -> None:  # type: ignore[override]
-        if not self.broken:
-            self.attempt(lambda: super(RunLogger, self).log_table(key, **kwargs))
-
     def attempt(self, act: Callable[[], None]) -> None:
         try:
-            act()
-        except Exception as e:  # whatever it is, the run is worth more than its record
-            self.broken = True
-            self.say(f"W&B: {type(e).__name__} {e}; nothing more is recorded there. metrics.csv has all metrics.")
+            if not self.broken:
+                self.queue.put_nowait(act)
+        except queue.Full:
+            self.give_up("its recorder does not answer")
+
+    def work(self) -> None:
+        while True:
+            act = self.queue.get()
+            try:
+                act()
+            except Exception as e:  # whatever it is, the run is worth more than its record
+                if not self.broken:
+                    self.give_up(f"{type(e).__name__} {e}")
+
+    def give_up(self, why: str) -> None:
+        self.broken = True
+        self.say(f"W&B: {why}; nothing more is recorded there. metrics.csv has all metrics.")
 
     def close(self, summary: dict[str, Any], exit_code: int) -> bool:
         """Record how the run ended, and wait a little for that to be sent; whether everything was."""
+        ended, end = threading.Event(), time.monotonic() + FINISH_SEC
 
         def finish() -> None:
-            self.experiment.summary.update(summary)
-            self.experiment.finish(exit_code=exit_code)
+            try:
+                self.experiment.summary.update(summary)
+                self.experiment.finish(exit_code=exit_code)
+            finally:
+                ended.set()
 
-        t0 = time.monotonic()
-        thread = threading.Thread(target=self.attempt, args=(finish,), daemon=True)
-        thread.start()
-        thread.join(FINISH_SEC)
-        if thread.is_alive():
+        with suppress(queue.Full):
+            self.queue.put(finish, timeout=FINISH_SEC)
+        if not ended.wait(end - time.monotonic()):
             atexit.register(os._exit, exit_code)  # goes before wandb's own hook, which would wait for ever
         if self.sender is None:
             return False
         try:
-            self.sender.wait(t0 + FINISH_SEC + SEND_SEC - time.monotonic())
+            self.sender.wait(end + SEND_SEC - time.monotonic())
         except subprocess.TimeoutExpired:
             self.sender.kill()
         return any(self.folder.glob("*.synced"))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.utils import get_total_norm
 
-from src.callbacks.gradients import Gradients
+from src.callbacks.gradients import Gradients, report
 from src.errors import ConfigError, NumericsError
 
 OPTIMIZERS = {
@@ -122,3 +122,17 @@ def test_its_state_goes_on():
 def test_limits_are_checked():
     with pytest.raises(ConfigError, match="max_skips: 0"):
         Gradients(max_skips=0)
+
+
+def test_plain_sgd_has_no_state_and_is_not_waited_for():
+    OPTIMIZERS["plain SGD"] = lambda p: torch.optim.SGD(p, lr=0.1, fused=True)
+    gradients = train("plain SGD", (3,), on_host=False, nonfinite="stop")[2]  # the host would have raised
+    assert gradients.counts.tolist() == [3, 0, 1, 6]
+
+
+def test_where_the_batch_cannot_be_run_again_the_error_is_told_all_the_same():
+    def fetch(*place):
+        raise OSError("disk gone")
+
+    trainer = SimpleNamespace(world_size=1, datamodule=SimpleNamespace(fetch=fetch))
+    assert "step 7: loss or gradient is not finite" in report(trainer, 7, [(0, 7)], 0)

@@ -28,6 +28,7 @@ from harness import (
     together,
 )
 
+from src import resume
 from src.models.classification import Classification
 
 
@@ -220,6 +221,40 @@ def test_a_fork_ends_like_the_run_it_is_from(start, run, tmp_path, origin):
     assert states[0]["origin"] == str(file)
     assert states[0]["wandb_id"] != states[1]["wandb_id"]
     assert "resume" not in (tmp_path / "fork/config.yaml").read_text()
+
+
+@pytest.mark.parametrize("number", range(1, 6))
+def test_a_fork_that_is_killed_while_it_copies_begins_anew(start, run, tmp_path, origin, number):
+    """The best checkpoint of the origin is older than the one that is forked."""
+    manifest = json.loads((origin / "checkpoints/step-00000006.json").read_text())
+    assert manifest["best"] == "step-00000004.ckpt"
+    fork = [*FORK, "--run_dir", tmp_path / "fork", "--resume", origin / "checkpoints/step-00000006.ckpt"]
+    assert start(fork, first=dying_copy(number)).wait() == -9
+    assert "after 6 steps" in run(fork)
+    assert_same_end(tmp_path / "fork", origin)
+
+
+def dying_copy(number):
+    """A hook: die before the `number`-th change to files from when the fork begins to copy."""
+
+    def first():
+        fork = resume.fork
+
+        def dying(file, folder):
+            before_change(number)()
+            return fork(file, folder)
+
+        resume.fork = dying
+
+    return first
+
+
+def test_a_fork_by_another_metric_forgets_the_best_by_the_old_one(run, tmp_path, origin):
+    by = ["--checkpoints.monitor", "val/acc", "--checkpoints.mode", "min", "--trainer.max_epochs", 4]
+    run([*FORK, *by, "--resume", origin, "--run_dir", tmp_path / "fork"])
+    best = json.loads((tmp_path / "fork/summary.json").read_text())["best"]
+    assert best["step"] == 16  # val/loss is 2 and more, so no val/acc would be below
+    assert 0 <= best["val/acc"] <= 1
 
 
 def test_a_fork_of_a_finished_run_trains_on(run, tmp_path, origin):

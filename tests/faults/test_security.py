@@ -9,10 +9,10 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
-from harness import EVERY_STEP, TINY
+from harness import EVERY_STEP, TINY, rows
 
 from src import load_run
-from src.checkpoint import load
+from src.checkpoint import load, read_manifest
 from src.errors import CheckpointError
 from src.redact import hide, redact, secrets_in
 
@@ -171,6 +171,30 @@ def test_a_secret_in_an_error_is_hidden(run, tmp_path, monkeypatch):
     assert "cannot log in with ***" in output
     assert json.loads((tmp_path / "run/summary.json").read_text())["error"] == "cannot log in with ***"
     assert_no_secret(tmp_path / "run", output)
+
+
+def test_secrets_that_look_like_numbers_or_names_spoil_no_file(run, tmp_path, monkeypatch):
+    run([*ARGS, "--run_dir", tmp_path / "whole"])
+    for name, value in {"A_KEY": "00000012", "B_TOKEN": "global_step", "C_SECRET": "train/loss"}.items():
+        monkeypatch.setenv(name, value)
+    run([*ARGS, "--run_dir", tmp_path / "run"])
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+    assert read_manifest(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 12
+
+
+def test_a_secret_that_needs_quotes_is_hidden_in_files_too(run, tmp_path, monkeypatch):
+    secret = 'pass"word\\and\tmore'
+    monkeypatch.setenv("A_PASSWORD", secret)
+    args = [*ARGS, "--run_dir", tmp_path / "run", "--wandb.notes", json.dumps(f"with {secret}")]
+    run(args)
+    for name in ("run.json", "config.yaml"):
+        assert "word" not in (tmp_path / "run" / name).read_text().replace("password", "")
+
+
+def test_of_two_secrets_the_longer_is_hidden_whole(monkeypatch):
+    monkeypatch.setenv("A_TOKEN", "abcd1234")
+    monkeypatch.setenv("B_TOKEN", "abcd1234-and-more")
+    assert hide("x abcd1234-and-more y") == "x *** y"
 
 
 def test_what_looks_secret_and_what_does_not():

@@ -1,6 +1,7 @@
 """Damaged, foreign and malicious checkpoints, full disks, locked and unwritable folders."""
 
 import errno
+import json
 import os
 import pickle
 import re
@@ -10,10 +11,11 @@ import subprocess
 import tempfile
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
-from harness import EVERY_STEP, TINY, assert_same_end, before_call, before_change, in_write
+from harness import EVERY_STEP, TINY, assert_same_end, before_call, before_change, in_write, rows
 
 from src import checkpoint
 from src.checkpoint import newest
@@ -76,7 +78,6 @@ def test_a_malicious_checkpoint_runs_no_code(run, cut_short, tmp_path, monkeypat
         target = manifest.with_suffix(".ckpt")
         torch.save({"state_dict": {}, "x": Malice()}, target)
         import hashlib
-        import json
 
         fits = {"sha256": hashlib.sha256(target.read_bytes()).hexdigest(), "bytes": target.stat().st_size}
         manifest.write_text(json.dumps({**json.loads(data), **fits}))
@@ -216,7 +217,7 @@ def test_other_ways_to_have_no_room(run, tmp_path, whole, fault):
     elif fault == "quota, told at fsync":
         first = before_call(os, "fsync", 30, no_room)
     else:
-        first = before_call(checkpoint, "link", 9, no_room)
+        first = before_call(Path, "symlink_to", 9, no_room)
     folder = tmp_path / "run"
     output = run([*ARGS, "--run_dir", folder], code=75, first=first)
     assert re.search("Disk quota exceeded|File too large", output.splitlines()[-1])
@@ -248,3 +249,42 @@ def test_the_only_valid_checkpoint_is_never_deleted(start, run, tmp_path, whole)
     run([*args, "--run_dir", folder])
     assert not list(folder.rglob("*.tmp"))
     assert_same_end(folder, whole)
+
+
+def test_a_manifest_with_one_bit_flipped_is_found_whichever_it_is(run, tmp_path, cut_short):
+    path = (cut_short / "checkpoints/last.ckpt").resolve()
+    manifest = path.with_suffix(".json")
+    text = manifest.read_bytes()
+    passed = []
+    for at in range(len(text)):
+        manifest.write_bytes(text[:at] + bytes([text[at] ^ 1]) + text[at + 1 :])
+        if not checkpoint.damage(path):
+            passed.append(chr(text[at]))
+            assert {n: checkpoint.read_manifest(path)[n] for n in checkpoint.POSITION} == {
+                n: json.loads(text)[n] for n in checkpoint.POSITION
+            }
+    assert set(passed) <= set(" crc32")  # of the checksum's own name, or a space: nothing that counts
+
+
+def test_a_checkpoint_is_read_once_in_each_state(cut_short, monkeypatch):
+    path, calls = (cut_short / "checkpoints/last.ckpt").resolve(), []
+    digest = checkpoint.hashlib.file_digest
+    monkeypatch.setattr(checkpoint.hashlib, "file_digest", lambda *args: calls.append(1) or digest(*args))
+    assert [checkpoint.damage(path) for _ in range(3)] == [None] * 3
+    assert len(calls) == 1
+    path.write_bytes(flip(path.read_bytes()))
+    assert checkpoint.damage(path) == "its bytes are not those that were written"
+
+
+def test_metrics_that_are_garbage_do_not_stop_a_run(run, cut_short):
+    (cut_short / "metrics.csv").write_bytes(os.urandom(2000) + b"\n\0\n1,2\n")
+    run([*ARGS, "--run_dir", cut_short])
+    assert len(rows(cut_short)) >= 2
+
+
+@pytest.mark.parametrize("text", ["", "a: [", "text"])
+def test_a_config_that_is_garbage_is_said_in_one_line(run, cut_short, text):
+    (cut_short / "config.yaml").write_text(text)
+    output = run([*ARGS, "--run_dir", cut_short], code=4)
+    assert "config.yaml: damaged -> " in output
+    assert "Traceback" not in output

@@ -12,12 +12,15 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 from conftest import SMALL
 from wandb.proto import wandb_internal_pb2 as pb
+
+from src.loggers.wandb import WAITING, RunLogger
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -305,3 +308,23 @@ def test_a_full_disk_under_its_records(run, tmp_path, monkeypatch):
     with open(folder / "metrics.csv") as f:
         assert len([row for row in csv.DictReader(f) if row["train/loss"]]) == 60
     assert json.loads((folder / "summary.json").read_text())["status"] == "finished"
+
+
+def test_a_recorder_that_does_not_answer_holds_up_nothing(monkeypatch, tmp_path):
+    class Hangs(SimpleNamespace):
+        def log(self, *args, **kwargs):
+            time.sleep(1000)
+
+        define_metric = log
+
+    said, at_exit = [], []
+    monkeypatch.setattr("src.loggers.wandb.FINISH_SEC", 0.2)
+    monkeypatch.setattr("src.loggers.wandb.atexit", SimpleNamespace(register=lambda *args: at_exit.append(args)))
+    run = Hangs(settings=SimpleNamespace(sync_dir=tmp_path), summary={})
+    logger, t0 = RunLogger(run, None, said.append, goes_on=False), time.monotonic()
+    for step in range(WAITING + 10):
+        logger.log_metrics({"a": 1.0}, step)
+    assert logger.close({}, 0) is False
+    assert time.monotonic() - t0 < 3
+    assert said == ["W&B: its recorder does not answer; nothing more is recorded there. metrics.csv has all metrics."]
+    assert at_exit == [(os._exit, 0)]
