@@ -1,5 +1,6 @@
 """Secrets stay out of all that a run prints and writes: those of the environment, and those under telling names."""
 
+import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -30,6 +31,7 @@ def redact(data: Any, name: str = "") -> Any:
 def hide(text: str, more: Iterable[str] = ()) -> str:
     """A text without the values of the environment's secrets, and without these."""
     known = [value for name, value in os.environ.items() if VARIABLE.fullmatch(name) and len(value) >= SHORTEST]
+    known += [json.dumps(value)[1:-1] for value in known]  # as a flag may hold it
     for value in sorted({*known, *more}, key=len, reverse=True):  # one may begin with another
         text = text.replace(value, HIDDEN)
     return text

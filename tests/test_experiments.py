@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,17 @@ from conftest import ROOT
 
 EXPERIMENTS = sorted((ROOT / "configs/experiment").glob("*.yaml"))
 GOLDEN = sorted((ROOT / "tests/golden").glob("*.json"))
+
+
+@pytest.fixture(scope="session")
+def cifar10(tmp_path_factory) -> Path:
+    """A hundred images of each class, from the archive of real data."""
+    folder = tmp_path_factory.mktemp("cifar10")
+    archive = Path(os.environ.get("LEYDEN_DATA_DIR", "")) / "cifar10_images.tar.xz"
+    if not archive.is_file():
+        pytest.skip("needs the real data sets: set LEYDEN_DATA_DIR to their folder")
+    subprocess.run(["tar", "xf", archive, "-C", folder, "--wildcards", "*/00[0-9][0-9].jpg"], check=True)
+    return folder / "cifar10"
 
 
 def data_flags(experiment: Path) -> list[str]:
@@ -26,9 +38,13 @@ def data_flags(experiment: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
-def test_runs(path, run, tmp_path):
+def test_runs(path, run, tmp_path, request):
     flags = ["--config", path, "--config", "configs/trainer/smoke.yaml", "--run_dir", tmp_path / "run"]
-    run([*flags, *data_flags(path)])
+    if "cifar10" in path.stem:
+        flags += ["--data.data_dir", request.getfixturevalue("cifar10")]
+    else:
+        flags += data_flags(path)
+    run(flags)
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["status"] == "finished"
     assert summary["steps"] == 3
