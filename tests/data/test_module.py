@@ -34,16 +34,19 @@ def test_what_does_not_divide_is_refused(batch_size, micro, world_size, message)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_workers_change_nothing_and_draw_nothing(num_workers):
-    state = torch.get_rng_state()
-    loader = Loader(ARRAYS, TrainOrder(40, 8, 8, 0, lambda: (3, 2)), num_workers)
-    batches = [list(loader) for _ in range(2)]
-    here = [ARRAYS[index] for index in TrainOrder(40, 8, 8, 0, lambda: (3, 2))]
-    for epoch in batches:
-        assert len(epoch) == 3
-        for got, expected in zip(epoch, here, strict=True):
-            assert all(torch.equal(got[name], expected[name]) for name in ("x", "targets", "index"))
-    assert torch.equal(torch.get_rng_state(), state)
+def test_workers_change_nothing_and_draw_nothing(run, num_workers):
+    def take_two_epochs(_) -> int:
+        state = torch.get_rng_state()
+        loader = Loader(ARRAYS, TrainOrder(40, 8, 8, 0, lambda: (3, 2)), num_workers)
+        here = [ARRAYS[index] for index in TrainOrder(40, 8, 8, 0, lambda: (3, 2))]
+        for epoch in [list(loader) for _ in range(2)]:
+            assert len(epoch) == 3
+            for got, expected in zip(epoch, here, strict=True):
+                assert all(torch.equal(got[name], expected[name]) for name in ("x", "targets", "index"))
+        assert torch.equal(torch.get_rng_state(), state)
+        return 0
+
+    run([], command=take_two_epochs)  # in a process of its own: with workers it starts a thread, and this one is forked
 
 
 def test_padding_has_index_minus_one():
