@@ -64,9 +64,9 @@ class RunLogger(WandbLogger):
     A thread hands everything to wandb's recorder, because one that does not answer would hold up training.
     """
 
-    def __init__(self, run: Any, sender: subprocess.Popen | None, say: Callable[[str], None], goes_on: bool) -> None:
+    def __init__(self, run: Any, sender: subprocess.Popen | None, say: Callable[[str], None]) -> None:
         super().__init__(experiment=run)
-        self.folder, self.sender, self.say, self.goes_on = Path(run.settings.sync_dir), sender, say, goes_on
+        self.folder, self.sender, self.say = Path(run.settings.sync_dir), sender, say
         self.broken = False
         self.queue: queue.Queue[Callable[[], None]] = queue.Queue(WAITING)
         threading.Thread(target=self.work, daemon=True).start()
@@ -84,8 +84,8 @@ class RunLogger(WandbLogger):
         self.attempt(partial(super().log_table, key, **kwargs))
 
     def repeat(self, rows: list[dict[str, str]]) -> None:
-        """Record the newest rows of metrics.csv again, if an earlier life of this run did."""
-        for row in rows[-REPEATED:] if self.goes_on else ():
+        """Record the newest rows of metrics.csv, of this run's earlier lives or of the run that it is forked from."""
+        for row in rows[-REPEATED:]:
             values = {name: float(value) for name, value in row.items() if value and name != "step"}
             self.log_metrics(values, int(row["step"]))
 
@@ -162,7 +162,7 @@ def start(
         say(f"W&B: {type(e).__name__} {e}; the run is not recorded there. metrics.csv has all metrics.")
         return None
     say(f"W&B: recorded offline ({why_not})" if why_not else f"W&B: run {run_id} in project {options.project}")
-    return RunLogger(run, sender, say, goes_on=bool(earlier))
+    return RunLogger(run, sender, say)
 
 
 def earlier_records(run_dir: Path) -> list[Path]:

@@ -321,7 +321,7 @@ def test_a_recorder_that_does_not_answer_holds_up_nothing(monkeypatch, tmp_path)
     monkeypatch.setattr("src.loggers.wandb.FINISH_SEC", 0.2)
     monkeypatch.setattr("src.loggers.wandb.atexit", SimpleNamespace(register=lambda *args: at_exit.append(args)))
     run = Hangs(settings=SimpleNamespace(sync_dir=tmp_path), summary={})
-    logger, t0 = RunLogger(run, None, said.append, goes_on=False), time.monotonic()
+    logger, t0 = RunLogger(run, None, said.append), time.monotonic()
     for step in range(WAITING + 10):
         logger.log_metrics({"a": 1.0}, step)
     assert logger.close({}, 0) is False
