@@ -94,7 +94,7 @@ class RunFolder:
             if not self.take_lock():
                 text = f"{self.path}: another process is training there -> wait, or name another --run_dir"
                 raise EnvironmentFault(text)
-            if (self.path / "config.yaml").exists():
+            if any(self.checkpoints.glob("step-*.ckpt")):  # else there is nothing yet that another config would spoil
                 self.compare(config)
             for orphan in self.path.glob("*.tmp"):
                 orphan.unlink()
@@ -204,12 +204,14 @@ def git(*args: str) -> str:
         done = subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout if done.returncode == 0 else ""
+    return done.stdout if done.returncode in (0, 1) else ""  # 1 is a difference
 
 
 def code_state(folder: Path) -> dict[str, Any]:
     """Commit, and the difference from it as `code.diff` in the folder; the hash holds without git, too."""
     diff = git("diff", "HEAD", "--", ".")
+    for file in git("ls-files", "--others", "--exclude-standard", "src", "configs").splitlines():
+        diff += git("diff", "--no-index", "/dev/null", file)
     if diff:
         write_text(folder / "code.diff", hide(diff))
     return {"commit": git("rev-parse", "HEAD").strip() or None, "changed": bool(diff), "src_sha256": src_sha256()}
@@ -258,7 +260,7 @@ def exit_code(e: BaseException) -> int:
 
 def one_line(e: BaseException, code: int) -> str:
     if isinstance(e, SystemExit):
-        return f"ended at once by {signal.Signals(code - 128).name}" if code > 128 else str(e)
+        return f"ended at once by {signal.Signals(code - 128).name} -> the same command" if code > 128 else str(e)
     if isinstance(e, OSError):
         return f"{e.filename or 'writing a file'}: {e.strerror} -> mend that, then give the same command again"
     return str(e)

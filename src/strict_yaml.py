@@ -51,7 +51,8 @@ class Loader(yaml.SafeLoader):
                 self.refuse(key, f"key {path}{path and '.'}{key.value} stands here for the second time")
             seen.add(key.value)
             key.tag = f"{TAG}str"  # 1 and null are names here
-            self.lines[join(path, key.value)] = f"{self.name}:{key.start_mark.line + 1}"
+            place = f"{self.name}:{key.start_mark.line + 1}"
+            self.lines.setdefault(join(path, key.value), place)  # a group's is the line that begins it
             self.note(value, join(path, key.value), depth + 1)
 
     def refuse(self, node: yaml.Node, problem: str) -> NoReturn:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from src.config import command_parser, read_request
 from src.errors import ConfigError, EnvironmentFault
 from src.redact import hide
-from src.run import RunFolder, command_line, exit_code, hardware, rank, run_command, say
+from src.run import RunFolder, command_line, exit_code, hardware, one_line, rank, run_command, say
 from src.terminal import console, duration, here, rows
 
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ def record(cli: "CLI", folder: RunFolder, config: dict[str, Any], t0: float) -> 
         summary |= {"status": "finished", "exit_code": 0}
     except BaseException as e:
         code = exit_code(e)
-        summary |= {"status": "stopped" if code in (130, 143) else "failed", "exit_code": code, "error": hide(str(e))}
+        status = "stopped" if code in (130, 143) else "failed"
+        summary |= {"status": status, "exit_code": code, "error": hide(one_line(e, code))}
         raise
     finally:
         summary["seconds"] = round(time.time() - t0, 1)

@@ -61,7 +61,8 @@ class ThrottledProgress(Callback):
         self.told, left_sec = True, step_sec * (trainer.estimated_stepping_batches - trainer.global_step)
         if math.isfinite(left_sec):
             end = time.strftime("%a %H:%M", time.localtime(time.time() + left_sec))
-            text = f"about {duration(left_sec)} more ({step_sec * 1000:.3g} ms a step), until {end}"
+            step = f"{step_sec:.3g} s" if step_sec >= 1 else f"{step_sec * 1000:.3g} ms"
+            text = f"about {duration(left_sec)} more ({step} a step), until {end}"
             self.console.print(rows({"time": text}))
 
     def draw(self, trainer: Trainer) -> None:
