@@ -260,7 +260,7 @@ def exit_code(e: BaseException) -> int:
 
 def one_line(e: BaseException, code: int) -> str:
     if isinstance(e, SystemExit):
-        return f"ended at once by {signal.Signals(code - 128).name} -> the same command" if code > 128 else str(e)
+        return f"ended at once by {signal.Signals(code - 128).name} -> same command again" if code > 128 else str(e)
     if isinstance(e, OSError):
         return f"{e.filename or 'writing a file'}: {e.strerror} -> mend that, then give the same command again"
     return str(e)
