@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -24,7 +23,7 @@ from lightning.pytorch.loggers import WandbLogger
 from src.redact import redact, secrets_in
 from src.run import ROOT
 
-PROBE_SEC, FINISH_SEC, SEND_SEC = 3.0, 4.0, 10.0
+PROBE_SEC, FINISH_SEC, SEND_SEC = 3.0, 10.0, 10.0
 FLUSH_SEC = 1.0  # a run that is killed loses the record of this last time; wandb's own default is 15
 WAITING = 2000  # calls that wandb's recorder may lag behind; a run that goes on makes `REPEATED` at once
 REPEATED = 500  # rows that a run which goes on records again, because they may have been in that last time
@@ -67,7 +66,7 @@ class RunLogger(WandbLogger):
     def __init__(self, run: Any, sender: subprocess.Popen | None, say: Callable[[str], None]) -> None:
         super().__init__(experiment=run)
         self.folder, self.sender, self.say = Path(run.settings.sync_dir), sender, say
-        self.broken = False
+        self.broken, self.recorded = False, 0
         self.queue: queue.Queue[Callable[[], None]] = queue.Queue(WAITING)
         threading.Thread(target=self.work, daemon=True).start()
 
@@ -104,14 +103,16 @@ class RunLogger(WandbLogger):
             except Exception as e:  # whatever it is, the run is worth more than its record
                 if not self.broken:
                     self.give_up(f"{type(e).__name__} {e}")
+            self.recorded += 1
 
     def give_up(self, why: str) -> None:
         self.broken = True
         self.say(f"W&B: {why}; nothing more is recorded there. metrics.csv has all metrics.")
 
     def close(self, summary: dict[str, Any], exit_code: int) -> bool:
-        """Record how the run ended, and wait a little for that to be sent; whether everything was."""
-        ended, end = threading.Event(), time.monotonic() + FINISH_SEC
+        """Record how the run ended, as long as the recorder gets on, and wait a little for that to be sent; whether
+        everything was."""
+        ended, before = threading.Event(), -1
 
         def finish() -> None:
             try:
@@ -122,12 +123,15 @@ class RunLogger(WandbLogger):
 
         with suppress(queue.Full):
             self.queue.put(finish, timeout=FINISH_SEC)
-        if not ended.wait(end - time.monotonic()):
+        while not ended.is_set() and before != self.recorded:
+            before = self.recorded
+            ended.wait(FINISH_SEC)
+        if not ended.is_set():
             atexit.register(os._exit, exit_code)  # goes before wandb's own hook, which would wait for ever
         if self.sender is None:
             return False
         try:
-            self.sender.wait(end + SEND_SEC - time.monotonic())
+            self.sender.wait(SEND_SEC)
         except subprocess.TimeoutExpired:
             self.sender.kill()
         return any(self.folder.glob("*.synced"))

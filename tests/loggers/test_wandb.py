@@ -328,3 +328,27 @@ def test_a_recorder_that_does_not_answer_holds_up_nothing(monkeypatch, tmp_path)
     assert time.monotonic() - t0 < 3
     assert said == ["W&B: its recorder does not answer; nothing more is recorded there. metrics.csv has all metrics."]
     assert at_exit == [(os._exit, 0)]
+
+
+def test_a_slow_recorder_is_waited_for(monkeypatch, tmp_path):
+    logged, at_exit = [], []
+
+    class Slow(SimpleNamespace):
+        def log(self, metrics, **kwargs):
+            time.sleep(0.1)
+            logged.append(metrics)
+
+        def define_metric(self, *args, **kwargs):
+            pass
+
+        def finish(self, exit_code):
+            logged.append(exit_code)
+
+    monkeypatch.setattr("src.loggers.wandb.FINISH_SEC", 0.4)
+    monkeypatch.setattr("src.loggers.wandb.atexit", SimpleNamespace(register=lambda *args: at_exit.append(args)))
+    logger = RunLogger(Slow(settings=SimpleNamespace(sync_dir=tmp_path), summary={}), None, pytest.fail)
+    for step in range(12):
+        logger.log_metrics({"a": float(step)}, step)
+    logger.close({}, 5)
+    assert [row["a"] for row in logged[:-1]] == [float(step) for step in range(12)]
+    assert (logged[-1], at_exit) == (5, [])
