@@ -1,7 +1,9 @@
 """What a config may say: keys are compared with signatures that are read from source, classes with the allow-list of
 pyproject.toml, all before anything is imported."""
 
+import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterator
 from functools import cache
@@ -107,10 +109,21 @@ def allowed_prefixes() -> tuple[str, ...]:
     return tuple(prefix.rstrip(".") for prefix in project["tool"][project["project"]["name"]]["allow"])
 
 
+def deeper(key: str, config: dict[str, Any]) -> str:
+    """A hint: where in the config a key of this name, or of a similar one, can be set."""
+    holders = {name: dict(known) for name, known in sections().items()}
+    for path, spec in specs(config):
+        holders[path] = {**(arguments(str(spec["class_path"])) or {}), **spec.get("init_args", {})}
+    paths = {name: f"{path}.{name}".replace(".init_args", "") for path, known in holders.items() for name in known}
+    found = [key] if key in paths else difflib.get_close_matches(key, paths, n=2, cutoff=0.7)
+    return f"; did you mean {' or '.join(sorted(paths[name] for name in found))}?" if found else ""
+
+
 def same_name(class_path: Any) -> str:
-    """A hint: one of our classes with this name, or one with a similar path."""
+    """A hint: a class of ours or of torch with this name, or one of ours with a similar path."""
     name = str(class_path).rpartition(".")[2].lower()
-    same = [ours for ours in classes() if ours.rpartition(".")[2].lower() == name]
+    torchs = re.findall(r'"(torch\.[\w.]+)"', (ROOT / "configs" / "schema.json").read_text())
+    same = [known for known in (*classes(), *torchs) if known.rpartition(".")[2].lower() == name]
     return f"; did you mean {same[0]}?" if same else nearest(str(class_path), classes())
 
 

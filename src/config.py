@@ -10,7 +10,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, NoReturn
 
-from src.checks import TOP, check, facts, fail, sections, shown
+from src.checks import TOP, check, deeper, facts, fail, sections, shown
 from src.errors import ConfigError, nearest
 from src.signatures import ROOT, Argument, Arguments, arguments
 from src.strict_yaml import SPEC, Lines, join, read_file, read_text
@@ -141,7 +141,7 @@ def add(config: dict[str, Any], data: dict[str, Any], new: Lines, lines: Lines) 
     lines |= new
     for key, value in data.items():
         if key not in TOP:
-            fail(lines, key, f"unknown key {key}{nearest(key, TOP)}")
+            fail(lines, key, f"unknown key {key}{nearest(key, TOP) or deeper(key, config)}")
         if key != "seed_everything" and not isinstance(value, dict) and not (key in ("model", "data") and value):
             fail(lines, key, f"{key} is a group of keys, but here it has the value {shown(value)}")
     config = merge(config, data)

@@ -162,6 +162,31 @@ def test_wrong_value(key, run, tmp_path):
     assert len(line) < 500
 
 
+MISPLACED = {
+    "lr": "model.optimizer.lr",
+    "batch_size": "data.batch_size",
+    "epochs": "trainer.max_epochs or trainer.min_epochs",
+    "widths": "model.network.widths",
+}
+
+
+@pytest.mark.parametrize("key", MISPLACED)
+def test_a_flag_without_its_path_gets_a_hint(key, run):
+    assert run([*DIGITS, f"--{key}", "3"], code=2).endswith(f"unknown key {key}; did you mean {MISPLACED[key]}?\n")
+
+
+@pytest.mark.parametrize("name", ["torch.optim.SGD", "src.optim.muon.Muon"])
+def test_a_class_without_its_path_gets_a_hint(name, run):
+    output = run([*DIGITS, "--model.optimizer", name.rpartition(".")[2]], code=2)
+    assert output.endswith(f"did you mean {name}?\n")
+
+
+def test_a_python_without_the_packages_is_told_so():
+    done = subprocess.run([sys.executable, "-S", "-m", "src.train"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: this Python lacks what requirements.lock lists -> make install")
+
+
 NETWORKS = {
     "ours": ["--model.network", "src.networks.mlp.MLP"],
     "function": ["--model.network", "torchvision.models.resnet18", "--data.channels", "3"],
