@@ -97,7 +97,7 @@ def check_keys(path: str, given: Any, known: Arguments | None, lines: Lines) -> 
 def settable(class_path: str) -> Arguments | None:
     """The arguments of one of our classes that a config states; facts, parameters and so on are filled in."""
     known = arguments(class_path)
-    filled_in = {"networks": facts(), "optim": ("params", "optimizer"), "data": ("seed",)}.get(
+    filled_in = {"networks": facts(), "optim": ("params", "optimizer", "num_steps"), "data": ("seed",)}.get(
         class_path.split(".")[1], ()
     )
     return known and {name: argument for name, argument in known.items() if name not in filled_in}

@@ -19,10 +19,13 @@ def keys_of(config: dict[str, Any]) -> Iterator[str]:
 
 
 def keys(prefix: str, title: str, given: dict[str, Any], known: Arguments | None) -> Iterator[str]:
-    """One group of keys: `--key value  description`."""
-    yield f"\n{prefix}: {title}"
-    for name, argument in (known or dict.fromkeys(given, Argument("", None, ""))).items():
+    """One group of keys: `--key value  description`; an item of a list has no flags."""
+    known = known or dict.fromkeys(given, Argument("", None, ""))
+    flag = "" if any(part.isdigit() for part in prefix.split(".")) else f"--{prefix}."
+    if known:
+        yield f"\n{prefix}: {title}"
+    for name, argument in known.items():
         value = given.get(name, argument.default)
         if isinstance(value, dict) and "class_path" in value:
             value = value["class_path"]
-        yield f"  {f'--{prefix}.{name} {shown(value)}':<48}  {shorten(argument.doc, 250)}".rstrip()
+        yield f"  {f'{flag}{name} {shown(value)}':<48}  {shorten(argument.doc, 250)}".rstrip()

@@ -93,12 +93,13 @@ def record(cli: "CLI", folder: RunFolder, config: dict[str, Any], t0: float) -> 
     except BaseException as e:
         code = exit_code(e)
         status = "stopped" if code in (130, 143) else "failed"
-        summary |= {"status": status, "exit_code": code, "error": hide(one_line(e, code))}
+        steps = cli.trainer.global_step if hasattr(cli, "trainer") else 0
+        summary |= {"status": status, "exit_code": code, "error": hide(one_line(e, code)), "steps": steps}
         raise
     finally:
         summary["seconds"] = round(time.time() - t0, 1)
         folder.close(summary)
-        if logger and not logger.close(summary, summary["exit_code"]):
+        if logger and not logger.close(summary, summary["exit_code"]) and summary.get("steps"):
             wandb_program = here(Path(sys.executable).parent / "wandb")
             say(f"W&B: to send the run:  {wandb_program} sync {here(folder.path)}/wandb/offline-run-*")
     if rank() == 0:

@@ -11,7 +11,7 @@ from src.data.report import lines
 from src.models.base import Model
 from src.terminal import console, duration, rows
 
-MEASURE_SEC = 0.5  # of steps, before their time is told
+MEASURE_SEC, MEASURE_STEPS, SLOW_SEC = 0.5, 5, 30.0  # before the time of a step is told
 
 
 class ThrottledProgress(Callback):
@@ -50,20 +50,24 @@ class ThrottledProgress(Callback):
     ) -> None:
         now, step = time.monotonic(), trainer.global_step
         self.first = self.first or (now, step)
-        if not self.told and step > self.first[1] and now - self.first[0] > MEASURE_SEC:
-            self.tell_time(trainer, (now - self.first[0]) / (step - self.first[1]))
+        steps, sec = step - self.first[1], now - self.first[0]
+        if not self.told and steps and (sec > SLOW_SEC or (sec > MEASURE_SEC and steps >= MEASURE_STEPS)):
+            self.told, step_sec = True, sec / steps
+            step_text = f"{step_sec:.3g} s" if step_sec >= 1 else f"{step_sec * 1000:.3g} ms"
+            self.console.print(rows({"time": f"{self.left(trainer)}, {step_text} a step"}))
         if now - self.t_draw > self.refresh_sec:
             self.t_draw = now
             self.draw(trainer)
 
-    def tell_time(self, trainer: Trainer, step_sec: float) -> None:
-        """The time that is left, from the first steps (the very first, which is slow, is left out)."""
-        self.told, left_sec = True, step_sec * (trainer.estimated_stepping_batches - trainer.global_step)
-        if math.isfinite(left_sec):
-            end = time.strftime("%a %H:%M", time.localtime(time.time() + left_sec))
-            step = f"{step_sec:.3g} s" if step_sec >= 1 else f"{step_sec * 1000:.3g} ms"
-            text = f"about {duration(left_sec)} more ({step} a step), until {end}"
-            self.console.print(rows({"time": text}))
+    def left(self, trainer: Trainer) -> str:
+        """The time that is left, from the mean of the steps and validations so far (but for the slow first step)."""
+        t_first, first = self.first or (0.0, math.inf)
+        step_sec = (time.monotonic() - t_first) / max(1, trainer.global_step - first)
+        left_sec = step_sec * (trainer.estimated_stepping_batches - trainer.global_step)
+        if not math.isfinite(left_sec):
+            return "no end is set"
+        end = time.strftime("%a %H:%M", time.localtime(time.time() + left_sec))
+        return f"about {duration(left_sec)} more, until {end}"
 
     def draw(self, trainer: Trainer) -> None:
         if self.bar is not None:
@@ -79,7 +83,8 @@ class ThrottledProgress(Callback):
         self.t_line = now
         shown = sorted(n for n in trainer.logged_metrics if n.startswith(("train/", "val/", "optim/lr")))
         values = "  ".join(f"{name} {float(trainer.logged_metrics[name]):.4g}" for name in shown)
-        self.console.print(f"epoch {epoch}  step {trainer.global_step}  {values}")
+        left = "" if self.bar or not self.told or epoch >= last_epoch(trainer) else f"  {self.left(trainer)}"
+        self.console.print(f"epoch {epoch}  step {trainer.global_step}  {values}{left}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: Any = None) -> None:
         if self.bar is not None:

@@ -16,6 +16,14 @@ def test_without_a_terminal_there_are_lines_only(run, tmp_path):
     assert lines == [("1", "20"), ("2", "40"), ("3", "60")]
 
 
+def test_the_time_that_is_left_is_told_again_and_again(run, tmp_path):
+    flags = ["--progress.line_sec", "0", "--trainer.max_epochs", "40", "--run_dir", tmp_path / "run"]
+    output = run([*SMALL, *flags])
+    told = re.findall(r"^(time|epoch) .*about .* more, until \w\w\w \d\d:\d\d", output, re.MULTILINE)
+    assert told[0] == "time"
+    assert 1 < told.count("epoch") < 40  # not before it is known, and not at the end
+
+
 def test_lines_are_far_apart_and_the_last_is_there(run, tmp_path):
     output = run([*SMALL, "--progress.line_sec", "1000", "--run_dir", tmp_path / "run"])
     assert re.findall(r"^epoch (\d)", output, re.MULTILINE) == ["1", "3"]
