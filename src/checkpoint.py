@@ -247,7 +247,8 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
         orphan.unlink()
     refused: list[str] = []
     names = {path.stem for kind in ("ckpt", "json") for path in folder.glob(f"step-*.{kind}")}
-    for path in (folder / f"{name}.ckpt" for name in sorted(names, reverse=True)):
+    by_time = sorted(names, key=lambda name: (name[:13], -len(name)), reverse=True)  # after a validation goes before
+    for path in (folder / f"{name}.ckpt" for name in by_time):
         wrong = damage(path, alone=False)
         if not wrong and (best := best_of(path)) and (lost := damage(best, alone=False)):
             wrong = f"the best checkpoint up to it, {best.name}, is lost: {lost}"

@@ -66,6 +66,15 @@ class Child:
                 time.sleep(0.01)
         return self.code
 
+    def wait_for(self, file: Path, timeout: float = 120) -> None:
+        """Wait until the process has made a file."""
+        end = time.monotonic() + timeout
+        while not file.exists():
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            assert not pid, f"{self.output}\nended ({status}) without {file}"
+            assert time.monotonic() < end, f"{self.output}\nno {file} in {timeout} s"
+            time.sleep(0.005)
+
     def kill(self, signum: int = signal.SIGKILL) -> None:
         os.kill(self.pid, signum)
 

@@ -16,6 +16,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.trainer.states import TrainerFn
 
 from src import checkpoint as files
+from src.callbacks.ema import EMA
 from src.errors import ConfigError, EnvironmentFault, Stopped, nearest
 from src.run import say
 
@@ -56,6 +57,8 @@ class Checkpoints(Checkpoint):
         self.best_score: float | None = None
         self.best: str | None = None
         self.trained = False  # whether training came to its end
+        self.in_validation = False  # whether the checkpoint is of the moment before a validation
+        self.rng_before: dict[str, Any] = {}
         self.better = False  # whether the weights of this moment are the best so far, and not saved yet
         self.saved_step = -1
         self.resumed: dict[str, Any] | None = None
@@ -112,15 +115,27 @@ class Checkpoints(Checkpoint):
             name, signum = f"{name}; SLURM has the job in its queue again", signal.SIGTERM
         raise Stopped(f"{done} {name}; a checkpoint is written -> the same command goes on", signum)
 
-    def on_validation_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        """The weights of this moment cannot be saved without the validation that belongs to them."""
-        if not self.stop_signal or time.monotonic() - self.t_signal < VALIDATION_SEC:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.resumed is not None and not trainer.sanity_checking:
+            self.put_back(trainer)
+        self.rng_before = rng_state()
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Cut a long validation short: the checkpoint is of the moment before it, and going on repeats it."""
+        if not self.stop_signal or trainer.sanity_checking or time.monotonic() - self.t_signal < VALIDATION_SEC:
             return
         text = f"in the validation after {trainer.global_step} steps stopped by {signal.Signals(self.stop_signal).name}"
-        kept = "no checkpoint was due yet -> the same command goes on from the start"
-        if self.saved_step >= 0:
-            kept = f"there is a checkpoint of step {self.saved_step} -> the same command goes on from there"
-        raise Stopped(f"{text}; {kept}", self.stop_signal)
+        if trainer.world_size > 1:  # the others may have heard nothing, and wait
+            raise Stopped(
+                f"{text} -> the same command goes on from the last checkpoint, if there is one", self.stop_signal
+            )
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, EMA):
+                callback.on_validation_end(trainer, pl_module)  # the weights are training's again
+        self.in_validation = True
+        trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:08d}-before-validation.ckpt")
+        io_of(trainer).finish()
+        raise Stopped(f"{text}; a checkpoint is written -> the same command goes on", self.stop_signal)
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.score(trainer)  # finds a wrong name before training, not after the first epoch
@@ -209,18 +224,28 @@ class Checkpoints(Checkpoint):
             for name in ("ready", "started", "processed"):
                 count[name] = count["completed"]  # the batch of this moment is not yet begun
         progress["is_last_batch"] = False
+        if self.in_validation:
+            self.before_validation(checkpoint)
         checkpoint["trained"] = limits(trainer) if self.trained else None
         checkpoint["best"] = self.best
+        checkpoint["in_validation"] = self.in_validation
         checkpoint["should_stop"] = trainer.should_stop
         lasting = {name: value for name, value in trainer.callback_metrics.items() if not name.startswith("perf/")}
         checkpoint["metrics"] = {name: value.detach().cpu() for name, value in lasting.items()}
         checkpoint["steps_logged"] = trainer.fit_loop.epoch_loop._batches_that_stepped
-        checkpoint["rng"] = gathered(rng_state(), trainer)
+        checkpoint["rng"] = gathered(self.rng_before if self.in_validation else rng_state(), trainer)
+
+    def before_validation(self, checkpoint: dict[str, Any]) -> None:
+        """Count as Lightning does when the first batch of a validation has begun: it then repeats that validation."""
+        count = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+        done = count["total"]["completed"]
+        count["total"] |= {"ready": done + 1, "started": done + 1, "processed": done}
+        count["current"] |= dict.fromkeys(count["current"], 0)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.resumed = {name: checkpoint[name] for name in ("rng", "metrics", "steps_logged")}
         self.resumed["should_stop"] = checkpoint["should_stop"] and not checkpoint["trained"]
-        self.saved_step = checkpoint["global_step"]
+        self.saved_step = -1 if checkpoint["in_validation"] else checkpoint["global_step"]
         if trainer.state.fn == TrainerFn.FITTING and checkpoint["trained"] == limits(trainer):
             trainer.should_stop = True  # also where an early stop ended training before max_epochs
 

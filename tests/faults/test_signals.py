@@ -18,8 +18,7 @@ def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(start, run, tmp_path, 
     folder = tmp_path / "run"
     args = [*TINY, *SELDOM, *SLOW, "--run_dir", folder]
     child = start(args, first=before_call(Classification, "training_step", 30, lambda: time.sleep(1)))
-    while not (folder / "checkpoints/last.ckpt").exists():
-        time.sleep(0.01)
+    child.wait_for(folder / "checkpoints/last.ckpt")
     child.kill(signum)
     assert child.wait() == 128 + signum, child.output
     assert "a checkpoint is written" in child.output
@@ -56,9 +55,7 @@ def run_of(start, folder, *hooks, slow_step=30):
     reached = folder.with_name("reached")
     slow = before_call(Classification, "training_step", slow_step, lambda: (reached.touch(), time.sleep(1)))
     child = start([*TINY, *SELDOM, *SLOW, "--run_dir", folder], first=together(slow, *hooks))
-    while not reached.exists():
-        assert child.code is None
-        time.sleep(0.01)
+    child.wait_for(reached)
     return child
 
 
@@ -68,9 +65,7 @@ def test_sigusr1_writes_a_checkpoint_and_the_run_goes_on(start, run, tmp_path):
     for _ in range(3):
         child.kill(signal.SIGUSR1)
     written = tmp_path / "run/checkpoints/step-00000030.ckpt"
-    while not written.exists():
-        assert child.code is None
-        time.sleep(0.005)
+    child.wait_for(written)
     assert child.wait() == 0, child.output
     assert_same_end(tmp_path / "run", tmp_path / "whole")
 
@@ -132,10 +127,22 @@ def test_sigterm_after_sigusr1_stops(start, tmp_path):
     assert child.wait() == 143, child.output
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_long_validation_does_not_hold_up_a_signal(start, run, tmp_path, signum):
-    """The checkpoint before it is there; what came after is done again."""
-    run([*TINY, *SELDOM, "--run_dir", tmp_path / "whole"])
+PLATEAU = "{class_path: torch.optim.lr_scheduler.ReduceLROnPlateau, init_args: {patience: 0}}"
+VALIDATIONS = {
+    "at the end of an epoch": (signal.SIGTERM, []),
+    "amid an epoch": (
+        signal.SIGINT,
+        ["--trainer.limit_train_batches", 8, "--trainer.val_check_interval", 4, "--data.micro_batch_size", 16],
+    ),
+    "with averages": (signal.SIGTERM, ["--ema.decay", 0.9, "--trainer.val_check_interval", 1]),
+    "with a plateau": (signal.SIGTERM, ["--model.schedule", PLATEAU]),
+}
+
+
+@pytest.mark.parametrize("name", VALIDATIONS)
+def test_a_long_validation_does_not_hold_up_a_signal(start, run, tmp_path, name):
+    signum, flags = VALIDATIONS[name]
+    run([*TINY, *SELDOM, *flags, "--run_dir", tmp_path / "whole"])
     reached = tmp_path / "reached"
 
     def first():
@@ -152,13 +159,14 @@ def test_a_long_validation_does_not_hold_up_a_signal(start, run, tmp_path, signu
 
         Classification.validation_step = slow
 
-    args = [*TINY, *SELDOM, "--run_dir", tmp_path / "run"]
-    child = start([*args], first=first)
-    while not reached.exists():
-        time.sleep(0.01)
-    child.kill(signum)
-    assert child.wait() == 128 + signum, child.output
-    assert "in the validation after 8 steps stopped by" in child.output
-    assert "there is a checkpoint of step 4 -> the same command goes on from there" in child.output
-    run(args)
+    args = [*TINY, *SELDOM, *flags, "--run_dir", tmp_path / "run"]
+    for _ in range(2):  # also if it happens again
+        reached.unlink(missing_ok=True)
+        child = start([*args], first=first)
+        child.wait_for(reached)
+        child.kill(signum)
+        assert child.wait() == 128 + signum, child.output
+        assert "in the validation after 8 steps stopped by" in child.output
+        assert "a checkpoint is written -> the same command goes on" in child.output
+    assert "going on after 8 steps" in run(args)
     assert_same_end(tmp_path / "run", tmp_path / "whole")
