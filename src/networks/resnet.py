@@ -26,6 +26,17 @@ class Block(nn.Module):
         return F.relu(self.layers[-1](y) + (x if self.shortcut is None else self.shortcut(x)))
 
 
+class Halving(nn.Module):
+    """A 3x3 convolution whose result is pooled to half its height and width."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.conv, self.norm = conv_norm(channels, width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(F.max_pool2d(self.conv(x), 2, ceil_mode=True)))
+
+
 def conv_norm(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
@@ -42,6 +53,8 @@ class ResNet(nn.Module):
         widths: channels of each stage; blocks with bottleneck give four times as many.
         bottleneck: blocks of 1x1, 3x3 and 1x1 convolutions in place of two 3x3.
         stem: `small` is a 3x3 convolution; `large`, for images from about 100 pixels, a 7x7 of stride 2 and a pooling.
+        pool: halve the image by a 3x3 convolution and max-pooling before a stage's blocks, not by the stride of the
+            first one: with depths 0-1-0-1 a ResNet-9 (Page, How to train your ResNet, 2018).
         zero_init: begin with each block passing on its input (Goyal et al., 2017).
         num_classes, in_channels: of the data.
 
@@ -57,6 +70,7 @@ class ResNet(nn.Module):
         widths: Sequence[int] = (64, 128, 256, 512),
         bottleneck: bool = False,
         stem: Literal["small", "large"] = "small",
+        pool: bool = False,
         zero_init: bool = True,
         num_classes: int = 10,
         in_channels: int = 3,
@@ -70,13 +84,17 @@ class ResNet(nn.Module):
         self.blocks = nn.ModuleList()
         channels = widths[0]
         for stage, (depth, width) in enumerate(zip(depths, widths, strict=True)):
+            if pool and stage > 0:
+                self.blocks.append(Halving(channels, width))
+                channels = width
             for i in range(depth):
-                self.blocks.append(Block(channels, width, 2 if i == 0 and stage > 0 else 1, bottleneck))
+                stride = 2 if i == 0 and stage > 0 and not pool else 1
+                self.blocks.append(Block(channels, width, stride, bottleneck))
                 channels = 4 * width if bottleneck else width
         self.head = nn.Linear(channels, num_classes)
-        if zero_init:
-            for block in self.blocks:
-                nn.init.zeros_(block.layers[-1][1].weight)  # type: ignore[union-attr, index]
+        for block in self.blocks:
+            if zero_init and isinstance(block, Block):
+                nn.init.zeros_(block.layers[-1][1].weight)  # type: ignore[index]
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pool(F.relu(self.stem(x)))

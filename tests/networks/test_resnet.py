@@ -17,9 +17,20 @@ def test_it_is_torchvisions(theirs, arguments):
     assert torch.allclose(network(x), reference(x), atol=1e-5)
 
 
+@pytest.mark.parametrize("pool", [False, True])
 @pytest.mark.parametrize("size", [(32, 32), (9, 13), (1, 1)])
-def test_small_images(size):
-    assert ResNet((1, 1), (4, 8), num_classes=5, in_channels=2)(torch.randn(2, 2, *size)).shape == (2, 5)
+def test_small_images(size, pool):
+    network = ResNet((1, 1), (4, 8), pool=pool, num_classes=5, in_channels=2)
+    assert network(torch.randn(2, 2, *size)).shape == (2, 5)
+
+
+def test_stages_that_pool():
+    network = ResNet((0, 1, 0, 1), (64, 128, 256, 512), pool=True)
+    assert sum(p.numel() for p in network.parameters()) == 6_573_130  # as Page counts, and the biases of the head
+    x = torch.randn(2, 64, 8, 8)
+    halving = network.blocks[0].eval()
+    pooled = torch.nn.functional.max_pool2d(halving.conv(x), 2)
+    assert torch.equal(halving(x), torch.relu(halving.norm(pooled)))
 
 
 def test_blocks_begin_by_passing_on_their_input():
