@@ -32,6 +32,7 @@ logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+warnings.filterwarnings("ignore", message=".*`self.log.*sync_dist=True.*")  # torchmetrics have gathered it already
 # Broadcasting (N,) against (N, 1) trains on garbage.
 warnings.filterwarnings("error", message="Using a target size")
 warnings.filterwarnings("ignore", message="No (positive|negative) samples in targets.*")  # said by Classification
