@@ -31,6 +31,7 @@ class Classification(Model):
 
     Args:
         label_smoothing: share of the target's probability spread over all classes, in training.
+        mirrored: classify an image, but in training, by the mean of its logits and those of its mirror image.
         class_weights: factors of the classes' losses in training (of several labels, of the label's presence), or
             `balanced`: each class weighs as much as the others (of several labels, presence as much as absence).
     """
@@ -38,13 +39,14 @@ class Classification(Model):
     def __init__(
         self,
         label_smoothing: float = 0.0,
+        mirrored: bool = False,
         class_weights: list[float] | Literal["balanced"] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if not 0 <= label_smoothing <= 1:
             raise ConfigError(f"model.label_smoothing: {label_smoothing} is not from 0 to 1")
-        self.label_smoothing, self.class_weights = label_smoothing, class_weights
+        self.label_smoothing, self.mirrored, self.class_weights = label_smoothing, mirrored, class_weights
         self.weights: Tensor | None = None
         self.mean_loss, self.mean_acc = MaskedMean(), MaskedMean()
         self.auroc: MulticlassAUROC | MultilabelAUROC | None = None
@@ -80,8 +82,13 @@ class Classification(Model):
         self.watch(loss=loss, acc=hits(logits, targets).mean())
         return loss
 
+    def classify(self, x: Tensor) -> Tensor:
+        """x [N, ...] -> logits [N, num_classes]."""
+        logits = self(x).float()
+        return (logits + self(x.flip(-1)).float()) / 2 if self.mirrored else logits
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        logits, targets, real = self(batch["x"]).float(), batch["targets"], batch["index"] >= 0
+        logits, targets, real = self.classify(batch["x"]), batch["targets"], batch["index"] >= 0
         assert self.auroc is not None
         if targets.ndim == 1:
             losses, p = F.cross_entropy(logits, targets, reduction="none"), logits.softmax(1)
@@ -96,7 +103,7 @@ class Classification(Model):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """index [N], targets [N] or [N, num_classes], and the classes' probabilities [N, num_classes]."""
-        logits, targets = self(batch["x"]).float(), batch["targets"]
+        logits, targets = self.classify(batch["x"]), batch["targets"]
         probabilities = logits.softmax(1) if targets.ndim == 1 else logits.sigmoid()
         return {"index": batch["index"], "targets": targets, "probabilities": probabilities}
 

@@ -183,3 +183,14 @@ def test_a_run_without_end_needs_no_schedule_that_knows_it(run, tmp_path):
     assert "model.schedule: training has no end -> set trainer.max_steps" in out
     constant = ["--model.schedule", "torch.optim.lr_scheduler.ConstantLR"]
     run([*endless, *constant, "--checkpoints.monitor", "val/loss", "--run_dir", tmp_path / "other"])
+
+
+def test_mirrored_images_are_seen_too(trained):
+    trainer, model, data = trained(epochs=1, mirrored=True)
+    metrics, targets, p = measure(trainer, model, data)
+    test = data.splits["test"]
+    x = data.on_after_batch_transfer(test[torch.arange(360)], 0)["x"]
+    with torch.no_grad():
+        logits = (model(x) + model(x.flip(-1))) / 2
+    assert torch.allclose(p, logits.softmax(1), atol=1e-6)
+    assert metrics["test/loss"] == pytest.approx(F.cross_entropy(logits, targets).item(), rel=1e-5)
