@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from src.config import command_parser
-from src.errors import ConfigError
+from src.errors import ConfigError, DataError
 from src.load import load_model, run_request
 from src.run import run_command, say
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def generate(args: Sequence[str]) -> int:
     parser = command_parser("generate", __doc__)
     parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="the checkpoint to take")
-    parser.add_argument("--prompt", default="\n", help="the text to continue")
+    parser.add_argument("--prompt", help="the text to continue; by default it begins a line, or anywhere")
     parser.add_argument("--max_tokens", type=int, default=200, help="tokens to add")
     parser.add_argument("--temperature", type=float, default=0.8, help="of the softmax; smaller is more of the same")
     parser.add_argument("--top_k", type=int, default=50, help="choose among so many tokens only")
@@ -41,12 +41,22 @@ def generate(args: Sequence[str]) -> int:
     tokenizer = cli.datamodule.statistics["tokenizer"]
     import torch
 
-    prompt = torch.from_numpy(encode(tokenizer, options.prompt or "\n"))[None]
+    prompt = torch.from_numpy(encode(tokenizer, options.prompt or beginning(tokenizer)))[None]
     torch.manual_seed(options.seed)
     seq_len = cli.datamodule.facts["seq_len"]
     tokens = extend(model, prompt, seq_len, options.max_tokens, options.temperature, options.top_k)
     say(decode(tokenizer, tokens[0].tolist()))
     return 0
+
+
+def beginning(tokenizer: str) -> str:
+    from src.data.tokens import decode, encode
+
+    try:
+        encode(tokenizer, "\n")
+    except DataError:  # a text of one line
+        return decode(tokenizer, [0])
+    return "\n"
 
 
 def extend(

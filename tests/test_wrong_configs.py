@@ -207,6 +207,7 @@ def test_a_network_that_does_not_fit_the_images(run, tmp_path):
     flags = ["--model.network", "torchvision.models.resnet18", "--run_dir", tmp_path / "run"]
     output = run([*DIGITS, *flags], code=2)
     assert "ResNet cannot take x [2, 1, 8, 8]" in output.splitlines()[-1]
+    assert output.endswith("data.channels 3\n")
 
 
 def test_printed_and_saved_configs_can_be_used_again(run, tmp_path):

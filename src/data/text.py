@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SUFFIXES = (".txt", ".md", ".rst", ".py")
-CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff]")
 IGNORED = -100  # cross_entropy's own mark of targets that do not count
 
 
@@ -100,18 +100,22 @@ class TextDataModule(DataModule):
         self.prepare()
 
     def prepare(self) -> Path:
-        paths = source_files(self.files) if self.files is not None else []
+        paths, others = source_files(self.files) if self.files is not None else ([], [])
         names = ("tokenizer", "vocab_size", "split_by", "fractions", "invalid", "max_skipped_frac")
-        options = {name: getattr(self, name) for name in names} | {"version": 2, "files": self.files is not None}
+        options = {name: getattr(self, name) for name in names} | {"version": 3, "others": len(others)}
         if self.files is None:
             options["topics"] = hashlib.sha256("".join(topics().values()).encode()).hexdigest()
-        return cache.prepare(self.cache_dir, f"text-{cache.fingerprint(options, paths)}", lambda: self.build(paths))
+        return cache.prepare(
+            self.cache_dir, f"text-{cache.fingerprint(options, paths)}", lambda: self.build(paths, others)
+        )
 
-    def build(self, paths: list[Path]) -> tuple[cache.Splits, dict[str, Any]]:
+    def build(self, paths: list[Path], others: list[Path]) -> tuple[cache.Splits, dict[str, Any]]:
         cleaning = Cleaning(self.invalid, self.max_skipped_frac)
         texts = read(paths, cleaning) if self.files is not None else topics()
         came_in = len(texts) + len(cleaning.skipped)
         cleaning.check_limit(came_in)
+        for path in others:
+            cleaning.remove("", str(path), "no text by its name")
         documents, num_control = cleaned(texts, cleaning)
         parts = divide(list(documents.values()), self.split_by, *self.fractions)
         tokenizer = make_tokenizer(self.tokenizer, parts, self.vocab_size)
@@ -121,12 +125,14 @@ class TextDataModule(DataModule):
         report: dict[str, Any] = {"documents": len(documents), "control_characters": num_control}
         if self.split_by == "position":
             report["documents_in_two_splits"] = num_cut(documents.values(), parts)
-        report |= {"tokenizer": tokenizer, "vocab_size": size, **cleaning.report(came_in)}
+        report |= {"tokenizer": tokenizer, "vocab_size": size, **cleaning.report(came_in + len(others))}
         splits, before = {}, tokens["train"][:1]
         for split, own in tokens.items():
             row = own if split == "train" else np.concatenate([before, own])
             splits[split], before = {"tokens": row.astype(dtype)}, own[-1:]
             report[split] = text_split(parts[split], own)
+        if not self.fractions[1]:
+            report["test"] = {"same_as": "val", **report["val"]}
         held_out = {split: text_shift(parts, tokens, split) for split in ("val", "test") if parts[split]}
         return splits, report | {"shift": {"test": held_out.get("test", held_out.get("val", {})), **held_out}}
 
@@ -159,7 +165,7 @@ class TextDataModule(DataModule):
         super().adopt(state)
 
     def bytes_per_token(self, split: str) -> float:
-        return self.report["val" if split == "test" and not self.fractions[1] else split]["bytes_per_token"]
+        return self.report[split]["bytes_per_token"]
 
     def picture(self, batch: Batch) -> "Figure":
         return pictures.text([decode(self.statistics["tokenizer"], row.tolist()) for row in batch["x"].cpu()[:16]])
@@ -180,36 +186,39 @@ def topics() -> dict[str, str]:
     return dict(sorted(out.items()))
 
 
-def source_files(files: list[str]) -> list[Path]:
-    """Raises DataError where there are none."""
+def source_files(files: list[str]) -> tuple[list[Path], list[Path]]:
+    """Files to read, and files in folders that are no text by their names; raises DataError where there are none."""
     out: list[Path] = []
+    others: list[Path] = []
     for name in files:
         path = Path(name)
         if not path.exists():
             raise DataError(f"data.files: {path} is not there -> name text files or folders")
-        seen = [f for f in files_in(path) if f.suffix.lower() in SUFFIXES] if path.is_dir() else [path]
-        found = [f for f in seen if f == path or not any(p.startswith(".") for p in f.relative_to(path).parts)]
+        seen = files_in(path) if path.is_dir() else [path]
+        seen = [f for f in seen if f == path or not any(p.startswith(".") for p in f.relative_to(path).parts)]
+        found = [f for f in seen if f == path or f.suffix.lower() in SUFFIXES]
+        others += sorted({*seen} - {*found})
         if not found:
             raise DataError(f"data.files: {path} has no {', '.join(SUFFIXES)} file -> name another folder")
         out += found
     if not out:
         raise DataError("data.files: the list is empty -> name text files, or leave it out")
-    return list(dict.fromkeys(out))
+    return list(dict.fromkeys(out)), others
 
 
 def read(paths: list[Path], cleaning: Cleaning) -> dict[str, str]:
-    """The text of each file; raises DataError where one is not UTF-8 or cannot be read."""
+    """The text of each file; raises DataError where one is not UTF-8 or cannot be read, and may not be left out."""
     out = {}
     for path in paths:
         try:
             data = path.read_bytes()
-            out[str(path)] = data.decode("utf-8-sig").replace("\r\n", "\n")
+            out[str(path)] = data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
         except UnicodeDecodeError as e:
             kind = "UTF-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "not UTF-8"
             reason = f"{kind}: in line {data[: e.start].count(10) + 1}, at byte {e.start}"
             cleaning.skip("", str(path), reason, "save it as UTF-8")
         except OSError as e:
-            raise DataError(f"{path}: {e.strerror} -> check data.files") from e
+            cleaning.skip("", str(path), f"cannot be read: {e.strerror}", "mend it")
     return out
 
 
@@ -254,4 +263,8 @@ def divide(documents: list[str], split_by: str, val_frac: float, test_frac: floa
     for text in documents:
         u = int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 2**32
         parts["val" if u < val_frac else "test" if u < val_frac + test_frac else "train"].append(text)
+    for split, frac in (("train", 1.0), ("val", val_frac), ("test", test_frac)):
+        if frac and not parts[split]:
+            few = f"data.split_by: none of {len(documents)} documents fell to {split}"
+            raise DataError(f"{few} -> take split_by position, or more documents")
     return {split: "\n".join(texts) for split, texts in parts.items()}

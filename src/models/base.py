@@ -105,7 +105,7 @@ class Model(LightningModule):
         if self.network is None:
             self.facts = self.trainer.datamodule.facts  # type: ignore[attr-defined]
             self.network = build_network(self.factory, self.facts)
-            if self.init_from is not None:
+            if self.init_from is not None and self.trainer.state.fn == TrainerFn.FITTING:
                 say(load_weights(self.network, self.init_from))
             freeze(self.network, self.frozen)
 
@@ -122,7 +122,9 @@ class Model(LightningModule):
             flops = forward_flops(network, x)
         except (RuntimeError, TypeError, ValueError) as e:
             what = " ".join(str(e).split())[:200]
-            raise ConfigError(f"model.network: {type(network).__name__} cannot take x {list(x.shape)}: {what}") from e
+            hint = " -> if it wants colour images: data.channels 3" if x.ndim == 4 and x.shape[1] == 1 else ""
+            what = f"{type(network).__name__} cannot take x {list(x.shape)}: {what}{hint}"
+            raise ConfigError(f"model.network: {what}") from e
         self.flops_per_sample = None if flops is None else flops // len(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -140,6 +142,9 @@ class Model(LightningModule):
         if self.layer_decay == 1 and "weight_decay" not in accepted(self.optimizer):
             groups = [p for group in groups for p in group["params"]]  # LBFGS takes no groups
         optimizer = build("optimizer", self.optimizer, groups)
+        if isinstance(optimizer, torch.optim.LBFGS):  # takes all gradients as one row, which channels_last forbids
+            for p in self.network.parameters():
+                p.data = p.data.contiguous()
         for group in optimizer.param_groups:
             group["lr"] *= group.get("lr_scale", 1.0)
         if self.trainer.gradient_clip_val:  # fused optimizers would unscale the gradients after they are clipped
@@ -160,7 +165,9 @@ class Model(LightningModule):
                 "optimizer gives them several -> take src.optim.schedules.WarmupCosine"
             )
         if isinstance(schedule, ReduceLROnPlateau):
-            return {"scheduler": schedule, "interval": "epoch", "monitor": getattr(schedule, "monitor", "val/loss")}
+            every = self.trainer.check_val_every_n_epoch or 1
+            how = {"interval": "epoch", "frequency": every, "strict": False}  # an epoch may end before a validation
+            return {"scheduler": schedule, "monitor": getattr(schedule, "monitor", "val/loss"), **how}
         return {"scheduler": schedule, "interval": "step"}
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:

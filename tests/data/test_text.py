@@ -17,7 +17,7 @@ TEXT = "The quick brown fox, jumps over it.\n" * 60
 def make(tmp_path):
     def data(text: bytes = TEXT.encode(), **options):
         (tmp_path / "a.txt").write_bytes(text)
-        places = {"files": [str(tmp_path)], "cache_dir": str(tmp_path / "cache")}
+        places = {"files": [str(tmp_path)], "cache_dir": str(tmp_path / ".cache")}
         module = TextDataModule(**places | {"seq_len": 16, "batch_size": 12} | options)
         module.setup("fit")
         return module
@@ -65,18 +65,23 @@ def test_what_is_removed_is_reported(make, tmp_path):
     (tmp_path / "d.txt").write_bytes("ab\nÄ".encode("latin-1"))
     (tmp_path / "e.txt").write_bytes(TEXT.encode("utf-16"))
     (tmp_path / "._a.txt").write_bytes(b"\xff")
-    data = make(("\x00" + TEXT).encode(), invalid="skip", max_skipped_frac=0.5)
+    (tmp_path / "f.csv").write_text("1,2")
+    (tmp_path / "g.txt").symlink_to("nowhere")
+    data = make(("\x00\x85\ufeff" + TEXT.replace("\n", "\r")).encode(), invalid="skip", max_skipped_frac=0.5)  # of 6
     found = {os.path.basename(r["file"]): (r["reason"], r["detail"]) for r in data.report["removed"]}
     assert found == {
         "b.md": ("duplicate", str(tmp_path / "a.txt")),
         "c.TXT": ("empty", ""),
         "d.txt": ("not UTF-8", "in line 2, at byte 3"),
         "e.txt": ("UTF-16", "in line 1, at byte 0"),
+        "f.csv": ("no text by its name", ""),
+        "g.txt": ("cannot be read", "No such file or directory"),
     }
-    assert data.report["control_characters"] == 1
-    assert data.report["came_in"] == 5
-    assert data.report["data/missing_frac"] == 2 / 5
-    assert data.report["data/duplicate_frac"] == 1 / 5
+    assert data.report["control_characters"] == 3
+    assert data.report["came_in"] == 7
+    assert data.report["data/missing_frac"] == 3 / 7
+    assert data.report["data/duplicate_frac"] == 1 / 7
+    assert data.report["test"] == {"same_as": "val", **data.report["val"]}
 
 
 def test_shift_and_leakage_are_measured(make, tmp_path):
@@ -112,6 +117,7 @@ def test_evaluation_takes_the_checkpoints_tokenizer(make):
         (TEXT.encode() + b"~", {}, "train lacks the characters"),
         (b"", {"files": ["/nowhere"]}, "is not there"),
         (b"", {"files": []}, "the list is empty"),
+        (TEXT.encode(), {"split_by": "document"}, "none of 1 documents fell to (train|val) -> take split_by position"),
     ],
 )
 def test_bad_input(make, text, options, message):

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 import torchvision
 from conftest import DIGITS, SMALL
 
+from src import evaluate
 from src.models.classification import Classification
 
 SMOKE = ["--config", "configs/trainer/smoke.yaml"]
@@ -48,6 +50,13 @@ def test_frozen_weights_stay_those_of_the_source(run, tmp_path, first, kind):
     assert changed == {"head.4.weight", "head.4.bias"}  # the batch norms' statistics are frozen, too
     saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]
     assert len(saved["state"]) == 2
+
+
+def test_afterwards_the_source_is_not_needed(run, tmp_path, first):
+    run(frozen_from(first, tmp_path / "run"))
+    shutil.rmtree(first)
+    acc = json.loads((tmp_path / "run/summary.json").read_text())["test/acc"]
+    assert f"test/acc {acc:.4f}" in run(["--run_dir", tmp_path / "run"], command=evaluate.main)
 
 
 def test_a_head_of_another_size_begins_anew(run, tmp_path, first):

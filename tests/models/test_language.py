@@ -68,6 +68,12 @@ def test_a_text_is_continued_the_same_way_each_time(run, text, tmp_path):
     assert greedy[0] == greedy[1]
 
 
+def test_a_text_of_one_line_is_continued_without_a_prompt(run, text, tmp_path):
+    (tmp_path / "a.txt").write_text(TEXT.replace("\n", " "))
+    run([*text, "--run_dir", tmp_path / "run"])
+    assert len(run(["--run_dir", tmp_path / "run", "--max_tokens", 30], command=generate.main)) == 32
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [

@@ -62,8 +62,6 @@ def test_a_layers_rate_follows_from_its_distance_to_the_head():
 @pytest.mark.parametrize("name", ["SGD", "RMSprop", "Adam", "NAdam", "Adafactor", "Rprop", "LBFGS"])
 def test_optimizers_of_torch_run(run, tmp_path, name):
     flags = ["--model.optimizer", f"torch.optim.{name}", "--model.optimizer.lr", 1e-3, "--run_dir", tmp_path / "run"]
-    if name == "LBFGS":  # torch's wants gradients that are contiguous, which those of our convolutions are not
-        flags += ["--model.network", "src.networks.mlp.MLP"]
     run([*SMALL, *flags, "--config", "configs/trainer/smoke.yaml"])
     saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]
     decays = [group["weight_decay"] for group in saved["param_groups"] if "weight_decay" in group]

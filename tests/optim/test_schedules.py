@@ -78,6 +78,22 @@ RATES = {
 }
 
 
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
+        (["--trainer.check_val_every_n_epoch", 2], {120: 1.0, 121: 0.1}),  # the third validation is the second bad one
+        (["--trainer.check_val_every_n_epoch", "null", "--trainer.val_check_interval", 30], {41: 1.0}),
+    ],
+)
+def test_a_plateau_waits_for_validations(run, tmp_path, flags, wanted):
+    plateau = ["--model.schedule", TORCH + "ReduceLROnPlateau", "--model.schedule.threshold", 0.99]
+    more = ["--model.schedule.patience", 1, "--trainer.max_epochs", 7, "--trainer.log_every_n_steps", 1]
+    run([*SMALL, *plateau, *more, *flags, "--model.optimizer.lr", 0.01, "--run_dir", tmp_path / "run"])
+    steps, rates = read_curves(tmp_path / "run", ("optim/lr",))["optim/lr"]
+    found = {step + 1: rate / 0.01 for step, rate in zip(steps, rates, strict=True)}
+    assert {step: found[step] for step in wanted} == pytest.approx(wanted)
+
+
 @pytest.mark.parametrize("kind", RATES)
 def test_rates_of_a_run(run, tmp_path, kind):
     (path, *pairs), wanted = RATES[kind]
