@@ -5,14 +5,14 @@
 
 Prints the metrics and writes them to evaluate_<split>.json in the run folder. The run's own config is used; any key
 can be overridden with a flag, such as --data.data_dir or --trainer.accelerator. Other data is normalized by what was
-measured on the training data of the run.
+measured on the training data of the run, and its name stands in that of the file.
 """
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.load import run_parser, run_request, trained
+from src.load import other_data, run_parser, run_request, trained
 from src.run import run_command, say, write_json
 
 
@@ -26,7 +26,8 @@ def evaluate(args: Sequence[str]) -> int:
     measure = cli.trainer.validate if options.split == "val" else cli.trainer.test
     path = trained(cli, request)
     metrics = measure(cli.model, datamodule=cli.datamodule, ckpt_path=path, verbose=False)[0]
-    write_json(Path(options.run_dir) / f"evaluate_{options.split}.json", {"checkpoint": path.resolve().name, **metrics})
+    found = {"checkpoint": path.resolve().name, "samples": cli.datamodule.num_samples[options.split], **metrics}
+    write_json(Path(options.run_dir) / f"evaluate_{options.split}{other_data(request)}.json", found)
     for name, value in metrics.items():
         say(f"{name} {value:.4f}")
     return 0

@@ -63,6 +63,16 @@ def trained(cli: "CLI", request: Request) -> Path:
     return path
 
 
+def other_data(request: Request) -> str:
+    """`_NAME` where flags name other data than the run's own, for the names of files that hold what is found there."""
+    own = RunFolder(Path(request.options.run_dir)).config()["data"]["init_args"]
+    for name in ("data_dir", "files", "dataset"):
+        value = request.config["data"]["init_args"].get(name)
+        if value != own.get(name):
+            return f"_{Path(str(value[0] if isinstance(value, list) else value)).stem}"
+    return ""
+
+
 def run_parser(name: str, manual: str | None) -> CommandParser:
     """The options of commands that look at a run."""
     parser = command_parser(name, manual)

@@ -5,7 +5,7 @@
 
 Each row has a sample's id (its place in the split) and file if it has one, its target, the predicted class and each
 class's probability; where samples have several labels, a target and a prediction for each. The file is CSV or Parquet,
-by its ending; by default predictions.csv in the run folder.
+by its ending; by default predictions.csv in the run folder, or predictions_NAME.csv of other data.
 """
 
 import sys
@@ -17,7 +17,7 @@ import pyarrow
 from pyarrow import csv, parquet
 
 from src.errors import ConfigError, EnvironmentFault
-from src.load import run_parser, run_request, trained
+from src.load import other_data, run_parser, run_request, trained
 from src.run import run_command, say
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def predict(args: Sequence[str]) -> int:
     parser.add_argument("--output", metavar="FILE", help="a .csv or .parquet file")
     request = run_request(parser, args)
     options = request.options
-    output = Path(options.output or Path(options.run_dir) / "predictions.csv")
+    output = Path(options.output or Path(options.run_dir) / f"predictions{other_data(request)}.csv")
     if output.suffix not in (".csv", ".parquet"):
         raise ConfigError(f"--output {output}: the name must end in .csv or .parquet")
     from src.cli import CLI
