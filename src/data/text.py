@@ -95,6 +95,7 @@ class TextDataModule(DataModule):
         self.files, self.tokenizer, self.vocab_size, self.seq_len = files, tokenizer, vocab_size, seq_len
         self.split_by, self.fractions = split_by, (val_frac, test_frac)
         self.invalid, self.max_skipped_frac = invalid, max_skipped_frac
+        self.is_other = False  # than that of the checkpoint: all of it is then val, and test
 
     def prepare_data(self) -> None:
         self.prepare()
@@ -103,6 +104,7 @@ class TextDataModule(DataModule):
         paths, others = source_files(self.files) if self.files is not None else ([], [])
         names = ("tokenizer", "vocab_size", "split_by", "fractions", "invalid", "max_skipped_frac")
         options = {name: getattr(self, name) for name in names} | {"version": 3, "others": len(others)}
+        options["is_other"] = self.is_other
         if self.files is None:
             options["topics"] = hashlib.sha256("".join(topics().values()).encode()).hexdigest()
         return cache.prepare(
@@ -117,7 +119,9 @@ class TextDataModule(DataModule):
         for path in others:
             cleaning.remove("", str(path), "no text by its name")
         documents, num_control = cleaned(texts, cleaning)
-        parts = divide(list(documents.values()), self.split_by, *self.fractions)
+        parts = dict.fromkeys(SPLITS, "\n".join(documents.values()))
+        if not self.is_other:
+            parts = divide(list(documents.values()), self.split_by, *self.fractions)
         tokenizer = make_tokenizer(self.tokenizer, parts, self.vocab_size)
         tokens = {split: encode(tokenizer, text) for split, text in parts.items()}
         size = vocabulary_size(tokenizer)
@@ -139,19 +143,31 @@ class TextDataModule(DataModule):
     def setup(self, stage: str) -> None:
         if self.splits:
             return
-        folder = self.prepare()
+        try:
+            self.open(self.prepare())
+            state = self.state_dict()
+            self.is_other = bool(self.fitted) and any(state[name] != self.fitted[name] for name in state)
+        except DataError:  # other text may be too short to be divided
+            self.is_other = bool(self.fitted)
+            if not self.is_other:
+                raise
+        if self.is_other:
+            self.open(self.prepare())
+        if self.fitted:
+            self.adopt(self.fitted)
+
+    def open(self, folder: Path) -> None:
         self.report = cache.report(folder)
         for split in SPLITS:
             source = "val" if split == "test" and not self.fractions[1] else split
             stride = 1 if split == "train" else self.seq_len
             self.splits[split] = Windows(cache.read(folder, source, "tokens"), self.seq_len, stride)  # type: ignore[assignment]
-        if not len(self.splits["train"]):
+        if not len(self.splits["train"]) and not self.is_other:
             raise DataError(f"train has {self.report['train']['tokens']} tokens -> lower data.seq_len {self.seq_len}")
-        self.check_sizes()
+        if not self.is_other:
+            self.check_sizes()
         self.facts = {"vocab_size": self.report["vocab_size"], "seq_len": self.seq_len}
         self.statistics = {"tokenizer": self.report["tokenizer"]}
-        if self.fitted:
-            self.adopt(self.fitted)
 
     def adopt(self, state: dict[str, Any]) -> None:
         """Make the text tokens of the checkpoint's tokenizer; raises DataError where it cannot."""

@@ -106,6 +106,18 @@ def test_evaluation_takes_the_checkpoints_tokenizer(make):
     assert own.bytes_per_token("test") == 1
 
 
+@pytest.mark.parametrize("kind", ["bytes", "characters"])
+def test_of_other_text_all_is_measured(make, tmp_path, kind):
+    state = make(tokenizer=kind).state_dict()
+    for text, wanted in ((TEXT, TEXT[int(len(TEXT) * 0.9) :]), ("fox.\n", "fox.\n"), (TEXT[10:], TEXT[10:])):
+        (tmp_path / "a.txt").write_text(text)
+        data = TextDataModule([str(tmp_path)], kind, seq_len=16, batch_size=12, cache_dir=str(tmp_path / ".cache"))
+        data.fitted = state
+        data.setup("test")
+        targets = torch.cat([batch["targets"].flatten() for batch in data.eval_loader("test")])
+        assert decode(state["statistics"]["tokenizer"], targets[targets >= 0].tolist()) == wanted
+
+
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
