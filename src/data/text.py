@@ -146,7 +146,7 @@ class TextDataModule(DataModule):
         try:
             self.open(self.prepare())
             state = self.state_dict()
-            self.is_other = bool(self.fitted) and any(state[name] != self.fitted[name] for name in state)
+            self.is_other = self.fitted is not None and any(state[name] != self.fitted[name] for name in state)
         except DataError:  # other text may be too short to be divided
             self.is_other = bool(self.fitted)
             if not self.is_other:
