@@ -1,12 +1,13 @@
-"""Cleaning of image sets: labels that are no class, images that are there twice, images in two splits."""
+"""Cleaning of image sets: labels that are no class, images that are there twice or in two splits; held-out shares."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from src.data.report import Cleaning
+from src.data.report import Cleaning, count
 from src.errors import DataError
 
 
@@ -109,3 +110,31 @@ def without_copies(samples: dict[str, Samples], cleaning: Cleaning) -> dict[str,
 
 def digest(image: np.ndarray) -> bytes:
     return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+
+
+def stratified(
+    targets: np.ndarray, frac: float, key: str = "data.val_frac", class_names: Sequence[str] = (), least: int = 2
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the rest and of a share of each class, at least as many samples as classes; always the same ones.
+
+    Args:
+        targets: [N], or [N, num_classes] of 0 and 1, whose share is drawn from all.
+        least: samples that each class must have.
+
+    Raises:
+        DataError: a class has too few samples to be split.
+    """
+    from sklearn.model_selection import train_test_split
+
+    per_class = count(targets, len(class_names)).tolist()
+    if few := [k for k, n in enumerate(per_class) if n < least]:
+        name, n = class_names[few[0]] if class_names else few[0], per_class[few[0]]
+        text = f"class {name} has {n} usable image{'s' * (n != 1)}, {least} are needed"
+        raise DataError(f"{text} -> add some, or take the class out")
+    num_groups = len(per_class) if targets.ndim == 1 else 1
+    num_held = max(math.ceil(frac * len(targets)), num_groups)
+    if len(targets) - num_held < num_groups:
+        raise DataError(f"{key}: {frac} of {len(targets)} images leaves too few for {num_groups} classes -> lower it")
+    groups = targets if targets.ndim == 1 else None
+    rest, part = train_test_split(np.arange(len(targets)), test_size=num_held, stratify=groups, random_state=0)
+    return np.sort(rest), np.sort(part)

@@ -33,13 +33,14 @@ Size = tuple[int, int]  # height, width
 
 
 def read(
-    folder: Path, image_size: Size | None, cache_dir: Path, cleaning: Cleaning
+    folder: Path, image_size: Size | None, cache_dir: Path, cleaning: Cleaning, known: Sequence[str] = ()
 ) -> tuple[dict[str, Samples], dict[str, Any]]:
     """The images of `folder/SPLIT/CLASS/` or `folder/CLASS/`, with `class_names`, `came_in` and a `note`.
 
     Args:
         image_size: shorter sides are resized to it, and the centre is taken; by default see `choose_size`.
         cache_dir: decoded images lie there in files without a name until they are packed.
+        known: the classes of a trained model, for which there need be no train split, and not all of them.
 
     Raises:
         DataError: there is no such layout, or a file that cannot be used.
@@ -48,10 +49,11 @@ def read(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of files that can be read all the same
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        listed, came_in = list_files(root, cleaning)
-        class_names = sorted({name for _, name in listed["train"]})
+        listed, came_in = list_files(root, cleaning, trains=not known)
+        class_names = list(known) or sorted({name for _, name in listed["train"]})
         at_least_two(class_names)
-        listed = {split: known_classes(split, found, class_names, cleaning) for split, found in listed.items()}
+        for split, found in listed.items():
+            listed[split] = known_classes(split, found, class_names, cleaning, trains=not known)
         listed, size, grey, note = measure(listed, image_size, cleaning)
         samples = {}
         for split, found in listed.items():
@@ -75,8 +77,8 @@ def subfolders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__MACOSX")))
 
 
-def split_folders(root: Path) -> dict[str, Path]:
-    """Split -> its folder; a root without `train/` holds the classes themselves."""
+def split_folders(root: Path, trains: bool) -> dict[str, Path]:
+    """Split -> its folder; a root without splits holds the classes themselves."""
     splits: dict[str, Path] = {}
     others = []
     for path in subfolders(root):
@@ -89,20 +91,22 @@ def split_folders(root: Path) -> dict[str, Path]:
             others.append(path)
     if not splits:
         return {"train": root}
-    if "train" not in splits:
+    if "train" not in splits and trains:
         raise DataError(
             f"{root}: there is {', '.join(splits)} but no train -> add a folder train, or name classes only"
         )
     if others:
-        raise DataError(f"{others[0]}: stands beside train, but is not val or test -> move or rename it")
+        raise DataError(
+            f"{others[0]}: stands beside {', '.join(reversed(splits))}, but is no split -> move or rename it"
+        )
     return splits
 
 
-def list_files(root: Path, cleaning: Cleaning) -> tuple[Listed, int]:
+def list_files(root: Path, cleaning: Cleaning, trains: bool = True) -> tuple[Listed, int]:
     """The image files of each split with their classes, and how many files there were of any kind."""
     listed: Listed = {}
     came_in = 0
-    for split, folder in split_folders(root).items():
+    for split, folder in split_folders(root, trains).items():
         listed[split], files = [], files_in(folder)
         came_in += len(files)
         for path in files:
@@ -117,15 +121,21 @@ def list_files(root: Path, cleaning: Cleaning) -> tuple[Listed, int]:
                 listed[split].append((path, parts[0]))
         for empty in {p.name for p in subfolders(folder)} - {name for _, name in listed[split]}:
             cleaning.remove(split, f"{(folder / empty).relative_to(root)}/", "class folder without images")
-    if not listed["train"]:
+    if not listed["train"] if trains else not any(listed.values()):
         raise DataError(f"{root}: no image is in a class folder -> put images into CLASS/ or train/CLASS/")
     return listed, came_in
 
 
-def known_classes(split: str, found: list[Item], class_names: list[str], cleaning: Cleaning) -> list[Item]:
+def known_classes(
+    split: str, found: list[Item], class_names: list[str], cleaning: Cleaning, trains: bool
+) -> list[Item]:
+    reason = "class not in train" if trains else "the model knows no class"
     for path, name in found:
         if name not in class_names:
-            cleaning.skip(split, path, f"class not in train: {name}", f"add {cleaning.root}/train/{name}")
+            hint = (
+                f"add {cleaning.root}/train/{name}" if trains else f"it knows {', '.join(class_names)}: take {name} out"
+            )
+            cleaning.skip(split, path, f"{reason}: {name}", hint)
     return [(path, name) for path, name in found if name in class_names]
 
 

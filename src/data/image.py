@@ -4,6 +4,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache as kept
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,11 +20,14 @@ from src.data.mix import Mix
 from src.data.module import Arrays, Batch, DataModule
 from src.data.order import Balanced, Order
 from src.errors import ConfigError, DataError
+from src.run import say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Images = tuple[np.ndarray, np.ndarray]  # uint8 [N, C, H, W], int64 [N]
+Samples = dict[str, clean.Samples]  # of each split that came in
+Kept = dict[str, np.ndarray]  # rows of each
 Place = tuple[str, np.ndarray]  # a split that came in, and rows of it
 
 
@@ -98,8 +102,16 @@ class ImageDataModule(DataModule):
         reads_files = self.dataset != "digits" or type(self).load is not ImageDataModule.load
         files = cache.files_in(self.data_dir) if reads_files else []
         name = f"{type(self).__name__}-{self.dataset}-{cache.fingerprint(options, files)}"
+        trained_on = self.cache_dir / name
+        if self.fitted and not (trained_on.is_dir() and self.is_own(cache.report(trained_on)["train"])):
+            name += "-" + cache.fingerprint(self.fitted)
         self.prepared = cache.prepare(self.cache_dir, name, self.build)
         return self.prepared
+
+    def is_own(self, train: dict[str, Any]) -> bool:
+        """Whether this train split, by its mean and std, is the one that the checkpoint was fitted on."""
+        assert self.fitted is not None
+        return all(np.allclose(train[name], self.fitted["statistics"][name], 1e-9, 0) for name in ("mean", "std"))
 
     def own(self) -> dict[str, Any]:
         """The plain values that a subclass keeps besides ours: its `load` may depend on them."""
@@ -113,26 +125,43 @@ class ImageDataModule(DataModule):
 
     def build(self) -> tuple[cache.Splits, dict[str, Any]]:
         cleaning = report.Cleaning(self.invalid, self.max_skipped_frac)
+        known = self.fitted["statistics"]["class_names"] if self.fitted else []
         if self.dataset == "folder":
-            samples, told = folder.read(self.data_dir, self.image_size, self.cache_dir, cleaning)
+            samples, told = folder.read(self.data_dir, self.image_size, self.cache_dir, cleaning, known)
             class_names, came_in = told["class_names"], told["came_in"]
         else:
             train, test = self.load()
-            samples = clean.from_arrays({"train": train, "test": test}, len(self.class_names) or None, cleaning)
+            num_classes = len(self.class_names or known) or None
+            samples = clean.from_arrays({"train": train, "test": test}, num_classes, cleaning)
             num_classes = int(samples["train"].targets.max(initial=-1)) + 1
-            class_names, told = self.class_names or [str(k) for k in range(num_classes)], {}
+            class_names, told = self.class_names or known or [str(k) for k in range(num_classes)], {}
             came_in = len(train[0]) + len(test[0])
-        places = self.divide(samples, clean.without_copies(samples, cleaning))
+        kept = clean.without_copies(samples, cleaning)
+        places = self.foreign(samples, kept, class_names) if self.fitted else self.divide(samples, kept, class_names)
         splits = {split: taken(samples[source], index) for split, (source, index) in places.items()}
         return splits, told | self.describe(splits, class_names) | cleaning.report(came_in)
 
-    def divide(self, samples: dict[str, clean.Samples], kept: dict[str, np.ndarray]) -> dict[str, Place]:
+    def foreign(self, samples: Samples, kept: Kept, class_names: list[str]) -> dict[str, Place]:
+        """For a trained model: the splits of its own data; of other data all of `test`, else `val`, else train."""
+        with suppress(DataError, KeyError):  # what cannot be divided is other data
+            places = self.divide(samples, kept, class_names)
+            mean, std = report.channel_moments(taken(samples["train"], places["train"][1])["x"])
+            if self.is_own({"mean": mean, "std": std}):
+                return places
+        source = next(split for split in ("test", "val", "train") if split in samples)
+        return dict.fromkeys(report.SPLITS, (source, np.arange(len(samples[source].targets))))
+
+    def divide(self, samples: Samples, kept: Kept, class_names: list[str]) -> dict[str, Place]:
         """Where the samples of each split come from; test and val are held out of train where they are not given."""
+        if not len(kept["train"]):
+            raise DataError("train: each of its images is also in test or val, or has two labels -> give it others")
         places: dict[str, Place] = {split: (split, index) for split, index in kept.items()}
         for split, share in (("test", self.test_frac), ("val", self.val_frac)):
             if split not in places:
                 index = places["train"][1]
-                rest, part = stratified(samples["train"].targets[index], share, f"data.{split}_frac")
+                least = 3 if split == "test" and "val" not in places else 2
+                targets = samples["train"].targets[index]
+                rest, part = clean.stratified(targets, share, f"data.{split}_frac", class_names, least)
                 places |= {"train": ("train", index[rest]), split: ("train", index[part])}
         return {split: places[split] for split in report.SPLITS}
 
@@ -145,7 +174,7 @@ class ImageDataModule(DataModule):
         out: dict[str, Any] = {"num_classes": len(class_names), "class_names": class_names}
         for split, arrays in splits.items():
             out[split] = report.image_split(arrays["x"], arrays["targets"], len(class_names))
-        if 0 in out["train"]["per_class"]:
+        if 0 in out["train"]["per_class"] and not self.fitted:
             name = class_names[out["train"]["per_class"].index(0)]
             raise DataError(f"class {name}: train has no usable sample of it -> add some, or take the class out")
         return out | {"shift": report.image_shift(out)}
@@ -170,7 +199,8 @@ class ImageDataModule(DataModule):
         self.report = cache.report(prepared)
         for split in report.SPLITS:
             self.splits[split] = Arrays(cache.read(prepared, split, "x"), cache.read(prepared, split, "targets"))
-        self.check_sizes()
+        if not self.fitted:
+            self.check_sizes()
         _, channels, *image_size = self.splits["train"].x.shape
         self.facts = {
             "num_classes": self.report["num_classes"],
@@ -182,6 +212,8 @@ class ImageDataModule(DataModule):
         if channels > self.facts["in_channels"]:
             raise ConfigError(f"data.channels: the images have {channels} -> take {channels}, or leave it out")
         if self.fitted:
+            if not self.is_own(self.report["train"]):
+                say(f"Other data than the model was trained on: {len(self.splits['test']):,} images.")
             self.adopt(self.fitted)
 
     def sample_names(self, split: str) -> list[str]:
@@ -250,7 +282,7 @@ def digits() -> tuple[Images, Images]:
     bunch = load_digits()
     x = (bunch.images * 255 / 16).round().astype(np.uint8)[:, None]  # [N, 1, 8, 8]
     targets = bunch.target.astype(np.int64)
-    train, test = stratified(targets, 0.2)
+    train, test = clean.stratified(targets, 0.2)
     return (x[train], targets[train]), (x[test], targets[test])
 
 
@@ -258,21 +290,6 @@ def to_images(dataset: Any) -> Images:
     x, targets = np.asarray(dataset.data), np.asarray(dataset.targets, dtype=np.int64)
     x = x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2)
     return np.ascontiguousarray(x), targets
-
-
-def stratified(targets: np.ndarray, frac: float, key: str = "data.val_frac") -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the rest and of a share of each class; always the same ones.
-
-    Raises:
-        DataError: a class has too few samples to be split.
-    """
-    from sklearn.model_selection import train_test_split
-
-    try:
-        rest, part = train_test_split(np.arange(len(targets)), test_size=frac, stratify=targets, random_state=0)
-    except ValueError as e:
-        raise DataError(f"the data cannot be split with {key} {frac}: {e}") from e
-    return np.sort(rest), np.sort(part)
 
 
 def taken(samples: clean.Samples, index: np.ndarray) -> dict[str, Any]:

@@ -79,10 +79,14 @@ def total_variation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a / max(1, a.sum()) - b / max(1, b.sum())).sum() / 2)
 
 
+def count(targets: np.ndarray, num_classes: int = 0) -> np.ndarray:
+    """Samples of each class [num_classes], of targets [N] or [N, num_classes]."""
+    return targets.sum(0) if targets.ndim == 2 else np.bincount(targets, minlength=num_classes)
+
+
 def image_split(x: np.ndarray, targets: np.ndarray, num_classes: int) -> dict[str, Any]:
     mean, std = channel_moments(x)
-    per_class = np.bincount(targets, minlength=num_classes).tolist()
-    return {"samples": len(targets), "per_class": per_class, "mean": mean, "std": std}
+    return {"samples": len(targets), "per_class": count(targets, num_classes).tolist(), "mean": mean, "std": std}
 
 
 def image_shift(report: dict[str, Any]) -> dict[str, Any]:

@@ -274,10 +274,44 @@ def test_evaluation_applies_the_checkpoints_statistics(run, tmp_path):
     assert [float(row["probability_cow"]) for row in rows] == pytest.approx(p[:, 1].tolist(), abs=1e-5)
 
     fill(other, classes=("emu",))
-    assert "the model knows no class emu" in run(args, code=3, command=src.evaluate.main)
+    assert "emu/00.png: the model knows no class: emu -> it knows cat, cow, dog" in run(
+        args, code=3, command=src.evaluate.main
+    )
     fill(tmp_path / "c", classes=("cow", "dog"), height=20, width=20)
     out = run([*args[:2], "--data.data_dir", tmp_path / "c"], code=3, command=src.evaluate.main)
     assert "--data.image_size [12, 12]" in out
+
+
+@pytest.mark.parametrize(
+    ("splits", "classes", "held"),
+    [
+        ([""], ("cat", "dog"), 24),
+        (["test"], ("cat", "dog"), 24),
+        ([""], ("dog",), 12),
+        (["train", "val"], ("dog",), 12),
+    ],
+)
+def test_a_trained_model_takes_all_of_other_data(make, tmp_path, splits, classes, held, capsys):
+    fitted = make(fill(tmp_path / "a", [""], ("ant", "cat", "dog"), 30)).state_dict()
+    other = ImageDataModule("folder", data_dir=str(fill(tmp_path / "b", splits, classes)), cache_dir=str(tmp_path))
+    other.fitted = fitted
+    other.setup("test")
+    assert other.num_samples["test"] == held
+    names = [other.statistics["class_names"][t] for t in other.splits["test"].targets]
+    assert names == [name.split("/")[-2] for name in other.sample_names("test")]
+    assert other.statistics == fitted["statistics"]
+    assert f"Other data than the model was trained on: {held} images." in capsys.readouterr().out
+
+
+def test_a_trained_model_knows_its_own_data_wherever_it_lies(make, tmp_path, capsys):
+    own = make(fill(tmp_path / "a", [""], count=30))
+    (tmp_path / "a").rename(tmp_path / "b")
+    moved = ImageDataModule("folder", data_dir=str(tmp_path / "b"), cache_dir=str(tmp_path / "cache"))
+    moved.fitted = own.state_dict()
+    moved.setup("test")
+    assert moved.num_samples == own.num_samples
+    assert moved.sample_names("test") == own.sample_names("test")
+    assert not capsys.readouterr().out
 
 
 def test_names_that_are_not_utf8(make, tmp_path):

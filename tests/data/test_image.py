@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.image import ImageDataModule, stratified
+from src.data.clean import stratified
+from src.data.image import ImageDataModule
 from src.data.image import digits as digits_of_sklearn
 from src.errors import ConfigError, DataError
 
@@ -69,8 +70,18 @@ def test_a_set_that_is_not_there_is_one_line(tmp_path):
 
 
 def test_a_class_with_one_sample_cannot_be_split():
-    with pytest.raises(DataError, match=r"data.val_frac 0.5: .*least populated"):
-        stratified(np.array([0, 0, 0, 0, 1]), 0.5)
+    with pytest.raises(DataError, match="class ant has 1 usable image, 2 are needed -> add some, or take"):
+        stratified(np.array([0, 0, 0, 0, 1]), 0.5, class_names=["bee", "ant"])
+    with pytest.raises(DataError, match=r"data.val_frac: 0.9 of 10 images leaves too few for 2 classes -> lower it"):
+        stratified(np.arange(10) % 2, 0.9)
+
+
+@pytest.mark.parametrize(("num_classes", "each"), [(30, 4), (100, 5), (2, 3)])
+def test_one_of_each_class_is_held_out_at_least(num_classes, each):
+    targets = np.arange(num_classes * each) % num_classes
+    rest, part = stratified(targets, 0.1, least=3)
+    assert np.array_equal(np.bincount(targets[part]), np.ones(num_classes))
+    assert sorted([*rest, *part]) == list(range(len(targets)))
 
 
 @pytest.mark.parametrize("options", [{"val_frac": f} for f in (0, 1, -0.5, 2)] + [{"test_frac": 1.5}])
@@ -177,6 +188,11 @@ def test_copies_go_and_test_stays(own):
     assert data.report["data/duplicate_frac"] == 5 / 48
     assert sum(data.num_samples[s] for s in ("train", "val")) == 35
     assert data.num_samples["test"] == 8
+
+
+def test_no_image_is_left(own):
+    with pytest.raises(DataError, match="train: each of its images is also in test or val"):
+        own(lambda sets: sets.update(x=sets["x_test"], y=sets["y_test"]))
 
 
 def test_statistics_do_not_know_test_or_val(own):
