@@ -15,7 +15,7 @@ class Samples(NamedTuple):
     """One split, and where each of its samples comes from: a file or a row."""
 
     x: np.ndarray  # uint8 [N, C, H, W]
-    targets: np.ndarray  # int64 [N]
+    targets: np.ndarray  # int64 [N], or [N, num_classes] of 0 and 1
     names: Sequence[str]
 
 
@@ -23,7 +23,7 @@ def from_arrays(sets: dict[str, Any], num_classes: int | None, cleaning: Cleanin
     """What `load` gave, checked.
 
     Args:
-        sets: split -> (images uint8 [N, C, H, W], labels int64 [N]).
+        sets: split -> (images uint8 [N, C, H, W], labels int64 [N], or [N, num_classes] of 0 and 1).
         num_classes: labels are below it; by default below the first label that train does not have.
 
     Raises:
@@ -33,9 +33,13 @@ def from_arrays(sets: dict[str, Any], num_classes: int | None, cleaning: Cleanin
     if len({x.shape[1:] for x, _ in arrays.values()}) > 1:
         shapes = ", ".join(f"{split} {list(x.shape[1:])}" for split, (x, _) in arrays.items())
         raise DataError(f"images differ in shape: {shapes} -> give all of them one [C, H, W]")
-    present = np.unique(arrays["train"][1])
-    present = present[present >= 0]
-    num_classes = num_classes or int((present == np.arange(len(present))).cumprod().sum())
+    widths = {targets.shape[1:] for _, targets in arrays.values()}
+    if len(widths) > 1 or (num_classes and widths - {(), (num_classes,)}):
+        raise DataError(f"labels differ in shape: {sorted(widths)} -> give all splits labels of the same classes")
+    labels = arrays["train"][1]
+    present = np.unique(labels[labels >= 0])
+    gap = int((present == np.arange(len(present))).cumprod().sum())
+    num_classes = num_classes or (labels.shape[1] if labels.ndim == 2 else gap)
     if not num_classes:
         raise DataError("train: no sample has label 0 -> number the classes 0, 1, 2, ... without gaps")
     at_least_two([str(k) for k in range(num_classes)])
@@ -49,8 +53,11 @@ def checked(split: str, pair: Any) -> tuple[np.ndarray, np.ndarray]:
         raise DataError(f"{split}: no pair of images and labels ({e}) -> load() gives two such pairs") from e
     if x.dtype != np.uint8 or x.ndim != 4:
         raise DataError(f"{split}: images are {x.dtype} {list(x.shape)} -> give uint8 [N, C, H, W]")
-    if targets.ndim != 1:
-        raise DataError(f"{split}: labels are {list(targets.shape)} -> give one whole number for each image, [N]")
+    if targets.ndim == 2 and targets.shape[1] > 1 and bool(np.isin(targets, (0, 1)).all()):
+        targets = targets.astype(np.int64)  # several labels for each image
+    elif targets.ndim != 1:
+        what = "one whole number for each image, [N], or 0s and 1s [N, num_classes]"
+        raise DataError(f"{split}: labels are {list(targets.shape)} -> give {what}")
     if len(x) != len(targets):
         raise DataError(f"{split}: {len(x)} images, but {len(targets)} labels -> give one label for each image")
     if not x.size:
@@ -68,7 +75,7 @@ def at_least_two(class_names: list[str]) -> None:
 
 
 def in_range(split: str, x: np.ndarray, targets: np.ndarray, num_classes: int, cleaning: Cleaning) -> Samples:
-    wrong = (targets < 0) | (targets >= num_classes)
+    wrong = np.asarray(((targets < 0) | (targets >= num_classes)).reshape(len(targets), -1).any(axis=1))
     for i in wrong.nonzero()[0]:
         reason = f"label out of range: {targets[i]} is not in 0..{num_classes - 1}"
         cleaning.skip(split, f"{split} row {i}", reason, "number the classes of train 0, 1, 2, ... without gaps")
@@ -82,10 +89,10 @@ def without_copies(samples: dict[str, Samples], cleaning: Cleaning) -> dict[str,
     Copies in train and val whose labels differ all go, because none is known to be right.
     """
     hashed = {split: [digest(image) for image in s.x] for split, s in samples.items()}
-    labels: dict[bytes, set[int]] = {}
+    labels: dict[bytes, dict[bytes, str]] = {}  # image -> label -> the first sample that has both
     for split in samples.keys() - {"test"}:
-        for key, target in zip(hashed[split], samples[split].targets, strict=True):
-            labels.setdefault(key, set()).add(int(target))
+        for key, target, name in zip(hashed[split], samples[split].targets, samples[split].names, strict=True):
+            labels.setdefault(key, {}).setdefault(target.tobytes(), name)
     first: dict[bytes, tuple[str, str]] = {}
     kept: dict[str, np.ndarray] = {}
     for split in [name for name in ("test", "val", "train") if name in samples]:
@@ -97,7 +104,9 @@ def without_copies(samples: dict[str, Samples], cleaning: Cleaning) -> dict[str,
             elif where == "test":
                 cleaning.remove(split, name, "also in test", other)
             elif len(labels[key]) > 1:
-                cleaning.remove(split, name, "two labels", f"first seen as {other}")
+                own = samples[split].targets[i].tobytes()
+                other = next(place for label, place in labels[key].items() if label != own)
+                cleaning.remove(split, name, "two labels", other)
             elif where != split:
                 cleaning.remove(split, name, f"also in {where}", other)
             elif other != name:

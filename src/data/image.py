@@ -15,7 +15,7 @@ from torch import Tensor
 
 from src import pictures
 from src.data import cache, clean, folder, report
-from src.data.augment import Augmentation, augment
+from src.data.augment import Augmentation, augment, within
 from src.data.mix import Mix
 from src.data.module import Arrays, Batch, DataModule
 from src.data.order import Balanced, Order
@@ -25,9 +25,8 @@ from src.run import say
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Images = tuple[np.ndarray, np.ndarray]  # uint8 [N, C, H, W], int64 [N]
+Images = tuple[np.ndarray, np.ndarray]  # uint8 [N, C, H, W], int64 [N] or [N, num_classes] of 0 and 1
 Samples = dict[str, clean.Samples]  # of each split that came in
-Kept = dict[str, np.ndarray]  # rows of each
 Place = tuple[str, np.ndarray]  # a split that came in, and rows of it
 
 
@@ -76,6 +75,7 @@ class ImageDataModule(DataModule):
         for name, share in (("val_frac", val_frac), ("test_frac", test_frac)):
             if not 0 < share < 1:
                 raise ConfigError(f"data.{name}: {share} is not between 0 and 1")
+        within("data.max_skipped_frac", max_skipped_frac, 0, 1)
         if image_size and (dataset != "folder" or min(image_size) < 1):
             raise ConfigError(
                 f"data.image_size: {list(image_size)} -> give height and width, for data.dataset folder only"
@@ -101,6 +101,10 @@ class ImageDataModule(DataModule):
         options["source"] = [inspect.getsource(sys.modules[m]) for m in sorted(modules)]
         reads_files = self.dataset != "digits" or type(self).load is not ImageDataModule.load
         files = cache.files_in(self.data_dir) if reads_files else []
+        for value in self.own().values():  # a `load` may read what they name
+            for path in value if isinstance(value, (list, tuple)) else [value]:
+                if isinstance(path, (str, Path)) and os.path.exists(path):
+                    files += cache.files_in(Path(path)) or [Path(path)]
         name = f"{type(self).__name__}-{self.dataset}-{cache.fingerprint(options, files)}"
         trained_on = self.cache_dir / name
         if self.fitted and not (trained_on.is_dir() and self.is_own(cache.report(trained_on)["train"])):
@@ -133,7 +137,7 @@ class ImageDataModule(DataModule):
             train, test = self.load()
             num_classes = len(self.class_names or known) or None
             samples = clean.from_arrays({"train": train, "test": test}, num_classes, cleaning)
-            num_classes = int(samples["train"].targets.max(initial=-1)) + 1
+            num_classes = len(report.count(samples["train"].targets))
             class_names, told = self.class_names or known or [str(k) for k in range(num_classes)], {}
             came_in = len(train[0]) + len(test[0])
         kept = clean.without_copies(samples, cleaning)
@@ -141,7 +145,7 @@ class ImageDataModule(DataModule):
         splits = {split: taken(samples[source], index) for split, (source, index) in places.items()}
         return splits, told | self.describe(splits, class_names) | cleaning.report(came_in)
 
-    def foreign(self, samples: Samples, kept: Kept, class_names: list[str]) -> dict[str, Place]:
+    def foreign(self, samples: Samples, kept: dict[str, np.ndarray], class_names: list[str]) -> dict[str, Place]:
         """For a trained model: the splits of its own data; of other data all of `test`, else `val`, else train."""
         with suppress(DataError, KeyError):  # what cannot be divided is other data
             places = self.divide(samples, kept, class_names)
@@ -151,15 +155,14 @@ class ImageDataModule(DataModule):
         source = next(split for split in ("test", "val", "train") if split in samples)
         return dict.fromkeys(report.SPLITS, (source, np.arange(len(samples[source].targets))))
 
-    def divide(self, samples: Samples, kept: Kept, class_names: list[str]) -> dict[str, Place]:
+    def divide(self, samples: Samples, kept: dict[str, np.ndarray], class_names: list[str]) -> dict[str, Place]:
         """Where the samples of each split come from; test and val are held out of train where they are not given."""
         if not len(kept["train"]):
             raise DataError("train: each of its images is also in test or val, or has two labels -> give it others")
         places: dict[str, Place] = {split: (split, index) for split, index in kept.items()}
         for split, share in (("test", self.test_frac), ("val", self.val_frac)):
             if split not in places:
-                index = places["train"][1]
-                least = 3 if split == "test" and "val" not in places else 2
+                index, least = places["train"][1], 2 if "val" in places or split == "val" else 3
                 targets = samples["train"].targets[index]
                 rest, part = clean.stratified(targets, share, f"data.{split}_frac", class_names, least)
                 places |= {"train": ("train", index[rest]), split: ("train", index[part])}
@@ -199,14 +202,9 @@ class ImageDataModule(DataModule):
         self.report = cache.report(prepared)
         for split in report.SPLITS:
             self.splits[split] = Arrays(cache.read(prepared, split, "x"), cache.read(prepared, split, "targets"))
-        if not self.fitted:
-            self.check_sizes()
         _, channels, *image_size = self.splits["train"].x.shape
-        self.facts = {
-            "num_classes": self.report["num_classes"],
-            "in_channels": self.channels or channels,
-            "image_size": tuple(image_size),
-        }
+        self.facts = {"num_classes": self.report["num_classes"], "in_channels": self.channels or channels}
+        self.facts["image_size"] = tuple(image_size)
         self.statistics = {name: self.report["train"][name] for name in ("mean", "std")}
         self.statistics["class_names"] = self.report["class_names"]
         if channels > self.facts["in_channels"]:
@@ -215,6 +213,8 @@ class ImageDataModule(DataModule):
             if not self.is_own(self.report["train"]):
                 say(f"Other data than the model was trained on: {len(self.splits['test']):,} images.")
             self.adopt(self.fitted)
+        else:
+            self.check_sizes()
 
     def sample_names(self, split: str) -> list[str]:
         if self.dataset != "folder":
@@ -226,7 +226,7 @@ class ImageDataModule(DataModule):
         facts, names = state["facts"], state["statistics"]["class_names"]
         _, channels, *size = self.splits["train"].x.shape
         if size != list(facts["image_size"]):
-            wanted = list(facts["image_size"])
+            wanted = "[{},{}]".format(*facts["image_size"])
             raise DataError(f"the model takes images of {wanted}, these are {size} -> --data.image_size {wanted}")
         if channels > facts["in_channels"]:
             raise DataError(f"the model takes {facts['in_channels']} channels, these images have {channels}")
@@ -235,7 +235,10 @@ class ImageDataModule(DataModule):
             raise DataError(f"the model knows no class {unknown[0]} -> leave its folder out; it knows {names}")
         places = torch.tensor([names.index(name) for name in own])
         for arrays in self.splits.values():
-            arrays.targets = places[arrays.targets]
+            several = arrays.targets.ndim == 2
+            arrays.targets = (
+                arrays.targets @ torch.eye(len(names)).long()[places] if several else places[arrays.targets]
+            )
         super().adopt(state)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

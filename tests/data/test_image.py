@@ -136,6 +136,7 @@ def put(name, value, row=None):
         (put("y", 7, 5), "train row 5: label out of range: 7 is not in 0..1"),
         (put("y_test", 2, 1), "test row 1: label out of range: 2 is not in 0..1"),
         (put("y", lambda y: y + 1), "train: no sample has label 0 -> number the classes"),
+        (put("y", lambda y: np.eye(2, dtype=int)[y]), r"labels differ in shape: \[\(\), \(2,\)\]"),
         (put("y", lambda y: y[:, None]), r"train: labels are \[40, 1\] -> give one whole number"),
         (put("y", lambda y: y.astype(np.float32)), "train row 0: label 0.0 is float32 -> give int64"),
         (put("y", lambda y: np.where(y > 0, y, np.nan)), "train row 0: label nan is float64"),
@@ -179,8 +180,8 @@ def test_copies_go_and_test_stays(own):
     found = {r["file"]: (r["reason"], r["detail"]) for r in data.report["removed"]}
     assert found == {
         "train row 4": ("duplicate", "train row 2"),
-        "train row 6": ("two labels", "first seen as train row 6"),
-        "train row 7": ("two labels", "first seen as train row 6"),
+        "train row 6": ("two labels", "train row 7"),
+        "train row 7": ("two labels", "train row 6"),
         "train row 9": ("also in test", "test row 1"),
         "train row 11": ("also in test", "test row 2"),
     }
@@ -235,6 +236,67 @@ def test_own_arguments_make_own_data(tmp_path):
         shares.append(data.splits["train"].targets.float().mean().item())
     assert shares[0] == shares[2] == pytest.approx(0.5, abs=0.05)
     assert shares[1] == pytest.approx(0.2, abs=0.05)
+
+
+class FromFile(ImageDataModule):
+    """Images of a file that lies outside of data_dir."""
+
+    def __init__(self, path: str, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.path = path
+
+    def load(self):
+        x = np.load(self.path)
+        return (x[:80], np.arange(80) % 2), (x[80:], np.arange(20) % 2)
+
+
+def test_a_file_that_an_argument_names_makes_new_data_when_it_changes(tmp_path):
+    means = []
+    for low in (0, 100):
+        x = np.random.default_rng(0).integers(low, low + 50, (100, 1, 8, 8 + low // 100), dtype=np.uint8)
+        np.save(tmp_path / "x.npy", x)
+        data = FromFile(str(tmp_path / "x.npy"), cache_dir=str(tmp_path / "cache"), batch_size=8)
+        data.setup("fit")
+        means += data.statistics["mean"]
+    assert means[1] > means[0] + 0.3
+
+
+def test_several_labels_of_each_image(own):
+    rows = np.random.default_rng(1).integers(0, 2, (48, 3))
+
+    def several(sets):
+        sets["y"], sets["y_test"] = rows[:40], rows[40:].astype(bool)
+        sets["x"][1:4] = sets["x"][0]
+        sets["y"][:4] = [[0, 1, 1], [0, 1, 1], [0, 1, 0], [0, 1, 1]]
+        sets["x"][5], sets["y"][4] = sets["x"][4], sets["y"][5]
+
+    data = own(several, val_frac=0.2)
+    assert data.report["removed_counts"] == {"two labels": 4, "duplicate": 1}
+    assert data.num_samples == {"train": 28, "val": 7, "test": 8}
+    assert data.facts["num_classes"] == 3
+    assert data.report["test"]["per_class"] == rows[40:].sum(0).tolist()
+    assert torch.equal(data.splits["test"].targets, torch.tensor(rows[40:]))
+    wider = dict(data.state_dict(), statistics=data.statistics | {"class_names": ["z", "2", "1", "0"]})
+    data.adopt(wider)
+    assert torch.equal(data.splits["test"].targets[:, 1:], torch.tensor(rows[40:]).flip(1))
+    assert not data.splits["test"].targets[:, 0].any()
+
+
+def test_a_constant_channel_has_a_deviation_of_1(own):
+    def color(sets):
+        for name in ("x", "x_test"):
+            sets[name] = np.concatenate([sets[name], sets[name] // 2], 1)
+        sets["x"][:, 1] = 77
+
+    data = own(color)
+    assert data.statistics["std"][1] == 1
+    assert data.standardize(data.splits["test"].x / 255).abs().max() < 3
+
+
+@pytest.mark.parametrize("value", [-3, 1.5, float("nan")])
+def test_the_limit_of_skipping_is_a_share(value):
+    with pytest.raises(ConfigError, match=r"data.max_skipped_frac: .* is not from 0 to 1"):
+        ImageDataModule(max_skipped_frac=value)
 
 
 def test_damaged_files_of_a_set_are_one_line(data_dir, tmp_path):
