@@ -1,8 +1,8 @@
 """Cleaning of image sets: labels that are no class, images that are there twice or in two splits; held-out shares."""
 
-import hashlib
 import math
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,15 +30,16 @@ def from_arrays(sets: dict[str, Any], num_classes: int | None, cleaning: Cleanin
         DataError: arrays of another type or shape, or labels that are no class.
     """
     arrays = {split: checked(split, pair) for split, pair in sets.items()}
-    if len({x.shape[1:] for x, _ in arrays.values()}) > 1:
-        shapes = ", ".join(f"{split} {list(x.shape[1:])}" for split, (x, _) in arrays.items())
-        raise DataError(f"images differ in shape: {shapes} -> give all of them one [C, H, W]")
-    widths = {targets.shape[1:] for _, targets in arrays.values()}
-    if len(widths) > 1 or (num_classes and widths - {(), (num_classes,)}):
-        raise DataError(f"labels differ in shape: {sorted(widths)} -> give all splits labels of the same classes")
+    shapes = [f"{split} {list(x.shape[1:])} {list(t.shape[1:])}" for split, (x, t) in arrays.items()]
+    if len({shape.partition(" ")[2] for shape in shapes}) > 1:
+        raise DataError(f"images or labels differ in shape: {', '.join(shapes)} -> give all of them one")
     labels = arrays["train"][1]
     present = np.unique(labels[labels >= 0])
     gap = int((present == np.arange(len(present))).cumprod().sum())
+    if labels.ndim == 2 and num_classes not in (None, labels.shape[1]):
+        raise DataError(
+            f"labels are {list(labels.shape)}, but there are {num_classes} classes -> give a column for each"
+        )
     num_classes = num_classes or (labels.shape[1] if labels.ndim == 2 else gap)
     if not num_classes:
         raise DataError("train: no sample has label 0 -> number the classes 0, 1, 2, ... without gaps")
@@ -88,7 +89,7 @@ def without_copies(samples: dict[str, Samples], cleaning: Cleaning) -> dict[str,
 
     Copies in train and val whose labels differ all go, because none is known to be right.
     """
-    hashed = {split: [digest(image) for image in s.x] for split, s in samples.items()}
+    hashed = {split: [blake2b(x.tobytes(), digest_size=16).digest() for x in s.x] for split, s in samples.items()}
     labels: dict[bytes, dict[bytes, str]] = {}  # image -> label -> the first sample that has both
     for split in samples.keys() - {"test"}:
         for key, target, name in zip(hashed[split], samples[split].targets, samples[split].names, strict=True):
@@ -101,45 +102,30 @@ def without_copies(samples: dict[str, Samples], cleaning: Cleaning) -> dict[str,
             where, other = first.setdefault(key, (split, name))
             if split == "test":
                 stays.append(i)
-            elif where == "test":
-                cleaning.remove(split, name, "also in test", other)
-            elif len(labels[key]) > 1:
+            elif where != "test" and len(labels[key]) > 1:
                 own = samples[split].targets[i].tobytes()
                 other = next(place for label, place in labels[key].items() if label != own)
                 cleaning.remove(split, name, "two labels", other)
-            elif where != split:
-                cleaning.remove(split, name, f"also in {where}", other)
-            elif other != name:
-                cleaning.remove(split, name, "duplicate", other)
+            elif (where, other) != (split, name):
+                cleaning.remove(split, name, "duplicate" if where == split else f"also in {where}", other)
             else:
                 stays.append(i)
         kept[split] = np.array(stays, np.int64)
     return kept
 
 
-def digest(image: np.ndarray) -> bytes:
-    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
-
-
 def stratified(
     targets: np.ndarray, frac: float, key: str = "data.val_frac", class_names: Sequence[str] = (), least: int = 2
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the rest and of a share of each class, at least as many samples as classes; always the same ones.
-
-    Args:
-        targets: [N], or [N, num_classes] of 0 and 1, whose share is drawn from all.
-        least: samples that each class must have.
-
-    Raises:
-        DataError: a class has too few samples to be split.
-    """
+    """Indices of the rest and of a share of each class (of several labels, of all samples); always the same ones.
+    Raises DataError where a class has fewer than the least samples, or the rest would be too few."""
     from sklearn.model_selection import train_test_split
 
     per_class = count(targets, len(class_names)).tolist()
     if few := [k for k, n in enumerate(per_class) if n < least]:
         name, n = class_names[few[0]] if class_names else few[0], per_class[few[0]]
-        text = f"class {name} has {n} usable image{'s' * (n != 1)}, {least} are needed"
-        raise DataError(f"{text} -> add some, or take the class out")
+        usable = f"{n} usable image{'s' * (n != 1)}, {least} are needed"
+        raise DataError(f"class {name} has {usable} -> add some, or take the class out")
     num_groups = len(per_class) if targets.ndim == 1 else 1
     num_held = max(math.ceil(frac * len(targets)), num_groups)
     if len(targets) - num_held < num_groups:

@@ -52,12 +52,10 @@ def read(
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         listed, came_in = list_files(root, cleaning, trains=not known)
         class_names = list(known) or sorted({name for _, name in listed["train"]})
-        for name in class_names:
-            if not (shown := os.fsencode(name).decode(errors="replace")) == name:
-                raise DataError(f"{root}: the name of class folder {shown} is not UTF-8 -> rename it")
+        if bad := [n for name in class_names if (n := os.fsencode(name).decode(errors="replace")) != name]:
+            raise DataError(f"{root}: the name of class folder {bad[0]} is not UTF-8 -> rename it")
         at_least_two(class_names)
-        for split, found in listed.items():
-            listed[split] = known_classes(split, found, class_names, cleaning, trains=not known)
+        listed = {split: known_classes(split, found, class_names, cleaning) for split, found in listed.items()}
         listed, size, grey, note = measure(listed, image_size, cleaning)
         samples = {}
         for split, found in listed.items():
@@ -76,9 +74,7 @@ def top(folder: Path, cleaning: Cleaning) -> Path:
         cleaning.root = folder
         for path in sorted(folder.iterdir()):
             if path.suffix.lower() in SUFFIXES:
-                cleaning.skip(
-                    "", path, "in no class folder", f"move it into the folder of its class in {inner[0].name}"
-                )
+                cleaning.skip("", path, "in no class folder", f"move it to its class in {inner[0].name}")
         folder = inner[0]
     cleaning.root = folder
     return folder
@@ -103,13 +99,9 @@ def split_folders(root: Path, trains: bool) -> dict[str, Path]:
     if not splits:
         return {"train": root}
     if "train" not in splits and trains:
-        raise DataError(
-            f"{root}: there is {', '.join(splits)} but no train -> add a folder train, or name classes only"
-        )
+        raise DataError(f"{root}: there is {', '.join(splits)} but no train -> add it, or name classes only")
     if others:
-        raise DataError(
-            f"{others[0]}: stands beside {', '.join(reversed(splits))}, but is no split -> move or rename it"
-        )
+        raise DataError(f"{others[0]}: stands beside train, val or test, but is none -> move or rename it")
     return splits
 
 
@@ -142,16 +134,10 @@ def list_files(root: Path, cleaning: Cleaning, trains: bool = True) -> tuple[Lis
     return listed, came_in
 
 
-def known_classes(
-    split: str, found: list[Item], class_names: list[str], cleaning: Cleaning, trains: bool
-) -> list[Item]:
-    reason = "class not in train" if trains else "the model knows no class"
+def known_classes(split: str, found: list[Item], class_names: list[str], cleaning: Cleaning) -> list[Item]:
     for path, name in found:
         if name not in class_names:
-            hint = (
-                f"add {cleaning.root}/train/{name}" if trains else f"it knows {', '.join(class_names)}: take {name} out"
-            )
-            cleaning.skip(split, path, f"{reason}: {name}", hint)
+            cleaning.skip(split, path, f"class not in train: {name}", "take it out, or train with samples of it")
     return [(path, name) for path, name in found if name in class_names]
 
 

@@ -77,9 +77,7 @@ class ImageDataModule(DataModule):
                 raise ConfigError(f"data.{name}: {share} is not between 0 and 1")
         within("data.max_skipped_frac", max_skipped_frac, 0, 1)
         if image_size and (dataset != "folder" or min(image_size) < 1):
-            raise ConfigError(
-                f"data.image_size: {list(image_size)} -> give height and width, for data.dataset folder only"
-            )
+            raise ConfigError(f"data.image_size: {list(image_size)} -> give height and width, for a folder only")
         self.dataset, self.data_dir, self.download = dataset, Path(data_dir), download
         self.val_frac, self.test_frac, self.image_size = val_frac, test_frac, image_size
         self.invalid, self.max_skipped_frac = invalid, max_skipped_frac
@@ -101,10 +99,9 @@ class ImageDataModule(DataModule):
         options["source"] = [inspect.getsource(sys.modules[m]) for m in sorted(modules)]
         reads_files = self.dataset != "digits" or type(self).load is not ImageDataModule.load
         files = cache.files_in(self.data_dir) if reads_files else []
-        for value in self.own().values():  # a `load` may read what they name
-            for path in value if isinstance(value, (list, tuple)) else [value]:
-                if isinstance(path, (str, Path)) and os.path.exists(path):
-                    files += cache.files_in(Path(path)) or [Path(path)]
+        for path in (value for value in self.own().values() if isinstance(value, (str, Path))):
+            if os.path.exists(path):  # a `load` may read it
+                files += cache.files_in(Path(path)) or [Path(path)]
         name = f"{type(self).__name__}-{self.dataset}-{cache.fingerprint(options, files)}"
         trained_on = self.cache_dir / name
         if self.fitted and not (trained_on.is_dir() and self.is_own(cache.report(trained_on)["train"])):
@@ -135,10 +132,9 @@ class ImageDataModule(DataModule):
             class_names, came_in = told["class_names"], told["came_in"]
         else:
             train, test = self.load()
-            num_classes = len(self.class_names or known) or None
-            samples = clean.from_arrays({"train": train, "test": test}, num_classes, cleaning)
-            num_classes = len(report.count(samples["train"].targets))
-            class_names, told = self.class_names or known or [str(k) for k in range(num_classes)], {}
+            class_names, told = self.class_names or known, {}
+            samples = clean.from_arrays({"train": train, "test": test}, len(class_names) or None, cleaning)
+            class_names = class_names or [str(k) for k in range(len(report.count(samples["train"].targets)))]
             came_in = len(train[0]) + len(test[0])
         kept = clean.without_copies(samples, cleaning)
         places = self.foreign(samples, kept, class_names) if self.fitted else self.divide(samples, kept, class_names)
@@ -169,11 +165,7 @@ class ImageDataModule(DataModule):
         return {split: places[split] for split in report.SPLITS}
 
     def describe(self, splits: dict[str, dict[str, Any]], class_names: list[str]) -> dict[str, Any]:
-        """The data report's figures.
-
-        Raises:
-            DataError: a class has no training sample.
-        """
+        """The data report's figures; raises DataError where a class has no training sample."""
         out: dict[str, Any] = {"num_classes": len(class_names), "class_names": class_names}
         for split, arrays in splits.items():
             out[split] = report.image_split(arrays["x"], arrays["targets"], len(class_names))
@@ -234,11 +226,9 @@ class ImageDataModule(DataModule):
         if unknown := [name for name in own if name not in names]:
             raise DataError(f"the model knows no class {unknown[0]} -> leave its folder out; it knows {names}")
         places = torch.tensor([names.index(name) for name in own])
+        hot = torch.eye(len(names), dtype=torch.int64)[places]
         for arrays in self.splits.values():
-            several = arrays.targets.ndim == 2
-            arrays.targets = (
-                arrays.targets @ torch.eye(len(names)).long()[places] if several else places[arrays.targets]
-            )
+            arrays.targets = places[arrays.targets] if arrays.targets.ndim == 1 else arrays.targets @ hot
         super().adopt(state)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

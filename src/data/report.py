@@ -44,13 +44,13 @@ class Cleaning:
 
     def check_limit(self, came_in: int) -> int:
         """How many of the files or rows that came in are samples; raises DataError where too many are left out."""
-        samples = came_in - sum(r["reason"] in NO_SAMPLES for r in self.removed)
+        samples = max(1, came_in - sum(r["reason"] in NO_SAMPLES for r in self.removed))
         if len(self.skipped) > self.max_skipped_frac * samples:
             raise DataError(
                 f"{len(self.skipped)} of {samples} samples cannot be used, more than data.max_skipped_frac "
                 f"{self.max_skipped_frac}; the first is {self.skipped[0]} -> mend them, or raise the limit"
             )
-        return max(1, samples)
+        return samples
 
     def report(self, came_in: int) -> dict[str, Any]:
         samples = self.check_limit(came_in)
@@ -131,13 +131,10 @@ def lines(report: dict[str, Any]) -> dict[str, str]:
     if report.get("note"):
         out["note"] = report["note"]
     if report.get("shift"):
-        found = [f"{name.replace('_', ' ')} {largest(value):.2g}" for name, value in report["shift"]["test"].items()]
+        largest = {k: max(np.atleast_1d(value).tolist(), key=abs) for k, value in report["shift"]["test"].items()}
+        found = [f"{name.replace('_', ' ')} {value:.2g}" for name, value in largest.items()]
         out["shift"] = f"test against train: {', '.join(found)}"
     return out
-
-
-def largest(value: Any) -> float:
-    return max(np.atleast_1d(value).tolist(), key=abs)
 
 
 def table(report: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:

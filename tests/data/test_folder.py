@@ -178,7 +178,7 @@ def test_a_dirty_folder_is_cleaned_and_reported(make, tmp_path):
             r"x.jpg: unreadable: not an image of .* -> .*data.invalid skip",
         ),
         (lambda r: noise().save(r / "train/x.jpg"), "train/x.jpg: in no class folder -> move it"),
-        (lambda r: fill(r, ["test"], ["emu"]), "test/emu/00.png: class not in train: emu -> add .*/train/emu"),
+        (lambda r: fill(r, ["test"], ["emu"]), "test/emu/00.png: class not in train: emu -> take it out"),
         (lambda r: (r / "train/cat/x.heic").touch(), r"x.heic: unreadable: it is empty"),
         (
             lambda r: (r / "train/cat/x.svg").write_text("<svg/>"),
@@ -230,7 +230,7 @@ def test_the_limit_counts_images_alone(make, tmp_path):
 def test_images_beside_the_one_inner_folder_are_told(make, tmp_path):
     fill(tmp_path / "a/inner", [""], count=30)
     noise().save(tmp_path / "a/loose.png")
-    with pytest.raises(DataError, match=r"a/loose.png: in no class folder -> move it into .* inner"):
+    with pytest.raises(DataError, match=r"a/loose.png: in no class folder -> move it to its class in inner"):
         make(tmp_path / "a")
     report = make(tmp_path / "a", invalid="skip").report
     assert report["came_in"] == 61
@@ -322,9 +322,7 @@ def test_evaluation_applies_the_checkpoints_statistics(run, tmp_path):
     assert [float(row["probability_cow"]) for row in rows] == pytest.approx(p[:, 1].tolist(), abs=1e-5)
 
     fill(other, classes=("emu",))
-    assert "emu/00.png: the model knows no class: emu -> it knows cat, cow, dog" in run(
-        args, code=3, command=src.evaluate.main
-    )
+    assert "emu/00.png: class not in train: emu -> " in run(args, code=3, command=src.evaluate.main)
     fill(tmp_path / "c", classes=("cow", "dog"), height=20, width=20)
     out = run([*args[:2], "--data.data_dir", tmp_path / "c"], code=3, command=src.evaluate.main)
     assert "--data.image_size [12,12]" in out

@@ -136,7 +136,10 @@ def put(name, value, row=None):
         (put("y", 7, 5), "train row 5: label out of range: 7 is not in 0..1"),
         (put("y_test", 2, 1), "test row 1: label out of range: 2 is not in 0..1"),
         (put("y", lambda y: y + 1), "train: no sample has label 0 -> number the classes"),
-        (put("y", lambda y: np.eye(2, dtype=int)[y]), r"labels differ in shape: \[\(\), \(2,\)\]"),
+        (
+            put("y", lambda y: np.eye(2, dtype=int)[y]),
+            r"differ in shape: train \[1, 4, 4\] \[2\], test \[1, 4, 4\] \[\] ",
+        ),
         (put("y", lambda y: y[:, None]), r"train: labels are \[40, 1\] -> give one whole number"),
         (put("y", lambda y: y.astype(np.float32)), "train row 0: label 0.0 is float32 -> give int64"),
         (put("y", lambda y: np.where(y > 0, y, np.nan)), "train row 0: label nan is float64"),
@@ -146,7 +149,10 @@ def put(name, value, row=None):
         (put("y", lambda y: y * 0), r"one class only \(0\)"),
         (put("x", lambda x: x / 255), r"train: images are float64 \[40, 1, 4, 4\] -> give uint8 \[N, C, H, W\]"),
         (put("x", lambda x: x[:, 0]), r"train: images are uint8 \[40, 4, 4\]"),
-        (put("x_test", lambda x: x[:, :, :3]), r"images differ in shape: train \[1, 4, 4\], test \[1, 3, 4\]"),
+        (
+            put("x_test", lambda x: x[:, :, :3]),
+            r"images or labels differ in shape: train \[1, 4, 4\] \[\], test \[1, 3, 4\]",
+        ),
         (put("x_test", lambda x: x[:0]), "test: 0 images, but 8 labels"),
         (lambda sets: sets.update(x=sets["x"][:0], y=sets["y"][:0]), "the train split is empty"),
         (put("x", lambda x: [x[0], x[1][:, :2]]), "train: no pair of images and labels"),
