@@ -1,5 +1,6 @@
 """Figures of runs, drawn with matplotlib without a display."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,9 @@ def figure(width: float, height: float) -> "Figure":
 def save(fig: "Figure", path: Path) -> None:
     """Write a PNG file, whole or not at all."""
     tmp = path.with_name(path.name + ".tmp")
-    fig.savefig(tmp, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # of a script that matplotlib's font lacks, one for each letter
+        fig.savefig(tmp, format="png")
     tmp.rename(path)
 
 

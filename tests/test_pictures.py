@@ -37,3 +37,8 @@ def test_images_are_stretched_over_all():
 def test_one_image_with_any_title(tmp_path):
     pictures.save(pictures.images(np.zeros((1, 1, 4, 4)), ["$_$"]), tmp_path / "one.png")
     pictures.save(pictures.confusion(np.eye(2, dtype=int), ["$_$", "$^$"]), tmp_path / "two.png")
+
+
+def test_letters_that_the_font_lacks_are_no_warnings(tmp_path, recwarn):
+    pictures.save(pictures.images(np.zeros((1, 1, 4, 4)), ["猫"]), tmp_path / "a.png")
+    assert not [w for w in recwarn if "Glyph" in str(w.message)]

@@ -16,6 +16,11 @@ from src.data.order import uniform
 from src.errors import ConfigError
 
 
+def within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{name}: {value} is not from {low} to {high}")
+
+
 class Augmentation(ABC):
     """One operation on float images in [0, 1]."""
 
@@ -42,6 +47,7 @@ class Flip(Augmentation):
     draws = 1
 
     def __init__(self, p: float = 0.5, alternate: bool = False) -> None:
+        within("Flip.p", p, 0, 1)
         self.p, self.alternate = p, alternate
 
     def numbers(self, index: Tensor, seed: int, epoch: int, operation: int) -> Tensor:
@@ -91,6 +97,7 @@ class Affine(Augmentation):
     draws = 4
 
     def __init__(self, degrees: float = 0.0, scale: float = 0.0, translate: float = 0.0) -> None:
+        within("Affine.scale", scale, 0, 0.99)  # at 1 the image is gone
         self.degrees, self.scale, self.translate = degrees, scale, translate
 
     def __call__(self, x: Tensor, u: Tensor) -> Tensor:
@@ -137,6 +144,10 @@ class Erasing(Augmentation):
     def __init__(
         self, p: float = 0.5, area: tuple[float, float] = (0.02, 0.33), ratio: tuple[float, float] = (0.3, 3.3)
     ) -> None:
+        within("Erasing.p", p, 0, 1)
+        for k in (0, 1):
+            within("Erasing.area", area[k], 0, 1)
+            within("Erasing.ratio", ratio[k], 0.01, 100)
         self.p, self.area, self.ratio = p, area, ratio
 
     def __call__(self, x: Tensor, u: Tensor) -> Tensor:

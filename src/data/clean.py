@@ -1,12 +1,13 @@
-"""Cleaning of image sets: labels that are no class, images that are there twice, images in two splits."""
+"""Cleaning of image sets: labels that are no class, images that are there twice or in two splits; held-out shares."""
 
-import hashlib
+import math
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from src.data.report import Cleaning
+from src.data.report import Cleaning, count
 from src.errors import DataError
 
 
@@ -14,7 +15,7 @@ class Samples(NamedTuple):
     """One split, and where each of its samples comes from: a file or a row."""
 
     x: np.ndarray  # uint8 [N, C, H, W]
-    targets: np.ndarray  # int64 [N]
+    targets: np.ndarray  # int64 [N], or [N, num_classes] of 0 and 1
     names: Sequence[str]
 
 
@@ -22,19 +23,24 @@ def from_arrays(sets: dict[str, Any], num_classes: int | None, cleaning: Cleanin
     """What `load` gave, checked.
 
     Args:
-        sets: split -> (images uint8 [N, C, H, W], labels int64 [N]).
+        sets: split -> (images uint8 [N, C, H, W], labels int64 [N], or [N, num_classes] of 0 and 1).
         num_classes: labels are below it; by default below the first label that train does not have.
 
     Raises:
         DataError: arrays of another type or shape, or labels that are no class.
     """
     arrays = {split: checked(split, pair) for split, pair in sets.items()}
-    if len({x.shape[1:] for x, _ in arrays.values()}) > 1:
-        shapes = ", ".join(f"{split} {list(x.shape[1:])}" for split, (x, _) in arrays.items())
-        raise DataError(f"images differ in shape: {shapes} -> give all of them one [C, H, W]")
-    present = np.unique(arrays["train"][1])
-    present = present[present >= 0]
-    num_classes = num_classes or int((present == np.arange(len(present))).cumprod().sum())
+    shapes = [f"{split} {list(x.shape[1:])} {list(t.shape[1:])}" for split, (x, t) in arrays.items()]
+    if len({shape.partition(" ")[2] for shape in shapes}) > 1:
+        raise DataError(f"images or labels differ in shape: {', '.join(shapes)} -> give all of them one")
+    labels = arrays["train"][1]
+    present = np.unique(labels[labels >= 0])
+    gap = int((present == np.arange(len(present))).cumprod().sum())
+    if labels.ndim == 2 and num_classes not in (None, labels.shape[1]):
+        raise DataError(
+            f"labels are {list(labels.shape)}, but there are {num_classes} classes -> give a column for each"
+        )
+    num_classes = num_classes or (labels.shape[1] if labels.ndim == 2 else gap)
     if not num_classes:
         raise DataError("train: no sample has label 0 -> number the classes 0, 1, 2, ... without gaps")
     at_least_two([str(k) for k in range(num_classes)])
@@ -48,8 +54,11 @@ def checked(split: str, pair: Any) -> tuple[np.ndarray, np.ndarray]:
         raise DataError(f"{split}: no pair of images and labels ({e}) -> load() gives two such pairs") from e
     if x.dtype != np.uint8 or x.ndim != 4:
         raise DataError(f"{split}: images are {x.dtype} {list(x.shape)} -> give uint8 [N, C, H, W]")
-    if targets.ndim != 1:
-        raise DataError(f"{split}: labels are {list(targets.shape)} -> give one whole number for each image, [N]")
+    if targets.ndim == 2 and targets.shape[1] > 1 and bool(np.isin(targets, (0, 1)).all()):
+        targets = targets.astype(np.int64)  # several labels for each image
+    elif targets.ndim != 1:
+        what = "one whole number for each image, [N], or 0s and 1s [N, num_classes]"
+        raise DataError(f"{split}: labels are {list(targets.shape)} -> give {what}")
     if len(x) != len(targets):
         raise DataError(f"{split}: {len(x)} images, but {len(targets)} labels -> give one label for each image")
     if not x.size:
@@ -67,7 +76,7 @@ def at_least_two(class_names: list[str]) -> None:
 
 
 def in_range(split: str, x: np.ndarray, targets: np.ndarray, num_classes: int, cleaning: Cleaning) -> Samples:
-    wrong = (targets < 0) | (targets >= num_classes)
+    wrong = np.asarray(((targets < 0) | (targets >= num_classes)).reshape(len(targets), -1).any(axis=1))
     for i in wrong.nonzero()[0]:
         reason = f"label out of range: {targets[i]} is not in 0..{num_classes - 1}"
         cleaning.skip(split, f"{split} row {i}", reason, "number the classes of train 0, 1, 2, ... without gaps")
@@ -80,11 +89,11 @@ def without_copies(samples: dict[str, Samples], cleaning: Cleaning) -> dict[str,
 
     Copies in train and val whose labels differ all go, because none is known to be right.
     """
-    hashed = {split: [digest(image) for image in s.x] for split, s in samples.items()}
-    labels: dict[bytes, set[int]] = {}
+    hashed = {split: [blake2b(x.tobytes(), digest_size=16).digest() for x in s.x] for split, s in samples.items()}
+    labels: dict[bytes, dict[bytes, str]] = {}  # image -> label -> the first sample that has both
     for split in samples.keys() - {"test"}:
-        for key, target in zip(hashed[split], samples[split].targets, strict=True):
-            labels.setdefault(key, set()).add(int(target))
+        for key, target, name in zip(hashed[split], samples[split].targets, samples[split].names, strict=True):
+            labels.setdefault(key, {}).setdefault(target.tobytes(), name)
     first: dict[bytes, tuple[str, str]] = {}
     kept: dict[str, np.ndarray] = {}
     for split in [name for name in ("test", "val", "train") if name in samples]:
@@ -93,19 +102,34 @@ def without_copies(samples: dict[str, Samples], cleaning: Cleaning) -> dict[str,
             where, other = first.setdefault(key, (split, name))
             if split == "test":
                 stays.append(i)
-            elif where == "test":
-                cleaning.remove(split, name, "also in test", other)
-            elif len(labels[key]) > 1:
-                cleaning.remove(split, name, "two labels", f"first seen as {other}")
-            elif where != split:
-                cleaning.remove(split, name, f"also in {where}", other)
-            elif other != name:
-                cleaning.remove(split, name, "duplicate", other)
+            elif where != "test" and len(labels[key]) > 1:
+                own = samples[split].targets[i].tobytes()
+                other = next(place for label, place in labels[key].items() if label != own)
+                cleaning.remove(split, name, "two labels", other)
+            elif (where, other) != (split, name):
+                cleaning.remove(split, name, "duplicate" if where == split else f"also in {where}", other)
             else:
                 stays.append(i)
         kept[split] = np.array(stays, np.int64)
     return kept
 
 
-def digest(image: np.ndarray) -> bytes:
-    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+def stratified(
+    targets: np.ndarray, frac: float, key: str = "data.val_frac", class_names: Sequence[str] = (), least: int = 2
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the rest and of a share of each class (of several labels, of all samples); always the same ones.
+    Raises DataError where a class has fewer than the least samples, or the rest would be too few."""
+    from sklearn.model_selection import train_test_split
+
+    per_class = count(targets, len(class_names)).tolist()
+    if few := [k for k, n in enumerate(per_class) if n < least]:
+        name, n = class_names[few[0]] if class_names else few[0], per_class[few[0]]
+        usable = f"{n} usable image{'s' * (n != 1)}, {least} are needed"
+        raise DataError(f"class {name} has {usable} -> add some, or take the class out")
+    num_groups = len(per_class) if targets.ndim == 1 else 1
+    num_held = max(math.ceil(frac * len(targets)), num_groups)
+    if len(targets) - num_held < num_groups:
+        raise DataError(f"{key}: {frac} of {len(targets)} images leaves too few for {num_groups} classes -> lower it")
+    groups = targets if targets.ndim == 1 else None
+    rest, part = train_test_split(np.arange(len(targets)), test_size=num_held, stratify=groups, random_state=0)
+    return np.sort(rest), np.sort(part)

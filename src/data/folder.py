@@ -20,6 +20,7 @@ from src.data.report import Cleaning
 from src.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+OTHERS = (".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg", ".psd", ".raw", ".dng", ".cr2", ".nef", ".arw", ".ico", "")
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # what a file may hold, whatever its name
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
 SPLIT_NAMES |= {"test": "test", "testing": "test"}
@@ -33,23 +34,26 @@ Size = tuple[int, int]  # height, width
 
 
 def read(
-    folder: Path, image_size: Size | None, cache_dir: Path, cleaning: Cleaning
+    folder: Path, image_size: Size | None, cache_dir: Path, cleaning: Cleaning, known: Sequence[str] = ()
 ) -> tuple[dict[str, Samples], dict[str, Any]]:
     """The images of `folder/SPLIT/CLASS/` or `folder/CLASS/`, with `class_names`, `came_in` and a `note`.
 
     Args:
         image_size: shorter sides are resized to it, and the centre is taken; by default see `choose_size`.
         cache_dir: decoded images lie there in files without a name until they are packed.
+        known: the classes of a trained model, for which there need be no train split, and not all of them.
 
     Raises:
         DataError: there is no such layout, or a file that cannot be used.
     """
-    root = cleaning.root = top(folder)
+    root = top(folder, cleaning)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of files that can be read all the same
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        listed, came_in = list_files(root, cleaning)
-        class_names = sorted({name for _, name in listed["train"]})
+        listed, came_in = list_files(root, cleaning, trains=not known)
+        class_names = list(known) or sorted({name for _, name in listed["train"]})
+        if bad := [n for name in class_names if (n := os.fsencode(name).decode(errors="replace")) != name]:
+            raise DataError(f"{root}: the name of class folder {bad[0]} is not UTF-8 -> rename it")
         at_least_two(class_names)
         listed = {split: known_classes(split, found, class_names, cleaning) for split, found in listed.items()}
         listed, size, grey, note = measure(listed, image_size, cleaning)
@@ -62,12 +66,17 @@ def read(
     return samples, {"class_names": class_names, "came_in": came_in, "note": note}
 
 
-def top(folder: Path) -> Path:
+def top(folder: Path, cleaning: Cleaning) -> Path:
     """The folder that holds splits or classes: the given one, or one that is alone in it."""
     if not folder.is_dir():
         raise DataError(f"data.data_dir: {folder} is no folder -> name one of images in CLASS/ or train/CLASS/")
     while len(inner := subfolders(folder)) == 1 and subfolders(inner[0]) and inner[0].name.lower() not in SPLIT_NAMES:
+        cleaning.root = folder
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() in SUFFIXES:
+                cleaning.skip("", path, "in no class folder", f"move it to its class in {inner[0].name}")
         folder = inner[0]
+    cleaning.root = folder
     return folder
 
 
@@ -75,8 +84,8 @@ def subfolders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__MACOSX")))
 
 
-def split_folders(root: Path) -> dict[str, Path]:
-    """Split -> its folder; a root without `train/` holds the classes themselves."""
+def split_folders(root: Path, trains: bool) -> dict[str, Path]:
+    """Split -> its folder; a root without splits holds the classes themselves."""
     splits: dict[str, Path] = {}
     others = []
     for path in subfolders(root):
@@ -89,35 +98,38 @@ def split_folders(root: Path) -> dict[str, Path]:
             others.append(path)
     if not splits:
         return {"train": root}
-    if "train" not in splits:
-        raise DataError(
-            f"{root}: there is {', '.join(splits)} but no train -> add a folder train, or name classes only"
-        )
+    if "train" not in splits and trains:
+        raise DataError(f"{root}: there is {', '.join(splits)} but no train -> add it, or name classes only")
     if others:
-        raise DataError(f"{others[0]}: stands beside train, but is not val or test -> move or rename it")
+        raise DataError(f"{others[0]}: stands beside train, val or test, but is none -> move or rename it")
     return splits
 
 
-def list_files(root: Path, cleaning: Cleaning) -> tuple[Listed, int]:
+def list_files(root: Path, cleaning: Cleaning, trains: bool = True) -> tuple[Listed, int]:
     """The image files of each split with their classes, and how many files there were of any kind."""
     listed: Listed = {}
-    came_in = 0
-    for split, folder in split_folders(root).items():
-        listed[split], files = [], files_in(folder)
+    came_in = len(cleaning.removed)
+    for split, folder in split_folders(root, trains).items():
+        listed[split], files, others = [], files_in(folder), {}
         came_in += len(files)
         for path in files:
             parts = path.relative_to(folder).parts
             if any(part.startswith((".", "__MACOSX")) for part in parts):
                 cleaning.remove(split, path, "hidden file")
-            elif path.suffix.lower() not in SUFFIXES:
+            elif path.suffix.lower() not in SUFFIXES + OTHERS * (len(parts) > 1):
                 cleaning.remove(split, path, "no image by its name")
+                others[parts[0]] = path
             elif len(parts) == 1:
                 cleaning.skip(split, path, "in no class folder", "move it into the folder of its class")
             else:
                 listed[split].append((path, parts[0]))
         for empty in {p.name for p in subfolders(folder)} - {name for _, name in listed[split]}:
+            if empty in others:
+                raise DataError(
+                    f"{folder / empty}: no image in it, but {others[empty].name} -> add some, or take it out"
+                )
             cleaning.remove(split, f"{(folder / empty).relative_to(root)}/", "class folder without images")
-    if not listed["train"]:
+    if not listed["train"] if trains else not any(listed.values()):
         raise DataError(f"{root}: no image is in a class folder -> put images into CLASS/ or train/CLASS/")
     return listed, came_in
 
@@ -125,7 +137,7 @@ def list_files(root: Path, cleaning: Cleaning) -> tuple[Listed, int]:
 def known_classes(split: str, found: list[Item], class_names: list[str], cleaning: Cleaning) -> list[Item]:
     for path, name in found:
         if name not in class_names:
-            cleaning.skip(split, path, f"class not in train: {name}", f"add {cleaning.root}/train/{name}")
+            cleaning.skip(split, path, f"class not in train: {name}", "take it out, or train with samples of it")
     return [(path, name) for path, name in found if name in class_names]
 
 
@@ -188,13 +200,15 @@ def readable(
 
 def why(e: Exception, path: Path) -> str:
     if isinstance(e, Image.UnidentifiedImageError):
-        return "unreadable: it is empty" if not path.stat().st_size else "unreadable: not an image"
+        return f"unreadable: {'not an image of ' + ', '.join(FORMATS) if path.stat().st_size else 'it is empty'}"
     return f"unreadable: {str(e) or type(e).__name__}".split("\n")[0]
 
 
 def header(path: Path) -> tuple[Size, bool]:
     """Size as it will be shown, and whether the image is grey; nothing is decoded."""
     with Image.open(path, formats=FORMATS) as image:
+        if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):  # PIL makes it 16 bits of a PPM
+            raise ValueError("its pixels are 32-bit numbers of unknown range")
         turned = "exif" in image.info and image.getexif().get(0x0112, 1) >= 5
         size = image.size if turned else image.size[::-1]
         return size, image.mode in GREY or image.mode.startswith("I;16")
@@ -212,10 +226,8 @@ def decode(path: Path, size: Size, grey: bool) -> np.ndarray:
 
 
 def eight_bit(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers of unknown range")
     if image.mode.startswith("I"):  # convert() would clip 16 bits at 255
-        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+        return Image.fromarray(((np.asarray(image).astype(np.int32) + 128) // 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -4,6 +4,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache as kept
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,16 +15,18 @@ from torch import Tensor
 
 from src import pictures
 from src.data import cache, clean, folder, report
-from src.data.augment import Augmentation, augment
+from src.data.augment import Augmentation, augment, within
 from src.data.mix import Mix
 from src.data.module import Arrays, Batch, DataModule
 from src.data.order import Balanced, Order
 from src.errors import ConfigError, DataError
+from src.run import say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Images = tuple[np.ndarray, np.ndarray]  # uint8 [N, C, H, W], int64 [N]
+Images = tuple[np.ndarray, np.ndarray]  # uint8 [N, C, H, W], int64 [N] or [N, num_classes] of 0 and 1
+Samples = dict[str, clean.Samples]  # of each split that came in
 Place = tuple[str, np.ndarray]  # a split that came in, and rows of it
 
 
@@ -72,10 +75,9 @@ class ImageDataModule(DataModule):
         for name, share in (("val_frac", val_frac), ("test_frac", test_frac)):
             if not 0 < share < 1:
                 raise ConfigError(f"data.{name}: {share} is not between 0 and 1")
+        within("data.max_skipped_frac", max_skipped_frac, 0, 1)
         if image_size and (dataset != "folder" or min(image_size) < 1):
-            raise ConfigError(
-                f"data.image_size: {list(image_size)} -> give height and width, for data.dataset folder only"
-            )
+            raise ConfigError(f"data.image_size: {list(image_size)} -> give height and width, for a folder only")
         self.dataset, self.data_dir, self.download = dataset, Path(data_dir), download
         self.val_frac, self.test_frac, self.image_size = val_frac, test_frac, image_size
         self.invalid, self.max_skipped_frac = invalid, max_skipped_frac
@@ -97,9 +99,20 @@ class ImageDataModule(DataModule):
         options["source"] = [inspect.getsource(sys.modules[m]) for m in sorted(modules)]
         reads_files = self.dataset != "digits" or type(self).load is not ImageDataModule.load
         files = cache.files_in(self.data_dir) if reads_files else []
+        for path in (value for value in self.own().values() if isinstance(value, (str, Path))):
+            if os.path.exists(path):  # a `load` may read it
+                files += cache.files_in(Path(path)) or [Path(path)]
         name = f"{type(self).__name__}-{self.dataset}-{cache.fingerprint(options, files)}"
+        trained_on = self.cache_dir / name
+        if self.fitted and not (trained_on.is_dir() and self.is_own(cache.report(trained_on)["train"])):
+            name += "-" + cache.fingerprint(self.fitted)
         self.prepared = cache.prepare(self.cache_dir, name, self.build)
         return self.prepared
+
+    def is_own(self, train: dict[str, Any]) -> bool:
+        """Whether this train split, by its mean and std, is the one that the checkpoint was fitted on."""
+        assert self.fitted is not None
+        return all(np.allclose(train[name], self.fitted["statistics"][name], 1e-9, 0) for name in ("mean", "std"))
 
     def own(self) -> dict[str, Any]:
         """The plain values that a subclass keeps besides ours: its `load` may depend on them."""
@@ -113,39 +126,50 @@ class ImageDataModule(DataModule):
 
     def build(self) -> tuple[cache.Splits, dict[str, Any]]:
         cleaning = report.Cleaning(self.invalid, self.max_skipped_frac)
+        known = self.fitted["statistics"]["class_names"] if self.fitted else []
         if self.dataset == "folder":
-            samples, told = folder.read(self.data_dir, self.image_size, self.cache_dir, cleaning)
+            samples, told = folder.read(self.data_dir, self.image_size, self.cache_dir, cleaning, known)
             class_names, came_in = told["class_names"], told["came_in"]
         else:
             train, test = self.load()
-            samples = clean.from_arrays({"train": train, "test": test}, len(self.class_names) or None, cleaning)
-            num_classes = int(samples["train"].targets.max(initial=-1)) + 1
-            class_names, told = self.class_names or [str(k) for k in range(num_classes)], {}
+            class_names, told = self.class_names or known, {}
+            samples = clean.from_arrays({"train": train, "test": test}, len(class_names) or None, cleaning)
+            class_names = class_names or [str(k) for k in range(len(report.count(samples["train"].targets)))]
             came_in = len(train[0]) + len(test[0])
-        places = self.divide(samples, clean.without_copies(samples, cleaning))
+        kept = clean.without_copies(samples, cleaning)
+        places = self.foreign(samples, kept, class_names) if self.fitted else self.divide(samples, kept, class_names)
         splits = {split: taken(samples[source], index) for split, (source, index) in places.items()}
         return splits, told | self.describe(splits, class_names) | cleaning.report(came_in)
 
-    def divide(self, samples: dict[str, clean.Samples], kept: dict[str, np.ndarray]) -> dict[str, Place]:
+    def foreign(self, samples: Samples, kept: dict[str, np.ndarray], class_names: list[str]) -> dict[str, Place]:
+        """For a trained model: the splits of its own data; of other data all of `test`, else `val`, else train."""
+        with suppress(DataError, KeyError):  # what cannot be divided is other data
+            places = self.divide(samples, kept, class_names)
+            mean, std = report.channel_moments(taken(samples["train"], places["train"][1])["x"])
+            if self.is_own({"mean": mean, "std": std}):
+                return places
+        source = next(split for split in ("test", "val", "train") if split in samples)
+        return dict.fromkeys(report.SPLITS, (source, np.arange(len(samples[source].targets))))
+
+    def divide(self, samples: Samples, kept: dict[str, np.ndarray], class_names: list[str]) -> dict[str, Place]:
         """Where the samples of each split come from; test and val are held out of train where they are not given."""
+        if not len(kept["train"]):
+            raise DataError("train: each of its images is also in test or val, or has two labels -> give it others")
         places: dict[str, Place] = {split: (split, index) for split, index in kept.items()}
         for split, share in (("test", self.test_frac), ("val", self.val_frac)):
             if split not in places:
-                index = places["train"][1]
-                rest, part = stratified(samples["train"].targets[index], share, f"data.{split}_frac")
+                index, least = places["train"][1], 2 if "val" in places or split == "val" else 3
+                targets = samples["train"].targets[index]
+                rest, part = clean.stratified(targets, share, f"data.{split}_frac", class_names, least)
                 places |= {"train": ("train", index[rest]), split: ("train", index[part])}
         return {split: places[split] for split in report.SPLITS}
 
     def describe(self, splits: dict[str, dict[str, Any]], class_names: list[str]) -> dict[str, Any]:
-        """The data report's figures.
-
-        Raises:
-            DataError: a class has no training sample.
-        """
+        """The data report's figures; raises DataError where a class has no training sample."""
         out: dict[str, Any] = {"num_classes": len(class_names), "class_names": class_names}
         for split, arrays in splits.items():
             out[split] = report.image_split(arrays["x"], arrays["targets"], len(class_names))
-        if 0 in out["train"]["per_class"]:
+        if 0 in out["train"]["per_class"] and not self.fitted:
             name = class_names[out["train"]["per_class"].index(0)]
             raise DataError(f"class {name}: train has no usable sample of it -> add some, or take the class out")
         return out | {"shift": report.image_shift(out)}
@@ -170,19 +194,19 @@ class ImageDataModule(DataModule):
         self.report = cache.report(prepared)
         for split in report.SPLITS:
             self.splits[split] = Arrays(cache.read(prepared, split, "x"), cache.read(prepared, split, "targets"))
-        self.check_sizes()
         _, channels, *image_size = self.splits["train"].x.shape
-        self.facts = {
-            "num_classes": self.report["num_classes"],
-            "in_channels": self.channels or channels,
-            "image_size": tuple(image_size),
-        }
+        self.facts = {"num_classes": self.report["num_classes"], "in_channels": self.channels or channels}
+        self.facts["image_size"] = tuple(image_size)
         self.statistics = {name: self.report["train"][name] for name in ("mean", "std")}
         self.statistics["class_names"] = self.report["class_names"]
         if channels > self.facts["in_channels"]:
             raise ConfigError(f"data.channels: the images have {channels} -> take {channels}, or leave it out")
         if self.fitted:
+            if not self.is_own(self.report["train"]):
+                say(f"Other data than the model was trained on: {len(self.splits['test']):,} images.")
             self.adopt(self.fitted)
+        else:
+            self.check_sizes()
 
     def sample_names(self, split: str) -> list[str]:
         if self.dataset != "folder":
@@ -194,7 +218,7 @@ class ImageDataModule(DataModule):
         facts, names = state["facts"], state["statistics"]["class_names"]
         _, channels, *size = self.splits["train"].x.shape
         if size != list(facts["image_size"]):
-            wanted = list(facts["image_size"])
+            wanted = "[{},{}]".format(*facts["image_size"])
             raise DataError(f"the model takes images of {wanted}, these are {size} -> --data.image_size {wanted}")
         if channels > facts["in_channels"]:
             raise DataError(f"the model takes {facts['in_channels']} channels, these images have {channels}")
@@ -202,8 +226,9 @@ class ImageDataModule(DataModule):
         if unknown := [name for name in own if name not in names]:
             raise DataError(f"the model knows no class {unknown[0]} -> leave its folder out; it knows {names}")
         places = torch.tensor([names.index(name) for name in own])
+        hot = torch.eye(len(names), dtype=torch.int64)[places]
         for arrays in self.splits.values():
-            arrays.targets = places[arrays.targets]
+            arrays.targets = places[arrays.targets] if arrays.targets.ndim == 1 else arrays.targets @ hot
         super().adopt(state)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -250,7 +275,7 @@ def digits() -> tuple[Images, Images]:
     bunch = load_digits()
     x = (bunch.images * 255 / 16).round().astype(np.uint8)[:, None]  # [N, 1, 8, 8]
     targets = bunch.target.astype(np.int64)
-    train, test = stratified(targets, 0.2)
+    train, test = clean.stratified(targets, 0.2)
     return (x[train], targets[train]), (x[test], targets[test])
 
 
@@ -258,21 +283,6 @@ def to_images(dataset: Any) -> Images:
     x, targets = np.asarray(dataset.data), np.asarray(dataset.targets, dtype=np.int64)
     x = x[:, None] if x.ndim == 3 else x.transpose(0, 3, 1, 2)
     return np.ascontiguousarray(x), targets
-
-
-def stratified(targets: np.ndarray, frac: float, key: str = "data.val_frac") -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the rest and of a share of each class; always the same ones.
-
-    Raises:
-        DataError: a class has too few samples to be split.
-    """
-    from sklearn.model_selection import train_test_split
-
-    try:
-        rest, part = train_test_split(np.arange(len(targets)), test_size=frac, stratify=targets, random_state=0)
-    except ValueError as e:
-        raise DataError(f"the data cannot be split with {key} {frac}: {e}") from e
-    return np.sort(rest), np.sort(part)
 
 
 def taken(samples: clean.Samples, index: np.ndarray) -> dict[str, Any]:

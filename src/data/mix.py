@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from src.data.augment import rectangle
+from src.data.augment import rectangle, within
 from src.data.module import Batch
 from src.data.order import MIX, uniform
 from src.errors import ConfigError
@@ -32,6 +32,7 @@ class Mix(ABC):
     def __init__(self, alpha: float = 1.0, p: float = 1.0) -> None:
         if alpha <= 0:
             raise ConfigError(f"data.mix.alpha: {alpha} is not above 0")
+        within("data.mix.p", p, 0, 1)
         self.alpha, self.p = alpha, p
 
     @abstractmethod

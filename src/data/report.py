@@ -11,6 +11,7 @@ from src.errors import DataError
 
 SPLITS = ("train", "val", "test")
 LONG_LINE = 40  # characters; shorter lines come again by chance
+NO_SAMPLES = ("hidden file", "no image by its name")  # reasons of files that came in and were never meant as samples
 DUPLICATES = ("duplicate", "two labels", "also in test", "also in val")  # reasons that are no fault of a file
 
 
@@ -41,28 +42,30 @@ class Cleaning:
     def remove(self, split: str, file: str | Path, reason: str, detail: str = "") -> None:
         self.removed.append({"split": split, "file": self.name(file), "reason": reason, "detail": detail})
 
-    def check_limit(self, came_in: int) -> None:
-        """Raise DataError where too many of so many samples are left out."""
-        if len(self.skipped) > self.max_skipped_frac * came_in:
+    def check_limit(self, came_in: int) -> int:
+        """How many of the files or rows that came in are samples; raises DataError where too many are left out."""
+        samples = max(1, came_in - sum(r["reason"] in NO_SAMPLES for r in self.removed))
+        if len(self.skipped) > self.max_skipped_frac * samples:
             raise DataError(
-                f"{len(self.skipped)} of {came_in} samples cannot be used, more than data.max_skipped_frac "
+                f"{len(self.skipped)} of {samples} samples cannot be used, more than data.max_skipped_frac "
                 f"{self.max_skipped_frac}; the first is {self.skipped[0]} -> mend them, or raise the limit"
             )
+        return samples
 
     def report(self, came_in: int) -> dict[str, Any]:
-        self.check_limit(came_in)
+        samples = self.check_limit(came_in)
         counts = Counter(r["reason"] for r in self.removed)
         return {
             "came_in": came_in,
             "removed_counts": dict(counts.most_common()),
-            "data/missing_frac": len(self.skipped) / max(1, came_in),
-            "data/duplicate_frac": sum(counts[r] for r in DUPLICATES) / max(1, came_in),
+            "data/missing_frac": len(self.skipped) / samples,
+            "data/duplicate_frac": sum(counts[r] for r in DUPLICATES) / samples,
             "removed": self.removed,
         }
 
 
 def channel_moments(x: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel of uint8 x [N, C, H, W], as if in [0, 1]; exact, a part at a time."""
+    """Mean and standard deviation (1 if constant) of each channel of uint8 x [N, C, H, W], as if in [0, 1]; exact."""
     counts = np.zeros((x.shape[1], 256), np.int64)
     step = max(1, 2**24 // max(1, x[:1].size))
     for start in range(0, len(x), step):
@@ -70,8 +73,8 @@ def channel_moments(x: np.ndarray) -> tuple[list[float], list[float]]:
         counts += [np.bincount(part[:, c].ravel(), minlength=256) for c in range(x.shape[1])]
     values, total = np.arange(256) / 255, np.maximum(counts.sum(1), 1)
     mean = counts @ values / total
-    variance = np.maximum(counts @ values**2 / total - mean**2, 0)
-    return mean.tolist(), np.maximum(np.sqrt(variance), 1e-8).tolist()
+    std = np.sqrt(np.maximum(counts @ values**2 / total - mean**2, 0))
+    return mean.tolist(), np.where(std < 1e-6, 1, std).tolist()
 
 
 def total_variation(a: np.ndarray, b: np.ndarray) -> float:
@@ -79,10 +82,14 @@ def total_variation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a / max(1, a.sum()) - b / max(1, b.sum())).sum() / 2)
 
 
+def count(targets: np.ndarray, num_classes: int = 0) -> np.ndarray:
+    """Samples of each class [num_classes], of targets [N] or [N, num_classes]."""
+    return targets.sum(0) if targets.ndim == 2 else np.bincount(targets, minlength=num_classes)
+
+
 def image_split(x: np.ndarray, targets: np.ndarray, num_classes: int) -> dict[str, Any]:
     mean, std = channel_moments(x)
-    per_class = np.bincount(targets, minlength=num_classes).tolist()
-    return {"samples": len(targets), "per_class": per_class, "mean": mean, "std": std}
+    return {"samples": len(targets), "per_class": count(targets, num_classes).tolist(), "mean": mean, "std": std}
 
 
 def image_shift(report: dict[str, Any]) -> dict[str, Any]:
@@ -124,13 +131,10 @@ def lines(report: dict[str, Any]) -> dict[str, str]:
     if report.get("note"):
         out["note"] = report["note"]
     if report.get("shift"):
-        found = [f"{name.replace('_', ' ')} {largest(value):.2g}" for name, value in report["shift"]["test"].items()]
+        largest = {k: max(np.atleast_1d(value).tolist(), key=abs) for k, value in report["shift"]["test"].items()}
+        found = [f"{name.replace('_', ' ')} {value:.2g}" for name, value in largest.items()]
         out["shift"] = f"test against train: {', '.join(found)}"
     return out
-
-
-def largest(value: Any) -> float:
-    return max(np.atleast_1d(value).tolist(), key=abs)
 
 
 def table(report: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:

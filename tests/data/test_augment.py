@@ -162,3 +162,19 @@ def test_affine_turns_and_shifts_as_far_as_it_says():
 def test_randaugment_without_operations_is_refused(options):
     with pytest.raises(ConfigError, match="RandAugment: num_ops"):
         RandAugment(**options)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Flip(p=1.5),
+        lambda: Affine(scale=1.0),
+        lambda: Erasing(p=-1),
+        lambda: Erasing(ratio=(0, 3)),
+        lambda: Erasing(area=(0.1, 2)),
+        lambda: MixUp(p=2),
+    ],
+)
+def test_values_out_of_range_are_refused_at_once(make):
+    with pytest.raises(ConfigError, match=r"\w+\.\w+: .* is not from 0.* to "):
+        make()

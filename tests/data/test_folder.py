@@ -87,6 +87,7 @@ def test_every_kind_of_image_becomes_rgb(tmp_path):
     clear.save(tmp_path / "f.png")
     rgb.rotate(90).save(tmp_path / "g.png", exif=turned)
     sixteen.save(tmp_path / "h.png")
+    (tmp_path / "j.pgm").write_bytes(b"P5 8 8 65535\n" + np.asarray(sixteen).astype(">u2").tobytes())
     grey.convert("1", dither=Image.Dither.NONE).save(tmp_path / "i.png")
     images = {p.name[0]: folder.decode(p, (8, 8), grey=False) for p in tmp_path.iterdir()}
     expected = square.transpose(2, 0, 1)
@@ -95,7 +96,9 @@ def test_every_kind_of_image_becomes_rgb(tmp_path):
     assert np.abs(images["d"].astype(int) - expected).max() <= 1
     assert images["f"][:, 7, 0].tolist() == [255, 255, 255]
     assert np.array_equal(images["f"][:, :7], expected[:, :7])
-    assert np.array_equal(images["h"], np.stack([np.asarray(grey)] * 3))
+    for name in "hj":
+        assert np.array_equal(images[name], np.stack([np.asarray(grey)] * 3))
+        assert folder.header(next(tmp_path.glob(f"{name}.*"))) == ((8, 8), True)
     assert set(np.unique(images["i"])) <= {0, 255}
     assert folder.decode(tmp_path / "h.png", (8, 8), grey=True).shape == (1, 8, 8)
 
@@ -158,7 +161,7 @@ def test_a_dirty_folder_is_cleaned_and_reported(make, tmp_path):
     assert {r["file"]: r["reason"] for r in data.report["removed"]} == expected
     assert data.statistics["class_names"] == ["cat", "dog"]
     assert data.num_samples["train"] + data.num_samples["val"] == 60
-    assert data.report["data/missing_frac"] == 3 / data.report["came_in"]
+    assert data.report["data/missing_frac"] == 3 / (data.report["came_in"] - 2)  # without .DS_Store and notes.txt
     held_out = {x.numpy().tobytes() for s in ("val", "test") for x in data.splits[s].x}
     assert not held_out & {x.numpy().tobytes() for x in data.splits["train"].x}
 
@@ -170,9 +173,24 @@ def test_a_dirty_folder_is_cleaned_and_reported(make, tmp_path):
             lambda r: (r / "train/cat/x.jpg").touch(),
             r"/train/cat/x.jpg: unreadable: it is empty -> replace",
         ),
-        (lambda r: (r / "train/cat/x.jpg").write_text("no"), r"x.jpg: unreadable: not an image -> .*data.invalid skip"),
+        (
+            lambda r: (r / "train/cat/x.jpg").write_text("no"),
+            r"x.jpg: unreadable: not an image of .* -> .*data.invalid skip",
+        ),
         (lambda r: noise().save(r / "train/x.jpg"), "train/x.jpg: in no class folder -> move it"),
-        (lambda r: fill(r, ["test"], ["emu"]), "test/emu/00.png: class not in train: emu -> add .*/train/emu"),
+        (lambda r: fill(r, ["test"], ["emu"]), "test/emu/00.png: class not in train: emu -> take it out"),
+        (lambda r: (r / "train/cat/x.heic").touch(), r"x.heic: unreadable: it is empty"),
+        (
+            lambda r: (r / "train/cat/x.svg").write_text("<svg/>"),
+            r"x.svg: unreadable: not an image of JPEG, PNG, .* ->",
+        ),
+        (lambda r: (r / "train/cat/x").write_text("no"), r"cat/x: unreadable: not an image of"),
+        (
+            lambda r: [p.rename(p.with_suffix(".xyz")) for p in r.glob("train/cat/*")],
+            r"cat: no image in it, but ...xyz",
+        ),
+        (lambda r: (r / "train/cat").rename(r / "train/c\udce9"), "class folder c\ufffd is not UTF-8 -> rename it"),
+        (lambda r: Image.fromarray(np.full((9, 9), 70_000, np.int32)).save(r / "train/cat/x.tif"), "x.tif: .* 32-bit"),
         (lambda r: (r / "other").mkdir(), "other: stands beside train"),
         (lambda r: (r / "train").rename(r / "tests"), "there is test but no train"),
         (lambda r: (r / "train/cat").rename(r / "cat"), "cat: stands beside train"),
@@ -196,6 +214,36 @@ def test_skipping_has_a_limit(make, tmp_path):
     with pytest.raises(DataError, match=r"4 of 48 samples cannot be used, .*0.05; .*cat/00.png: unreadable"):
         make(root, invalid="skip")
     assert make(root, invalid="skip", max_skipped_frac=0.1).num_samples["test"] == 24
+
+
+def test_the_limit_counts_images_alone(make, tmp_path):
+    root = fill(tmp_path / "a")
+    for i in range(60):
+        (root / f"train/dog/._{i}.png").write_text("hidden")
+        (root / f"train/dog/{i}.txt").write_text("caption")
+    for i in range(4):
+        (root / f"train/cat/{i:02}.png").write_text("no")
+    with pytest.raises(DataError, match=r"4 of 48 samples cannot be used"):
+        make(root, invalid="skip")
+
+
+def test_images_beside_the_one_inner_folder_are_told(make, tmp_path):
+    fill(tmp_path / "a/inner", [""], count=30)
+    noise().save(tmp_path / "a/loose.png")
+    with pytest.raises(DataError, match=r"a/loose.png: in no class folder -> move it to its class in inner"):
+        make(tmp_path / "a")
+    report = make(tmp_path / "a", invalid="skip").report
+    assert report["came_in"] == 61
+    assert report["removed_counts"] == {"in no class folder": 1}
+
+
+def test_images_whose_names_have_no_ending_are_read(make, tmp_path):
+    root = fill(tmp_path / "a")
+    for path in root.rglob("*.png"):
+        path.rename(path.with_suffix(""))
+    (root / "README").touch()
+    (root / "train/LICENSE").touch()
+    assert make(root).num_samples["test"] == 24
 
 
 def test_a_decompression_bomb_is_not_decoded(make, tmp_path):
@@ -274,10 +322,42 @@ def test_evaluation_applies_the_checkpoints_statistics(run, tmp_path):
     assert [float(row["probability_cow"]) for row in rows] == pytest.approx(p[:, 1].tolist(), abs=1e-5)
 
     fill(other, classes=("emu",))
-    assert "the model knows no class emu" in run(args, code=3, command=src.evaluate.main)
+    assert "emu/00.png: class not in train: emu -> " in run(args, code=3, command=src.evaluate.main)
     fill(tmp_path / "c", classes=("cow", "dog"), height=20, width=20)
     out = run([*args[:2], "--data.data_dir", tmp_path / "c"], code=3, command=src.evaluate.main)
-    assert "--data.image_size [12, 12]" in out
+    assert "--data.image_size [12,12]" in out
+
+
+@pytest.mark.parametrize(
+    ("splits", "classes", "held"),
+    [
+        ([""], ("cat", "dog"), 24),
+        (["test"], ("cat", "dog"), 24),
+        ([""], ("dog",), 12),
+        (["train", "val"], ("dog",), 12),
+    ],
+)
+def test_a_trained_model_takes_all_of_other_data(make, tmp_path, splits, classes, held, capsys):
+    fitted = make(fill(tmp_path / "a", [""], ("ant", "cat", "dog"), 30)).state_dict()
+    other = ImageDataModule("folder", data_dir=str(fill(tmp_path / "b", splits, classes)), cache_dir=str(tmp_path))
+    other.fitted = fitted
+    other.setup("test")
+    assert other.num_samples["test"] == held
+    names = [other.statistics["class_names"][t] for t in other.splits["test"].targets]
+    assert names == [name.split("/")[-2] for name in other.sample_names("test")]
+    assert other.statistics == fitted["statistics"]
+    assert f"Other data than the model was trained on: {held} images." in capsys.readouterr().out
+
+
+def test_a_trained_model_knows_its_own_data_wherever_it_lies(make, tmp_path, capsys):
+    own = make(fill(tmp_path / "a", [""], count=30))
+    (tmp_path / "a").rename(tmp_path / "b")
+    moved = ImageDataModule("folder", data_dir=str(tmp_path / "b"), cache_dir=str(tmp_path / "cache"))
+    moved.fitted = own.state_dict()
+    moved.setup("test")
+    assert moved.num_samples == own.num_samples
+    assert moved.sample_names("test") == own.sample_names("test")
+    assert not capsys.readouterr().out
 
 
 def test_names_that_are_not_utf8(make, tmp_path):

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.image import ImageDataModule, stratified
+from src.data.clean import stratified
+from src.data.image import ImageDataModule
 from src.data.image import digits as digits_of_sklearn
 from src.errors import ConfigError, DataError
 
@@ -69,8 +70,18 @@ def test_a_set_that_is_not_there_is_one_line(tmp_path):
 
 
 def test_a_class_with_one_sample_cannot_be_split():
-    with pytest.raises(DataError, match=r"data.val_frac 0.5: .*least populated"):
-        stratified(np.array([0, 0, 0, 0, 1]), 0.5)
+    with pytest.raises(DataError, match="class ant has 1 usable image, 2 are needed -> add some, or take"):
+        stratified(np.array([0, 0, 0, 0, 1]), 0.5, class_names=["bee", "ant"])
+    with pytest.raises(DataError, match=r"data.val_frac: 0.9 of 10 images leaves too few for 2 classes -> lower it"):
+        stratified(np.arange(10) % 2, 0.9)
+
+
+@pytest.mark.parametrize(("num_classes", "each"), [(30, 4), (100, 5), (2, 3)])
+def test_one_of_each_class_is_held_out_at_least(num_classes, each):
+    targets = np.arange(num_classes * each) % num_classes
+    rest, part = stratified(targets, 0.1, least=3)
+    assert np.array_equal(np.bincount(targets[part]), np.ones(num_classes))
+    assert sorted([*rest, *part]) == list(range(len(targets)))
 
 
 @pytest.mark.parametrize("options", [{"val_frac": f} for f in (0, 1, -0.5, 2)] + [{"test_frac": 1.5}])
@@ -125,6 +136,10 @@ def put(name, value, row=None):
         (put("y", 7, 5), "train row 5: label out of range: 7 is not in 0..1"),
         (put("y_test", 2, 1), "test row 1: label out of range: 2 is not in 0..1"),
         (put("y", lambda y: y + 1), "train: no sample has label 0 -> number the classes"),
+        (
+            put("y", lambda y: np.eye(2, dtype=int)[y]),
+            r"differ in shape: train \[1, 4, 4\] \[2\], test \[1, 4, 4\] \[\] ",
+        ),
         (put("y", lambda y: y[:, None]), r"train: labels are \[40, 1\] -> give one whole number"),
         (put("y", lambda y: y.astype(np.float32)), "train row 0: label 0.0 is float32 -> give int64"),
         (put("y", lambda y: np.where(y > 0, y, np.nan)), "train row 0: label nan is float64"),
@@ -134,7 +149,10 @@ def put(name, value, row=None):
         (put("y", lambda y: y * 0), r"one class only \(0\)"),
         (put("x", lambda x: x / 255), r"train: images are float64 \[40, 1, 4, 4\] -> give uint8 \[N, C, H, W\]"),
         (put("x", lambda x: x[:, 0]), r"train: images are uint8 \[40, 4, 4\]"),
-        (put("x_test", lambda x: x[:, :, :3]), r"images differ in shape: train \[1, 4, 4\], test \[1, 3, 4\]"),
+        (
+            put("x_test", lambda x: x[:, :, :3]),
+            r"images or labels differ in shape: train \[1, 4, 4\] \[\], test \[1, 3, 4\]",
+        ),
         (put("x_test", lambda x: x[:0]), "test: 0 images, but 8 labels"),
         (lambda sets: sets.update(x=sets["x"][:0], y=sets["y"][:0]), "the train split is empty"),
         (put("x", lambda x: [x[0], x[1][:, :2]]), "train: no pair of images and labels"),
@@ -168,8 +186,8 @@ def test_copies_go_and_test_stays(own):
     found = {r["file"]: (r["reason"], r["detail"]) for r in data.report["removed"]}
     assert found == {
         "train row 4": ("duplicate", "train row 2"),
-        "train row 6": ("two labels", "first seen as train row 6"),
-        "train row 7": ("two labels", "first seen as train row 6"),
+        "train row 6": ("two labels", "train row 7"),
+        "train row 7": ("two labels", "train row 6"),
         "train row 9": ("also in test", "test row 1"),
         "train row 11": ("also in test", "test row 2"),
     }
@@ -177,6 +195,11 @@ def test_copies_go_and_test_stays(own):
     assert data.report["data/duplicate_frac"] == 5 / 48
     assert sum(data.num_samples[s] for s in ("train", "val")) == 35
     assert data.num_samples["test"] == 8
+
+
+def test_no_image_is_left(own):
+    with pytest.raises(DataError, match="train: each of its images is also in test or val"):
+        own(lambda sets: sets.update(x=sets["x_test"], y=sets["y_test"]))
 
 
 def test_statistics_do_not_know_test_or_val(own):
@@ -219,6 +242,67 @@ def test_own_arguments_make_own_data(tmp_path):
         shares.append(data.splits["train"].targets.float().mean().item())
     assert shares[0] == shares[2] == pytest.approx(0.5, abs=0.05)
     assert shares[1] == pytest.approx(0.2, abs=0.05)
+
+
+class FromFile(ImageDataModule):
+    """Images of a file that lies outside of data_dir."""
+
+    def __init__(self, path: str, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.path = path
+
+    def load(self):
+        x = np.load(self.path)
+        return (x[:80], np.arange(80) % 2), (x[80:], np.arange(20) % 2)
+
+
+def test_a_file_that_an_argument_names_makes_new_data_when_it_changes(tmp_path):
+    means = []
+    for low in (0, 100):
+        x = np.random.default_rng(0).integers(low, low + 50, (100, 1, 8, 8 + low // 100), dtype=np.uint8)
+        np.save(tmp_path / "x.npy", x)
+        data = FromFile(str(tmp_path / "x.npy"), cache_dir=str(tmp_path / "cache"), batch_size=8)
+        data.setup("fit")
+        means += data.statistics["mean"]
+    assert means[1] > means[0] + 0.3
+
+
+def test_several_labels_of_each_image(own):
+    rows = np.random.default_rng(1).integers(0, 2, (48, 3))
+
+    def several(sets):
+        sets["y"], sets["y_test"] = rows[:40], rows[40:].astype(bool)
+        sets["x"][1:4] = sets["x"][0]
+        sets["y"][:4] = [[0, 1, 1], [0, 1, 1], [0, 1, 0], [0, 1, 1]]
+        sets["x"][5], sets["y"][4] = sets["x"][4], sets["y"][5]
+
+    data = own(several, val_frac=0.2)
+    assert data.report["removed_counts"] == {"two labels": 4, "duplicate": 1}
+    assert data.num_samples == {"train": 28, "val": 7, "test": 8}
+    assert data.facts["num_classes"] == 3
+    assert data.report["test"]["per_class"] == rows[40:].sum(0).tolist()
+    assert torch.equal(data.splits["test"].targets, torch.tensor(rows[40:]))
+    wider = dict(data.state_dict(), statistics=data.statistics | {"class_names": ["z", "2", "1", "0"]})
+    data.adopt(wider)
+    assert torch.equal(data.splits["test"].targets[:, 1:], torch.tensor(rows[40:]).flip(1))
+    assert not data.splits["test"].targets[:, 0].any()
+
+
+def test_a_constant_channel_has_a_deviation_of_1(own):
+    def color(sets):
+        for name in ("x", "x_test"):
+            sets[name] = np.concatenate([sets[name], sets[name] // 2], 1)
+        sets["x"][:, 1] = 77
+
+    data = own(color)
+    assert data.statistics["std"][1] == 1
+    assert data.standardize(data.splits["test"].x / 255).abs().max() < 3
+
+
+@pytest.mark.parametrize("value", [-3, 1.5, float("nan")])
+def test_the_limit_of_skipping_is_a_share(value):
+    with pytest.raises(ConfigError, match=r"data.max_skipped_frac: .* is not from 0 to 1"):
+        ImageDataModule(max_skipped_frac=value)
 
 
 def test_damaged_files_of_a_set_are_one_line(data_dir, tmp_path):
