@@ -306,7 +306,7 @@ def test_evaluation_applies_the_checkpoints_statistics(run, tmp_path):
     other = fill(tmp_path / "b", classes=("cow", "dog"))
     args = ["--run_dir", tmp_path / "run", "--data.data_dir", other]
     run(args, command=src.predict.main)
-    with open(tmp_path / "run/predictions.csv") as f:
+    with open(tmp_path / "run/predictions_b.csv") as f:
         rows = list(csv.DictReader(f))
     assert [row["target"] for row in rows] == ["cow"] * 12 + ["dog"] * 12
 
