@@ -6,9 +6,10 @@ import time
 
 import pytest
 import torch
-from harness import SELDOM, TINY, assert_same_end
+from harness import SELDOM, TINY, assert_same_end, before_call
 
 from src.data.loader import Arrays
+from src.models.classification import Classification
 
 ARGS = [*TINY, *SELDOM, "--data.num_workers", 2]
 
@@ -151,3 +152,18 @@ def test_without_workers_an_error_names_its_samples_too(run, tmp_path):
     line = run([*TINY, "--run_dir", tmp_path / "run"], code=3, first=first).splitlines()[-1]
     assert "the data failed, last at samples " in line
     assert "OSError: image 7 is truncated" in line
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_signal_to_the_whole_group_writes_a_checkpoint(start, run, tmp_path, workers):
+    args = [*TINY, *SELDOM, "--data.num_workers", workers]
+    reached = tmp_path / "reached"
+    slow = before_call(Classification, "training_step", 6, lambda: (reached.touch(), time.sleep(1)))
+    child = start([*args, "--run_dir", tmp_path / "run"], first=slow)
+    child.wait_for(reached)
+    os.killpg(child.pid, signal.SIGTERM)
+    assert child.wait() == 143, child.output
+    assert "after 6 steps stopped by SIGTERM; a checkpoint is written" in child.output
+    run([*args, "--run_dir", tmp_path / "run"])
+    run([*args, "--run_dir", tmp_path / "whole"])
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
