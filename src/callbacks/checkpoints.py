@@ -20,6 +20,7 @@ from src.callbacks.ema import EMA
 from src.errors import ConfigError, EnvironmentFault, Stopped, nearest
 from src.run import say
 
+TOGETHER_SEC = 2.0  # one request may come twice: to the process and to its group, from the terminal and from --seeds
 VALIDATION_SEC = 15.0  # a validation that goes on so long after a signal is cut short
 
 
@@ -103,7 +104,7 @@ class Checkpoints(Checkpoint):
             self.save_asked = True
         elif not self.stop_signal:
             self.stop_signal, self.t_signal = signum, time.monotonic()
-        else:  # a second one is in a hurry
+        elif time.monotonic() - self.t_signal > TOGETHER_SEC:  # a second one is in a hurry
             self.handlers[signum](signum, frame)
 
     def answer(self, trainer: Trainer, signum: int, done: str) -> None:
@@ -192,9 +193,9 @@ class Checkpoints(Checkpoint):
         if self.best is None and self.best_score is None:
             self.better = True  # nothing was validated: the last is the best
         self.save(trainer)
+        self.restore_handlers()  # before asking: what comes later ends the test at once
         if signum := self.asked(trainer, now=True):
             self.answer(trainer, signum, "after training and before the test stopped by")
-        self.restore_handlers()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.restore_handlers()
@@ -202,8 +203,8 @@ class Checkpoints(Checkpoint):
             io_of(trainer).finish()
 
     def restore_handlers(self) -> None:
-        while self.handlers:
-            signal.signal(*self.handlers.popitem())
+        for signum, handler in self.handlers.items():
+            signal.signal(signum, handler)
 
     def save(self, trainer: Trainer, wait: bool = True) -> None:
         """Take a checkpoint now; whether to wait until it is on the disk, or to let a thread write it."""
