@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,10 +167,15 @@ def new_path(parent: Path, suffix: str = "") -> Path:
     raise EnvironmentFault(f"{parent / name}: a thousand runs have this name -> give --run_dir")
 
 
+def latest(files: Iterable[Path]) -> Path | None:
+    """The one written last; names do not tell, because --run_dir may give any."""
+    return max(files, key=lambda file: file.stat().st_mtime_ns, default=None)
+
+
 def cut_short(parent: Path, config: dict[str, Any], origin: str | None) -> RunFolder | None:
     """The newest run, if it has this config, code and origin, did not end, and no process is at it."""
-    runs = sorted((p.parent for p in parent.glob("*/run.json")), key=lambda p: p.name)
-    folder = RunFolder(runs[-1]) if runs else None
+    last = latest(parent.glob("*/run.json"))
+    folder = RunFolder(last.parent) if last else None
     if folder is None or folder.summary.get("exit_code", 75) not in TRY_AGAIN:
         return None
     same = folder.state.get("config_sha256") == digest(config) and origin in (None, folder.origin)

@@ -50,6 +50,21 @@ def test_the_same_command_finds_the_run_that_was_cut_short(start, run, tmp_path)
     assert len(list((tmp_path / "logs/tiny").iterdir())) == 4
 
 
+def test_the_newest_run_is_the_one_begun_last_whatever_its_name(start, run, tmp_path):
+    def logs_here():
+        import src.run
+
+        src.run.LOGS = tmp_path / "logs"
+
+    logs = tmp_path / "logs/tiny"
+    args = [*TINY, *SELDOM, "--checkpoints.every_n_steps", 1]
+    run([*args, "--run_dir", logs / "zoo"], first=logs_here)  # it is finished, and hides nothing
+    dying = together(logs_here, before_call(Classification, "training_step", 10))
+    assert start(args, first=dying).wait() == -9
+    assert "going on after" in run(args, first=logs_here)
+    assert len(list(logs.iterdir())) == 2
+
+
 def run_of(start, folder, *hooks, slow_step=30, pause=1):
     """A run that has come to its `slow_step`-th step, which takes `pause` seconds."""
     reached = folder.with_name("reached")
