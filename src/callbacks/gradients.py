@@ -24,11 +24,11 @@ class Gradients(Callback):
     the norm of the last update over that of the weights, for which they are copied at these steps; and
     `optim/skipped`, the steps left out so far.
 
-    A step is left out whole: all its micro-batches, on all devices. On a CPU, and at the very first step, the host
-    looks, and an optimizer finds no gradients. On a GPU nothing waits: the host looks when the log is written and
-    before a checkpoint. Until then a fused optimizer leaves the step out by itself, as exactly; one that is not fused
-    gets a gradient of zeros, with which momentum and weight decay still move the weights. float16 leaves out steps by
-    its own rule, the loss scaler's, and is left alone.
+    A step is left out whole: all its micro-batches, on all devices, and what they did to statistics of batch norms.
+    On a CPU, and at the very first step, the host looks, and an optimizer finds no gradients. On a GPU nothing waits:
+    the host looks when the log is written and before a checkpoint. Until then a fused optimizer leaves the step out by
+    itself, as exactly; one that is not fused gets a gradient of zeros, with which momentum and weight decay still move
+    the weights. float16 leaves out steps by its own rule, the loss scaler's, and is left alone.
 
     Args:
         nonfinite: stop the run at a loss or gradient that is not finite, with exit code 5 and without the update; or
@@ -56,6 +56,8 @@ class Gradients(Callback):
         self.loss: Tensor | float = 0.0
         self.norm: Tensor | None = None
         self.before: list[Tensor] = []
+        self.buffers: list[Tensor] = []  # such as the statistics of batch norms, which the forward pass changes
+        self.buffers_before: list[Tensor] = []
         self.on_host = True  # whether looking at a number costs nothing
 
     def state_dict(self) -> dict[str, Any]:
@@ -69,6 +71,12 @@ class Gradients(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.on_host = pl_module.device.type == "cpu"
         self.counts, self.history = self.counts.to(pl_module.device), self.history.to(pl_module.device)
+        self.buffers = list(pl_module.buffers()) if self.skips else []
+        self.buffers_before = [buffer.clone() for buffer in self.buffers]
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        if self.buffers and batch_idx % trainer.accumulate_grad_batches == 0:
+            torch._foreach_copy_(self.buffers_before, self.buffers)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         self.loss = self.loss + loss.detach()  # a share of the step's loss: Lightning has divided it
@@ -103,6 +111,8 @@ class Gradients(Callback):
             torch.distributed.all_reduce(seen)
             seen /= trainer.world_size
         skip = self.judge(seen, trainer.global_step)
+        for buffer, before in zip(self.buffers, self.buffers_before, strict=True):
+            buffer.copy_(torch.where(skip, before, buffer))
         if host_looks:
             if skip:
                 for p in params:
