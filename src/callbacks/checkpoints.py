@@ -5,8 +5,9 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -17,11 +18,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from src import checkpoint as files
 from src.callbacks.ema import EMA
+from src.data.loader import Loader
 from src.errors import ConfigError, EnvironmentFault, Stopped, nearest
 from src.run import say
 
 TOGETHER_SEC = 2.0  # one request may come twice: to the process and to its group, from the terminal and from --seeds
-VALIDATION_SEC = 15.0  # a validation that goes on so long after a signal is cut short
+PATIENCE_SEC = 15.0  # a step or validation that goes on so long after a signal is cut short
 
 
 class Checkpoints(Checkpoint):
@@ -98,6 +100,8 @@ class Checkpoints(Checkpoint):
         # the middle of a step.
         signals = (signal.SIGINT, signal.SIGTERM, self.save_signal)
         self.handlers = {signum: signal.signal(signum, self.note) for signum in signals}
+        if isinstance(loader := trainer.train_dataloader, Loader):
+            loader.while_waiting = partial(self.while_waiting, trainer)
 
     def note(self, signum: int, frame: Any) -> None:
         if signum == self.save_signal:
@@ -123,20 +127,34 @@ class Checkpoints(Checkpoint):
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Cut a long validation short: the checkpoint is of the moment before it, and going on repeats it."""
-        if not self.stop_signal or trainer.sanity_checking or time.monotonic() - self.t_signal < VALIDATION_SEC:
+        if not self.overdue or trainer.sanity_checking:
             return
-        text = f"in the validation after {trainer.global_step} steps stopped by {signal.Signals(self.stop_signal).name}"
         if trainer.world_size > 1:  # the others may have heard nothing, and wait
-            raise Stopped(
-                f"{text} -> the same command goes on from the last checkpoint, if there is one", self.stop_signal
-            )
+            self.give_up(trainer, "validation")
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, EMA):
                 callback.on_validation_end(trainer, pl_module)  # the weights are training's again
         self.in_validation = True
         trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:08d}-before-validation.ckpt")
         io_of(trainer).finish()
-        raise Stopped(f"{text}; a checkpoint is written -> the same command goes on", self.stop_signal)
+        self.answer(trainer, self.stop_signal, f"in the validation after {trainer.global_step} steps stopped by")
+
+    @property
+    def overdue(self) -> bool:
+        return bool(self.stop_signal) and time.monotonic() - self.t_signal > PATIENCE_SEC
+
+    def give_up(self, trainer: Trainer, within: str) -> NoReturn:
+        text = f"in the {within} after {trainer.global_step} steps stopped by {signal.Signals(self.stop_signal).name}"
+        raise Stopped(f"{text} -> the same command goes on from the last checkpoint, if there is one", self.stop_signal)
+
+    def while_waiting(self, trainer: Trainer) -> None:
+        """A worker gives nothing, and a signal waits for an answer."""
+        if not self.overdue:
+            return
+        begun = trainer.fit_loop.epoch_loop.batch_progress.current.completed % trainer.accumulate_grad_batches
+        if begun or trainer.world_size > 1 or self.resumed is not None:
+            self.give_up(trainer, "step")
+        self.answer_with_checkpoint(trainer, self.stop_signal)
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.score(trainer)  # finds a wrong name before training, not after the first epoch
@@ -159,13 +177,18 @@ class Checkpoints(Checkpoint):
         if self.resumed is not None:
             self.put_back(trainer)
         if batch_idx % trainer.accumulate_grad_batches:
+            if self.overdue:
+                self.give_up(trainer, "step")
             return
         if signum := self.asked(trainer):
-            self.save(trainer)
-            self.answer(trainer, signum, f"after {trainer.global_step} steps stopped by")
+            self.answer_with_checkpoint(trainer, signum)
         io_of(trainer).check()
         if self.better or self.due(trainer):
             self.save(trainer, wait=False)
+
+    def answer_with_checkpoint(self, trainer: Trainer, signum: int) -> None:
+        self.save(trainer)
+        self.answer(trainer, signum, f"after {trainer.global_step} steps stopped by")
 
     def asked(self, trainer: Trainer, now: bool = False) -> int:
         """The signal to answer, or 0. Where one of several processes got it, all answer; they ask each other when the

@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from threading import Thread
 from typing import Any
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from src.data.order import EvalOrder, TrainOrder
 from src.errors import DataError, EnvironmentFault, KnownError
 
+POLL_SEC = 1.0
 SHOWN = 5  # samples that an error names
 # x, targets, and index: the samples' places in their split, -1 for padding; draw is what their random numbers follow
 Batch = dict[str, Tensor]
@@ -78,6 +80,7 @@ class Loader:
         self.arrays, self.order, self.num_workers = arrays, order, num_workers
         self.worker_timeout_sec = worker_timeout_sec
         self.watched, self.received = Watched(arrays, num_workers), 0
+        self.while_waiting: Callable[[], None] = lambda: None  # called every `POLL_SEC` without a batch
         self.workers: DataLoader | None = None
 
     def __len__(self) -> int:
@@ -93,7 +96,7 @@ class Loader:
             yield from map(pinned, batches) if torch.cuda.is_available() else batches
             return
         self.workers, self.received = self.workers or self.start_workers(), 0
-        fetched = iter(self.workers)
+        fetched, since = iter(self.workers), time.monotonic()
         while True:
             try:
                 batch = next(fetched)
@@ -102,12 +105,16 @@ class Loader:
             except KnownError as e:  # a worker's comes as its whole traceback
                 raise type(e)(str(e).splitlines()[-1].partition(": ")[2]) from e
             except (RuntimeError, OSError, EOFError) as e:
+                if timed_out(e) and not 0 < self.worker_timeout_sec < time.monotonic() - since:
+                    self.while_waiting()
+                    continue
                 fault = self.lost_worker(e)
                 if fault is None:
                     raise
                 raise fault from e
             self.received += 1
             yield batch
+            since = time.monotonic()
 
     def start_workers(self) -> DataLoader:
         return DataLoader(
@@ -118,7 +125,7 @@ class Loader:
             collate_fn=as_it_is,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=True,
-            timeout=self.worker_timeout_sec,
+            timeout=POLL_SEC,
             worker_init_fn=end_with_parent,
             generator=torch.Generator(),  # without one, each new iterator would draw from torch's own generator
         )
@@ -126,7 +133,7 @@ class Loader:
     def lost_worker(self, e: Exception) -> EnvironmentFault | None:
         """What torch says of a worker that died (it raises wherever the signal finds training) or timed out."""
         broken = isinstance(e, (ConnectionError, EOFError))  # the death of a worker while it hands over a batch
-        slow = str(e).startswith("DataLoader timed out")
+        slow = timed_out(e)
         if self.workers is None or not (broken or slow or str(e).startswith("DataLoader worker (pid")):
             return None
         worker = self.received % self.num_workers  # batch n is always fetched by worker n % num_workers
@@ -152,6 +159,10 @@ class Loader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         pass
+
+
+def timed_out(e: Exception) -> bool:
+    return str(e).startswith("DataLoader timed out")
 
 
 def pinned(batch: Batch) -> Batch:

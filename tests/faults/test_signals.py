@@ -224,7 +224,7 @@ def test_a_long_validation_does_not_hold_up_a_signal(start, run, tmp_path, name)
     def first():
         from src.callbacks import checkpoints
 
-        checkpoints.VALIDATION_SEC = 1
+        checkpoints.PATIENCE_SEC = 1
         step = Classification.validation_step
 
         def slow(self, batch, batch_idx):
