@@ -69,7 +69,7 @@ def check_origin(origin: str | None, config: dict[str, Any]) -> None:
         return
     file = checkpoint_at(Path(origin))
     checkpoint.load(file)
-    before = RunFolder(file.resolve().parent.parent)
+    before = RunFolder(file.parent.parent)
     differ = before.differences(config) if before.state else []
     for words in differ:
         if words.startswith(KEPT):
@@ -89,6 +89,8 @@ def checkpoint_at(path: Path) -> Path:
     file = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
     if not file.exists():
         raise CheckpointError(f"{file}: there is no such checkpoint -> name a run folder or a checkpoint")
+    while file.is_symlink():  # only the link itself: the folder of checkpoints may be one, to another disk
+        file = file.parent / file.readlink()
     return file
 
 
@@ -117,7 +119,7 @@ def begin(folder: RunFolder) -> Path | None:
         say(f"Not used: {line}")
     words = "going on" if start else "starting from scratch"
     if start is None and folder.origin:
-        start = fork(checkpoint_at(Path(folder.origin)).resolve(), folder)
+        start = fork(checkpoint_at(Path(folder.origin)), folder)
         words = f"forked from {here(Path(folder.origin))}, going on"
     steps = f" after {checkpoint.read_manifest(start)['global_step']} steps" if start else ""
     say(f"Run: {here(folder.path)}, {words}{steps}")

@@ -12,7 +12,7 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, LambdaCallback
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -20,7 +20,7 @@ from src import checkpoint as files
 from src.callbacks.ema import EMA
 from src.data.loader import Loader
 from src.errors import ConfigError, EnvironmentFault, Stopped, nearest
-from src.run import say
+from src.run import RunFolder, say
 
 TOGETHER_SEC = 2.0  # one request may come twice: to the process and to its group, from the terminal and from --seeds
 PATIENCE_SEC = 15.0  # a step or validation that goes on so long after a signal is cut short
@@ -135,8 +135,11 @@ class Checkpoints(Checkpoint):
             if isinstance(callback, EMA):
                 callback.on_validation_end(trainer, pl_module)  # the weights are training's again
         self.in_validation = True
-        trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:08d}-before-validation.ckpt")
         io_of(trainer).finish()
+        path = self.folder / f"step-{trainer.global_step:08d}-before-validation.ckpt"
+        if files.damage(path, alone=False):  # else the run began with it, and a checkpoint never changes
+            trainer.save_checkpoint(path)
+            io_of(trainer).finish()
         self.answer(trainer, self.stop_signal, f"in the validation after {trainer.global_step} steps stopped by")
 
     @property
@@ -270,8 +273,27 @@ class Checkpoints(Checkpoint):
         self.resumed = {name: checkpoint[name] for name in ("rng", "metrics", "steps_logged")}
         self.resumed["should_stop"] = checkpoint["should_stop"] and not checkpoint["trained"]
         self.saved_step = -1 if checkpoint["in_validation"] else checkpoint["global_step"]
-        if trainer.state.fn == TrainerFn.FITTING and checkpoint["trained"] == limits(trainer):
-            trainer.should_stop = True  # also where an early stop ended training before max_epochs
+        if trainer.state.fn == TrainerFn.FITTING:
+            # Lightning moves this callback to the end.
+            first = LambdaCallback(on_train_batch_start=self.put_back_counts, on_validation_start=self.put_back_counts)
+            trainer.callbacks = [first, *trainer.callbacks]  # type: ignore[attr-defined]
+            if checkpoint["trained"] == limits(trainer):
+                trainer.should_stop = True  # also where an early stop ended training before max_epochs
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            state = checkpoint["callbacks"].get(callback.state_key, {})
+            if "patience" in state:  # Lightning would take it from there, and a fork's own would say nothing
+                state["patience"] = callback.patience
+        # Lightning adds one after a restart, because it saves before it counts.
+        checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"] = (
+            checkpoint["steps_logged"] - 1
+        )
+
+    def put_back_counts(self, trainer: Trainer, *_: Any) -> None:
+        """What callbacks that come before this one look at, too."""
+        if self.resumed is not None:
+            trainer.callback_metrics.update(self.resumed["metrics"])
+            # Lightning sometimes counts one step too many after a restart.
+            trainer.fit_loop.epoch_loop._batches_that_stepped = self.resumed["steps_logged"]
 
     def put_back(self, trainer: Trainer) -> None:
         """What Lightning does not restore, or counts on from a wrong number."""
@@ -280,11 +302,7 @@ class Checkpoints(Checkpoint):
         set_rng_state(states[trainer.global_rank % len(states)])
         # An early stop may wait for min_epochs; plateau schedules may look at the last validation.
         trainer.should_stop = self.resumed["should_stop"]
-        trainer.callback_metrics.update(self.resumed["metrics"])
-        # Lightning counts one step too many after a restart, and as long as it says `restarting`, plateau schedules
-        # sleep until the epoch's end.
-        trainer.fit_loop.epoch_loop._batches_that_stepped = self.resumed["steps_logged"]
-        trainer.fit_loop.restarting = False
+        trainer.fit_loop.restarting = False  # as long as it is true, plateau schedules sleep until the epoch's end
         self.resumed = None
 
 
@@ -297,9 +315,9 @@ def asks(trainer: Trainer) -> bool:
     return trainer.global_step % max(1, trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]
 
 
-def limits(trainer: Trainer) -> list[int | None]:
-    """How long to train: a run that has come to this end has more to do where it is forked with a later one."""
-    return [trainer.max_epochs, trainer.max_steps]
+def limits(trainer: Trainer) -> dict[str, Any]:
+    """What says how long to train: a run that has come to its end has more to do where a fork changes that."""
+    return RunFolder(Path(trainer.default_root_dir)).config()["trainer"]
 
 
 def requeued() -> bool:

@@ -236,7 +236,9 @@ def test_a_long_validation_does_not_hold_up_a_signal(start, run, tmp_path, name)
         Classification.validation_step = slow
 
     args = [*TINY, *SELDOM, *flags, "--run_dir", tmp_path / "run"]
-    for _ in range(2):  # also if it happens again
+    written = tmp_path / "run/checkpoints/step-00000008-before-validation.ckpt"
+    for again in range(2):  # a checkpoint never changes
+        before = written.stat().st_ino if again else None
         reached.unlink(missing_ok=True)
         child = start([*args], first=first)
         child.wait_for(reached)
@@ -244,5 +246,6 @@ def test_a_long_validation_does_not_hold_up_a_signal(start, run, tmp_path, name)
         assert child.wait() == 128 + signum, child.output
         assert "in the validation after 8 steps stopped by" in child.output
         assert "a checkpoint is written -> the same command goes on" in child.output
+        assert before in (None, written.stat().st_ino)
     assert "going on after 8 steps" in run(args)
     assert_same_end(tmp_path / "run", tmp_path / "whole")
