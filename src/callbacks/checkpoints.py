@@ -1,29 +1,23 @@
 import math
-import os
-import random
 import signal
-import subprocess
 import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, LambdaCallback
-from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.trainer.states import TrainerFn
 
 from src import checkpoint as files
 from src.callbacks.ema import EMA
 from src.data.loader import Loader
 from src.errors import ConfigError, EnvironmentFault, Stopped, nearest
-from src.run import RunFolder, say
-
-TOGETHER_SEC = 2.0  # one request may come twice: to the process and to its group, from the terminal and from --seeds
-PATIENCE_SEC = 15.0  # a step or validation that goes on so long after a signal is cut short
+from src.rng import gathered, rng_state, set_rng_state
+from src.run import RunFolder
+from src.signals import Signals, requeued
 
 
 class Checkpoints(Checkpoint):
@@ -65,10 +59,7 @@ class Checkpoints(Checkpoint):
         self.better = False  # whether the weights of this moment are the best so far, and not saved yet
         self.saved_step = -1
         self.resumed: dict[str, Any] | None = None
-        self.stop_signal, self.t_signal = 0, 0.0
-        self.save_signal: int = signal.SIGUSR1
-        self.save_asked = self.requeues = False
-        self.handlers: dict[int, Any] = {}
+        self.signals = Signals()
         self.folder = Path()
 
     def state_dict(self) -> dict[str, Any]:
@@ -93,29 +84,15 @@ class Checkpoints(Checkpoint):
                 f"trainer.val_check_interval: it comes to {every} micro-batches, but a step has {step}, "
                 "and the weights that are measured are saved between steps -> take a multiple"
             )
-        slurm = trainer._accelerator_connector.cluster_environment
-        self.requeues = isinstance(slurm, SLURMEnvironment) and slurm.auto_requeue
-        self.save_signal = getattr(slurm, "requeue_signal", signal.SIGUSR1)
-        # Lightning would end the run on SIGTERM without a checkpoint, on SIGINT with exit code 1, and save for SLURM in
-        # the middle of a step.
-        signals = (signal.SIGINT, signal.SIGTERM, self.save_signal)
-        self.handlers = {signum: signal.signal(signum, self.note) for signum in signals}
+        self.signals.watch(trainer)
         if isinstance(loader := trainer.train_dataloader, Loader):
             loader.while_waiting = partial(self.while_waiting, trainer)
 
-    def note(self, signum: int, frame: Any) -> None:
-        if signum == self.save_signal:
-            self.save_asked = True
-        elif not self.stop_signal:
-            self.stop_signal, self.t_signal = signum, time.monotonic()
-        elif time.monotonic() - self.t_signal > TOGETHER_SEC:  # a second one is in a hurry
-            self.handlers[signum](signum, frame)
-
     def answer(self, trainer: Trainer, signum: int, done: str) -> None:
         """A checkpoint has been written, because there was a signal."""
-        name, self.save_asked = signal.Signals(signum).name, False
-        if signum == self.save_signal:
-            if not self.requeues or not trainer.strategy.broadcast(trainer.is_global_zero and requeued()):
+        name, self.signals.save = signal.Signals(signum).name, False
+        if signum == self.signals.save_signal:
+            if not self.signals.requeues or not trainer.strategy.broadcast(trainer.is_global_zero and requeued()):
                 return
             name, signum = f"{name}; SLURM has the job in its queue again", signal.SIGTERM
         raise Stopped(f"{done} {name}; a checkpoint is written -> the same command goes on", signum)
@@ -127,7 +104,7 @@ class Checkpoints(Checkpoint):
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Cut a long validation short: the checkpoint is of the moment before it, and going on repeats it."""
-        if not self.overdue or trainer.sanity_checking:
+        if not self.signals.overdue or trainer.sanity_checking:
             return
         if trainer.world_size > 1:  # the others may have heard nothing, and wait
             self.give_up(trainer, "validation")
@@ -140,24 +117,21 @@ class Checkpoints(Checkpoint):
         if files.damage(path, alone=False):  # else the run began with it, and a checkpoint never changes
             trainer.save_checkpoint(path)
             io_of(trainer).finish()
-        self.answer(trainer, self.stop_signal, f"in the validation after {trainer.global_step} steps stopped by")
-
-    @property
-    def overdue(self) -> bool:
-        return bool(self.stop_signal) and time.monotonic() - self.t_signal > PATIENCE_SEC
+        self.answer(trainer, self.signals.stop, f"in the validation after {trainer.global_step} steps stopped by")
 
     def give_up(self, trainer: Trainer, within: str) -> NoReturn:
-        text = f"in the {within} after {trainer.global_step} steps stopped by {signal.Signals(self.stop_signal).name}"
-        raise Stopped(f"{text} -> the same command goes on from the last checkpoint, if there is one", self.stop_signal)
+        name, last = signal.Signals(self.signals.stop).name, "from the last checkpoint, if there is one"
+        text = f"in the {within} after {trainer.global_step} steps stopped by {name} -> the same command goes on {last}"
+        raise Stopped(text, self.signals.stop)
 
     def while_waiting(self, trainer: Trainer) -> None:
         """A worker gives nothing, and a signal waits for an answer."""
-        if not self.overdue:
+        if not self.signals.overdue:
             return
         begun = trainer.fit_loop.epoch_loop.batch_progress.current.completed % trainer.accumulate_grad_batches
         if begun or trainer.world_size > 1 or self.resumed is not None:
             self.give_up(trainer, "step")
-        self.answer_with_checkpoint(trainer, self.stop_signal)
+        self.answer_with_checkpoint(trainer, self.signals.stop)
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.score(trainer)  # finds a wrong name before training, not after the first epoch
@@ -180,7 +154,7 @@ class Checkpoints(Checkpoint):
         if self.resumed is not None:
             self.put_back(trainer)
         if batch_idx % trainer.accumulate_grad_batches:
-            if self.overdue:
+            if self.signals.overdue:
                 self.give_up(trainer, "step")
             return
         if signum := self.asked(trainer):
@@ -196,7 +170,7 @@ class Checkpoints(Checkpoint):
     def asked(self, trainer: Trainer, now: bool = False) -> int:
         """The signal to answer, or 0. Where one of several processes got it, all answer; they ask each other when the
         log is written."""
-        signum = self.stop_signal or (self.save_signal if self.save_asked else 0)
+        signum = self.signals.asked
         if trainer.world_size > 1:
             if not now and not asks(trainer):
                 return 0
@@ -219,18 +193,14 @@ class Checkpoints(Checkpoint):
         if self.best is None and self.best_score is None:
             self.better = True  # nothing was validated: the last is the best
         self.save(trainer)
-        self.restore_handlers()  # before asking: what comes later ends the test at once
+        self.signals.restore()  # before asking: what comes later ends the test at once
         if signum := self.asked(trainer, now=True):
             self.answer(trainer, signum, "after training and before the test stopped by")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.restore_handlers()
+        self.signals.restore()
         with suppress(EnvironmentFault):  # the first error is the one to tell
             io_of(trainer).finish()
-
-    def restore_handlers(self) -> None:
-        for signum, handler in self.handlers.items():
-            signal.signal(signum, handler)
 
     def save(self, trainer: Trainer, wait: bool = True) -> None:
         """Take a checkpoint now; whether to wait until it is on the disk, or to let a thread write it."""
@@ -318,42 +288,3 @@ def asks(trainer: Trainer) -> bool:
 def limits(trainer: Trainer) -> dict[str, Any]:
     """What says how long to train: a run that has come to its end has more to do where a fork changes that."""
     return RunFolder(Path(trainer.default_root_dir)).config()["trainer"]
-
-
-def requeued() -> bool:
-    """Whether SLURM took the job back into its queue."""
-    job, array = os.environ.get("SLURM_JOB_ID", ""), os.environ.get("SLURM_ARRAY_JOB_ID")
-    job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
-    try:
-        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)
-        problem = done.returncode and (done.stderr.strip() or f"exit code {done.returncode}")
-    except (OSError, subprocess.TimeoutExpired) as e:
-        problem = str(e)
-    if problem:
-        say(f"A checkpoint is written, but scontrol could not requeue job {job}: {problem}. Training goes on.")
-    return not problem
-
-
-def rng_state() -> dict[str, Any]:
-    """The state of every generator that training may draw from, as tensors and plain data."""
-    name, keys, *rest = np.random.get_state(legacy=True)
-    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-    numpy = [name, np.asarray(keys).tolist(), *rest]
-    return {"python": random.getstate(), "numpy": numpy, "torch": torch.get_rng_state(), "cuda": cuda}
-
-
-def set_rng_state(state: dict[str, Any]) -> None:
-    random.setstate(state["python"])
-    np.random.set_state(tuple(state["numpy"]))
-    torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].cpu())
-
-
-def gathered(state: dict[str, Any], trainer: Trainer) -> list[dict[str, Any]]:
-    """The states of all processes, in the order of their ranks."""
-    if trainer.world_size == 1:
-        return [state]
-    states: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(states, state)
-    return states

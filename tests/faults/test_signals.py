@@ -160,9 +160,9 @@ def test_a_signal_while_training_ends_is_answered(start, tmp_path, call):
     """It comes just before each of the run's handlers is taken away."""
 
     def first():
-        from src.callbacks.checkpoints import Checkpoints
+        from src.signals import Signals
 
-        restore, set_handler, calls = Checkpoints.restore_handlers, signal.signal, [0]
+        restore, set_handler, calls = Signals.restore, signal.signal, [0]
 
         def setting(signum, handler):
             calls[0] += 1
@@ -177,7 +177,7 @@ def test_a_signal_while_training_ends_is_answered(start, tmp_path, call):
             finally:
                 signal.signal = set_handler
 
-        Checkpoints.restore_handlers = restoring
+        Signals.restore = restoring
 
     child = start([*TINY, *SELDOM, "--run_dir", tmp_path / "run"], first=first)
     assert child.wait() == 143, child.output
@@ -222,9 +222,9 @@ def test_a_long_validation_does_not_hold_up_a_signal(start, run, tmp_path, name)
     reached = tmp_path / "reached"
 
     def first():
-        from src.callbacks import checkpoints
+        from src import signals
 
-        checkpoints.PATIENCE_SEC = 1
+        signals.PATIENCE_SEC = 1
         step = Classification.validation_step
 
         def slow(self, batch, batch_idx):

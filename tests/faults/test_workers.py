@@ -170,9 +170,9 @@ def test_a_signal_to_the_whole_group_writes_a_checkpoint(start, run, tmp_path, w
 
 
 def soon():
-    from src.callbacks import checkpoints
+    from src import signals
 
-    checkpoints.PATIENCE_SEC = 1.0
+    signals.PATIENCE_SEC = 1.0
 
 
 @pytest.mark.parametrize(
