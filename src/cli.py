@@ -13,6 +13,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import TorchCheckpointIO
 
@@ -132,7 +133,12 @@ class CLI:
         if config["enable_progress_bar"] is False:
             ours = [callback for callback in ours if not isinstance(callback, ThrottledProgress)]
         given = config["callbacks"] or []
-        callbacks = [*(given if isinstance(given, list) else [given]), *ours, DataReport()]
+        given = given if isinstance(given, list) else [given]
+        for callback in given:
+            if isinstance(callback, (Checkpoint, StochasticWeightAveraging)):  # neither could go on from a checkpoint
+                other = "checkpoints" if isinstance(callback, Checkpoint) else "ema"
+                raise ConfigError(f"trainer.callbacks: {type(callback).__name__} -> use the section {other} instead")
+        callbacks = [*given, *ours, DataReport()]
         logger = config["logger"] if isinstance(config["logger"], (list, Logger)) else False
         return Trainer(**{**config, "callbacks": callbacks, "logger": logger, "enable_progress_bar": False})
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,7 @@ def check_origin(origin: str | None, config: dict[str, Any]) -> None:
         return
     file = checkpoint_at(Path(origin))
     checkpoint.load(file)
-    before = RunFolder(file.resolve().parent.parent)
+    before = RunFolder(file.parent.parent)
     differ = before.differences(config) if before.state else []
     for words in differ:
         if words.startswith(KEPT):
@@ -88,6 +89,8 @@ def checkpoint_at(path: Path) -> Path:
     file = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
     if not file.exists():
         raise CheckpointError(f"{file}: there is no such checkpoint -> name a run folder or a checkpoint")
+    while file.is_symlink():  # only the link itself: the folder of checkpoints may be one, to another disk
+        file = file.parent / file.readlink()
     return file
 
 
@@ -116,7 +119,7 @@ def begin(folder: RunFolder) -> Path | None:
         say(f"Not used: {line}")
     words = "going on" if start else "starting from scratch"
     if start is None and folder.origin:
-        start = fork(checkpoint_at(Path(folder.origin)).resolve(), folder)
+        start = fork(checkpoint_at(Path(folder.origin)), folder)
         words = f"forked from {here(Path(folder.origin))}, going on"
     steps = f" after {checkpoint.read_manifest(start)['global_step']} steps" if start else ""
     say(f"Run: {here(folder.path)}, {words}{steps}")
@@ -166,10 +169,15 @@ def new_path(parent: Path, suffix: str = "") -> Path:
     raise EnvironmentFault(f"{parent / name}: a thousand runs have this name -> give --run_dir")
 
 
+def latest(files: Iterable[Path]) -> Path | None:
+    """The one written last; names do not tell, because --run_dir may give any."""
+    return max(files, key=lambda file: file.stat().st_mtime_ns, default=None)
+
+
 def cut_short(parent: Path, config: dict[str, Any], origin: str | None) -> RunFolder | None:
     """The newest run, if it has this config, code and origin, did not end, and no process is at it."""
-    runs = sorted((p.parent for p in parent.glob("*/run.json")), key=lambda p: p.name)
-    folder = RunFolder(runs[-1]) if runs else None
+    last = latest(parent.glob("*/run.json"))
+    folder = RunFolder(last.parent) if last else None
     if folder is None or folder.summary.get("exit_code", 75) not in TRY_AGAIN:
         return None
     same = folder.state.get("config_sha256") == digest(config) and origin in (None, folder.origin)

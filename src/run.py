@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from src.errors import CheckpointError, ConfigError, EnvironmentFault, KnownError
-from src.redact import hide, redact, secrets_in
+from src.redact import hide, hide_in_configs, redact, secrets_in
 
 ROOT = Path(__file__).parent.parent
 LOGS = ROOT / "logs"
@@ -213,7 +213,7 @@ def code_state(folder: Path) -> dict[str, Any]:
     for file in git("ls-files", "--others", "--exclude-standard", "src", "configs").splitlines():
         diff += git("diff", "--no-index", "/dev/null", file)
     if diff:
-        write_text(folder / "code.diff", hide(diff))
+        write_text(folder / "code.diff", hide(hide_in_configs(diff)))
     return {"commit": git("rev-parse", "HEAD").strip() or None, "changed": bool(diff), "src_sha256": src_sha256()}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from src.config import CommandParser, Request
 from src.errors import ConfigError, EnvironmentFault
-from src.resume import new_path
+from src.resume import latest, new_path
 from src.run import LOGS, RunFolder, digest, read_json, say, write_json
 from src.terminal import console, here, rows
 
@@ -70,9 +70,9 @@ def group_folder(request: Request, count: int) -> Path:
         if (folder / "config.yaml").exists():
             raise ConfigError(f"{folder}: one run is in it, not a group -> give another --run_dir")
     else:
-        last = max((p.parent for p in (LOGS / request.experiment).glob(f"*{SUFFIX}/seeds.json")), default=None)
-        if last and read_json(last / "seeds.json") == kind and not (last / "summary.json").exists():
-            return last
+        last = latest((LOGS / request.experiment).glob(f"*{SUFFIX}/seeds.json"))
+        if last and read_json(last) == kind and not (last.parent / "summary.json").exists():
+            return last.parent
         folder = new_path(LOGS / request.experiment, SUFFIX)
     if not (folder / "seeds.json").exists():
         write_json(folder / "seeds.json", kind)

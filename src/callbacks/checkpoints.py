@@ -1,26 +1,23 @@
 import math
-import os
-import random
 import signal
-import subprocess
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.callbacks import Checkpoint, LambdaCallback
 from lightning.pytorch.trainer.states import TrainerFn
 
 from src import checkpoint as files
 from src.callbacks.ema import EMA
+from src.data.loader import Loader
 from src.errors import ConfigError, EnvironmentFault, Stopped, nearest
-from src.run import say
-
-VALIDATION_SEC = 15.0  # a validation that goes on so long after a signal is cut short
+from src.rng import gathered, rng_state, set_rng_state
+from src.run import RunFolder
+from src.signals import Signals, requeued
 
 
 class Checkpoints(Checkpoint):
@@ -62,10 +59,7 @@ class Checkpoints(Checkpoint):
         self.better = False  # whether the weights of this moment are the best so far, and not saved yet
         self.saved_step = -1
         self.resumed: dict[str, Any] | None = None
-        self.stop_signal, self.t_signal = 0, 0.0
-        self.save_signal: int = signal.SIGUSR1
-        self.save_asked = self.requeues = False
-        self.handlers: dict[int, Any] = {}
+        self.signals = Signals()
         self.folder = Path()
 
     def state_dict(self) -> dict[str, Any]:
@@ -90,27 +84,15 @@ class Checkpoints(Checkpoint):
                 f"trainer.val_check_interval: it comes to {every} micro-batches, but a step has {step}, "
                 "and the weights that are measured are saved between steps -> take a multiple"
             )
-        slurm = trainer._accelerator_connector.cluster_environment
-        self.requeues = isinstance(slurm, SLURMEnvironment) and slurm.auto_requeue
-        self.save_signal = getattr(slurm, "requeue_signal", signal.SIGUSR1)
-        # Lightning would end the run on SIGTERM without a checkpoint, on SIGINT with exit code 1, and save for SLURM in
-        # the middle of a step.
-        signals = (signal.SIGINT, signal.SIGTERM, self.save_signal)
-        self.handlers = {signum: signal.signal(signum, self.note) for signum in signals}
-
-    def note(self, signum: int, frame: Any) -> None:
-        if signum == self.save_signal:
-            self.save_asked = True
-        elif not self.stop_signal:
-            self.stop_signal, self.t_signal = signum, time.monotonic()
-        else:  # a second one is in a hurry
-            self.handlers[signum](signum, frame)
+        self.signals.watch(trainer)
+        if isinstance(loader := trainer.train_dataloader, Loader):
+            loader.while_waiting = partial(self.while_waiting, trainer)
 
     def answer(self, trainer: Trainer, signum: int, done: str) -> None:
         """A checkpoint has been written, because there was a signal."""
-        name, self.save_asked = signal.Signals(signum).name, False
-        if signum == self.save_signal:
-            if not self.requeues or not trainer.strategy.broadcast(trainer.is_global_zero and requeued()):
+        name, self.signals.save = signal.Signals(signum).name, False
+        if signum == self.signals.save_signal:
+            if not self.signals.requeues or not trainer.strategy.broadcast(trainer.is_global_zero and requeued()):
                 return
             name, signum = f"{name}; SLURM has the job in its queue again", signal.SIGTERM
         raise Stopped(f"{done} {name}; a checkpoint is written -> the same command goes on", signum)
@@ -122,20 +104,34 @@ class Checkpoints(Checkpoint):
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Cut a long validation short: the checkpoint is of the moment before it, and going on repeats it."""
-        if not self.stop_signal or trainer.sanity_checking or time.monotonic() - self.t_signal < VALIDATION_SEC:
+        if not self.signals.overdue or trainer.sanity_checking:
             return
-        text = f"in the validation after {trainer.global_step} steps stopped by {signal.Signals(self.stop_signal).name}"
         if trainer.world_size > 1:  # the others may have heard nothing, and wait
-            raise Stopped(
-                f"{text} -> the same command goes on from the last checkpoint, if there is one", self.stop_signal
-            )
+            self.give_up(trainer, "validation")
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, EMA):
                 callback.on_validation_end(trainer, pl_module)  # the weights are training's again
         self.in_validation = True
-        trainer.save_checkpoint(self.folder / f"step-{trainer.global_step:08d}-before-validation.ckpt")
         io_of(trainer).finish()
-        raise Stopped(f"{text}; a checkpoint is written -> the same command goes on", self.stop_signal)
+        path = self.folder / f"step-{trainer.global_step:08d}-before-validation.ckpt"
+        if files.damage(path, alone=False):  # else the run began with it, and a checkpoint never changes
+            trainer.save_checkpoint(path)
+            io_of(trainer).finish()
+        self.answer(trainer, self.signals.stop, f"in the validation after {trainer.global_step} steps stopped by")
+
+    def give_up(self, trainer: Trainer, within: str) -> NoReturn:
+        name, last = signal.Signals(self.signals.stop).name, "from the last checkpoint, if there is one"
+        text = f"in the {within} after {trainer.global_step} steps stopped by {name} -> the same command goes on {last}"
+        raise Stopped(text, self.signals.stop)
+
+    def while_waiting(self, trainer: Trainer) -> None:
+        """A worker gives nothing, and a signal waits for an answer."""
+        if not self.signals.overdue:
+            return
+        begun = trainer.fit_loop.epoch_loop.batch_progress.current.completed % trainer.accumulate_grad_batches
+        if begun or trainer.world_size > 1 or self.resumed is not None:
+            self.give_up(trainer, "step")
+        self.answer_with_checkpoint(trainer, self.signals.stop)
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.score(trainer)  # finds a wrong name before training, not after the first epoch
@@ -158,18 +154,23 @@ class Checkpoints(Checkpoint):
         if self.resumed is not None:
             self.put_back(trainer)
         if batch_idx % trainer.accumulate_grad_batches:
+            if self.signals.overdue:
+                self.give_up(trainer, "step")
             return
         if signum := self.asked(trainer):
-            self.save(trainer)
-            self.answer(trainer, signum, f"after {trainer.global_step} steps stopped by")
+            self.answer_with_checkpoint(trainer, signum)
         io_of(trainer).check()
         if self.better or self.due(trainer):
             self.save(trainer, wait=False)
 
+    def answer_with_checkpoint(self, trainer: Trainer, signum: int) -> None:
+        self.save(trainer)
+        self.answer(trainer, signum, f"after {trainer.global_step} steps stopped by")
+
     def asked(self, trainer: Trainer, now: bool = False) -> int:
         """The signal to answer, or 0. Where one of several processes got it, all answer; they ask each other when the
         log is written."""
-        signum = self.stop_signal or (self.save_signal if self.save_asked else 0)
+        signum = self.signals.asked
         if trainer.world_size > 1:
             if not now and not asks(trainer):
                 return 0
@@ -192,18 +193,14 @@ class Checkpoints(Checkpoint):
         if self.best is None and self.best_score is None:
             self.better = True  # nothing was validated: the last is the best
         self.save(trainer)
+        self.signals.restore()  # before asking: what comes later ends the test at once
         if signum := self.asked(trainer, now=True):
             self.answer(trainer, signum, "after training and before the test stopped by")
-        self.restore_handlers()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.restore_handlers()
+        self.signals.restore()
         with suppress(EnvironmentFault):  # the first error is the one to tell
             io_of(trainer).finish()
-
-    def restore_handlers(self) -> None:
-        while self.handlers:
-            signal.signal(*self.handlers.popitem())
 
     def save(self, trainer: Trainer, wait: bool = True) -> None:
         """Take a checkpoint now; whether to wait until it is on the disk, or to let a thread write it."""
@@ -246,8 +243,27 @@ class Checkpoints(Checkpoint):
         self.resumed = {name: checkpoint[name] for name in ("rng", "metrics", "steps_logged")}
         self.resumed["should_stop"] = checkpoint["should_stop"] and not checkpoint["trained"]
         self.saved_step = -1 if checkpoint["in_validation"] else checkpoint["global_step"]
-        if trainer.state.fn == TrainerFn.FITTING and checkpoint["trained"] == limits(trainer):
-            trainer.should_stop = True  # also where an early stop ended training before max_epochs
+        if trainer.state.fn == TrainerFn.FITTING:
+            # Lightning moves this callback to the end.
+            first = LambdaCallback(on_train_batch_start=self.put_back_counts, on_validation_start=self.put_back_counts)
+            trainer.callbacks = [first, *trainer.callbacks]  # type: ignore[attr-defined]
+            if checkpoint["trained"] == limits(trainer):
+                trainer.should_stop = True  # also where an early stop ended training before max_epochs
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            state = checkpoint["callbacks"].get(callback.state_key, {})
+            if "patience" in state:  # Lightning would take it from there, and a fork's own would say nothing
+                state["patience"] = callback.patience
+        # Lightning adds one after a restart, because it saves before it counts.
+        checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"] = (
+            checkpoint["steps_logged"] - 1
+        )
+
+    def put_back_counts(self, trainer: Trainer, *_: Any) -> None:
+        """What callbacks that come before this one look at, too."""
+        if self.resumed is not None:
+            trainer.callback_metrics.update(self.resumed["metrics"])
+            # Lightning sometimes counts one step too many after a restart.
+            trainer.fit_loop.epoch_loop._batches_that_stepped = self.resumed["steps_logged"]
 
     def put_back(self, trainer: Trainer) -> None:
         """What Lightning does not restore, or counts on from a wrong number."""
@@ -256,11 +272,7 @@ class Checkpoints(Checkpoint):
         set_rng_state(states[trainer.global_rank % len(states)])
         # An early stop may wait for min_epochs; plateau schedules may look at the last validation.
         trainer.should_stop = self.resumed["should_stop"]
-        trainer.callback_metrics.update(self.resumed["metrics"])
-        # Lightning counts one step too many after a restart, and as long as it says `restarting`, plateau schedules
-        # sleep until the epoch's end.
-        trainer.fit_loop.epoch_loop._batches_that_stepped = self.resumed["steps_logged"]
-        trainer.fit_loop.restarting = False
+        trainer.fit_loop.restarting = False  # as long as it is true, plateau schedules sleep until the epoch's end
         self.resumed = None
 
 
@@ -273,45 +285,6 @@ def asks(trainer: Trainer) -> bool:
     return trainer.global_step % max(1, trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]
 
 
-def limits(trainer: Trainer) -> list[int | None]:
-    """How long to train: a run that has come to this end has more to do where it is forked with a later one."""
-    return [trainer.max_epochs, trainer.max_steps]
-
-
-def requeued() -> bool:
-    """Whether SLURM took the job back into its queue."""
-    job, array = os.environ.get("SLURM_JOB_ID", ""), os.environ.get("SLURM_ARRAY_JOB_ID")
-    job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
-    try:
-        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)
-        problem = done.returncode and (done.stderr.strip() or f"exit code {done.returncode}")
-    except (OSError, subprocess.TimeoutExpired) as e:
-        problem = str(e)
-    if problem:
-        say(f"A checkpoint is written, but scontrol could not requeue job {job}: {problem}. Training goes on.")
-    return not problem
-
-
-def rng_state() -> dict[str, Any]:
-    """The state of every generator that training may draw from, as tensors and plain data."""
-    name, keys, *rest = np.random.get_state(legacy=True)
-    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-    numpy = [name, np.asarray(keys).tolist(), *rest]
-    return {"python": random.getstate(), "numpy": numpy, "torch": torch.get_rng_state(), "cuda": cuda}
-
-
-def set_rng_state(state: dict[str, Any]) -> None:
-    random.setstate(state["python"])
-    np.random.set_state(tuple(state["numpy"]))
-    torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].cpu())
-
-
-def gathered(state: dict[str, Any], trainer: Trainer) -> list[dict[str, Any]]:
-    """The states of all processes, in the order of their ranks."""
-    if trainer.world_size == 1:
-        return [state]
-    states: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(states, state)
-    return states
+def limits(trainer: Trainer) -> dict[str, Any]:
+    """What says how long to train: a run that has come to its end has more to do where a fork changes that."""
+    return RunFolder(Path(trainer.default_root_dir)).config()["trainer"]

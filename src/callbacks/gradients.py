@@ -24,11 +24,11 @@ class Gradients(Callback):
     the norm of the last update over that of the weights, for which they are copied at these steps; and
     `optim/skipped`, the steps left out so far.
 
-    A step is left out whole: all its micro-batches, on all devices. On a CPU, and at the very first step, the host
-    looks, and an optimizer finds no gradients. On a GPU nothing waits: the host looks when the log is written and
-    before a checkpoint. Until then a fused optimizer leaves the step out by itself, as exactly; one that is not fused
-    gets a gradient of zeros, with which momentum and weight decay still move the weights. float16 leaves out steps by
-    its own rule, the loss scaler's, and is left alone.
+    A step is left out whole: all its micro-batches, on all devices, and what they did to statistics of batch norms.
+    On a CPU, and at the very first step, the host looks, and an optimizer finds no gradients. On a GPU nothing waits:
+    the host looks when the log is written and before a checkpoint. Until then a fused optimizer leaves the step out by
+    itself, as exactly; one that is not fused gets a gradient of zeros, with which momentum and weight decay still move
+    the weights. float16 leaves out steps by its own rule, the loss scaler's, and is left alone.
 
     Args:
         nonfinite: stop the run at a loss or gradient that is not finite, with exit code 5 and without the update; or
@@ -56,6 +56,8 @@ class Gradients(Callback):
         self.loss: Tensor | float = 0.0
         self.norm: Tensor | None = None
         self.before: list[Tensor] = []
+        self.buffers: list[Tensor] = []  # such as the statistics of batch norms, which the forward pass changes
+        self.buffers_before: list[Tensor] = []
         self.on_host = True  # whether looking at a number costs nothing
 
     def state_dict(self) -> dict[str, Any]:
@@ -69,6 +71,12 @@ class Gradients(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.on_host = pl_module.device.type == "cpu"
         self.counts, self.history = self.counts.to(pl_module.device), self.history.to(pl_module.device)
+        self.buffers = list(pl_module.buffers()) if self.skips else []
+        self.buffers_before = [buffer.clone() for buffer in self.buffers]
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        if self.buffers and batch_idx % trainer.accumulate_grad_batches == 0:
+            torch._foreach_copy_(self.buffers_before, self.buffers)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         self.loss = self.loss + loss.detach()  # a share of the step's loss: Lightning has divided it
@@ -81,12 +89,12 @@ class Gradients(Callback):
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         logs = every and (trainer.global_step + 1) % every == 0
         alone = self.on_host and trainer.world_size == 1 and not self.watches_spikes and len(self.taken) < 2
-        if alone and not logs and math.isfinite(loss) and finite(grads):  # nearly always
+        if alone and not logs and math.isfinite(loss) and not nonfinite(grads):  # nearly always
             self.taken.clear()
             return
-        self.norm = total_norm(grads)
+        self.norm = total_norm(grads) if logs or self.watches_spikes else None
         if getattr(trainer.precision_plugin, "scaler", None) is None:
-            self.guard(trainer, optimizer, params, loss.to(self.norm.device))
+            self.guard(trainer, optimizer, params, loss)
         elif is_fused(optimizer):
             self.norm = None  # of a gradient that is still scaled
         if logs:
@@ -94,15 +102,18 @@ class Gradients(Callback):
             self.params = params
 
     def guard(self, trainer: Trainer, optimizer: Optimizer, params: list[Any], loss: Tensor) -> None:
-        assert self.norm is not None
         # A first step makes the state, if there is to be any: of plain SGD there is none, ever.
         stateless = not optimizer.state and any(group.get("momentum", 1) for group in optimizer.param_groups)
         host_looks = self.on_host or stateless
-        seen = torch.stack([loss.float(), self.norm.float()])
+        bad = nonfinite([p.grad for p in params])
+        loss = loss.to(bad.device).float()
+        seen = torch.stack([loss, bad if self.norm is None else self.norm.float(), bad])
         if trainer.world_size > 1:  # all must decide alike; the gradient is everyone's already, the loss is not
             torch.distributed.all_reduce(seen)
             seen /= trainer.world_size
         skip = self.judge(seen, trainer.global_step)
+        for buffer, before in zip(self.buffers, self.buffers_before, strict=True):
+            buffer.copy_(torch.where(skip, before, buffer))
         if host_looks:
             if skip:
                 for p in params:
@@ -115,14 +126,15 @@ class Gradients(Callback):
                 (p.grad.to_local() if isinstance(p.grad, DTensor) else p.grad).masked_fill_(skip, 0)
 
     def judge(self, seen: Tensor, step: int) -> Tensor:
-        """Whether to leave out the step with this loss and norm [2]; nothing here waits for the device."""
-        bad = ~seen.isfinite().all()
+        """Whether to leave out the step with this loss, norm and sign of bad gradients [3]; nothing here waits for the
+        device. Finite gradients pass also where their norm overflows."""
+        bad, seen = ~seen[0].isfinite() | (seen[2] > 0), seen[:2]
         first, row, longest, skipped = self.counts.unbind()
         row = torch.where(bad, row + 1, 0)
         skip = bad | (longest > self.limit)  # once too many, the weights stay as they are until the host looks
         if self.watches_spikes:
             skip = skip | self.is_spike(seen)
-            self.history[step % WINDOW] = torch.where(bad, math.nan, seen)
+            self.history[step % WINDOW] = torch.where(seen.isfinite().all() & ~bad, seen, math.nan)
         first = torch.where(bad & (row == 1) & (longest <= self.limit), step, first)
         self.counts = torch.stack([first, row, longest.maximum(row), skipped + skip])
         return skip
@@ -164,13 +176,14 @@ def is_fused(optimizer: Optimizer) -> bool:
     return all(group.get("fused") for group in optimizer.param_groups)
 
 
-def finite(grads: list[Any]) -> bool:
-    """As torch's loss scaler looks, at a scale of 1: it takes a fifth of the time of a norm."""
+def nonfinite(grads: list[Any]) -> Tensor:
+    """1 if there is NaN or infinity, else 0. As torch's loss scaler looks, at a scale of 1: on a CPU it takes a fifth
+    of the time of a norm."""
     if len({grad.dtype for grad in grads}) != 1 or isinstance(grads[0], DTensor):
-        return math.isfinite(total_norm(grads))
-    found = torch.zeros(())
-    torch._amp_foreach_non_finite_check_and_unscale_(grads, found, torch.ones(()))
-    return not found
+        return (~total_norm(grads).isfinite()).float()
+    found = torch.zeros((), device=grads[0].device)
+    torch._amp_foreach_non_finite_check_and_unscale_(grads, found, torch.ones_like(found))
+    return found
 
 
 def total_norm(tensors: list[Any]) -> Tensor:

@@ -5,8 +5,9 @@ import json
 import math
 import os
 import shutil
-import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache as kept
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +17,9 @@ from filelock import FileLock
 from torch import Tensor
 
 from src.errors import DataError, EnvironmentFault
+from src.run import say, sync, write_text
+
+MANIFEST = "files.json"  # size and checksum of each file; written last
 
 
 class Rows:
@@ -58,7 +62,7 @@ def fingerprint(options: dict[str, Any], files: Iterable[Path] = ()) -> str:
 
 
 def prepare(cache_dir: Path, name: str, build: Build) -> Path:
-    """The folder `cache_dir/name`, built if it is not there: whole or not at all, by one process at a time.
+    """The folder `cache_dir/name`, built if it is not there or damaged: whole or not at all, by one process at a time.
 
     Args:
         build: gives the arrays of each split and the data report.
@@ -68,15 +72,21 @@ def prepare(cache_dir: Path, name: str, build: Build) -> Path:
         EnvironmentFault: the cache folder cannot be written.
     """
     folder = cache_dir / name
-    if folder.is_dir():
-        return folder
     try:
+        if damage(folder) is None:
+            return folder
         cache_dir.mkdir(parents=True, exist_ok=True)
         with FileLock(cache_dir / f"{name}.lock"):
-            if not folder.is_dir():
-                for orphan in cache_dir.glob(f"{name}.tmp*"):  # of a process that was killed while it built
-                    shutil.rmtree(orphan, ignore_errors=True)
-                build_into(Path(tempfile.mkdtemp(prefix=f"{name}.tmp", dir=cache_dir)), folder, build)
+            wrong = damage(folder)
+            for orphan in cache_dir.glob(f"{name}.tmp*"):  # of a process that was killed while it built
+                shutil.rmtree(orphan, ignore_errors=True)
+            if wrong and folder.is_dir():
+                aside = cache_dir / f"{name}.damaged"
+                say(f"The prepared data is made again, because in {folder} {wrong}; what is there becomes {aside.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                folder.rename(aside)
+            if wrong:
+                build_into(cache_dir / f"{name}.tmp", folder, build)
     except OSError as e:
         if e.filename and not Path(e.filename).is_relative_to(cache_dir):
             raise DataError(f"{e.filename}: {e.strerror} -> check where the data lies") from e
@@ -85,6 +95,7 @@ def prepare(cache_dir: Path, name: str, build: Build) -> Path:
 
 
 def build_into(tmp: Path, folder: Path, build: Build) -> None:
+    tmp.mkdir()
     try:
         splits, report = build()
         for split, arrays in splits.items():
@@ -93,10 +104,37 @@ def build_into(tmp: Path, folder: Path, build: Build) -> None:
                     write(f, array)
                     f.flush()
                     os.fsync(f.fileno())
-        (tmp / "report.json").write_text(json.dumps(report, indent=1))
+        write_text(tmp / "report.json", json.dumps(report, indent=1))
+        write_text(tmp / MANIFEST, json.dumps({file.name: state(file) for file in tmp.iterdir()}))
         tmp.rename(folder)
+        sync(folder.parent)
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with prepared data, or None."""
+    try:
+        for name, written in json.loads((folder / MANIFEST).read_text()).items():
+            if state(folder / name) != written:
+                return f"{name} is not what was written"
+    except FileNotFoundError as e:
+        return f"{Path(e.filename).name} is missing"
+    except (ValueError, AttributeError):
+        return f"{MANIFEST} cannot be read"
+    return None
+
+
+def state(file: Path) -> list[int]:
+    """The size of a file and the checksum of what is in it."""
+    stat = file.stat()
+    return [stat.st_size, crc32(file, stat.st_ino, stat.st_size, stat.st_mtime_ns) if stat.st_size else 0]
+
+
+@kept
+def crc32(file: Path, *state: int) -> int:
+    """Read once by each process, and of a large file no more than the first GiB: that takes a second at most."""
+    return zlib.crc32(np.memmap(file, mode="r").data[: 2**30])
 
 
 def write(file: BinaryIO, array: np.ndarray | Rows) -> None:

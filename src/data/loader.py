@@ -1,8 +1,11 @@
 """Batches in the order of index tensors, fetched in this process or by workers that are watched."""
 
+import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from threading import Thread
 from typing import Any
 
 import torch
@@ -14,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from src.data.order import EvalOrder, TrainOrder
 from src.errors import DataError, EnvironmentFault, KnownError
 
+POLL_SEC = 1.0
 SHOWN = 5  # samples that an error names
 # x, targets, and index: the samples' places in their split, -1 for padding; draw is what their random numbers follow
 Batch = dict[str, Tensor]
@@ -76,6 +80,7 @@ class Loader:
         self.arrays, self.order, self.num_workers = arrays, order, num_workers
         self.worker_timeout_sec = worker_timeout_sec
         self.watched, self.received = Watched(arrays, num_workers), 0
+        self.while_waiting: Callable[[], None] = lambda: None  # called every `POLL_SEC` without a batch
         self.workers: DataLoader | None = None
 
     def __len__(self) -> int:
@@ -91,7 +96,7 @@ class Loader:
             yield from map(pinned, batches) if torch.cuda.is_available() else batches
             return
         self.workers, self.received = self.workers or self.start_workers(), 0
-        fetched = iter(self.workers)
+        fetched, since = iter(self.workers), time.monotonic()
         while True:
             try:
                 batch = next(fetched)
@@ -100,12 +105,16 @@ class Loader:
             except KnownError as e:  # a worker's comes as its whole traceback
                 raise type(e)(str(e).splitlines()[-1].partition(": ")[2]) from e
             except (RuntimeError, OSError, EOFError) as e:
+                if timed_out(e) and not 0 < self.worker_timeout_sec < time.monotonic() - since:
+                    self.while_waiting()
+                    continue
                 fault = self.lost_worker(e)
                 if fault is None:
                     raise
                 raise fault from e
             self.received += 1
             yield batch
+            since = time.monotonic()
 
     def start_workers(self) -> DataLoader:
         return DataLoader(
@@ -116,7 +125,7 @@ class Loader:
             collate_fn=as_it_is,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=True,
-            timeout=self.worker_timeout_sec,
+            timeout=POLL_SEC,
             worker_init_fn=end_with_parent,
             generator=torch.Generator(),  # without one, each new iterator would draw from torch's own generator
         )
@@ -124,7 +133,7 @@ class Loader:
     def lost_worker(self, e: Exception) -> EnvironmentFault | None:
         """What torch says of a worker that died (it raises wherever the signal finds training) or timed out."""
         broken = isinstance(e, (ConnectionError, EOFError))  # the death of a worker while it hands over a batch
-        slow = str(e).startswith("DataLoader timed out")
+        slow = timed_out(e)
         if self.workers is None or not (broken or slow or str(e).startswith("DataLoader worker (pid")):
             return None
         worker = self.received % self.num_workers  # batch n is always fetched by worker n % num_workers
@@ -152,6 +161,10 @@ class Loader:
         pass
 
 
+def timed_out(e: Exception) -> bool:
+    return str(e).startswith("DataLoader timed out")
+
+
 def pinned(batch: Batch) -> Batch:
     """The host need not wait for the copy of page-locked memory to a GPU."""
     return {name: t.pin_memory() for name, t in batch.items()}
@@ -168,3 +181,13 @@ def out_of_memory(e: BaseException) -> bool:
 
 def end_with_parent(worker: int) -> None:
     _prctl_pr_set_pdeathsig(signal.SIGKILL)  # Linux; elsewhere in 5 s, unless it hangs
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        Thread(target=heed_parent, daemon=True).start()
+
+
+def heed_parent() -> None:
+    """End by the parent's SIGTERM alone: one to the whole process group leaves it a step to end with these batches."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -31,7 +31,7 @@ def train(optimizer, bad=(), on_host=True, losses=LOSSES, skip_by_hand=False, va
         if step in bad:
             if skip_by_hand:
                 continue
-            param.grad[2] = value
+            param.grad[2:] = value
         trainer = SimpleNamespace(world_size=1, global_step=step)
         gradients.norm = get_total_norm([param.grad])
         gradients.taken[step] = [(0, step)]
@@ -71,6 +71,15 @@ def test_any_other_gets_zeros_on_the_device(name):
     assert weights.isfinite().all()
     assert all(t.isfinite().all() for t in state[0].values() if torch.is_tensor(t))
     assert not torch.equal(weights, train(name, (3,), skip_by_hand=True)[0])  # momentum goes on: said in the docstring
+
+
+@pytest.mark.parametrize("spikes", ["keep", "skip"])
+@pytest.mark.parametrize("on_host", [True, False])
+def test_finite_gradients_whose_norm_overflows_pass(on_host, spikes):
+    _, state, gradients = train("fused AdamW", (3,), on_host=on_host, spikes=spikes, value=3e38)
+    assert get_total_norm([torch.full((3,), 3e38)]).isinf()
+    assert gradients.counts[3] == 0
+    assert int(state[0]["step"]) == len(LOSSES)
 
 
 def test_the_device_holds_all_steps_back_until_the_host_looks():

@@ -17,6 +17,39 @@ def test_built_once_then_read(tmp_path):
     assert cache.prepare(tmp_path, "set", lambda: pytest.fail("built again")) == folder
 
 
+def cut(file):
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def empty(file):
+    os.truncate(file, 0)
+
+
+def flip(file):
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 4
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["train_x.npy", "report.json", "files.json"])
+@pytest.mark.parametrize("harm", [cut, empty, flip, os.unlink])
+def test_damaged_files_are_found_and_made_again(tmp_path, capsys, name, harm):
+    folder = cache.prepare(tmp_path, "set", build)
+    whole = {file.name: file.read_bytes() for file in folder.iterdir()}
+    harm(folder / name)
+    assert cache.prepare(tmp_path, "set", build) == folder
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == whole
+    assert capsys.readouterr().out.startswith("The prepared data is made again, because in ")
+    assert (tmp_path / "set.damaged").is_dir()
+    assert cache.prepare(tmp_path, "set", lambda: pytest.fail("built again")) == folder
+
+
+def test_prepared_data_has_the_rights_that_a_new_folder_has(tmp_path):
+    (tmp_path / "usual").mkdir()
+    folder = cache.prepare(tmp_path, "set", build)
+    assert folder.stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
 def test_a_failed_build_leaves_nothing(tmp_path):
     def fails():
         raise ValueError("bad data")

@@ -5,11 +5,12 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 import torch
 from conftest import ROOT
-from harness import EVERY_STEP, SELDOM, STEPS, TINY, assert_same_end, assert_sound, together
+from harness import EVERY_STEP, SELDOM, SETTINGS, STEPS, TINY, assert_same_end, assert_sound, together
 from test_resume import at_step
 
 from src import checkpoint
@@ -131,6 +132,35 @@ def test_skips_and_goes_on(run, tmp_path, change):
     assert {int(s["step"]) for s in state["optimizer_states"][0]["state"].values()} == {STEPS - 2}
 
 
+@pytest.mark.parametrize("on_host", [True, False])
+@pytest.mark.parametrize("micro", [32, 16])
+def test_a_skipped_step_leaves_batch_norms_as_they_were(start, run, tmp_path, on_host, micro):
+    def bad_input():
+        if not on_host:
+            begin = gradients.Gradients.on_train_start
+            change = lambda self, *args: (begin(self, *args), setattr(self, "on_host", False))  # noqa: E731
+            gradients.Gradients.on_train_start = change
+        step = Classification.training_step
+
+        def changed(self, batch, batch_idx):
+            bad = self.trainer.global_step == STEP
+            return step(self, {**batch, "x": batch["x"] * float("nan")} if bad else batch, batch_idx)
+
+        Classification.training_step = changed
+
+    args = [*SETTINGS["cnn"], "--data.micro_batch_size", micro, "--trainer.limit_train_batches", 128 // micro]
+    args += ["--gradients.nonfinite", "skip", "--checkpoints.keep_last", 20]
+    run([*args, "--run_dir", tmp_path / "whole"], first=bad_input)
+    files = [tmp_path / f"whole/checkpoints/step-{n:08d}.ckpt" for n in (STEP - 1, STEP, STEP + 1, STEP + 2)]
+    states = [{k: v for k, v in checkpoint.load(file)["state_dict"].items() if "running" in k} for file in files]
+    same = [[torch.equal(a[k], b[k]) for k in a] for a, b in pairwise(states)]
+    assert [all(found) for found in same] == [False, True, False]
+    child = start([*args, "--run_dir", tmp_path / "killed"], first=together(bad_input, at_step(STEP + 1)))
+    assert child.wait() == -9, child.output
+    run([*args, "--run_dir", tmp_path / "killed"], first=bad_input)
+    assert_same_end(tmp_path / "killed", tmp_path / "whole")
+
+
 def test_too_many_skips_stop_the_run(run, tmp_path):
     args = [*TINY, *SELDOM, "--gradients.nonfinite", "skip", "--gradients.max_skips", 2, "--run_dir", tmp_path / "run"]
     output = run(args, code=5, first=in_step(nan_loss, steps=(2, 4, 5, 7, 8, 9)))
@@ -213,6 +243,7 @@ def test_bad_targets(run, tmp_path, change, code, said):
 
 BROADCASTS = """
 import sys
+from itertools import pairwise
 sys.path.insert(0, {root!r})
 import torch
 from src.models.classification import Classification

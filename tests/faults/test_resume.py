@@ -162,6 +162,17 @@ def test_early_stop_is_not_forgotten(start, run, tmp_path):
     assert_same_end(tmp_path / "killed", tmp_path / "whole")
 
 
+def test_a_callback_that_comes_first_counts_right_after_a_resume(start, run, tmp_path):
+    monitor = "[{class_path: lightning.pytorch.callbacks.LearningRateMonitor, init_args: {logging_interval: step}}]"
+    args = [*TINY, *EVERY_STEP, "--trainer.callbacks", monitor]
+    run([*args, "--run_dir", tmp_path / "whole"])
+    for step in (2, 3, 6, 9):
+        assert start([*args, "--run_dir", tmp_path / "killed"], first=at_step(step)).wait() == -9
+    run([*args, "--run_dir", tmp_path / "killed"])
+    assert sum(bool(row["lr-AdamW/pg1"]) for row in rows(tmp_path / "whole")) == 4
+    assert_same_end(tmp_path / "killed", tmp_path / "whole")
+
+
 def random_kills(start, run, tmp_path, args, kills):
     """Kill a run at random instants of its life, time and again; begin a new one where one came to its end."""
     rng, folder, t0 = random.Random(0), tmp_path / "killed", time.monotonic()
@@ -273,6 +284,33 @@ def test_a_fork_of_a_finished_run_trains_on(run, tmp_path, origin):
     assert_same_end(tmp_path / "on", tmp_path / "whole")
 
 
+def test_a_fork_with_more_patience_trains_longer(run, tmp_path):
+    args = [*TINY, *SELDOM, "--trainer.max_epochs", 9, "--trainer.callbacks"]
+    run([*args, early_stopping(patience=1), "--run_dir", tmp_path / "origin"])
+    longer = [*args, early_stopping(patience=3)]
+    run([*longer, "--run_dir", tmp_path / "whole"])
+    run([*longer, "--resume", tmp_path / "origin", "--run_dir", tmp_path / "fork"])
+    ends = [plain(torch.load(tmp_path / name / "checkpoints/last.ckpt")["state_dict"]) for name in ("fork", "whole")]
+    assert not differences(*ends)
+    again = run([*longer, "--resume", tmp_path / "fork", "--run_dir", tmp_path / "again"])  # nothing is left to do
+    assert "going on after 16 steps" in again
+    assert json.loads((tmp_path / "again/summary.json").read_text())["steps"] == 16
+
+
+def test_a_fork_finds_a_run_whose_checkpoints_are_on_another_disk(run, tmp_path, origin):
+    (origin / "checkpoints").rename(tmp_path / "scratch")
+    (origin / "checkpoints").symlink_to(tmp_path / "scratch")
+    output = run([*FORK, "--trainer.max_epochs", 4, "--resume", origin, "--run_dir", tmp_path / "fork"])
+    assert "trainer.max_epochs was 3, now 4" in output
+    assert len(rows(tmp_path / "fork")) > len(rows(origin))
+    named = origin / "checkpoints/best.ckpt"
+    assert "model.optimizer.lr was 0.01" in run([*FORK, "--resume", named, "--model.optimizer.lr", "0.1"], code=2)
+    (tmp_path / "mine.ckpt").symlink_to(origin / "checkpoints/last.ckpt")
+    assert "trainer.max_epochs was 3" in run(
+        [*FORK, "--trainer.max_epochs", 4, "--resume", tmp_path / "mine.ckpt", "--run_dir", tmp_path / "linked"]
+    )
+
+
 def test_a_lone_checkpoint_can_be_forked(run, tmp_path, origin):
     shutil.copy(origin / "checkpoints/step-00000007.ckpt", tmp_path / "lone.ckpt")
     output = run([*FORK, "--resume", tmp_path / "lone.ckpt", "--run_dir", tmp_path / "fork"])
@@ -333,3 +371,18 @@ def test_a_checkpoint_of_another_schema(run, tmp_path, origin):
 
 def test_auto_says_that_it_starts_from_scratch(run, tmp_path):
     assert "starting from scratch" in run([*TINY, "--run_dir", tmp_path / "run"]).splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "section"),
+    [
+        ("ModelCheckpoint", "checkpoints"),
+        ("OnExceptionCheckpoint", "checkpoints"),
+        ("StochasticWeightAveraging", "ema"),
+    ],
+)
+def test_callbacks_that_could_not_go_on_are_refused(run, tmp_path, name, section):
+    arguments = {"ModelCheckpoint": {}, "OnExceptionCheckpoint": {"dirpath": "x"}}.get(name, {"swa_lrs": 0.1})
+    callback = json.dumps([{"class_path": f"lightning.pytorch.callbacks.{name}", "init_args": arguments}])
+    output = run([*TINY, "--trainer.callbacks", callback, "--run_dir", tmp_path / "run"], code=2)
+    assert output.splitlines()[-1] == f"error: trainer.callbacks: {name} -> use the section {section} instead"

@@ -143,6 +143,32 @@ def test_secrets_of_the_environment_are_left_nowhere(tmp_path):
     assert (code, "finished" in again) == (0, True)
 
 
+def test_secrets_in_configs_that_git_does_not_know_are_left_nowhere(run, tmp_path):
+    def another_project():
+        from src import run
+
+        run.ROOT = tmp_path / "project"
+
+    configs = tmp_path / "project/configs"
+    configs.mkdir(parents=True)
+    git = ["git", "-C", tmp_path / "project", "-c", "user.name=x", "-c", "user.email=x"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    (configs / "old.yaml").write_text("lr: 1\n")
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-qm", "first"], check=True)
+    (configs / "old.yaml").write_text("lr: 2\nservice: {token: s3cr3t-v1, a: 1}\n")
+    block = "a:\n  - api_key: |\n      s3cr3t-v2\n\n      s3cr3t-v3\n  - b\n"
+    (configs / "new.yaml").write_text(f"{block}'password': s3cr3t-v4 with spaces\ntokenizer: bytes\n")
+    (tmp_path / "project/src").mkdir()
+    (tmp_path / "project/src/new.py").write_text("token = next_token(key=lambda p: p)\n")
+    run([*ARGS, "--run_dir", tmp_path / "run"], first=another_project)
+    diff = (tmp_path / "run/code.diff").read_text()
+    assert "s3cr3t" not in diff
+    assert "spaces" not in diff
+    for kept in ("+lr: 2", "+  - b", "+tokenizer: bytes", "+token = next_token(key=lambda p: p)", "api_key: ***"):
+        assert kept in diff
+
+
 def test_secrets_in_flags_are_left_nowhere(tmp_path):
     value = "s3cr3t-v4lu3"
     for flag in ("--x.token", "--model.password", "--trainer.logger.api_key"):
@@ -198,6 +224,10 @@ def test_of_two_secrets_the_longer_is_hidden_whole(monkeypatch):
 
 
 def test_what_looks_secret_and_what_does_not():
+    numbers = {"api_key": 8675309867530, "db.password": 1234.5, "secret": [12345678]}
+    assert redact(numbers) == {"api_key": "***", "db.password": "***", "secret": ["***"]}
+    innocent = {"pad_token": 0, "secret": True, "keys": 5, "password": None}
+    assert redact(innocent) == innocent
     config = {"api_key": "a", "token": "b", "my_token": "c", "secret": ["d"], "db.password": "e", "key": "f"}
     assert set(map(str, redact(config).values())) == {"***", "['***']"}
     plain = {"tokenizer": "bytes", "num_tokens": 3, "monkey": "x", "keys": "y", "primary_key": "id", "token": None}

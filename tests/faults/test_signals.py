@@ -50,10 +50,25 @@ def test_the_same_command_finds_the_run_that_was_cut_short(start, run, tmp_path)
     assert len(list((tmp_path / "logs/tiny").iterdir())) == 4
 
 
-def run_of(start, folder, *hooks, slow_step=30):
-    """A run that has come to its `slow_step`-th step, which takes a second."""
+def test_the_newest_run_is_the_one_begun_last_whatever_its_name(start, run, tmp_path):
+    def logs_here():
+        import src.run
+
+        src.run.LOGS = tmp_path / "logs"
+
+    logs = tmp_path / "logs/tiny"
+    args = [*TINY, *SELDOM, "--checkpoints.every_n_steps", 1]
+    run([*args, "--run_dir", logs / "zoo"], first=logs_here)  # it is finished, and hides nothing
+    dying = together(logs_here, before_call(Classification, "training_step", 10))
+    assert start(args, first=dying).wait() == -9
+    assert "going on after" in run(args, first=logs_here)
+    assert len(list(logs.iterdir())) == 2
+
+
+def run_of(start, folder, *hooks, slow_step=30, pause=1):
+    """A run that has come to its `slow_step`-th step, which takes `pause` seconds."""
     reached = folder.with_name("reached")
-    slow = before_call(Classification, "training_step", slow_step, lambda: (reached.touch(), time.sleep(1)))
+    slow = before_call(Classification, "training_step", slow_step, lambda: (reached.touch(), time.sleep(pause)))
     child = start([*TINY, *SELDOM, *SLOW, "--run_dir", folder], first=together(slow, *hooks))
     child.wait_for(reached)
     return child
@@ -120,6 +135,67 @@ def test_where_slurm_cannot_requeue_the_run_goes_on(start, tmp_path):
     assert "scontrol could not requeue job 4711: no such job. Training goes on." in child.output
 
 
+def test_a_signal_that_comes_twice_at_once_is_one(start, tmp_path):
+    child = run_of(start, tmp_path / "run")
+    child.kill(signal.SIGTERM)
+    time.sleep(0.2)
+    child.kill(signal.SIGTERM)
+    assert child.wait() == 143, child.output
+    assert "after 30 steps stopped by SIGTERM; a checkpoint is written" in child.output
+
+
+def test_a_second_signal_later_ends_the_run_at_once(start, tmp_path):
+    child = run_of(start, tmp_path / "run", pause=60)
+    child.kill(signal.SIGINT)
+    time.sleep(2.2)
+    t0 = time.monotonic()
+    child.kill(signal.SIGINT)
+    assert child.wait() == 130, child.output
+    assert time.monotonic() - t0 < 20
+    assert "ended at once by SIGINT -> same command again" in child.output
+
+
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_a_signal_while_training_ends_is_answered(start, tmp_path, call):
+    """It comes just before each of the run's handlers is taken away."""
+
+    def first():
+        from src.signals import Signals
+
+        restore, set_handler, calls = Signals.restore, signal.signal, [0]
+
+        def setting(signum, handler):
+            calls[0] += 1
+            if calls[0] == call:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return set_handler(signum, handler)
+
+        def restoring(self):
+            signal.signal = setting
+            try:
+                restore(self)
+            finally:
+                signal.signal = set_handler
+
+        Signals.restore = restoring
+
+    child = start([*TINY, *SELDOM, "--run_dir", tmp_path / "run"], first=first)
+    assert child.wait() == 143, child.output
+    assert "error: " in child.output
+    assert "Traceback" not in child.output
+
+
+def test_ctrl_c_ends_all_seeds_with_a_checkpoint(start, run, tmp_path):
+    """The terminal sends it to the whole group, and the first process sends it on."""
+    args = [*TINY, *SELDOM, "--trainer.max_epochs", 3000, "--seeds", 2, "--run_dir", tmp_path / "group"]
+    child = start(args)
+    child.wait_for(tmp_path / "group/seed-0/checkpoints/last.ckpt")
+    os.killpg(child.pid, signal.SIGINT)
+    assert child.wait() == 130, child.output
+    assert "stopped by SIGINT; a checkpoint is written" in child.output
+    assert not (tmp_path / "group/seed-1").exists()
+
+
 def test_sigterm_after_sigusr1_stops(start, tmp_path):
     child = run_of(start, tmp_path / "run")
     child.kill(signal.SIGUSR1)
@@ -146,9 +222,9 @@ def test_a_long_validation_does_not_hold_up_a_signal(start, run, tmp_path, name)
     reached = tmp_path / "reached"
 
     def first():
-        from src.callbacks import checkpoints
+        from src import signals
 
-        checkpoints.VALIDATION_SEC = 1
+        signals.PATIENCE_SEC = 1
         step = Classification.validation_step
 
         def slow(self, batch, batch_idx):
@@ -160,7 +236,9 @@ def test_a_long_validation_does_not_hold_up_a_signal(start, run, tmp_path, name)
         Classification.validation_step = slow
 
     args = [*TINY, *SELDOM, *flags, "--run_dir", tmp_path / "run"]
-    for _ in range(2):  # also if it happens again
+    written = tmp_path / "run/checkpoints/step-00000008-before-validation.ckpt"
+    for again in range(2):  # a checkpoint never changes
+        before = written.stat().st_ino if again else None
         reached.unlink(missing_ok=True)
         child = start([*args], first=first)
         child.wait_for(reached)
@@ -168,5 +246,6 @@ def test_a_long_validation_does_not_hold_up_a_signal(start, run, tmp_path, name)
         assert child.wait() == 128 + signum, child.output
         assert "in the validation after 8 steps stopped by" in child.output
         assert "a checkpoint is written -> the same command goes on" in child.output
+        assert before in (None, written.stat().st_ino)
     assert "going on after 8 steps" in run(args)
     assert_same_end(tmp_path / "run", tmp_path / "whole")

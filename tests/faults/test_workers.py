@@ -6,9 +6,10 @@ import time
 
 import pytest
 import torch
-from harness import SELDOM, TINY, assert_same_end
+from harness import SELDOM, TINY, assert_same_end, before_call, together
 
 from src.data.loader import Arrays
+from src.models.classification import Classification
 
 ARGS = [*TINY, *SELDOM, "--data.num_workers", 2]
 
@@ -151,3 +152,64 @@ def test_without_workers_an_error_names_its_samples_too(run, tmp_path):
     line = run([*TINY, "--run_dir", tmp_path / "run"], code=3, first=first).splitlines()[-1]
     assert "the data failed, last at samples " in line
     assert "OSError: image 7 is truncated" in line
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_signal_to_the_whole_group_writes_a_checkpoint(start, run, tmp_path, workers):
+    args = [*TINY, *SELDOM, "--data.num_workers", workers]
+    reached = tmp_path / "reached"
+    slow = before_call(Classification, "training_step", 6, lambda: (reached.touch(), time.sleep(1)))
+    child = start([*args, "--run_dir", tmp_path / "run"], first=slow)
+    child.wait_for(reached)
+    os.killpg(child.pid, signal.SIGTERM)
+    assert child.wait() == 143, child.output
+    assert "after 6 steps stopped by SIGTERM; a checkpoint is written" in child.output
+    run([*args, "--run_dir", tmp_path / "run"])
+    run([*args, "--run_dir", tmp_path / "whole"])
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
+
+
+def soon():
+    from src import signals
+
+    signals.PATIENCE_SEC = 1.0
+
+
+@pytest.mark.parametrize(
+    ("micro", "batch"), [(32, 4), (8, 12), (8, 15)], ids=["boundary", "boundary of 4", "in a step"]
+)
+def test_a_signal_while_a_worker_gives_nothing_is_answered(start, run, tmp_path, micro, batch):
+    """Batch 4 of 32 begins a step, so does batch 13 of 8 (the fourth step's first), but not batch 16."""
+    args = [*TINY, *SELDOM, "--checkpoints.every_n_steps", 1, "--data.num_workers", 1, "--data.micro_batch_size", micro]
+    args += ["--trainer.limit_train_batches", 8 * 32 // micro]
+    reached = tmp_path / "reached"
+    asleep = at_batch(lambda: (reached.touch(), time.sleep(1000)), batch + 1)
+    child = start([*args, "--run_dir", tmp_path / "run"], first=together(soon, asleep))
+    child.wait_for(reached)
+    time.sleep(0.5)
+    t0 = time.monotonic()
+    child.kill(signal.SIGTERM)
+    assert child.wait() == 143, child.output
+    assert time.monotonic() - t0 < 20
+    steps = batch * micro // 32
+    written = "; a checkpoint is written -> the same command goes on"
+    lost = " -> the same command goes on from the last checkpoint, if there is one"
+    assert f"after {steps} steps stopped by SIGTERM{lost if batch == 15 else written}" in child.output
+    assert f"going on after {steps} steps" in run([*args, "--run_dir", tmp_path / "run"])
+    run([*args, "--run_dir", tmp_path / "whole"])
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_long_step_does_not_hold_up_a_signal(start, run, tmp_path):
+    args = [*TINY, *SELDOM, "--checkpoints.every_n_steps", 1, "--data.micro_batch_size", 4]
+    args += ["--trainer.limit_train_batches", 32]
+    reached = tmp_path / "reached"
+    slow = before_call(Classification, "training_step", 19, lambda: (reached.touch(), time.sleep(1.5)))
+    child = start([*args, "--run_dir", tmp_path / "run"], first=together(soon, slow))
+    child.wait_for(reached)
+    child.kill(signal.SIGTERM)
+    assert child.wait() == 143, child.output
+    assert "in the step after 2 steps stopped by SIGTERM -> the same command goes on from the last" in child.output
+    assert "going on after 2 steps" in run([*args, "--run_dir", tmp_path / "run"])
+    run([*args, "--run_dir", tmp_path / "whole"])
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
