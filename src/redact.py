@@ -10,7 +10,8 @@ from typing import Any
 HIDDEN = "***"
 SHORTEST = 8  # a shorter value of the environment would be found in innocent texts
 WORDS = (
-    r"(?:[\w.-]*[._-])?(?:token|secret|password|passwd|(?:api|access|secret|private|auth)[_-]?key)|(?:[\w.-]*\.)?key"
+    r"(?:[\w.-]*[._-])?(?:(?<!cls_)(?<!class_)(?<!pad_)(?<!bos_)(?<!eos_)(?<!unk_)(?<!mask_)token|"  # words of models
+    r"secret|password|passwd|(?:api|access|secret|private|auth)[_-]?key)|(?:[\w.-]*\.)?key"
 )
 NAME = re.compile(WORDS, re.IGNORECASE)
 SETTING = re.compile(rf"(?<![\w.-])(?:{WORDS})['\"]?\s*[:=]\s*['\"]?([^\s'\",}}\]]+)", re.IGNORECASE)

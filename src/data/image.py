@@ -104,7 +104,7 @@ class ImageDataModule(DataModule):
                 files += cache.files_in(Path(path)) or [Path(path)]
         name = f"{type(self).__name__}-{self.dataset}-{cache.fingerprint(options, files)}"
         trained_on = self.cache_dir / name
-        if self.fitted and not (trained_on.is_dir() and self.is_own(cache.report(trained_on)["train"])):
+        if self.fitted and not (cache.damage(trained_on) is None and self.is_own(cache.report(trained_on)["train"])):
             name += "-" + cache.fingerprint(self.fitted)
         self.prepared = cache.prepare(self.cache_dir, name, self.build)
         return self.prepared
@@ -191,7 +191,7 @@ class ImageDataModule(DataModule):
         if self.splits:
             return
         prepared = self.prepare()
-        self.report = cache.report(prepared)
+        self.report, self.content = cache.report(prepared), cache.content(prepared)
         for split in report.SPLITS:
             self.splits[split] = Arrays(cache.read(prepared, split, "x"), cache.read(prepared, split, "targets"))
         _, channels, *image_size = self.splits["train"].x.shape

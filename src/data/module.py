@@ -51,6 +51,7 @@ class DataModule(LightningDataModule):
         self.facts: dict[str, Any] = {}
         self.statistics: dict[str, Any] = {}
         self.report: dict[str, Any] = {}
+        self.content: dict[str, Any] = {}  # of the prepared arrays, by which other data is told from the run's own
         self.fitted: dict[str, Any] | None = None  # the state of a checkpoint, for `setup` to adopt
         if batch_size < 1:
             raise ConfigError(f"data.batch_size: {batch_size} is less than 1")
@@ -139,7 +140,8 @@ class DataModule(LightningDataModule):
         return []
 
     def state_dict(self) -> dict[str, Any]:
-        return {"facts": self.facts, "statistics": self.statistics, "num_samples": self.num_samples}
+        own = {"facts": self.facts, "statistics": self.statistics, "num_samples": self.num_samples}
+        return {**own, "content": self.content}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Refuse to train on with other data; evaluation takes other data, with the checkpoint's statistics.
@@ -151,7 +153,7 @@ class DataModule(LightningDataModule):
             self.adopt(state)
             return
         for name, now in self.state_dict().items():
-            if state[name] != now:
+            if state.get(name, now) != now:
                 before, after = (str(value)[:100] for value in (state[name], now))
                 raise DataError(f"the data has changed since this run began: {name} was {before}, now {after}")
 

@@ -21,6 +21,7 @@ from src.data.order import Order, key, shuffled
 from src.data.report import SPLITS, Cleaning, text_shift, text_split
 from src.data.tokens import decode, encode, make_tokenizer, vocabulary_size
 from src.errors import ConfigError, DataError
+from src.run import say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -145,19 +146,19 @@ class TextDataModule(DataModule):
             return
         try:
             self.open(self.prepare())
-            state = self.state_dict()
-            self.is_other = self.fitted is not None and any(state[name] != self.fitted[name] for name in state)
+            self.is_other = self.fitted is not None and self.fitted.get("content") != self.content
         except DataError:  # other text may be too short to be divided
             self.is_other = bool(self.fitted)
             if not self.is_other:
                 raise
         if self.is_other:
+            say("Other text than the model was trained on: all of it is measured.")
             self.open(self.prepare())
         if self.fitted:
             self.adopt(self.fitted)
 
     def open(self, folder: Path) -> None:
-        self.report = cache.report(folder)
+        self.report, self.content = cache.report(folder), cache.content(folder)
         for split in SPLITS:
             source = "val" if split == "test" and not self.fractions[1] else split
             stride = 1 if split == "train" else self.seq_len

@@ -312,3 +312,24 @@ def test_damaged_files_of_a_set_are_one_line(data_dir, tmp_path):
         (raw / file.name).write_bytes(file.read_bytes()[:1000])
     with pytest.raises(DataError, match=r"MNIST in .* -> "):
         ImageDataModule("MNIST", data_dir=str(tmp_path), cache_dir=str(tmp_path / "cache")).setup("fit")
+
+
+def test_labels_that_were_swapped_are_refused_on_resume(tmp_path):
+    class Swapped(ImageDataModule):
+        def __init__(self, swap: bool = False, **kwargs):
+            super().__init__(**kwargs)
+            self.swap = swap
+
+        def load(self):
+            (x, targets), test = digits_of_sklearn()
+            targets = targets.copy()
+            if self.swap:
+                first, other = 0, int((targets != targets[0]).argmax())
+                targets[[first, other]] = targets[[other, first]]
+            return (x, targets), test
+
+    one, other = (Swapped(swap, cache_dir=str(tmp_path)) for swap in (False, True))
+    one.setup("fit")
+    other.setup("fit")
+    with pytest.raises(DataError, match="the data has changed since this run began: content"):
+        other.load_state_dict(one.state_dict())

@@ -148,3 +148,10 @@ def test_pythons_reference_needs_no_file(tmp_path):
     data.setup("fit")
     assert data.facts == {"vocab_size": 256, "seq_len": 64}
     assert data.splits["train"].tokens.numpy().dtype == np.uint8
+
+
+def test_text_that_was_changed_is_refused_on_resume(make):
+    state = make(tokenizer="bytes").state_dict()
+    make(tokenizer="bytes").load_state_dict(state)
+    with pytest.raises(DataError, match="the data has changed since this run began: content"):
+        make(TEXT.replace("fox", "fix").encode(), tokenizer="bytes").load_state_dict(state)

@@ -230,7 +230,15 @@ def test_what_looks_secret_and_what_does_not():
     assert redact(innocent) == innocent
     config = {"api_key": "a", "token": "b", "my_token": "c", "secret": ["d"], "db.password": "e", "key": "f"}
     assert set(map(str, redact(config).values())) == {"***", "['***']"}
-    plain = {"tokenizer": "bytes", "num_tokens": 3, "monkey": "x", "keys": "y", "primary_key": "id", "token": None}
+    plain = {
+        "tokenizer": "bytes",
+        "num_tokens": 3,
+        "monkey": "x",
+        "keys": "y",
+        "primary_key": "id",
+        "token": None,
+        "cls_token": "mean",
+    }
     assert redact(plain) == plain
     args = [
         "--a.token",
