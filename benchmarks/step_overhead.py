@@ -40,6 +40,7 @@ def build(args, folder):
     config = ["--config", "configs/experiment/digits_cnn.yaml"]
     cli = CLI(read_request(command_parser("benchmark", None), [*config, *flags]))
     cli.build(logger=False, default_root_dir=folder)
+    (Path(folder) / "config.yaml").write_text("trainer: {}\n")  # as in every run folder
     cli.trainer.loggers = [MetricsCSV(Path(folder))]
     cli.datamodule.prepare_data()
     cli.datamodule.setup("fit")

@@ -41,7 +41,7 @@ def data_flags(experiment: Path) -> list[str]:
 def test_runs(path, run, tmp_path, request):
     flags = ["--config", path, "--config", "configs/trainer/smoke.yaml", "--run_dir", tmp_path / "run"]
     if "cifar10" in path.stem:
-        flags += ["--data.data_dir", request.getfixturevalue("cifar10")]
+        flags += ["--data.data_dir", request.getfixturevalue("cifar10"), "--data.batch_size", 128]
     else:
         flags += data_flags(path)
     run(flags)

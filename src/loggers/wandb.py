@@ -68,7 +68,8 @@ class RunLogger(WandbLogger):
         self.folder, self.sender, self.say = Path(run.settings.sync_dir), sender, say
         self.broken, self.recorded = False, 0
         self.queue: queue.Queue[Callable[[], None]] = queue.Queue(WAITING)
-        threading.Thread(target=self.work, daemon=True).start()
+        self.thread = threading.Thread(target=self.work, daemon=True)
+        self.thread.start()
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """The whole config is recorded at the start."""
@@ -89,6 +90,8 @@ class RunLogger(WandbLogger):
             self.log_metrics(values, int(row["step"]))
 
     def attempt(self, act: Callable[[], None]) -> None:
+        if threading.current_thread() is self.thread:  # Lightning's log_image ends in log_metrics, which is now due
+            return act()
         try:
             if not self.broken:
                 self.queue.put_nowait(act)

@@ -8,7 +8,9 @@ DRAWN = [*SMALL, "--pictures.enabled", "true"]
 def test_pictures_are_in_the_run_folder_and_in_wandb(run, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder = tmp_path / "run"
-    assert "pictures  confusion.png, curves.png, samples.png" in run([*DRAWN, "--run_dir", folder])
+    output = run([*DRAWN, "--run_dir", folder])
+    assert "pictures  confusion.png, curves.png, samples.png" in output
+    assert output.count("W&B") == 2, output  # that it records, and how to send it: nothing went wrong
     for name in ("confusion", "curves", "samples"):
         image = np.asarray(Image.open(folder / f"{name}.png").convert("RGB"))
         assert len(np.unique(image.reshape(-1, 3), axis=0)) > 50, name

@@ -330,6 +330,30 @@ def test_a_recorder_that_does_not_answer_holds_up_nothing(monkeypatch, tmp_path)
     assert at_exit == [(os._exit, 0)]
 
 
+def test_a_picture_is_logged_before_the_end_that_follows_it(monkeypatch, tmp_path):
+    logged = []
+
+    class Keeps(SimpleNamespace):
+        def log(self, metrics, **kwargs):
+            logged.append(metrics)
+
+        def define_metric(self, *args, **kwargs):
+            pass
+
+        def finish(self, exit_code):
+            logged.append("end")
+
+    def slow(image):
+        time.sleep(0.3)  # until the end is in the queue
+        return image
+
+    monkeypatch.setattr("wandb.Image", slow)
+    logger = RunLogger(Keeps(settings=SimpleNamespace(sync_dir=tmp_path), summary={}), None, pytest.fail)
+    logger.log_image("picture", ["a.png"])
+    logger.close({}, 0)
+    assert [row if row == "end" else row["picture"] for row in logged] == [["a.png"], "end"]
+
+
 def test_a_slow_recorder_is_waited_for(monkeypatch, tmp_path):
     logged, at_exit = [], []
 
