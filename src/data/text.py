@@ -146,7 +146,7 @@ class TextDataModule(DataModule):
             return
         try:
             self.open(self.prepare())
-            self.is_other = self.fitted is not None and self.fitted.get("content") != self.content
+            self.is_other = self.fitted is not None and self.fitted.get("content", self.content) != self.content
         except DataError:  # other text may be too short to be divided
             self.is_other = bool(self.fitted)
             if not self.is_other:
