@@ -72,6 +72,8 @@ class Checkpoints(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.folder = Path(trainer.default_root_dir) / "checkpoints"
+        if stage == "test":
+            self.put_back_counts(trainer)  # where nothing was left to train
         self.t0 = time.monotonic()
 
     # When to save

@@ -29,6 +29,7 @@ from harness import (
 )
 
 from src import resume
+from src.models.base import Model
 from src.models.classification import Classification
 
 
@@ -151,6 +152,17 @@ def test_killed_in_validation_test_and_while_it_resumes(start, run, tmp_path, wh
     number = 3 if hook == "on_validation_epoch_end" else 1
     hooks = [before_call(Classification, hook, number), before_call(Classification, hook, 1)]
     assert sweep(start, run, tmp_path, whole, hooks) == 2
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_killed_in_the_test_of_each_network(start, run, tmp_path, name):
+    args = SETTINGS[name]
+    run([*args, "--run_dir", tmp_path / "whole"])
+    hook = before_call(Model, "on_test_epoch_end", 1)
+    for _ in range(2):
+        assert start([*args, "--run_dir", tmp_path / "killed"], first=hook).wait() == -9
+    run([*args, "--run_dir", tmp_path / "killed"])
+    assert_same_end(tmp_path / "killed", tmp_path / "whole")
 
 
 def test_early_stop_is_not_forgotten(start, run, tmp_path):
