@@ -31,7 +31,9 @@ class Classification(Model):
 
     Args:
         label_smoothing: share of the target's probability spread over all classes, in training.
-        mirrored: classify an image, but in training, by the mean of its logits and those of its mirror image.
+        views: what an image is classified by, but in training: by itself (`one`), by the mean of its logits and those of
+            its mirror image (`mirrored`), or of both also where they are moved by a pixel, up and left or down and right
+            (`shifted`; Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024).
         class_weights: factors of the classes' losses in training (of several labels, of the label's presence), or
             `balanced`: each class weighs as much as the others (of several labels, presence as much as absence).
     """
@@ -39,14 +41,14 @@ class Classification(Model):
     def __init__(
         self,
         label_smoothing: float = 0.0,
-        mirrored: bool = False,
+        views: Literal["one", "mirrored", "shifted"] = "one",
         class_weights: list[float] | Literal["balanced"] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if not 0 <= label_smoothing <= 1:
             raise ConfigError(f"model.label_smoothing: {label_smoothing} is not from 0 to 1")
-        self.label_smoothing, self.mirrored, self.class_weights = label_smoothing, mirrored, class_weights
+        self.label_smoothing, self.views, self.class_weights = label_smoothing, views, class_weights
         self.weights: Tensor | None = None
         self.mean_loss, self.mean_acc = MaskedMean(), MaskedMean()
         self.auroc: MulticlassAUROC | MultilabelAUROC | None = None
@@ -84,8 +86,13 @@ class Classification(Model):
 
     def classify(self, x: Tensor) -> Tensor:
         """x [N, ...] -> logits [N, num_classes]."""
-        logits = self(x).float()
-        return (logits + self(x.flip(-1)).float()) / 2 if self.mirrored else logits
+        seen = [x]
+        if self.views == "shifted":
+            framed = F.pad(x, [1] * 4, mode="replicate")
+            seen += [framed[..., :-2, :-2], framed[..., 2:, 2:]]
+        if self.views != "one":
+            seen += [view.flip(-1) for view in seen]
+        return torch.stack([self(view).float() for view in seen]).mean(0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits, targets, real = self.classify(batch["x"]), batch["targets"], batch["index"] >= 0

@@ -185,12 +185,16 @@ def test_a_run_without_end_needs_no_schedule_that_knows_it(run, tmp_path):
     run([*endless, *constant, "--checkpoints.monitor", "val/loss", "--run_dir", tmp_path / "other"])
 
 
-def test_mirrored_images_are_seen_too(trained):
-    trainer, model, data = trained(epochs=1, mirrored=True)
+@pytest.mark.parametrize("views", ["mirrored", "shifted"])
+def test_an_image_is_seen_in_several_ways(trained, views):
+    trainer, model, data = trained(epochs=1, views=views)
     metrics, targets, p = measure(trainer, model, data)
     test = data.splits["test"]
     x = data.on_after_batch_transfer(test[torch.arange(360)], 0)["x"]
+    rows = torch.arange(8)
+    up, down = (x[:, :, near][..., near] for near in ((rows + 1).clamp(max=7), (rows - 1).clamp(min=0)))
+    seen = [x] if views == "mirrored" else [x, up, down]
     with torch.no_grad():
-        logits = (model(x) + model(x.flip(-1))) / 2
+        logits = sum(model(view) + model(view.flip(-1)) for view in seen) / (2 * len(seen))
     assert torch.allclose(p, logits.softmax(1), atol=1e-6)
     assert metrics["test/loss"] == pytest.approx(F.cross_entropy(logits, targets).item(), rel=1e-5)
