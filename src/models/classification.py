@@ -31,9 +31,9 @@ class Classification(Model):
 
     Args:
         label_smoothing: share of the target's probability spread over all classes, in training.
-        views: what an image is classified by, but in training: by itself (`one`), by the mean of its logits and those of
-            its mirror image (`mirrored`), or of both also where they are moved by a pixel, up and left or down and right
-            (`shifted`; Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024).
+        views: what an image is classified by, but in training: by itself (`one`), by the mean of its logits and those
+            of its mirror image (`mirrored`), or of both also where they are moved by a pixel, up and left or down and
+            right (`shifted`; Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024).
         class_weights: factors of the classes' losses in training (of several labels, of the label's presence), or
             `balanced`: each class weighs as much as the others (of several labels, presence as much as absence).
     """
