@@ -32,7 +32,7 @@ def generate(args: Sequence[str]) -> int:
     for name, least in (("max_tokens", 1), ("temperature", 0), ("top_k", 1)):
         if getattr(options, name) < least:
             raise ConfigError(f"--{name}: {getattr(options, name)} is less than {least}")
-    cli, model = load_model(request, options.checkpoint)
+    cli, model = load_model(request)
     from src.data.text import TextDataModule
     from src.data.tokens import decode, encode
 

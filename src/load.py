@@ -1,12 +1,13 @@
-"""Trained models from their run folders."""
+"""Runs from their folders: how they ended, and the trained models."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from src.config import CommandParser, Request, command_parser, read_request
-from src.errors import ConfigError
-from src.run import RunFolder
+from src.errors import CheckpointError, ConfigError
+from src.run import RunFolder, read_json, say, src_sha256
 
 if TYPE_CHECKING:
     from src.cli import CLI
@@ -28,18 +29,18 @@ def load_run(path: str | Path, checkpoint: str = "best") -> "Model":
     """
     from lightning.pytorch.utilities.seed import isolate_rng
 
-    request = run_request(command_parser("load", None), ["--run_dir", str(path)])
+    request = run_request(run_parser("load", None), ["--run_dir", str(path), "--checkpoint", checkpoint])
     with isolate_rng():  # building a network draws random numbers, which are the caller's
-        return load_model(request, checkpoint)[1]
+        return load_model(request)[1]
 
 
-def load_model(request: Request, checkpoint: str) -> tuple["CLI", "Model"]:
-    """The objects of a run, its network with the weights of a checkpoint. No data is read."""
+def load_model(request: Request) -> tuple["CLI", "Model"]:
+    """The objects of a run, its network with the weights of --checkpoint. No data is read."""
     from src import checkpoint as files
     from src.cli import CLI
     from src.models.base import build_network
 
-    saved = files.load(checkpoint_path(request, checkpoint))
+    saved = files.load(checkpoint_path(request))
     cli = CLI(request)
     cli.build(logger=False)
     model, data = cli.model, cli.datamodule
@@ -50,15 +51,15 @@ def load_model(request: Request, checkpoint: str) -> tuple["CLI", "Model"]:
     return cli, model.eval()
 
 
-def checkpoint_path(request: Request, name: str) -> Path:
-    return RunFolder(Path(request.options.run_dir)).checkpoints / f"{name}.ckpt"
+def checkpoint_path(request: Request) -> Path:
+    return RunFolder(Path(request.options.run_dir)).checkpoints / f"{request.options.checkpoint}.ckpt"
 
 
 def trained(cli: "CLI", request: Request) -> Path:
     """The checkpoint that is asked for; the data module will take on what was fitted on its training data."""
     from src import checkpoint as files
 
-    path = checkpoint_path(request, request.options.checkpoint)
+    path = checkpoint_path(request)
     cli.datamodule.fitted = files.load(path).get(type(cli.datamodule).__qualname__)
     return path
 
@@ -86,10 +87,37 @@ def run_request(parser: CommandParser, args: Sequence[str]) -> Request:
 
     Raises:
         ConfigError: --run_dir is missing.
-        CheckpointError: no run is there.
+        CheckpointError: no run is there, or no such checkpoint.
     """
-    run_dir = parser.parse_known_args(list(args))[0].run_dir
-    if run_dir is None:
+    options = parser.parse_known_args(list(args))[0]
+    if options.run_dir is None:
         raise ConfigError("which run? -> give --run_dir logs/EXPERIMENT/RUN")
-    RunFolder(Path(run_dir)).config()
-    return read_request(parser, ["--config", str(Path(run_dir) / "config.yaml"), *args])
+    folder = RunFolder(Path(options.run_dir))
+    folder.config()
+    if not (folder.checkpoints / f"{options.checkpoint}.ckpt").exists():
+        raise CheckpointError(f"{folder.path}: {without(folder, options.checkpoint)}")
+    if folder.state.get("code", {}).get("src_sha256") not in (None, src_sha256()) and not options.print_config:
+        say("The code has changed since this run was trained: the results may differ.")
+    return read_request(parser, ["--config", str(folder.path / "config.yaml"), *args])
+
+
+def without(folder: RunFolder, name: str) -> str:
+    """Why a run lacks a checkpoint, and what to do."""
+    end = ending(folder)
+    how = {"cut short": "was cut short", "training": "still trains,"}.get(end["status"], end["status"])
+    how += f" after {end['steps']} steps" if "steps" in end else ""
+    why = f" ({end['error'].partition(' -> ')[0]})" if "error" in end else ""
+    return f"no {name} checkpoint is there: the run {how}{why} -> give its command again, or take another"
+
+
+def ending(folder: RunFolder) -> dict[str, Any]:
+    """The summary of a run; of one without, its status (`training`, `cut short`) and the steps to its checkpoint."""
+    if folder.summary:
+        return folder.summary
+    last = (folder.checkpoints / "last.ckpt").resolve()
+    manifest = read_json(last.with_suffix(".json"))  # not by src.checkpoint, which loads torch
+    status = "cut short"
+    with suppress(OSError):  # a folder that is only for reading has no process at work
+        status = "cut short" if folder.take_lock() else "training"
+        folder.lock.close()
+    return {"status": status} | ({"steps": manifest["global_step"]} if "global_step" in manifest else {})

@@ -240,6 +240,8 @@ def run_command(command: Callable[[Sequence[str]], int], args: Sequence[str] | N
     try:
         return command(args)
     except (Exception, SystemExit) as e:
+        if nobody_reads(e):
+            return 128 + signal.SIGPIPE
         code = exit_code(e)
         if debug or "--debug" in args or code == 1:
             print(hide(traceback.format_exc(), secrets_in(args)), file=sys.stderr)
@@ -249,6 +251,17 @@ def run_command(command: Callable[[Sequence[str]], int], args: Sequence[str] | N
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+
+
+def nobody_reads(e: BaseException) -> bool:
+    """Whether it says that the reader of standard output, such as `head`, has left; then nothing more goes there."""
+    if isinstance(e, BrokenPipeError):
+        try:
+            sys.stdout.flush()  # goes well if another pipe broke
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return True
+    return isinstance(e, SystemExit) and e.code == 1 and isinstance(e.__context__, BrokenPipeError)  # from rich
 
 
 def exit_code(e: BaseException) -> int:

@@ -5,13 +5,14 @@
     python -m src.runs logs/digits_cnn/first logs/digits_cnn/second   # side by side
 
 Side by side: the keys in which the configs differ, the metrics, and the curves as compare.png in the last folder named,
-or --output FILE.png. Runs that differ in their seed alone, such as those of --seeds, are one column: mean and standard
-deviation.
+or --output FILE.png. Runs of one code that differ in their seed alone, such as those of --seeds, are one column: mean
+and standard deviation.
 """
 
 import argparse
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -20,10 +21,12 @@ from rich.table import Table
 from src import pictures
 from src.config import CommandParser
 from src.errors import CheckpointError, ConfigError
+from src.load import ending
 from src.run import FREE, LOGS, RunFolder, flat, run_command, say
 from src.terminal import console, duration, here
 
 Groups = dict[str, list[RunFolder]]  # by letter; the runs of one differ in their seed alone
+SEEDS = ("seed_everything", "data.seed")
 
 
 def runs(args: Sequence[str]) -> int:
@@ -59,11 +62,13 @@ def overview(folders: list[RunFolder]) -> None:
     """A line for each run: how it ended, and why."""
     lines = []
     for folder in folders:
-        summary = folder.summary
+        summary = ending(folder)
         result = ", ".join(f"{n.removeprefix('test/')} {v:.4f}" for n, v in summary.items() if n.startswith("test/"))
         time = duration(summary["seconds"]) if "seconds" in summary else ""
         why = f"exit code {summary['exit_code']}: {summary['error']}" if "error" in summary else ""
-        lines.append([here(folder.path), state(folder), str(summary.get("steps", "")), time, result, why])
+        if summary["status"] == "cut short":
+            why = f"the same command {'goes on' if 'steps' in summary else 'begins again: there is no checkpoint'}"
+        lines.append([here(folder.path), summary["status"], str(summary.get("steps", "")), time, result, why])
     show(["run", "state", "steps", "time", "result", "why"], lines)
 
 
@@ -71,43 +76,40 @@ def show(header: list[str], lines: Iterable[list[str]]) -> None:
     table = Table(*header, box=None, pad_edge=False)
     for line in lines:
         table.add_row(*line)
-    console().print(table)
-
-
-def state(folder: RunFolder) -> str:
-    if folder.summary:
-        return str(folder.summary["status"])
-    try:
-        if not folder.take_lock():
-            return "training"
-        folder.lock.close()
-    except OSError:  # a folder that is only for reading has no process at work
-        pass
-    return "cut short"
+    out = console()
+    with out.capture() as text:
+        out.print(table)
+    say("\n".join(line.rstrip() for line in text.get().splitlines()))
 
 
 def grouped(folders: list[RunFolder]) -> Groups:
-    groups: dict[str, list[RunFolder]] = {}
+    groups: dict[tuple[str, int], list[RunFolder]] = {}
+    times: Counter[str] = Counter()  # one group has no run twice
     for folder in folders:
-        groups.setdefault(repr(sorted(compared(folder).items())), []).append(folder)
+        facts = compared(folder)
+        alike, same = (repr(sorted(k for k in facts.items() if k[0] not in free)) for free in (SEEDS, ()))
+        groups.setdefault((alike, times[same]), []).append(folder)
+        times[same] += 1
     return {chr(ord("A") + i % 26) + ("" if i < 26 else str(i // 26)): g for i, g in enumerate(groups.values())}
 
 
 def compared(folder: RunFolder) -> dict[str, str]:
-    """The keys of a run's config on which its results may depend, but for the seed."""
-    free = ("seed_everything", "data.seed", *FREE)
-    return {k: str(v) for k, v in flat(folder.config()).items() if v is not None and not k.startswith(free)}
+    """The code of a run, and the keys of its config on which its results may depend."""
+    code = {"code (src_sha256)": folder.state.get("code", {}).get("src_sha256", "-")[:8]}
+    return code | {k: str(v) for k, v in flat(folder.config()).items() if v is not None and not k.startswith(FREE)}
 
 
 def compare(groups: Groups, output: Path) -> None:
     for letter, group in groups.items():
         more = f" and {len(group) - 1} more with other seeds" if len(group) > 1 else ""
         say(f"\n{letter}: {here(group[0].path)}{more}" if len(groups) > 1 or more else "")
-    configs = [compared(group[0]) for group in groups.values()]
-    values = {key: [config.get(key, "-") for config in configs] for key in sorted(set().union(*configs))}
-    differ = [[key, *found] for key, found in values.items() if len(set(found)) > 1]
-    if differ:
+    configs = [list(map(compared, group)) for group in groups.values()]
+    keys = sorted({key for group in configs for config in group for key in config})
+    values = ([key, *(",".join(dict.fromkeys(c.get(key, "-") for c in group)) for group in configs)] for key in keys)
+    if differ := [line for line in values if len(set(line[1:])) > 1]:
         show(["config", *groups], differ)
+    elif len(groups) > 1:
+        say("the same config and code")
     from src.loggers.metrics_csv import read_curves  # loads Lightning, which takes seconds
 
     curves = {letter: [read_curves(f.path, ("train/", "val/", "perf/")) for f in g] for letter, g in groups.items()}

@@ -7,6 +7,7 @@ import torch
 from conftest import SMALL
 
 import src.evaluate
+import src.generate
 import src.predict
 from src import load_run
 from src.errors import CheckpointError
@@ -83,6 +84,36 @@ def test_output_must_have_a_known_ending(run, trained):
 
 def test_a_run_without_a_checkpoint(run, trained):
     (trained / "checkpoints/best.ckpt").unlink()
-    assert "best.ckpt: there is no such file" in run(["--run_dir", trained], code=4, command=src.evaluate.main)
-    with pytest.raises(CheckpointError, match="there is no such file"):
+    words = "no best checkpoint is there: the run finished after 60 steps -> "
+    assert words in run(["--run_dir", trained], code=4, command=src.evaluate.main)
+    with pytest.raises(CheckpointError, match=words):
         load_run(trained)
+    load_run(trained, "last")
+    (trained / "summary.json").unlink()
+    output = run(["--run_dir", trained], code=4, command=src.predict.main)
+    assert "the run was cut short after 60 steps -> give its command again" in output
+
+
+@pytest.mark.parametrize("command", [src.evaluate.main, src.predict.main, src.generate.main])
+def test_a_run_that_failed_before_its_first_checkpoint(run, tmp_path, command):
+    flags = ["--data.dataset", "folder", "--data.data_dir", tmp_path / "none", "--run_dir", tmp_path / "run"]
+    run([*SMALL, *flags], code=3)
+    error = json.loads((tmp_path / "run/summary.json").read_text())["error"].partition(" -> ")[0]
+    output = run(["--run_dir", tmp_path / "run"], code=4, command=command)
+    assert output.startswith(f"error: {tmp_path / 'run'}: no best checkpoint is there: the run failed after 0 steps (")
+    assert f"({error}) -> give its command again" in output
+    assert len(output.splitlines()) == 1
+
+
+def test_code_that_has_changed_since_is_said(run, trained, capsys):
+    words, args = "The code has changed since this run was trained", ["--run_dir", trained]
+    assert words not in run(args, command=src.evaluate.main)
+    state = json.loads((trained / "run.json").read_text())
+    state["code"]["src_sha256"] = "0" * 64
+    (trained / "run.json").write_text(json.dumps(state))
+    for command in (src.evaluate.main, src.predict.main):
+        assert run(args, command=command).count(words) == 1
+    assert words in run(args, command=src.generate.main, code=2)  # its model is not of text
+    assert words not in run([*args, "--print_config"], command=src.evaluate.main)
+    load_run(trained)
+    assert words in capsys.readouterr().out

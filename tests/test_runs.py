@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 import signal
 import time
 
@@ -6,8 +8,9 @@ import numpy as np
 import pytest
 from conftest import SMALL
 
-from src import runs
+from src import runs, train
 from src.loggers.metrics_csv import read_curves
+from src.run import run_command
 
 
 @pytest.fixture
@@ -40,6 +43,52 @@ def test_runs_that_differ_in_their_seed_are_one_column(trained, run):
     assert (trained / "b/compare.png").exists()
 
 
+def other_code(folder):
+    state = json.loads((folder / "run.json").read_text())
+    state["code"]["src_sha256"] = "0" * 64
+    (folder / "run.json").write_text(json.dumps(state))
+
+
+def test_runs_of_one_seed_or_of_other_code_are_not_other_seeds(trained, run):
+    for name in ("again", "edited"):
+        shutil.copytree(trained / "a", trained / name)
+    output = run([trained / "a", trained / "again"], command=runs.main)
+    assert "the same config and code" in output
+    assert row(output, "B:") == ["B:", str(trained / "again")]
+    other_code(trained / "edited")
+    output = run([trained / "a", trained / "edited"], command=runs.main)
+    own = json.loads((trained / "a/run.json").read_text())["code"]["src_sha256"]
+    assert row(output, "code") == ["code", "(src_sha256)", own[:8], "00000000"]
+    assert "the same config" not in output
+    assert "(n=2)" not in output
+    output = run([trained / name for name in ("a", "edited", "b", "again")], command=runs.main)
+    assert row(output, "A:")[2:] == ["and", "1", "more", "with", "other", "seeds"]
+    assert row(output, "seed_everything") == ["seed_everything", "0,1", "0", "0"]
+    other_code(trained / "b")
+    output = run([trained / "a", trained / "b"], command=runs.main)
+    assert row(output, "seed_everything") == ["seed_everything", "0", "1"]
+    assert "(n=2)" not in output
+
+
+def leave():
+    """As `head` does: whoever reads standard output is gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.dup2(writer, 1)
+
+
+def test_output_that_nobody_reads_any_more_ends_quietly(trained, run):
+    assert run([trained / "a", trained / "c"], command=runs.main, first=leave, code=141) == ""
+    assert run([*SMALL, "--dry_run"], command=train.main, first=leave, code=141) == ""
+
+
+def test_another_pipe_that_breaks_is_told(run):
+    def broken(args):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    assert "Traceback" in run([], command=lambda args: run_command(broken, args), code=1)
+
+
 def test_why_a_run_stopped(start, run, tmp_path):
     child = start([*SMALL, "--trainer.max_epochs", 1000, "--run_dir", tmp_path / "run"])
     while not (tmp_path / "run/metrics.csv").exists():
@@ -55,11 +104,15 @@ def test_why_a_run_stopped(start, run, tmp_path):
 
 def test_a_run_that_was_killed_is_cut_short(start, run, tmp_path):
     child = start([*SMALL, "--trainer.max_epochs", 1000, "--run_dir", tmp_path / "run"])
-    while not (tmp_path / "run/metrics.csv").exists():
-        time.sleep(0.05)
+    child.wait_for(tmp_path / "run/checkpoints/last.ckpt")
     child.kill()
     child.wait()
-    assert "cut short" in run([tmp_path / "run"], command=runs.main)
+    steps = int((tmp_path / "run/checkpoints/last.ckpt").resolve().stem.removeprefix("step-"))
+    output = run([tmp_path / "run"], command=runs.main)
+    assert row(output, str(tmp_path))[1:] == f"cut short {steps} the same command goes on".split()
+    assert [line for line in output.splitlines() if line != line.rstrip()] == []
+    shutil.rmtree(tmp_path / "run/checkpoints")
+    assert "the same command begins again" in run([tmp_path / "run"], command=runs.main)
 
 
 def test_no_run_is_one_line(run, tmp_path):
