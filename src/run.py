@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import select
 import shlex
 import signal
 import socket
@@ -256,9 +257,8 @@ def run_command(command: Callable[[Sequence[str]], int], args: Sequence[str] | N
 def nobody_reads(e: BaseException) -> bool:
     """Whether it says that the reader of standard output, such as `head`, has left; then nothing more goes there."""
     if isinstance(e, BrokenPipeError):
-        try:
-            sys.stdout.flush()  # goes well if another pipe broke
-        except BrokenPipeError:
+        (poll := select.poll()).register(sys.stdout, 0)
+        if poll.poll(0):  # else another pipe broke
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return True
     return isinstance(e, SystemExit) and e.code == 1 and isinstance(e.__context__, BrokenPipeError)  # from rich

@@ -2,11 +2,13 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
-from conftest import SMALL
+from conftest import ROOT, SMALL
 
 from src import runs, train
 from src.loggers.metrics_csv import read_curves
@@ -77,8 +79,15 @@ def leave():
     os.dup2(writer, 1)
 
 
-def test_output_that_nobody_reads_any_more_ends_quietly(trained, run):
-    assert run([trained / "a", trained / "c"], command=runs.main, first=leave, code=141) == ""
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_nobody_reads_any_more_ends_quietly(trained, unbuffered):
+    command = [sys.executable, "-m", "src.runs", trained / "a", trained / "c"]
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(command, cwd=ROOT, env=env, preexec_fn=leave, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_plans_that_nobody_reads_end_quietly(run):
     assert run([*SMALL, "--dry_run"], command=train.main, first=leave, code=141) == ""
 
 
