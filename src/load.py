@@ -40,7 +40,7 @@ def load_model(request: Request) -> tuple["CLI", "Model"]:
     from src.cli import CLI
     from src.models.base import build_network
 
-    saved = files.load(checkpoint_path(request))
+    saved = files.load(checkpoint_path(request, request.options.checkpoint))
     cli = CLI(request)
     cli.build(logger=False)
     model, data = cli.model, cli.datamodule
@@ -51,15 +51,15 @@ def load_model(request: Request) -> tuple["CLI", "Model"]:
     return cli, model.eval()
 
 
-def checkpoint_path(request: Request) -> Path:
-    return RunFolder(Path(request.options.run_dir)).checkpoints / f"{request.options.checkpoint}.ckpt"
+def checkpoint_path(request: Request, name: str) -> Path:
+    return RunFolder(Path(request.options.run_dir)).checkpoints / f"{name}.ckpt"
 
 
 def trained(cli: "CLI", request: Request) -> Path:
     """The checkpoint that is asked for; the data module will take on what was fitted on its training data."""
     from src import checkpoint as files
 
-    path = checkpoint_path(request)
+    path = checkpoint_path(request, request.options.checkpoint)
     cli.datamodule.fitted = files.load(path).get(type(cli.datamodule).__qualname__)
     return path
 
