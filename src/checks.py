@@ -132,7 +132,10 @@ def shown(value: Any) -> str:
 
 
 def place(lines: Lines, key: str) -> str:
-    """Where a key, or what holds it, was set last."""
+    """Where a key, something in it, or what holds it, was set last."""
+    inside = [where for name, where in lines.items() if name.startswith(f"{key}.")]
+    if key not in lines and inside:
+        return f"{inside[-1]}: "
     while key and key not in lines:
         key = key.rpartition(".")[0]
     return f"{lines[key]}: " if key else ""

@@ -17,6 +17,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import TorchCheckpointIO
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from src.callbacks.data_report import DataReport
 from src.callbacks.progress import ThrottledProgress
@@ -108,7 +109,7 @@ class CLI:
             self.config_init = self.parser.instantiate(self.config)
             self.model, self.datamodule = self.config_init.model, self.config_init.data
             self.trainer: Any = self.make_trainer(vars(self.config_init.trainer) | trainer_overrides)
-        except (TypeError, ValueError, AttributeError) as e:  # Lightning's own complaints are ValueErrors, too
+        except (TypeError, ValueError, AttributeError, MisconfigurationException) as e:
             raise ConfigError(" ".join(str(e).split())[:300]) from e
         if self.request.stated:
             self.model.factory = partial(self.model.factory, **self.request.stated)

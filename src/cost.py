@@ -1,6 +1,7 @@
 """What a network costs."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,14 +9,14 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 
-def forward_flops(network: nn.Module, x: Tensor) -> int | None:
+def forward_flops(network: nn.Module, x: Tensor) -> tuple[int | None, Any]:
     """Floating-point operations, two for a multiply-add, of the matrix products, convolutions and attention of one
     forward pass. A training step takes about three times as many (Kaplan et al., Scaling Laws for Neural Language
     Models, 2020). They are counted on the meta device, without arithmetic and memory; a network that this is not enough
     for, because it looks at its numbers or makes tensors on a device of its choice, is run.
 
     Returns:
-        None where an operation needs real numbers, but the network has none.
+        Their number and what the network gives; twice None where an operation needs real numbers, but it has none.
 
     Raises:
         RuntimeError, TypeError, ValueError: the network cannot take `x`.
@@ -30,18 +31,18 @@ def forward_flops(network: nn.Module, x: Tensor) -> int | None:
         if device.type != "meta":
             return counted(network, {}, x.to(device))
         if isinstance(e, NotImplementedError):
-            return None
+            return None, None
         raise
     finally:
         for module, training in modes:
             module.training = training
 
 
-def counted(network: nn.Module, tensors: dict[str, Tensor], x: Tensor) -> int:
-    """Operations of one pass with these tensors in place of the network's own."""
+def counted(network: nn.Module, tensors: dict[str, Tensor], x: Tensor) -> tuple[int, Any]:
+    """Operations and output of one pass with these tensors in place of the network's own."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        functional_call(network, tensors, (x,))
-    return counter.get_total_flops()
+        output = functional_call(network, tensors, (x,))
+    return counter.get_total_flops(), output
 
 
 def count(n: float, unit: str = "") -> str:

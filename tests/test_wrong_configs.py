@@ -50,6 +50,7 @@ FILES = {
 }
 
 FLAGS = {
+    "unknown key on the way": (["--model.netwrok.widths", "[1]"], r"--model.netwrok.widths.*network"),
     "abbreviation": (["--trainer.max_epoch", "3"], r"trainer.max_epoch.*max_epochs"),
     "unknown flag": (["--tainer.max_epochs", "3"], r"tainer.*trainer"),
     "abbreviated option": (["--run_di", "x"], r"run_di"),

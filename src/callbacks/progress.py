@@ -110,7 +110,9 @@ def plan(trainer: Trainer, model: Model) -> dict[str, str]:
     epochs = f" in {last_epoch(trainer):,} epochs" if math.isfinite(last_epoch(trainer)) else ""
     table = {
         "network": f"{type(model.network).__name__}, {parameters:,} parameters",
-        "data": ", ".join(f"{split} {n:,}" for split, n in data.num_samples.items()) + " samples",
+        "data": ", ".join(f"{split} {n:,}" for split, n in data.num_samples.items())
+        + " samples"
+        + (" (test is val)" if "same_as" in data.report.get("test", {}) else ""),
         "steps": f"{steps:,} of {data.batch_size} samples{at_once}{epochs}".replace("inf of", "without end, of"),
     }
     if model.flops_per_sample:

@@ -40,6 +40,8 @@ def from_arrays(sets: dict[str, Any], num_classes: int | None, cleaning: Cleanin
         raise DataError(
             f"labels are {list(labels.shape)}, but there are {num_classes} classes -> give a column for each"
         )
+    if num_classes is None and labels.ndim == 1 and gap == 1 < len(present):
+        raise DataError(f"train: there are labels 0 and {present[1]}, but not 1 -> number the classes 0, 1, 2, ...")
     num_classes = num_classes or (labels.shape[1] if labels.ndim == 2 else gap)
     if not num_classes:
         raise DataError("train: no sample has label 0 -> number the classes 0, 1, 2, ... without gaps")

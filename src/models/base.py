@@ -119,13 +119,21 @@ class Model(LightningModule):
         assert network is not None
         x = data.on_after_batch_transfer(data.splits["train"][torch.arange(2)], 0)["x"]
         try:
-            flops = forward_flops(network, x)
+            flops, logits = forward_flops(network, x)
         except (RuntimeError, TypeError, ValueError) as e:
             what = " ".join(str(e).split())[:200]
-            hint = " -> if it wants colour images: data.channels 3" if x.ndim == 4 and x.shape[1] == 1 else ""
+            hint = " -> if it wants colour images: data.channels 3" if "to have 3 channels" in what else ""
             what = f"{type(network).__name__} cannot take x {list(x.shape)}: {what}{hint}"
             raise ConfigError(f"model.network: {what}") from e
+        given = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        if flops is not None and given != (wanted := self.logits_shape(x)):
+            what = f"{type(network).__name__} gives {given} for x {list(x.shape)}, where logits {wanted} are wanted"
+            raise ConfigError(f"model.network: {what} -> size its last layer by num_classes or vocab_size, an argument")
         self.flops_per_sample = None if flops is None else flops // len(x)
+
+    def logits_shape(self, x: Tensor) -> list[int]:
+        """What the network must give for x."""
+        return [len(x), self.facts["num_classes"]]
 
     def forward(self, x: Tensor) -> Tensor:
         assert self.network is not None, "the network is built by the Trainer or by load_run"
@@ -257,6 +265,8 @@ def build_network(factory: Callable[..., nn.Module], facts: dict[str, Any]) -> n
     Raises:
         ConfigError: the config contradicts a fact, or the network cannot be built so.
     """
+    if isinstance(factory, nn.Module):
+        raise ConfigError("model.network: a network is given -> give its class, or functools.partial(Class, ...)")
     stated = getattr(factory, "keywords", {})
     used = {name: value for name, value in facts.items() if name in accepted(factory)}
     for name, value in used.items():

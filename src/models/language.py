@@ -18,6 +18,9 @@ class LanguageModeling(Model):
         super().__init__(**kwargs)
         self.mean_loss = MaskedMean()
 
+    def logits_shape(self, x: Tensor) -> list[int]:
+        return [*x.shape, self.facts["vocab_size"]]
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.losses(batch, "mean")
         self.watch(loss=loss)

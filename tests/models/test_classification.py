@@ -9,6 +9,7 @@ from src.data.image import ImageDataModule
 from src.data.mix import CutMix
 from src.data.module import Arrays
 from src.errors import ConfigError
+from src.models.base import build_network
 from src.models.classification import Classification, presence_and_f1, weights
 from src.networks.mlp import MLP
 from src.predict import to_table
@@ -198,3 +199,23 @@ def test_an_image_is_seen_in_several_ways(trained, views):
         logits = sum(model(view) + model(view.flip(-1)) for view in seen) / (2 * len(seen))
     assert torch.allclose(p, logits.softmax(1), atol=1e-6)
     assert metrics["test/loss"] == pytest.approx(F.cross_entropy(logits, targets).item(), rel=1e-5)
+
+
+def test_a_network_of_another_output_is_refused(run, tmp_path):
+    network = ["--model.network", "torch.nn.Conv2d", "--model.network.in_channels", 1]
+    network += ["--model.network.out_channels", 10, "--model.network.kernel_size", 3]
+    out = run([*SMALL, *network, "--run_dir", tmp_path / "run"], code=2)
+    assert "Conv2d gives [2, 10, 6, 6] for x [2, 1, 8, 8], where logits [2, 10] are wanted -> " in out
+
+
+def test_a_network_in_place_of_its_class_is_refused():
+    with pytest.raises(ConfigError, match="give its class"):
+        build_network(torch.nn.Linear(3, 4), {"num_classes": 4})
+
+
+def test_a_device_that_is_not_there_is_one_line(run, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("needs a machine without a GPU")
+    out = run([*SMALL, "--trainer.accelerator", "gpu", "--run_dir", tmp_path / "run"], code=2)
+    assert "No supported gpu backend found" in out
+    assert "Traceback" not in out
