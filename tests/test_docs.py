@@ -25,7 +25,6 @@ ELSEWHERE = {
     "make check": "test_habits.py",
     "python -m src.train --config configs/experiment/cifar10_resnet.yaml --data.data_dir DIR/cifar10 "
     "--trainer.accelerator cpu --trainer.devices 2": "unpacked in test_experiments.py",
-    "python -m src.evaluate --model.mirrored true": "of the run above",
 }
 
 

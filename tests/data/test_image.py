@@ -146,6 +146,7 @@ def put(name, value, row=None):
         (put("y", lambda y: y + 0.5 * (np.arange(40) == 6)), "train row 6: label 0.5 is float64"),
         (put("y", lambda y: y.astype(str)), "train row 0: label 0 is <U21"),
         (put("y", lambda y: y[:-1]), "train: 40 images, but 39 labels"),
+        (put("y", lambda y: y * 2), "train: there are labels 0 and 2, but not 1 -> number the classes"),
         (put("y", lambda y: y * 0), r"one class only \(0\)"),
         (put("x", lambda x: x / 255), r"train: images are float64 \[40, 1, 4, 4\] -> give uint8 \[N, C, H, W\]"),
         (put("x", lambda x: x[:, 0]), r"train: images are uint8 \[40, 4, 4\]"),
