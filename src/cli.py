@@ -51,9 +51,14 @@ class Parser(ArgumentParser):
         keys = re.findall(r'[Pp]arser key "([^"]+)"', message)
         key = ".".join(k for k in keys if k not in ("config", "init_args"))
         lines = [line.strip(" -") for line in message.splitlines()]
-        wanted = [line for line in lines if re.search(r"xpected|nvalid|not |require|must", line)]
+        wanted = [
+            line
+            for line in lines
+            if re.search(r"xpected|nvalid|not |require|must|No module|cannot|callable class:", line)
+        ]
         wanted = [line for line in wanted if not line.startswith(("Given value", "Does not validate", "Problem with"))]
         reason = next((line for line in wanted if "NoneType" not in line), lines[-1])
+        reason = re.sub(r"Type <class '[\w.]+'> expects a function or a callable class: ", "", reason)
         fail(
             self.request.lines, key, re.sub(r"\. Got value: .*", "", reason.removeprefix(f'Parser key "{key}": '))[:300]
         )
@@ -110,7 +115,9 @@ class CLI:
             self.model, self.datamodule = self.config_init.model, self.config_init.data
             self.trainer: Any = self.make_trainer(vars(self.config_init.trainer) | trainer_overrides)
         except (TypeError, ValueError, AttributeError, MisconfigurationException) as e:
-            raise ConfigError(" ".join(str(e).split())[:300]) from e
+            text = " ".join(str(e).split())
+            own = re.search(r"Errors: - (.*?) - Expected a <class 'NoneType'>", text)  # ours, within jsonargparse's
+            raise ConfigError((own[1] if own else text)[:300]) from e
         if self.request.stated:
             self.model.factory = partial(self.model.factory, **self.request.stated)
         if type(self.trainer.strategy.checkpoint_io) is not TorchCheckpointIO:

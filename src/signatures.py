@@ -10,6 +10,8 @@ from typing import Any
 
 from docstring_parser import parse
 
+from src.errors import ConfigError
+
 ROOT = Path(__file__).parent.parent
 TRAINER = "lightning.pytorch.trainer.trainer.Trainer"
 PLAIN = {"int", "float", "str", "bool", "list", "tuple", "dict", "None", "Literal", "Sequence", "Mapping", "Iterable"}
@@ -44,7 +46,10 @@ def body(module: str) -> list[ast.stmt]:
         return []
     base = base.joinpath(*module.split("."))
     file = next((f for f in (base.with_suffix(".py"), base / "__init__.py") if f.is_file()), None)
-    return ast.parse(file.read_text(encoding="utf-8")).body if file else []
+    try:
+        return ast.parse(file.read_text(encoding="utf-8")).body if file else []
+    except SyntaxError as e:
+        raise ConfigError(f"{file}:{e.lineno}: not Python: {e.msg} -> mend it") from e
 
 
 @cache

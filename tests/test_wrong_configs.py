@@ -8,6 +8,7 @@ import pytest
 import yaml
 from conftest import DIGITS, ROOT
 
+from src import signatures
 from src.config import command_parser, read_request
 from src.errors import ConfigError
 from src.strict_yaml import read_text
@@ -221,3 +222,36 @@ def test_printed_and_saved_configs_can_be_used_again(run, tmp_path):
     run(["--config", tmp_path / "again.yaml", "--config", "configs/trainer/smoke.yaml", "--run_dir", tmp_path / "a"])
     run(["--config", tmp_path / "a/config.yaml", "--run_dir", tmp_path / "b"])
     assert (tmp_path / "a/config.yaml").read_text() == (tmp_path / "b/config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--data.data_dir", "mine", "error: data.data_dir: mine is not read by the digits -> "),
+        ("--data.batch_size", "0", "error: data.batch_size: 0 is less than 1\n"),
+    ],
+)
+def test_what_a_class_says_of_its_arguments_is_told_alone(flag, value, message, run, tmp_path):
+    assert message in run([*DIGITS, flag, value, "--run_dir", tmp_path / "run"], code=2)
+
+
+def test_a_module_of_ours_that_is_not_python_is_named(tmp_path, monkeypatch):
+    (tmp_path / "src/networks").mkdir(parents=True)
+    (tmp_path / "src/networks/broken.py").write_text("import torch\nclass Broken(:\n")
+    monkeypatch.setattr(signatures, "ROOT", tmp_path)
+    with pytest.raises(ConfigError, match=r"src/networks/broken.py:2: not Python: .* -> mend it"):
+        signatures.body("src.networks.broken")
+
+
+def test_a_module_that_cannot_be_imported_is_told():
+    from src.cli import Parser  # loads torch
+
+    message = (
+        'Parser key "model":\n  Does not validate against any of the Union subtypes\n  Errors:\n'
+        "    - network: Type <class 'src.models.base.NetworkFactory'> expects a function or a callable class: "
+        "No module named 'timm_x'\n    - Expected a <class 'NoneType'>\n  Given value: {'class_path': 'x'}"
+    )
+    parser = Parser()
+    parser.request = read_request(command_parser("train", None), DIGITS)
+    with pytest.raises(ConfigError, match="model: network: No module named 'timm_x'$"):
+        parser.error(message)

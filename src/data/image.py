@@ -78,6 +78,10 @@ class ImageDataModule(DataModule):
         within("data.max_skipped_frac", max_skipped_frac, 0, 1)
         if image_size and (dataset != "folder" or min(image_size) < 1):
             raise ConfigError(f"data.image_size: {list(image_size)} -> give height and width, for a folder only")
+        if (dataset, type(self).load) == ("digits", ImageDataModule.load) and data_dir != "data":
+            raise ConfigError(
+                f"data.data_dir: {data_dir} is not read by the digits -> set data.dataset, to folder perhaps"
+            )
         self.dataset, self.data_dir, self.download = dataset, Path(data_dir), download
         self.val_frac, self.test_frac, self.image_size = val_frac, test_frac, image_size
         self.invalid, self.max_skipped_frac = invalid, max_skipped_frac
