@@ -253,5 +253,5 @@ def test_a_module_that_cannot_be_imported_is_told():
     )
     parser = Parser()
     parser.request = read_request(command_parser("train", None), DIGITS)
-    with pytest.raises(ConfigError, match="model: network: No module named 'timm_x'$"):
+    with pytest.raises(ConfigError, match=r"model: network: No module named 'timm_x'$"):
         parser.error(message)
