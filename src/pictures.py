@@ -44,14 +44,14 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, Curve]]]) -> "Figure":
                 drawn = [run[f"{split}/{kind}"] for run in group if f"{split}/{kind}" in run]
                 if drawn:
                     text = f"{label} {split}" if several else split
-                    band(axes, drawn, text, f"C{color}" if several else None, style)
+                    band(axes, drawn, text, f"C{color if several else int(split == 'val')}", style)
         axes.set(title=kind, xlabel="optimizer step")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     return fig
 
 
-def band(axes: "Axes", drawn: list[Curve], label: str, color: str | None, style: str) -> None:
+def band(axes: "Axes", drawn: list[Curve], label: str, color: str, style: str) -> None:
     """The mean of several curves and, behind it, their range."""
     length = min(len(steps) for steps, _ in drawn)
     steps, values = drawn[0][0][:length], np.stack([v[:length] for _, v in drawn])
