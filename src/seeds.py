@@ -1,5 +1,6 @@
 """One experiment over several seeds: each is a run of its own, and one summary holds their mean and spread."""
 
+import math
 import signal
 import statistics
 import subprocess
@@ -84,7 +85,7 @@ def summarize(summaries: list[dict[str, Any]]) -> dict[str, Any]:
     out = {}
     for name in (name for name in summaries[0] if name.startswith("test/")):
         v = [summary[name] for summary in summaries]
-        std = statistics.stdev(v) if len(v) > 1 else None
+        std = statistics.stdev(v) if len(v) > 1 and all(map(math.isfinite, v)) else None
         out[name] = {"mean": statistics.fmean(v), "std": std, "min": min(v), "max": max(v), "values": v}
     return out
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, SMALL
 
+from src.seeds import summarize
+
 SEEDS = [sys.executable, "-m", "src.train", *SMALL, "--trainer.max_epochs", "2", "--seeds"]
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -47,3 +49,9 @@ def test_a_wrong_number_of_seeds(run):
     from src import train
 
     assert "--seeds: 0 is less than 1" in run([*SMALL, "--seeds", 0], command=train.main, code=2)
+
+
+def test_a_metric_that_is_nan_has_no_spread():
+    found = summarize([{"test/auroc": float("nan"), "test/acc": 0.5}, {"test/auroc": 1.0, "test/acc": 0.7}])
+    assert found["test/auroc"]["std"] is None
+    assert found["test/acc"]["mean"] == pytest.approx(0.6)
