@@ -6,7 +6,7 @@ import inspect
 import logging
 import re
 import warnings
-from functools import partial
+from functools import partial, reduce
 from pkgutil import resolve_name
 from typing import Any, NoReturn
 
@@ -22,12 +22,13 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from src.callbacks.data_report import DataReport
 from src.callbacks.progress import ThrottledProgress
 from src.checkpoint import VerifiedCheckpointIO
-from src.checks import SECTIONS, allowed_prefixes, facts, fail
+from src.checks import SECTIONS, TOP, allowed_prefixes, facts, fail, shown, specs
 from src.config import Request
 from src.data.module import DataModule
 from src.errors import ConfigError
 from src.models.base import Model
 from src.redact import redact
+from src.strict_yaml import join
 
 # Lightning says much at the start of a run that is not about the run.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -47,21 +48,46 @@ class Parser(ArgumentParser):
     request: Request
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """jsonargparse's nested message as `file:line: key: reason`."""
+        """jsonargparse's nested message as `file:line: key: reason`; it is called for the inner keys first."""
         keys = re.findall(r'[Pp]arser key "([^"]+)"', message)
         key = ".".join(k for k in keys if k not in ("config", "init_args"))
-        lines = [line.strip(" -") for line in message.splitlines()]
-        wanted = [
-            line
-            for line in lines
-            if re.search(r"xpected|nvalid|not |require|must|No module|cannot|callable class:", line)
-        ]
-        wanted = [line for line in wanted if not line.startswith(("Given value", "Does not validate", "Problem with"))]
-        reason = next((line for line in wanted if "NoneType" not in line), lines[-1])
-        reason = re.sub(r"Type <class '[\w.]+'> expects a function or a callable class: ", "", reason)
-        fail(
-            self.request.lines, key, re.sub(r"\. Got value: .*", "", reason.removeprefix(f'Parser key "{key}": '))[:300]
-        )
+        reason = re.sub(r"Type .* expects a function or a callable class: ", "", reason_in(message))
+        reason = re.sub(r"\.*( Got value: .*)?$", "", reason.removeprefix(f'Parser key "{key}": '))
+        if key.split(".")[0] in TOP:
+            names = re.match(r"(?:\w+: )*", reason)[0]  # type: ignore[index]
+            reason, (key, value) = reason.removeprefix(names), named(self.request.config, key, names.split(": ")[:-1])
+            reason = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>|typing\.", r"\1", reason)
+            reason = re.sub(r"^Expected an? ", "expected ", reason)
+            reason += f", not {shown(value)}" if reason.startswith("expected") and not isinstance(value, dict) else ""
+        fail(self.request.lines, key, reason[:300])
+
+
+def reason_in(message: str) -> str:
+    """The line that tells most, or what all alternatives expect."""
+    lines = [line.strip(" -") for line in message.splitlines()]
+    telling = r"xpected|nvalid|not |require|must|No module|has no|cannot|callable class:"
+    less = ("Given value", "Does not validate", "Problem with", "Expected a path", "Expected a dot import")
+    wanted = [
+        line for line in lines if re.search(telling, line) and not line.startswith(less) and "NoneType" not in line
+    ]
+    kinds = [line for line in wanted if line.startswith("Expected a ")]
+    return (
+        " or ".join([kinds[0], *(line.removeprefix("Expected a ") for line in kinds[1:])])
+        if kinds
+        else [*wanted, lines[-1]][0]
+    )
+
+
+def named(config: dict[str, Any], key: str, names: list[str]) -> tuple[str, Any]:
+    """The one argument below `key` on whose way these names stand, and its value; else `key` with them."""
+    if not names:
+        return key, reduce(lambda node, part: node[part], key.split("."), config)
+    given = {
+        join(path, name): value for path, spec in specs(config) for name, value in spec.get("init_args", {}).items()
+    }
+    ways = {path: path.split(".") for path in given if path.startswith(f"{key}.")}
+    found = [path for path, way in ways.items() if way[-1] == names[-1] and [p for p in way if p in names] == names]
+    return (found[0], given[found[0]]) if len(found) == 1 else (".".join([key, *names]), {})
 
 
 class CLI:

@@ -235,6 +235,26 @@ def test_what_a_class_says_of_its_arguments_is_told_alone(flag, value, message, 
     assert message in run([*DIGITS, flag, value, "--run_dir", tmp_path / "run"], code=2)
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--model.network.widths", "wide", 'expected Sequence, not "wide"'),
+        ("--model.network.widths", "[8, a]", 'expected int, not [8, "a"]'),
+        ("--model.optimizer.lr", "fast", 'expected float, not "fast"'),
+        ("--model.schedule.warmup_frac", "x", 'expected float, not "x"'),
+        ("--model.optimizer.betas", "[1]", "expected tuple with 2 elements, not [1]"),
+        ("--model.class_weights", "heavy", "expected list or Literal['balanced'], not \"heavy\""),
+        ("--model.network", "torchvision.models.resnet19", "module 'torchvision.models' has no attribute 'resnet19'"),
+        ("--data.batch_size", "1.5", "expected int, not 1.5"),
+        ("--checkpoints.mode", "up", "expected Literal['min', 'max'], not \"up\""),
+        ("--trainer.max_epochs", "x", 'expected int, not "x"'),
+    ],
+)
+def test_a_wrong_type_is_told_with_its_whole_key_and_value(flag, value, message, run, tmp_path):
+    out = run([*DIGITS, flag, value, "--run_dir", tmp_path / "run"], code=2)
+    assert out.splitlines()[-1] == f"error: {flag}: {message}"
+
+
 def test_a_module_of_ours_that_is_not_python_is_named(tmp_path, monkeypatch):
     (tmp_path / "src/networks").mkdir(parents=True)
     (tmp_path / "src/networks/broken.py").write_text("import torch\nclass Broken(:\n")
@@ -253,5 +273,5 @@ def test_a_module_that_cannot_be_imported_is_told():
     )
     parser = Parser()
     parser.request = read_request(command_parser("train", None), DIGITS)
-    with pytest.raises(ConfigError, match=r"model: network: No module named 'timm_x'$"):
+    with pytest.raises(ConfigError, match=r"digits_cnn.yaml:\d+: model.network: No module named 'timm_x'$"):
         parser.error(message)
