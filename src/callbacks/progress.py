@@ -15,7 +15,7 @@ MEASURE_SEC, MEASURE_STEPS, SLOW_SEC = 0.5, 5, 30.0  # before the time of a step
 
 
 class ThrottledProgress(Callback):
-    """A bar over the whole training, and a line of metrics after each validation.
+    """A bar over the whole training, and a line of metrics after each validation, or each minute of training.
 
     The bar is drawn a few times a second, whatever the number of steps; where there is no terminal, only lines are
     written.
@@ -23,18 +23,20 @@ class ThrottledProgress(Callback):
     Args:
         refresh_sec: seconds between two drawings.
         line_sec: least seconds between two lines.
+        train_line_sec: after so many seconds without a line there is one without a validation.
     """
 
-    def __init__(self, refresh_sec: float = 0.2, line_sec: float = 5.0) -> None:
-        self.refresh_sec, self.line_sec = refresh_sec, line_sec
+    def __init__(self, refresh_sec: float = 0.2, line_sec: float = 5.0, train_line_sec: float = 60.0) -> None:
+        self.refresh_sec, self.line_sec, self.train_line_sec = refresh_sec, line_sec, train_line_sec
         self.console = console()
         self.bar: Progress | None = None
-        self.t_draw = self.t_line = 0.0
+        self.t_draw = self.t_line = self.t_told = 0.0
         self.first: tuple[float, int] | None = None  # when the first step had ended, and its number
         self.told = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.console.print(rows(plan(trainer, pl_module)))  # type: ignore[arg-type]
+        self.t_told = time.monotonic()
         if self.console.is_terminal:
             columns = (BarColumn(None), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn())
             self.bar = Progress(
@@ -58,6 +60,8 @@ class ThrottledProgress(Callback):
         if now - self.t_draw > self.refresh_sec:
             self.t_draw = now
             self.draw(trainer)
+        if now - self.t_told > self.train_line_sec and "train/loss" in trainer.logged_metrics:
+            self.tell(trainer, ("train/", "optim/lr"))
 
     def left(self, trainer: Trainer) -> str:
         """The time that is left, from the mean of the steps and validations so far (but for the slow first step)."""
@@ -80,11 +84,15 @@ class ThrottledProgress(Callback):
             return
         if now - self.t_line < self.line_sec and epoch < last_epoch(trainer):
             return
-        self.t_line = now
-        shown = sorted(n for n in trainer.logged_metrics if n.startswith(("train/", "val/", "optim/lr")))
+        self.tell(trainer, ("train/", "val/", "optim/lr"))
+
+    def tell(self, trainer: Trainer, kinds: tuple[str, ...]) -> None:
+        self.t_line = self.t_told = time.monotonic()
+        shown = sorted(n for n in trainer.logged_metrics if n.startswith(kinds))
         values = "  ".join(f"{name} {float(trainer.logged_metrics[name]):.4g}" for name in shown)
-        left = "" if self.bar or not self.told or epoch >= last_epoch(trainer) else f"  {self.left(trainer)}"
-        self.console.print(f"epoch {epoch}  step {trainer.global_step}  {values}{left}")
+        ends = trainer.global_step >= trainer.estimated_stepping_batches
+        left = "" if self.bar or not self.told or ends else f"  {self.left(trainer)}"
+        self.console.print(f"epoch {trainer.current_epoch + 1}  step {trainer.global_step}  {values}{left}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: Any = None) -> None:
         if self.bar is not None:

@@ -36,7 +36,8 @@ Size = tuple[int, int]  # height, width
 def read(
     folder: Path, image_size: Size | None, cache_dir: Path, cleaning: Cleaning, known: Sequence[str] = ()
 ) -> tuple[dict[str, Samples], dict[str, Any]]:
-    """The images of `folder/SPLIT/CLASS/` or `folder/CLASS/`, with `class_names`, `came_in` and a `note`.
+    """The images of `folder/SPLIT/CLASS/` or `folder/CLASS/`, with `class_names`, `came_in` and a `note`. For a trained
+    model also those of `folder/` alone: a test split whose targets are -1.
 
     Args:
         image_size: shorter sides are resized to it, and the centre is taken; by default see `choose_size`.
@@ -61,7 +62,7 @@ def read(
         for split, found in listed.items():
             decoded = readable(split, found, partial(decode, size=size, grey=grey), cleaning)
             x, used = pack(split, decoded, (1 if grey else 3, *size), cache_dir, cleaning)
-            targets = np.array([class_names.index(name) for _, name in used], np.int64)
+            targets = np.array([class_names.index(name) if name else -1 for _, name in used], np.int64)
             samples[split] = Samples(x, targets, [cleaning.name(path) for path, _ in used])
     return samples, {"class_names": class_names, "came_in": came_in, "note": note}
 
@@ -109,7 +110,8 @@ def list_files(root: Path, cleaning: Cleaning, trains: bool = True) -> tuple[Lis
     """The image files of each split with their classes, and how many files there were of any kind."""
     listed: Listed = {}
     came_in = len(cleaning.removed)
-    for split, folder in split_folders(root, trains).items():
+    unlabelled = not trains and not subfolders(root)
+    for split, folder in {"test": root}.items() if unlabelled else split_folders(root, trains).items():
         listed[split], files, others = [], files_in(folder), {}
         came_in += len(files)
         for path in files:
@@ -119,6 +121,8 @@ def list_files(root: Path, cleaning: Cleaning, trains: bool = True) -> tuple[Lis
             elif path.suffix.lower() not in SUFFIXES + OTHERS * (len(parts) > 1):
                 cleaning.remove(split, path, "no image by its name")
                 others[parts[0]] = path
+            elif unlabelled:
+                listed[split].append((path, ""))
             elif len(parts) == 1:
                 cleaning.skip(split, path, "in no class folder", "move it into the folder of its class")
             else:
@@ -136,9 +140,9 @@ def list_files(root: Path, cleaning: Cleaning, trains: bool = True) -> tuple[Lis
 
 def known_classes(split: str, found: list[Item], class_names: list[str], cleaning: Cleaning) -> list[Item]:
     for path, name in found:
-        if name not in class_names:
+        if name and name not in class_names:
             cleaning.skip(split, path, f"class not in train: {name}", "take it out, or train with samples of it")
-    return [(path, name) for path, name in found if name in class_names]
+    return [(path, name) for path, name in found if not name or name in class_names]
 
 
 def measure(listed: Listed, image_size: Size | None, cleaning: Cleaning) -> tuple[Listed, Size, bool, str]:

@@ -132,7 +132,8 @@ class ImageDataModule(DataModule):
         cleaning = report.Cleaning(self.invalid, self.max_skipped_frac)
         known = self.fitted["statistics"]["class_names"] if self.fitted else []
         if self.dataset == "folder":
-            samples, told = folder.read(self.data_dir, self.image_size, self.cache_dir, cleaning, known)
+            size = self.image_size or (self.fitted["facts"]["image_size"] if self.fitted else None)
+            samples, told = folder.read(self.data_dir, size, self.cache_dir, cleaning, known)
             class_names, came_in = told["class_names"], told["came_in"]
         else:
             train, test = self.load()
@@ -207,7 +208,10 @@ class ImageDataModule(DataModule):
             raise ConfigError(f"data.channels: the images have {channels} -> take {channels}, or leave it out")
         if self.fitted:
             if not self.is_own(self.report["train"]):
-                say(f"Other data than the model was trained on: {len(self.splits['test']):,} images.")
+                count, *_, height, width = self.splits["test"].x.shape
+                say(f"Other data than the model was trained on: {count:,} images, at {height}x{width} pixels.")
+            if stage != "predict" and (self.splits["test"].targets < 0).any():
+                raise DataError(f"{self.data_dir}: nothing says the classes of these images -> python -m src.predict")
             self.adopt(self.fitted)
         else:
             self.check_sizes()
@@ -232,7 +236,8 @@ class ImageDataModule(DataModule):
         places = torch.tensor([names.index(name) for name in own])
         hot = torch.eye(len(names), dtype=torch.int64)[places]
         for arrays in self.splits.values():
-            arrays.targets = places[arrays.targets] if arrays.targets.ndim == 1 else arrays.targets @ hot
+            targets = arrays.targets
+            arrays.targets = torch.where(targets < 0, -1, places[targets]) if targets.ndim == 1 else targets @ hot
         super().adopt(state)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

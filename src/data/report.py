@@ -83,8 +83,8 @@ def total_variation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def count(targets: np.ndarray, num_classes: int = 0) -> np.ndarray:
-    """Samples of each class [num_classes], of targets [N] or [N, num_classes]."""
-    return targets.sum(0) if targets.ndim == 2 else np.bincount(targets, minlength=num_classes)
+    """Samples of each class [num_classes], of targets [N], -1 where unknown, or [N, num_classes]."""
+    return targets.sum(0) if targets.ndim == 2 else np.bincount(targets[targets >= 0], minlength=num_classes)
 
 
 def image_split(x: np.ndarray, targets: np.ndarray, num_classes: int) -> dict[str, Any]:

@@ -29,6 +29,14 @@ def test_lines_are_far_apart_and_the_last_is_there(run, tmp_path):
     assert re.findall(r"^epoch (\d)", output, re.MULTILINE) == ["1", "3"]
 
 
+def test_a_long_epoch_is_told_without_a_validation(run, tmp_path):
+    flags = ["--trainer.log_every_n_steps", "5", "--progress.train_line_sec", "0", "--progress.line_sec", "1000"]
+    output = run([*SMALL, *flags, "--run_dir", tmp_path / "run"])
+    lines = re.findall(r"^epoch 1 +step (\d+) +optim/lr [\d.]+ .*train/loss ([\d.]+)", output, re.MULTILINE)
+    assert [int(step) for step, _ in lines][:3] == [6, 7, 8]  # a step's figures are there at the next one
+    assert "val/" not in output[output.index("step 6 ") : output.index("step 8 ")]
+
+
 def test_a_terminal_gets_a_bar_that_is_drawn_seldom(start, tmp_path):
     ours, theirs = pty.openpty()
 

@@ -324,8 +324,38 @@ def test_evaluation_applies_the_checkpoints_statistics(run, tmp_path):
     fill(other, classes=("emu",))
     assert "emu/00.png: class not in train: emu -> " in run(args, code=3, command=src.evaluate.main)
     fill(tmp_path / "c", classes=("cow", "dog"), height=20, width=20)
-    out = run([*args[:2], "--data.data_dir", tmp_path / "c"], code=3, command=src.evaluate.main)
-    assert "--data.image_size [12,12]" in out
+    flags = [*args[:2], "--data.data_dir", tmp_path / "c"]
+    assert "--data.image_size [12,12]" in run(
+        [*flags, "--data.image_size", "[20,20]"], code=3, command=src.evaluate.main
+    )
+    assert "images, at 12x12 pixels." in run(flags, command=src.evaluate.main)
+
+
+def test_images_without_classes_are_predicted(run, tmp_path):
+    fill(tmp_path / "a", [""], ("cat", "cow", "dog"), 30)
+    flags = ["--data.cache_dir", tmp_path / "cache", "--data.dataset", "folder", "--data.batch_size", "8"]
+    small = ["--model.network.widths", "[8,8]", "--trainer.max_epochs", "2", "--data.data_dir", tmp_path / "a"]
+    run([*DIGITS, *flags, *small, "--run_dir", tmp_path / "run"])
+    (tmp_path / "new").mkdir()
+    for path in (tmp_path / "a").glob("*/0[0-4].png"):
+        path.rename(tmp_path / "new" / f"{path.parent.name}{path.name}")
+    (tmp_path / "new/notes.txt").write_text("none of them")
+    flags = ["--run_dir", tmp_path / "run", "--data.data_dir", tmp_path / "new"]
+    run(flags, command=src.predict.main)
+    with open(tmp_path / "run/predictions_new.csv") as f:
+        rows = list(csv.DictReader(f))
+    assert [row["file"] for row in rows] == sorted(path.name for path in (tmp_path / "new").glob("*.png"))
+    assert {row["target"] for row in rows} == {""}
+    from src import load_run
+
+    model = load_run(tmp_path / "run")
+    images = [torch.from_numpy(np.array(Image.open(tmp_path / "new" / row["file"]))) for row in rows]
+    x = torch.stack(images).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        p = model(model.data.standardize(x)).softmax(1)
+    assert [float(row["probability_cow"]) for row in rows] == pytest.approx(p[:, 1].tolist(), abs=1e-5)
+    out = run(flags, code=3, command=src.evaluate.main)
+    assert "new: nothing says the classes of these images -> python -m src.predict" in out
 
 
 @pytest.mark.parametrize(
@@ -346,7 +376,7 @@ def test_a_trained_model_takes_all_of_other_data(make, tmp_path, splits, classes
     names = [other.statistics["class_names"][t] for t in other.splits["test"].targets]
     assert names == [name.split("/")[-2] for name in other.sample_names("test")]
     assert other.statistics == fitted["statistics"]
-    assert f"Other data than the model was trained on: {held} images." in capsys.readouterr().out
+    assert f"Other data than the model was trained on: {held} images, at 12x12 pixels." in capsys.readouterr().out
 
 
 def test_a_trained_model_knows_its_own_data_wherever_it_lies(make, tmp_path, capsys):
