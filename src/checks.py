@@ -47,12 +47,15 @@ def check(config: dict[str, Any], lines: Lines) -> None:
     if type(seed) is not int or not 0 <= seed < 2**32:
         fail(lines, "seed_everything", f"{shown(seed)} is not a whole number from 0 to {2**32 - 1}")
     for section, known in sections().items():
-        check_keys(section, config.get(section), known, lines)
+        check_keys(section, config.get(section), known, lines, config)
+    for name in ("max_epochs", "max_steps"):
+        if config["trainer"].get(name) == 0:
+            fail(lines, f"trainer.{name}", "0 trains nothing -> take 1 or more, or -1 for no limit")
     for name, why in NOT_FOR_USERS.items():
         if config["trainer"].get(name) not in (None, 1):
             fail(lines, f"trainer.{name}", why)
     for path, spec in specs(config):
-        check_spec(path, spec, lines)
+        check_spec(path, spec, lines, config)
     for name in ("model", "data"):
         if name not in config:
             raise ConfigError(f"no {name} is configured -> name an experiment: --config configs/experiment/NAME.yaml")
@@ -68,7 +71,7 @@ def specs(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
         yield from specs(value, join(path, key))
 
 
-def check_spec(path: str, spec: dict[str, Any], lines: Lines) -> None:
+def check_spec(path: str, spec: dict[str, Any], lines: Lines, config: dict[str, Any]) -> None:
     class_path = spec["class_path"]
     for key in spec:
         if key not in SPEC:
@@ -81,17 +84,17 @@ def check_spec(path: str, spec: dict[str, Any], lines: Lines) -> None:
     known = arguments(class_path)
     if class_path.startswith("src.") and known is None:
         fail(lines, path, f"there is no {class_path}{same_name(class_path)}")
-    check_keys(path, spec.get("init_args"), known, lines)
+    check_keys(path, spec.get("init_args"), known, lines, config)
 
 
-def check_keys(path: str, given: Any, known: Arguments | None, lines: Lines) -> None:
+def check_keys(path: str, given: Any, known: Arguments | None, lines: Lines, config: dict[str, Any]) -> None:
     if given is None or known is None:
         return
     if not isinstance(given, dict):
         fail(lines, path, f"a group of keys is expected, not {shown(given)}")
     for key in given:
         if key not in known:
-            fail(lines, join(path, key), f"unknown key{nearest(key, known)}")
+            fail(lines, join(path, key), f"unknown key{nearest(key, known) or deeper(key, config, join(path, key))}")
 
 
 def settable(class_path: str) -> Arguments | None:
@@ -109,12 +112,13 @@ def allowed_prefixes() -> tuple[str, ...]:
     return tuple(prefix.rstrip(".") for prefix in project["tool"][project["project"]["name"]]["allow"])
 
 
-def deeper(key: str, config: dict[str, Any]) -> str:
-    """A hint: where in the config a key of this name, or of a similar one, can be set."""
+def deeper(key: str, config: dict[str, Any], wrong: str = "") -> str:
+    """A hint: where else in the config a key of this name, or of a similar one, can be set."""
     holders = {name: dict(known) for name, known in sections().items()}
     for path, spec in specs(config):
         holders[path] = {**(arguments(str(spec["class_path"])) or {}), **spec.get("init_args", {})}
-    paths = {name: f"{path}.{name}".replace(".init_args", "") for path, known in holders.items() for name in known}
+    every = [(name, join(path, name)) for path, known in holders.items() for name in known]
+    paths = {name: path for name, path in every if path != wrong}
     found = [key] if key in paths else difflib.get_close_matches(key, paths, n=2, cutoff=0.7)
     return f"; did you mean {' or '.join(sorted(paths[name] for name in found))}?" if found else ""
 

@@ -57,6 +57,11 @@ FLAGS = {
     "abbreviated option": (["--run_di", "x"], r"run_di"),
     "network's key": (["--model.network.widhts", "[1]"], r"model.network.widhts.*widths"),
     "augmentation's key": (["--data.augment", "[{class_path: src.data.augment.Flip, init_args: {q: 1}}]"], r"\bq\b"),
+    "optimizer's key at the model": (
+        ["--model.lr", "0.1"],
+        r"model.lr: unknown key; did you mean model.optimizer.lr\?",
+    ),
+    "no training": (["--trainer.max_epochs", "0"], r"trainer.max_epochs: 0 trains nothing -> take 1 or more"),
     "no value": (["--data.batch_size"], r"data.batch_size: a value is missing"),
     "a lone word": (["configs/experiment/digits_cnn.yaml"], r"what is this for"),
     "class as a flag": (["--model.network", EVIL], r"evil_module"),

@@ -164,6 +164,16 @@ def test_arrays_that_cannot_be_used_are_refused(own, change, message):
         own(change)
 
 
+@pytest.mark.parametrize(("loaded", "what"), [(None, "NoneType"), ((1, 2, 3), "3 things")])
+def test_a_load_gives_two_pairs(tmp_path, loaded, what):
+    class Own(ImageDataModule):
+        def load(self):
+            return loaded
+
+    with pytest.raises(DataError, match=f"Own.load gives {what} -> give two pairs"):
+        Own(cache_dir=str(tmp_path)).prepare()
+
+
 def test_invalid_labels_can_be_left_out_up_to_a_limit(own):
     data = own(put("y", -1, slice(0, 2)), invalid="skip")
     assert [(r["file"], r["reason"]) for r in data.report["removed"]] == [
