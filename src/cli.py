@@ -54,7 +54,7 @@ class Parser(ArgumentParser):
         reason = re.sub(r"Type .* expects a function or a callable class: ", "", reason_in(message))
         reason = re.sub(r"\.*( Got value: .*)?$", "", reason.removeprefix(f'Parser key "{key}": '))
         if key.split(".")[0] in TOP:
-            names = re.match(r"(?:\w+: )*", reason)[0]  # type: ignore[index]
+            names = re.match(r"(?:[a-z_]\w*: )*", reason)[0]  # type: ignore[index]
             reason, (key, value) = reason.removeprefix(names), named(self.request.config, key, names.split(": ")[:-1])
             reason = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>|typing\.", r"\1", reason)
             reason = re.sub(r"^Expected an? ", "expected ", reason)
@@ -70,20 +70,16 @@ def reason_in(message: str) -> str:
     wanted = [
         line for line in lines if re.search(telling, line) and not line.startswith(less) and "NoneType" not in line
     ]
-    kinds = [line for line in wanted if line.startswith("Expected a ")]
-    return (
-        " or ".join([kinds[0], *(line.removeprefix("Expected a ") for line in kinds[1:])])
-        if kinds
-        else [*wanted, lines[-1]][0]
-    )
+    kinds = [line.removeprefix("Expected a ") for line in wanted if line.startswith("Expected a ")]
+    return f"Expected a {' or '.join(kinds)}" if kinds else [*wanted, lines[-1]][0]
 
 
 def named(config: dict[str, Any], key: str, names: list[str]) -> tuple[str, Any]:
     """The one argument below `key` on whose way these names stand, and its value; else `key` with them."""
     if not names:
-        return key, reduce(lambda node, part: node[part], key.split("."), config)
+        return key, reduce(lambda node, part: node.get(part, {}), key.split("."), config)
     given = {
-        join(path, name): value for path, spec in specs(config) for name, value in spec.get("init_args", {}).items()
+        join(path, name): value for path, spec in specs(config) for name, value in (spec.get("init_args") or {}).items()
     }
     ways = {path: path.split(".") for path in given if path.startswith(f"{key}.")}
     found = [path for path, way in ways.items() if way[-1] == names[-1] and [p for p in way if p in names] == names]

@@ -19,6 +19,14 @@ class Samples(NamedTuple):
     names: Sequence[str]
 
 
+def two_pairs(loaded: Any, name: str) -> dict[str, Any]:
+    """What `load` gave, by its splits; raises DataError where that is not two things."""
+    if not isinstance(loaded, (tuple, list)) or len(loaded) != 2:
+        what = f"{len(loaded)} things" if isinstance(loaded, (tuple, list)) else type(loaded).__name__
+        raise DataError(f"{name} gives {what} -> give two pairs: (x, targets), (x, targets)")
+    return {"train": loaded[0], "test": loaded[1]}
+
+
 def from_arrays(sets: dict[str, Any], num_classes: int | None, cleaning: Cleaning) -> dict[str, Samples]:
     """What `load` gave, checked.
 

@@ -136,18 +136,11 @@ class ImageDataModule(DataModule):
             samples, told = folder.read(self.data_dir, size, self.cache_dir, cleaning, known)
             class_names, came_in = told["class_names"], told["came_in"]
         else:
-            loaded: Any = self.load()
-            if not isinstance(loaded, (tuple, list)) or len(loaded) != 2:
-                what = f"{len(loaded)} things" if isinstance(loaded, (tuple, list)) else type(loaded).__name__
-                raise DataError(
-                    f"{type(self).__name__}.load gives {what} -> give two pairs: (x, targets), (x, targets)"
-                )
+            loaded = clean.two_pairs(self.load(), f"{type(self).__name__}.load")
             class_names, told = self.class_names or known, {}
-            samples = clean.from_arrays(
-                dict(zip(("train", "test"), loaded, strict=True)), len(class_names) or None, cleaning
-            )
+            samples = clean.from_arrays(loaded, len(class_names) or None, cleaning)
             class_names = class_names or [str(k) for k in range(len(report.count(samples["train"].targets)))]
-            came_in = sum(len(targets) for _, targets in loaded)
+            came_in = sum(len(targets) for _, targets in loaded.values())
         kept = clean.without_copies(samples, cleaning)
         places = self.foreign(samples, kept, class_names) if self.fitted else self.divide(samples, kept, class_names)
         splits = {split: taken(samples[source], index) for split, (source, index) in places.items()}
