@@ -24,6 +24,7 @@ from src.callbacks.progress import ThrottledProgress
 from src.checkpoint import VerifiedCheckpointIO
 from src.checks import SECTIONS, TOP, allowed_prefixes, facts, fail, shown, specs
 from src.config import Request
+from src.cost import fastest_precision
 from src.data.module import DataModule
 from src.errors import ConfigError
 from src.models.base import Model
@@ -108,6 +109,9 @@ class CLI:
             cls = resolve_name(class_path)
             self.parser.add_class_arguments(cls, name, fail_untyped=False, instantiate=cls is not Trainer)
         self.parser.link_arguments("seed_everything", "data.init_args.seed")
+        trainer = request.config["trainer"]
+        if trainer.get("precision") == "auto":  # settled here, so that the run's config says what it was
+            trainer["precision"] = fastest_precision(str(trainer.get("accelerator", "auto")))
         self.config = self.parser.parse_object(request.config)
         if request.options.print_config:
             print(yaml.safe_dump(self.plain_config, sort_keys=False), end="")

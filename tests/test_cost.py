@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.cost import count, forward_flops
+from src.cost import count, fastest_precision, forward_flops
 
 
 def test_flops_are_two_for_each_multiply_add():
@@ -66,3 +66,11 @@ def test_a_wrong_shape_is_told():
 )
 def test_numbers_are_readable(n, text):
     assert count(n, "FLOP") == text
+
+
+@pytest.mark.parametrize(
+    ("able", "precision"), [({"avx512_bf16": True}, "bf16-mixed"), ({"avx512_f": True}, "32-true")]
+)
+def test_bfloat16_is_taken_where_a_cpu_computes_in_it(monkeypatch, able, precision):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert fastest_precision("cpu") == precision

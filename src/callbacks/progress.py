@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from src.cost import count
+from src.cost import count, has_bfloat16
 from src.data.report import lines
 from src.models.base import Model
 from src.terminal import console, duration, rows
@@ -129,4 +129,6 @@ def plan(trainer: Trainer, model: Model) -> dict[str, str]:
         table["compute"] = f"{count(model.flops_per_sample, 'FLOP')} a sample forward{in_all}"
     table |= lines(data.report)
     devices = trainer.num_devices * trainer.num_nodes
-    return {**table, "device": f"{devices} x {name}{threads}, precision {trainer.precision}"}
+    emulated = "bf16" in trainer.precision and not has_bfloat16(device)
+    hint = ", which it has to emulate: trainer.precision auto is faster" if emulated else ""
+    return {**table, "device": f"{devices} x {name}{threads}, precision {trainer.precision}{hint}"}

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
+from src.cost import has_bfloat16
+
 
 class Muon(Optimizer):
     """Muon for the matrices inside a network's `blocks`, AdamW for all else: embeddings, head, vectors.
@@ -101,12 +103,16 @@ def gradients(params: list[Tensor]) -> list[Tensor]:
 
 
 def orthogonal(x: Tensor) -> Tensor:
-    """For each matrix of x [N, rows, columns] one with its singular vectors and singular values near 1, by five steps
-    of a Newton-Schulz iteration with Jordan's coefficients."""
+    """For each matrix of x [N, rows, columns] one with its singular vectors and singular values near 1."""
     tall = x.shape[1] > x.shape[2]
-    y = (x.mT if tall else x).bfloat16()
+    y = newton_schulz((x.mT if tall else x).to(torch.bfloat16 if has_bfloat16(x.device) else torch.float32))
+    return (y.mT if tall else y).to(x.dtype)
+
+
+def newton_schulz(y: Tensor) -> Tensor:
+    """Five steps of Newton-Schulz with Jordan's coefficients, for y [N, rows, columns] with rows <= columns."""
     y = y / y.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(5):
         gram = y @ y.mT
         y = 3.4445 * y + (-4.7750 * gram + 2.0315 * gram @ gram) @ y
-    return (y.mT if tall else y).to(x.dtype)
+    return y
