@@ -1,10 +1,12 @@
 """The keys of a config for --help: what each class takes, its present value, and its docstring's line."""
 
 from collections.abc import Iterator
+from pkgutil import resolve_name
 from textwrap import shorten
 from typing import Any
 
-from src.checks import SECTIONS, sections, settable, shown, specs
+from src.checks import SECTIONS, facts, sections, settable, shown, specs
+from src.errors import ConfigError
 from src.signatures import Argument, Arguments
 
 
@@ -15,7 +17,20 @@ def keys_of(config: dict[str, Any]) -> Iterator[str]:
             known, more = {name: known[name] for name in given}, ", whose other arguments can be given too"
         yield from keys(section, SECTIONS[section] + more, given, known)
     for path, spec in specs(config):
-        yield from keys(path, spec["class_path"], spec.get("init_args") or {}, settable(spec["class_path"]))
+        yield from keys(path, spec["class_path"], spec.get("init_args") or {}, known_arguments(spec["class_path"]))
+
+
+def known_arguments(class_path: str) -> Arguments | None:
+    """Those of our classes are read from source; others are loaded."""
+    if class_path.startswith("src."):
+        return settable(class_path)
+    from src.schema import foreign
+
+    try:
+        known = foreign(resolve_name(class_path))
+    except (ImportError, AttributeError, ValueError) as e:
+        raise ConfigError(f"{class_path}: {e}") from e
+    return {name: argument for name, argument in known.items() if name not in facts()}
 
 
 def keys(prefix: str, title: str, given: dict[str, Any], known: Arguments | None) -> Iterator[str]:

@@ -114,6 +114,10 @@ def test_help_explains_the_keys(capsys, monkeypatch):
     assert re.search(r"^  --trainer.max_epochs 60 +Stop training once", shown, re.MULTILINE)
     assert re.search(r"^  --model.network.widths \[32, 64, 64\] +channels of each convolution", shown, re.MULTILINE)
     assert "--model.network.num_classes" not in shown  # is filled in
+    assert re.search(
+        r"^  --model.optimizer.betas \[0.9, 0.999\] +coefficients", shown, re.MULTILINE
+    )  # of torch's class
+    assert "--model.optimizer.params" not in shown
 
 
 def refused(args, message, tmp_path, monkeypatch):
