@@ -75,7 +75,8 @@ class Model(LightningModule):
         network: the architecture, as a class or function that gives an `nn.Module`.
         optimizer: gets the parameters, in groups: norms, biases, tokens and positions have no weight decay.
         schedule: gets the optimizer; a `num_steps` or `total_steps` argument is filled in from the trainer.
-        init_from: weights to begin with, where name and shape fit: a run folder, a checkpoint, or a file of weights.
+        init_from: weights to begin with, where name and shape fit: a run folder, a checkpoint, a file of weights, or
+            the name of torchvision's, such as `ResNet18_Weights.DEFAULT`.
         freeze: parameters that are not trained, by patterns of their names in the network, such as `blocks.0.*`.
         layer_decay: learning rate of each block as a share of the next one's, towards the head.
     """
@@ -275,4 +276,5 @@ def build_network(factory: Callable[..., nn.Module], facts: dict[str, Any]) -> n
     try:
         return channels_last(factory(**used))
     except (TypeError, ValueError) as e:
-        raise ConfigError(f"model.network: {e} (from the data: {used})") from e
+        hint = " -> leave out weights, and name them in model.init_from" if stated.get("weights") else ""
+        raise ConfigError(f"model.network: {e} (from the data: {used}){hint}") from e

@@ -4,27 +4,30 @@ import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.models import get_model_weights, list_models
 
 from src import checkpoint as files
-from src.errors import CheckpointError, ConfigError, nearest
+from src.errors import CheckpointError, ConfigError, EnvironmentFault, nearest
 
 
 def load_weights(network: nn.Module, path: str) -> str:
     """Take over what fits a network by name and shape.
 
     Args:
-        path: a run folder, of which the best checkpoint is taken; a checkpoint; or a file of weights alone.
+        path: a run folder, of which the best checkpoint is taken; a checkpoint; a file of weights alone; or the name of
+            torchvision's own weights, which are downloaded once.
 
     Returns:
         A line that says what was taken and what was not.
 
     Raises:
         CheckpointError: the file is missing or damaged, or no parameter fits.
+        ConfigError, EnvironmentFault: torchvision has no such weights, or they cannot be fetched.
     """
-    file = Path(path)
-    given, own = read_weights(file / "checkpoints" / "best.ckpt" if file.is_dir() else file), network.state_dict()
+    given, own = pretrained(path) if "_Weights." in path else read_weights(Path(path)), network.state_dict()
     fits = {name: t for name, t in given.items() if name in own and t.shape == own[name].shape}
     if not fits.keys() & dict(network.named_parameters()).keys():
         raise CheckpointError(
@@ -40,9 +43,23 @@ def load_weights(network: nn.Module, path: str) -> str:
     return f"weights   {'; '.join(parts)}"
 
 
+def pretrained(name: str) -> dict[str, Tensor]:
+    """Weights of torchvision, such as `ResNet18_Weights.DEFAULT`."""
+    known = {
+        f"{enum.__name__}.{w}": enum[w] for enum in map(get_model_weights, list_models()) for w in enum.__members__
+    }
+    if name not in known:
+        raise ConfigError(f"model.init_from: torchvision has no weights {name}{nearest(name, known)}")
+    url, folder = known[name].url, Path(torch.hub.get_dir()) / "checkpoints"
+    try:
+        return dict(known[name].get_state_dict(progress=False, check_hash=True))
+    except (OSError, RuntimeError) as e:  # no network, or another file than the one wanted
+        raise EnvironmentFault(f"model.init_from: {url}: {e} -> put the file into {folder} by hand") from e
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Names, as the network has them, and tensors."""
-    saved = files.read(path)
+    saved = files.read(path / "checkpoints" / "best.ckpt" if path.is_dir() else path)
     state = saved.get("state_dict", saved)
     return {name.removeprefix("network."): t for name, t in state.items() if isinstance(t, Tensor)}
 

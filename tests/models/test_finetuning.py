@@ -52,6 +52,33 @@ def test_frozen_weights_stay_those_of_the_source(run, tmp_path, first, kind):
     assert len(saved["state"]) == 2
 
 
+RESNET = [*SMALL, *SMOKE, "--data.channels", "3", "--model.network", "torchvision.models.resnet18"]
+
+
+def test_weights_of_torchvision_are_taken_by_name(run, tmp_path, monkeypatch):
+    """From the folder where torch keeps what it has downloaded; the head is new, as it has other classes."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = tmp_path / "hub/checkpoints/resnet18-f37072fd.pth"
+    file.parent.mkdir(parents=True)
+    network = torchvision.models.resnet18()
+    torch.save(network.state_dict(), file)
+    named = ["--model.init_from", "ResNet18_Weights.IMAGENET1K_V1", "--model.freeze", "[conv1.*]"]
+    output = run([*RESNET, *named, "--run_dir", tmp_path / "run"])
+    assert "120 of 122 tensors from ResNet18_Weights.IMAGENET1K_V1; new here: fc.weight [10, 512]" in output
+    assert torch.equal(weights(tmp_path / "run")["conv1.weight"], network.conv1.weight)
+
+
+def test_weights_of_torchvision_that_cannot_be_had(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody answers there
+    for flags, code, message in (
+        (["--model.init_from", "ResNet18_Weights.DEFAULT"], 75, f"-> put the file into {tmp_path}/hub/checkpoints"),
+        (["--model.init_from", "Resnet18_Weights.DEFAULT"], 2, "did you mean ResNet18_Weights.DEFAULT?"),
+        (["--model.network.weights", "DEFAULT"], 2, "leave out weights, and name them in model.init_from"),
+    ):
+        assert message in run([*RESNET, *flags, "--run_dir", tmp_path / "run"], code=code)
+
+
 def test_afterwards_the_source_is_not_needed(run, tmp_path, first):
     run(frozen_from(first, tmp_path / "run"))
     shutil.rmtree(first)
