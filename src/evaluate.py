@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.load import other_data, run_parser, run_request, trained
-from src.run import run_command, say, write_json
+from src.run import command, say, write_json
 
 
-def evaluate(args: Sequence[str]) -> int:
+@command
+def main(args: Sequence[str]) -> int:
     request = run_request(run_parser("evaluate", __doc__), args)
     from src.cli import CLI
 
@@ -31,10 +32,6 @@ def evaluate(args: Sequence[str]) -> int:
     for name, value in metrics.items():
         say(f"{name} {value:.4f}")
     return 0
-
-
-def main(args: Sequence[str] | None = None) -> int:
-    return run_command(evaluate, args)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 from src.config import command_parser
 from src.errors import ConfigError, DataError
 from src.load import load_model, run_request
-from src.run import run_command, say
+from src.run import command, say
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def generate(args: Sequence[str]) -> int:
+@command
+def main(args: Sequence[str]) -> int:
     parser = command_parser("generate", __doc__)
     parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="the checkpoint to take")
     parser.add_argument("--prompt", help="the text to continue; by default it begins a line, or anywhere")
@@ -72,10 +73,6 @@ def extend(
             chosen = torch.multinomial((best / temperature).softmax(1), 1) if temperature else best.argmax(1)[:, None]
             tokens = torch.cat([tokens, ids.gather(1, chosen)], 1)
     return tokens
-
-
-def main(args: Sequence[str] | None = None) -> int:
-    return run_command(generate, args)
 
 
 if __name__ == "__main__":

@@ -19,13 +19,14 @@ from pyarrow import csv, parquet
 
 from src.errors import ConfigError, EnvironmentFault
 from src.load import other_data, run_parser, run_request, trained
-from src.run import run_command, say
+from src.run import command, say
 
 if TYPE_CHECKING:
     from src.data.module import DataModule
 
 
-def predict(args: Sequence[str]) -> int:
+@command
+def main(args: Sequence[str]) -> int:
     parser = run_parser("predict", __doc__)
     parser.add_argument("--output", metavar="FILE", help="a .csv or .parquet file")
     request = run_request(parser, args)
@@ -38,7 +39,7 @@ def predict(args: Sequence[str]) -> int:
     cli = CLI(request)
     cli.build(logger=False)
     if "predict" not in cli.model.uses:
-        other = " or ".join(f"python -m src.{command}" for command in cli.model.uses)
+        other = " or ".join(f"python -m src.{name}" for name in cli.model.uses)
         raise ConfigError(f"{options.run_dir}: {type(cli.model).__name__} predicts no rows -> {other}")
     cli.datamodule.predict_split = options.split
     path = trained(cli, request)
@@ -79,10 +80,6 @@ def write(table: pyarrow.Table, output: Path) -> None:
     except OSError as e:
         tmp.unlink(missing_ok=True)
         raise EnvironmentFault(f"--output {output}: {e.strerror or e} -> name another file") from e
-
-
-def main(args: Sequence[str] | None = None) -> int:
-    return run_command(predict, args)
 
 
 if __name__ == "__main__":

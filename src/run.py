@@ -16,6 +16,7 @@ import traceback
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +228,12 @@ def hardware() -> dict[str, Any]:
 # How a command ends
 
 
-def run_command(command: Callable[[Sequence[str]], int], args: Sequence[str] | None, debug: bool = False) -> int:
+def command(main: Callable[[Sequence[str]], int]) -> Callable[..., int]:
+    """A decorator: what the function is given are the arguments on the command line, what it gives is the exit code."""
+    return partial(run_command, main)
+
+
+def run_command(main: Callable[[Sequence[str]], int], args: Sequence[str] | None = None) -> int:
     """Run a command and give its exit code: known errors are one line, unknown ones a traceback."""
     args, pid = sys.argv[1:] if args is None else args, os.getpid()
 
@@ -239,12 +245,12 @@ def run_command(command: Callable[[Sequence[str]], int], args: Sequence[str] | N
     before = {signum: signal.signal(signum, end) for signum in (signal.SIGINT, signal.SIGTERM)}
     before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, lambda *_: None)  # there is nothing to save yet
     try:
-        return command(args)
+        return main(args)
     except (Exception, SystemExit) as e:
         if nobody_reads(e):
             return 128 + signal.SIGPIPE
         code = exit_code(e)
-        if debug or "--debug" in args or code == 1:
+        if "--debug" in args or code == 1:
             print(hide(traceback.format_exc(), secrets_in(args)), file=sys.stderr)
         if code and isinstance(e, (KnownError, OSError, SystemExit)):
             print(f"error: {hide(one_line(e, code), secrets_in(args))}", file=sys.stderr, flush=True)

@@ -22,14 +22,15 @@ from src import pictures
 from src.config import CommandParser
 from src.errors import CheckpointError, ConfigError
 from src.load import ending
-from src.run import FREE, LOGS, RunFolder, flat, run_command, say
+from src.run import FREE, LOGS, RunFolder, command, flat, say
 from src.terminal import console, duration, here
 
 Groups = dict[str, list[RunFolder]]  # by letter; the runs of one differ in their seed alone
 SEEDS = ("seed_everything", "data.seed")
 
 
-def runs(args: Sequence[str]) -> int:
+@command
+def main(args: Sequence[str]) -> int:
     parser = CommandParser(
         "python -m src.runs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -131,10 +132,6 @@ def spread(values: list[float]) -> str:
     if len(values) < 2:
         return f"{values[0]:.4g}" if values else "-"
     return f"{statistics.fmean(values):.4g} ± {statistics.stdev(values):.2g} (n={len(values)})"
-
-
-def main(args: Sequence[str] | None = None) -> int:
-    return run_command(runs, args)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any
 
 from src.checks import allowed_prefixes, facts, sections, settable
 from src.config import CommandParser
-from src.run import run_command, say, write_text
+from src.run import command, say, write_text
 from src.signatures import ROOT, Argument, Arguments, arguments, classes, described
 
 FILE = ROOT / "configs" / "schema.json"
@@ -145,16 +145,13 @@ def spec(word: str) -> Schema:
     return {"anyOf": [{"enum": paths}, *refs, free, other]}
 
 
-def write(args: Sequence[str]) -> int:
+@command
+def main(args: Sequence[str]) -> int:
     CommandParser("python -m src.schema", description=(__doc__ or "").partition("\n")[0]).parse_args(list(args))
     schema = make()
     write_text(FILE, json.dumps(schema, indent=1) + "\n")
     say(f"{FILE.relative_to(ROOT)}: {len(schema['properties'])} keys at the top, with their classes")
     return 0
-
-
-def main(args: Sequence[str] | None = None) -> int:
-    return run_command(write, args)
 
 
 if __name__ == "__main__":

@@ -20,14 +20,15 @@ from typing import TYPE_CHECKING, Any
 from src.config import command_parser, read_request
 from src.errors import ConfigError, EnvironmentFault
 from src.redact import hide
-from src.run import RunFolder, command_line, exit_code, hardware, one_line, rank, run_command, say
+from src.run import RunFolder, command, command_line, exit_code, hardware, one_line, rank, say
 from src.terminal import console, duration, here, rows
 
 if TYPE_CHECKING:
     from src.cli import CLI
 
 
-def train(args: Sequence[str]) -> int:
+@command
+def main(args: Sequence[str]) -> int:
     t0 = time.time()
     parser = command_parser("train", __doc__)
     parser.add_argument("--seeds", type=int, metavar="N", help="train with N seeds, and tell mean and spread")
@@ -181,10 +182,6 @@ def tell(folder: RunFolder, summary: dict[str, Any], uses: Sequence[str]) -> Non
     if (folder.path / "wandb").is_dir():
         commands.append(f"{here(Path(sys.executable).parent / 'wandb')} leet {run_dir}/wandb")
     say("\nNext:\n  " + "\n  ".join(commands))
-
-
-def main(args: Sequence[str] | None = None) -> int:
-    return run_command(train, args)
 
 
 if __name__ == "__main__":
