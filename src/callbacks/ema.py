@@ -50,18 +50,14 @@ class EMA(Callback):
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
         get_ema_multi_avg_fn(decay)(self.average, tensors(pl_module), self.step)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.swap(pl_module)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.swap(pl_module)
-
     @torch.no_grad()
-    def swap(self, pl_module: LightningModule) -> None:
+    def swap(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for average, t in zip(self.average, tensors(pl_module) if self.average else (), strict=True):
             kept = t.clone()
             t.copy_(average)
             average.copy_(kept)
+
+    on_validation_start = on_validation_end = swap
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self.decay is None:

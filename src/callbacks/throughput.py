@@ -41,11 +41,7 @@ class Throughput(Callback):
         pl_module.log("perf/data_wait_frac", self.wait_sec / seconds)
         self.samples, self.wait_sec, self.t_start = 0, 0.0, self.t_end
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.pause()
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self.pause()
-
-    def pause(self) -> None:
+    def pause(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any = None) -> None:
         self.samples, self.wait_sec, self.t_start = 0, 0.0, None
+
+    on_validation_start = on_save_checkpoint = pause

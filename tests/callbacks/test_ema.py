@@ -55,9 +55,9 @@ def test_layers_that_share_a_weight_share_its_average():
     for name in ("network.embedding.weight", "network.head.weight"):
         assert torch.equal(checkpoint["state_dict"][name], start)
         assert torch.equal(checkpoint["ema"][name], start + 1)
-    ema.swap(module)
+    ema.swap(None, module)
     assert torch.equal(module.network.head.weight, start)
-    ema.swap(module)
+    ema.swap(None, module)
     assert torch.equal(module.network.head.weight, start + 1)
 
 
