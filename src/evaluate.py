@@ -19,13 +19,9 @@ from src.run import command, say, write_json
 @command
 def main(args: Sequence[str]) -> int:
     request = run_request(run_parser("evaluate", __doc__), args)
-    from src.cli import CLI
-
-    cli = CLI(request)
-    cli.build(logger=False)
+    cli, path = trained(request)
     options = request.options
     measure = cli.trainer.validate if options.split == "val" else cli.trainer.test
-    path = trained(cli, request)
     metrics = measure(cli.model, datamodule=cli.datamodule, ckpt_path=path, verbose=False)[0]
     found = {"checkpoint": path.resolve().name, "samples": cli.datamodule.num_samples[options.split], **metrics}
     write_json(Path(options.run_dir) / f"evaluate_{options.split}{other_data(request)}.json", found)

@@ -40,7 +40,7 @@ def load_model(request: Request) -> tuple["CLI", "Model"]:
     from src.cli import CLI
     from src.models.base import build_network
 
-    saved = files.load(checkpoint_path(request, request.options.checkpoint))
+    saved = files.load(checkpoint_path(request))
     cli = CLI(request)
     cli.build(logger=False)
     model, data = cli.model, cli.datamodule
@@ -51,17 +51,19 @@ def load_model(request: Request) -> tuple["CLI", "Model"]:
     return cli, model.eval()
 
 
-def checkpoint_path(request: Request, name: str) -> Path:
-    return RunFolder(Path(request.options.run_dir)).checkpoints / f"{name}.ckpt"
+def checkpoint_path(request: Request) -> Path:
+    return RunFolder(Path(request.options.run_dir)).checkpoints / f"{request.options.checkpoint}.ckpt"
 
 
-def trained(cli: "CLI", request: Request) -> Path:
-    """The checkpoint that is asked for; the data module will take on what was fitted on its training data."""
+def trained(request: Request) -> tuple["CLI", Path]:
+    """The objects of a run, whose data module will take on what was fitted in training, and its checkpoint."""
     from src import checkpoint as files
+    from src.cli import CLI
 
-    path = checkpoint_path(request, request.options.checkpoint)
+    cli, path = CLI(request), checkpoint_path(request)
+    cli.build(logger=False)
     cli.datamodule.fitted = files.load(path).get(type(cli.datamodule).__qualname__)
-    return path
+    return cli, path
 
 
 def other_data(request: Request) -> str:

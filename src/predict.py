@@ -34,15 +34,11 @@ def main(args: Sequence[str]) -> int:
     output = Path(options.output or Path(options.run_dir) / f"predictions{other_data(request)}.csv")
     if output.suffix not in (".csv", ".parquet"):
         raise ConfigError(f"--output {output}: the name must end in .csv or .parquet")
-    from src.cli import CLI
-
-    cli = CLI(request)
-    cli.build(logger=False)
+    cli, path = trained(request)
     if "predict" not in cli.model.uses:
         other = " or ".join(f"python -m src.{name}" for name in cli.model.uses)
         raise ConfigError(f"{options.run_dir}: {type(cli.model).__name__} predicts no rows -> {other}")
     cli.datamodule.predict_split = options.split
-    path = trained(cli, request)
     batches = cli.trainer.predict(cli.model, datamodule=cli.datamodule, ckpt_path=path)
     table = to_table(batches, cli.datamodule)
     write(table, output)
