@@ -63,7 +63,7 @@ class VerifiedCheckpointIO(CheckpointIO):
         self.thread.shutdown()
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
-        return load(Path(path), map_location or "cpu")
+        return load(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
         remove(Path(path))
@@ -183,13 +183,13 @@ def sha256_of(path: Path, state: tuple[int, ...]) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def load(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint.
 
     Raises:
         CheckpointError: it is missing, damaged, or not a checkpoint of this project and version.
     """
-    checkpoint = read(path, map_location)
+    checkpoint = read(path)
     if "state_dict" not in checkpoint:
         raise CheckpointError(f"checkpoint {path}: it holds no state_dict -> take one that this project wrote")
     if checkpoint.get("schema") != SCHEMA:
@@ -198,7 +198,7 @@ def load(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     return checkpoint
 
 
-def read(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
     """Read a file of tensors and plain data, never code.
 
     Raises:
@@ -208,7 +208,7 @@ def read(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     if wrong:
         raise CheckpointError(f"checkpoint {path}: {wrong} -> take another, or leave it out to start afresh")
     try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, MemoryError):
         raise
     except Exception as e:  # what a broken file makes torch raise has no common base

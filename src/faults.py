@@ -3,7 +3,7 @@
 import signal
 import subprocess
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -12,16 +12,13 @@ from src.cost import count
 from src.data.loader import Loader, out_of_memory
 from src.data.module import DataModule
 from src.errors import DataError, EnvironmentFault, KnownError
+from src.models.base import Model
 from src.run import exit_code
-
-if TYPE_CHECKING:
-    from src.models.base import Model
-
 
 OTHERS_SEC = 5.0  # for other processes to end by themselves
 
 
-def known(e: BaseException, trainer: Trainer, model: "Model", data: DataModule) -> KnownError | None:
+def known(e: BaseException, trainer: Trainer, model: Model, data: DataModule) -> KnownError | None:
     """The error of a run, or None for what is a bug, or says what it is by itself."""
     text, codes = " ".join(str(e).split()), end_others(trainer)
     if out_of_memory(e):
@@ -66,7 +63,7 @@ def lost_process(codes: list[int]) -> KnownError | None:
     return fault if code else None
 
 
-def levers(trainer: Trainer, model: "Model", data: DataModule) -> str:
+def levers(trainer: Trainer, model: Model, data: DataModule) -> str:
     """The cheapest ways to need less memory, and what each saves."""
     weights = size(model.parameters())
     grads = size(p for p in model.parameters() if p.requires_grad)

@@ -52,7 +52,6 @@ class MetricsCSV(Logger):
     def version(self) -> str:
         return ""
 
-    @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """The config has a file of its own."""
 

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from lightning.pytorch.loggers import WandbLogger
 
 from src.redact import redact, secrets_in
-from src.run import ROOT
+from src.run import ROOT, say
 
 PROBE_SEC, FINISH_SEC, SEND_SEC = 3.0, 10.0, 10.0
 FLUSH_SEC = 1.0  # a run that is killed loses the record of this last time; wandb's own default is 15
@@ -140,9 +140,7 @@ class RunLogger(WandbLogger):
         return any(self.folder.glob("*.synced"))
 
 
-def start(
-    options: WandbOptions, run_dir: Path, run_id: str, config: dict[str, Any], say: Callable[[str], None]
-) -> RunLogger | None:
+def start(options: WandbOptions, run_dir: Path, run_id: str, config: dict[str, Any]) -> RunLogger | None:
     """Begin the record of a run, or go on with it, and have it sent where that is possible."""
     if options.mode == "disabled":
         return None
