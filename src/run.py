@@ -63,10 +63,6 @@ class RunFolder:
     def state(self) -> dict[str, Any]:
         return read_json(self.path / "run.json")
 
-    @property
-    def finished(self) -> bool:
-        return self.summary.get("status") == "finished"
-
     def config(self) -> dict[str, Any]:
         """The resolved config of the run.
 

@@ -50,7 +50,7 @@ def main(args: Sequence[str]) -> int:
         return dry_run(cli)
     config = cli.plain_config
     folder = choose(request.options.run_dir, request.options.resume, request.experiment, config)
-    if folder.finished:
+    if folder.summary.get("status") == "finished":
         folder.compare(config)
         say(f"This run is finished: {folder.path}\nIts results are in summary.json; --run_dir names another folder.")
         return 0
@@ -161,24 +161,22 @@ def tell(folder: RunFolder, summary: dict[str, Any], uses: Sequence[str]) -> Non
     """What happened, and what to type next."""
     from src.loggers.metrics_csv import read_curves
 
-    best, curves = summary["best"], read_curves(folder.path, ("perf/samples_per_sec",))
+    best, speed = summary["best"], read_curves(folder.path, ("perf/samples_per_sec",))
     found = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if name != "step" and value is not None)
-    results = {"test": ", ".join(f"{n.removeprefix('test/')} {v:.4f}" for n, v in summary.items() if "test/" in n)}
-    pictures = ", ".join(path.name for path in sorted(folder.path.glob("*.png")))
     table = {
         "done": f"{summary['steps']:,} steps, {summary['epochs']} epochs in {duration(summary['seconds'])}",
         "best": f"step {best['step']:,}{', ' + found if found else ''}",
-        **results,
-        "speed": f"{curves['perf/samples_per_sec'][1][-1]:,.0f} samples/s" if curves else "",
+        "test": ", ".join(f"{n.removeprefix('test/')} {v:.4f}" for n, v in summary.items() if n.startswith("test/")),
+        "speed": f"{speed['perf/samples_per_sec'][1][-1]:,.0f} samples/s" if speed else "",
         "run": here(folder.path),
-        "pictures": pictures,
+        "pictures": ", ".join(path.name for path in sorted(folder.path.glob("*.png"))),
     }
     console().print(rows({name: text for name, text in table.items() if text}))
     if (folder.path.parent / "seeds.json").exists():
         return
-    run_dir = here(folder.path)
-    commands = [f"{here(Path(sys.executable))} -m src.{name} --run_dir {run_dir}" for name in ("evaluate", *uses)]
-    commands.append(f"{here(Path(sys.executable))} -m src.runs {run_dir}")
+    python, run_dir = here(Path(sys.executable)), here(folder.path)
+    commands = [f"{python} -m src.{name} --run_dir {run_dir}" for name in ("evaluate", *uses)]
+    commands.append(f"{python} -m src.runs {run_dir}")
     if (folder.path / "wandb").is_dir():
         commands.append(f"{here(Path(sys.executable).parent / 'wandb')} leet {run_dir}/wandb")
     say("\nNext:\n  " + "\n  ".join(commands))

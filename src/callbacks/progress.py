@@ -47,9 +47,7 @@ class ThrottledProgress(Callback):
             self.task = self.bar.add_task("", total=total if math.isfinite(total) else None)
             self.bar.start()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         now, step = time.monotonic(), trainer.global_step
         self.first = self.first or (now, step)
         steps, sec = step - self.first[1], now - self.first[0]
