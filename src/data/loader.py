@@ -122,7 +122,6 @@ class Loader:
             sampler=self.order,  # with batch_size=None a "sample" is whatever an item of the sampler gives
             batch_size=None,
             num_workers=self.num_workers,
-            collate_fn=as_it_is,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=True,
             timeout=POLL_SEC,
@@ -168,10 +167,6 @@ def timed_out(e: Exception) -> bool:
 def pinned(batch: Batch) -> Batch:
     """The host need not wait for the copy of page-locked memory to a GPU."""
     return {name: t.pin_memory() for name, t in batch.items()}
-
-
-def as_it_is(batch: Any) -> Any:
-    return batch
 
 
 def out_of_memory(e: BaseException) -> bool:
