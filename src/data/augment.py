@@ -57,9 +57,7 @@ class Flip(Augmentation):
         return (u < self.p).float() if epoch % 2 else u  # 1 is not below p, and 0 is
 
     def __call__(self, x: Tensor, u: Tensor) -> Tensor:
-        forth = torch.arange(x.shape[3], device=x.device)
-        columns = torch.where(u < self.p, forth.flip(0), forth)  # [N, W]
-        return x.gather(3, columns[:, None, None].expand_as(x))
+        return torch.where((u < self.p)[:, :, None, None], x.flip(3), x)
 
 
 class Crop(Augmentation):
