@@ -53,12 +53,9 @@ class DataModule(LightningDataModule):
         self.report: dict[str, Any] = {}
         self.content: dict[str, Any] = {}  # of the prepared arrays, by which other data is told from the run's own
         self.fitted: dict[str, Any] | None = None  # the state of a checkpoint, for `setup` to adopt
-        if batch_size < 1:
-            raise ConfigError(f"data.batch_size: {batch_size} is less than 1")
-        if num_workers < 0:
-            raise ConfigError(f"data.num_workers: {num_workers} is less than 0")
-        if worker_timeout_sec < 0:
-            raise ConfigError(f"data.worker_timeout_sec: {worker_timeout_sec} is less than 0")
+        for name, least in (("batch_size", 1), ("num_workers", 0), ("worker_timeout_sec", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"data.{name}: {getattr(self, name)} is less than {least}")
 
     def divide_batch(self, world_size: int) -> int:
         """Settle `micro_batch_size` for so many devices; gives the number of micro-batches of one optimizer step.
@@ -67,9 +64,8 @@ class DataModule(LightningDataModule):
             ConfigError: the batch cannot be divided so.
         """
         if self.batch_size % world_size:
-            near = [n for n in range(self.batch_size, self.batch_size + world_size) if n % world_size == 0]
             low = self.batch_size // world_size * world_size
-            sizes = [n for n in (low, *near) if n]
+            sizes = [n for n in (low, low + world_size) if n]
             raise ConfigError(f"data.batch_size: {self.batch_size} over {world_size} devices -> take one of {sizes}")
         share = self.batch_size // world_size
         micro = self.micro_batch_size or share
@@ -140,8 +136,7 @@ class DataModule(LightningDataModule):
         return []
 
     def state_dict(self) -> dict[str, Any]:
-        own = {"facts": self.facts, "statistics": self.statistics, "num_samples": self.num_samples}
-        return {**own, "content": self.content}
+        return {name: getattr(self, name) for name in ("facts", "statistics", "num_samples", "content")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Refuse to train on with other data; evaluation takes other data, with the checkpoint's statistics.
