@@ -4,12 +4,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.classification import (
-    MulticlassAUROC,
-    MulticlassConfusionMatrix,
-    MultilabelAUROC,
-    MultilabelConfusionMatrix,
-)
+from torchmetrics import Metric
+from torchmetrics.classification import AUROC, ConfusionMatrix
 
 from src import pictures
 from src.data.module import Batch
@@ -51,18 +47,16 @@ class Classification(Model):
         self.label_smoothing, self.views, self.class_weights = label_smoothing, views, class_weights
         self.weights: Tensor | None = None
         self.mean_loss, self.mean_acc = MaskedMean(), MaskedMean()
-        self.auroc: MulticlassAUROC | MultilabelAUROC | None = None
+        self.auroc: Metric | None = None
 
     def configure_model(self) -> None:
         super().configure_model()
         if self.auroc is None:
             size, data = self.facts["num_classes"], self.trainer.datamodule  # type: ignore[attr-defined]
             one = next(iter(data.splits.values())).targets.ndim == 1
-            auroc, confusion = (
-                (MulticlassAUROC, MulticlassConfusionMatrix) if one else (MultilabelAUROC, MultilabelConfusionMatrix)
-            )
-            self.auroc = auroc(size, average="none", ignore_index=-1, validate_args=False)
-            self.confusion = confusion(size, ignore_index=-1, validate_args=False)
+            how: Any = {"task": "multiclass" if one else "multilabel", "num_classes": size, "num_labels": size}
+            how |= {"ignore_index": -1, "validate_args": False}
+            self.auroc, self.confusion = AUROC(average="none", **how), ConfusionMatrix(**how)
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
