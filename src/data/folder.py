@@ -185,24 +185,18 @@ def readable(
     split: str, found: list[Item], act: Callable[[Path], Any], cleaning: Cleaning
 ) -> Iterator[tuple[Item, Any]]:
     """Files with `act(path)`, without those at which it fails; in parallel, as PIL decodes without Python's lock."""
-
-    def attempt(item: Item) -> Any:
-        try:
-            return act(item[0])
-        except Exception as e:  # PIL's readers raise a dozen kinds at broken files
-            return e
-
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(found), CHUNK):
             part = found[start : start + CHUNK]
-            for item, result in zip(part, pool.map(attempt, part), strict=True):
-                if isinstance(result, Exception):
-                    cleaning.skip(split, item[0], why(result, item[0]), "replace or delete it")
+            results = [pool.submit(act, path) for path, _ in part]
+            for item, result in zip(part, results, strict=True):
+                if error := result.exception():  # PIL's readers raise a dozen kinds at broken files
+                    cleaning.skip(split, item[0], why(error, item[0]), "replace or delete it")
                 else:
-                    yield item, result
+                    yield item, result.result()
 
 
-def why(e: Exception, path: Path) -> str:
+def why(e: BaseException, path: Path) -> str:
     if isinstance(e, Image.UnidentifiedImageError):
         return f"unreadable: {'not an image of ' + ', '.join(FORMATS) if path.stat().st_size else 'it is empty'}"
     return f"unreadable: {str(e) or type(e).__name__}".split("\n")[0]
