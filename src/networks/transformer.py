@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Rotation = tuple[Tensor, Tensor]  # cosines and sines [T, D / 2]
-
 
 class Block(nn.Module):
     """Attention and a two-layer perceptron, each added to what comes in, after a norm (Vaswani et al., 2017;
@@ -27,35 +25,32 @@ class Block(nn.Module):
         if dim % num_heads:
             sizes = [n for n in range(1, dim + 1) if dim % n == 0]
             raise ValueError(f"dim {dim} is not divisible by num_heads {num_heads}: take one of {sizes}")
-        self.num_heads, self.dropout, self.causal = num_heads, dropout, causal
+        self.num_heads, self.causal, self.drop = num_heads, causal, nn.Dropout(dropout)
         hidden = int(dim * mlp_ratio)
         self.norm1, self.norm2 = norm(dim, eps=1e-6), norm(dim, eps=1e-6)
         self.qkv, self.out = nn.Linear(dim, 3 * dim, bias=bias), nn.Linear(dim, dim, bias=bias)
         self.up, self.down = nn.Linear(dim, hidden, bias=bias), nn.Linear(hidden, dim, bias=bias)
 
-    def forward(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:
-        """x [N, T, dim] -> [N, T, dim]."""
+    def forward(self, x: Tensor, rotation: Tensor | None = None) -> Tensor:
+        """x [N, T, dim] -> [N, T, dim]; rotation [2, T, D / 2]."""
         x = x + self.drop(self.attend(self.norm1(x), rotation))
         return x + self.drop(self.down(self.drop(F.gelu(self.up(self.norm2(x))))))
 
-    def attend(self, x: Tensor, rotation: Rotation | None) -> Tensor:
+    def attend(self, x: Tensor, rotation: Tensor | None) -> Tensor:
         q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
         if rotation is not None:
             q, k = rotate(q, *rotation), rotate(k, *rotation)  # [N, num_heads, T, D]
-        p = self.dropout if self.training else 0.0
+        p = self.drop.p if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=self.causal)
         return self.out(y.transpose(1, 2).flatten(2))
 
-    def drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
-
-def rotation(length: int, dim: int) -> Rotation:
-    """Angles of rotary positions for a head of width `dim` (Su et al., RoFormer, 2021)."""
+def rotation(length: int, dim: int) -> Tensor:
+    """Cosines and sines [2, length, dim / 2] of rotary positions (Su et al., RoFormer, 2021)."""
     # In float32 also where a network is made in bfloat16, which has no whole numbers between 256 and 258.
     frequencies = 10_000.0 ** (-torch.arange(0, dim, 2, dtype=torch.float32) / dim)
     angles = torch.arange(length)[:, None] * frequencies
-    return angles.cos(), angles.sin()
+    return torch.stack([angles.cos(), angles.sin()])
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -108,7 +103,7 @@ class GPT(nn.Module):
         seq_len: int = 256,
     ) -> None:
         super().__init__()
-        self.dropout = dropout
+        self.drop = nn.Dropout(dropout)
         self.embedding = nn.Embedding(vocab_size, dim)
         self.blocks = nn.ModuleList(
             Block(dim, num_heads, mlp_ratio, dropout, nn.RMSNorm, bias=False, causal=True) for _ in range(depth)
@@ -120,14 +115,11 @@ class GPT(nn.Module):
         init(self, depth)
         if tie_embeddings:
             self.head.weight = self.embedding.weight
-        cos, sin = rotation(seq_len, dim // num_heads)
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
+        self.register_buffer("rotation", rotation(seq_len, dim // num_heads), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        length = x.shape[1]
-        positions = (self.get_buffer("cos")[:length], self.get_buffer("sin")[:length])
-        x = F.dropout(self.embedding(x), self.dropout, self.training)  # [N, T, dim]
+        positions = self.get_buffer("rotation")[:, : x.shape[1]]
+        x = self.drop(self.embedding(x))  # [N, T, dim]
         for block in self.blocks:
             x = block(x, positions)
         return self.head(self.norm(x))
@@ -170,7 +162,7 @@ class ViT(nn.Module):
             sizes = [n for n in range(1, min(image_size) + 1) if not any(size % n for size in image_size)]
             raise ValueError(f"images of {image_size} do not divide into patches of {patch_size}: take one of {sizes}")
         length = math.prod(size // patch_size for size in image_size)
-        self.dropout = dropout
+        self.drop = nn.Dropout(dropout)
         self.patches = nn.Conv2d(in_channels, dim, patch_size, patch_size)
         self.token = nn.Parameter(torch.zeros(1, 1, dim))
         self.positions = nn.Parameter(torch.empty(1, length + 1, dim).normal_(std=0.02))
@@ -184,7 +176,7 @@ class ViT(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.patches(x).flatten(2).transpose(1, 2)  # [N, patches, dim]
         x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.positions
-        x = F.dropout(x, self.dropout, self.training)
+        x = self.drop(x)
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x)[:, 0])
