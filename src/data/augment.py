@@ -6,6 +6,7 @@ are a function of (seed, epoch, sample, operation): a resumed run, or one on oth
 
 import math
 from abc import ABC, abstractmethod
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -181,10 +182,7 @@ class RandAugment(Augmentation):
         kind, side = (u[:, : self.num_ops] * self.kinds).long(), u[:, self.num_ops :] < 0.5
         chosen = F.one_hot(kind, self.kinds) * self.magnitude  # [N, num_ops, kinds], zero for what is not chosen
         signed = torch.where(side[:, :, None], -chosen, chosen)
-        moves = [turn_shear_shift(move) for move in signed[:, :, 1:6].unbind(1)]
-        whole = moves[0]
-        for move in moves[1:]:
-            whole = whole @ move
+        whole = reduce(torch.matmul, [turn_shear_shift(move) for move in signed[:, :, 1:6].unbind(1)])
         x = warp(x, list(whole[:, :2].flatten(1).unbind(1)))
         for color, strength in zip(signed.unbind(1), chosen.unbind(1), strict=True):
             x = recolor(x, color[:, 6:9], strength[:, 9:])
