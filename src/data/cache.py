@@ -56,8 +56,7 @@ def is_loop(folder: Path, name: str) -> bool:
 
 def fingerprint(options: dict[str, Any], files: Iterable[Path] = ()) -> str:
     """A key that changes with the options, and with the size or time of any source file."""
-    found = [(os.path.abspath(f), os.stat(f)) for f in sorted(files) if f.exists()]
-    stats = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in found]
+    stats = [(os.path.abspath(f), f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(files) if f.exists()]
     return hashlib.sha256(json.dumps([options, stats], sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
