@@ -15,7 +15,6 @@ from torch.utils.data import Dataset
 
 from src import pictures
 from src.data import cache
-from src.data.cache import files_in
 from src.data.module import Batch, DataModule
 from src.data.order import Order, key, shuffled
 from src.data.report import SPLITS, Cleaning, text_shift, text_split
@@ -211,7 +210,7 @@ def source_files(files: list[str]) -> tuple[list[Path], list[Path]]:
         path = Path(name)
         if not path.exists():
             raise DataError(f"data.files: {path} is not there -> name text files or folders")
-        seen = files_in(path) if path.is_dir() else [path]
+        seen = cache.files_in(path) if path.is_dir() else [path]
         seen = [f for f in seen if f == path or not any(p.startswith(".") for p in f.relative_to(path).parts)]
         found = [f for f in seen if f == path or f.suffix.lower() in SUFFIXES]
         others += sorted({*seen} - {*found})
