@@ -108,10 +108,9 @@ class Loader:
                 if timed_out(e) and not 0 < self.worker_timeout_sec < time.monotonic() - since:
                     self.while_waiting()
                     continue
-                fault = self.lost_worker(e)
-                if fault is None:
-                    raise
-                raise fault from e
+                if fault := self.lost_worker(e):
+                    raise fault from e
+                raise
             self.received += 1
             yield batch
             since = time.monotonic()
