@@ -78,7 +78,8 @@ class ImageDataModule(DataModule):
         within("data.max_skipped_frac", max_skipped_frac, 0, 1)
         if image_size and (dataset != "folder" or min(image_size) < 1):
             raise ConfigError(f"data.image_size: {list(image_size)} -> give height and width, for a folder only")
-        if (dataset, type(self).load) == ("digits", ImageDataModule.load) and data_dir != "data":
+        self.reads_files = dataset != "digits" or type(self).load is not ImageDataModule.load
+        if not self.reads_files and data_dir != "data":
             raise ConfigError(
                 f"data.data_dir: {data_dir} is not read by the digits -> set data.dataset, to folder perhaps"
             )
@@ -101,8 +102,7 @@ class ImageDataModule(DataModule):
         names = ("dataset", "val_frac", "test_frac", "image_size", "invalid", "max_skipped_frac")
         options = {name: getattr(self, name) for name in names} | self.own()
         options["source"] = [inspect.getsource(sys.modules[m]) for m in sorted(modules)]
-        reads_files = self.dataset != "digits" or type(self).load is not ImageDataModule.load
-        files = cache.files_in(self.data_dir) if reads_files else []
+        files = cache.files_in(self.data_dir) if self.reads_files else []
         for path in (value for value in self.own().values() if isinstance(value, (str, Path))):
             if os.path.exists(path):  # a `load` may read it
                 files += cache.files_in(Path(path)) or [Path(path)]

@@ -78,9 +78,8 @@ class DataModule(LightningDataModule):
     def share(self) -> tuple[int, int, int]:
         """Samples that this process takes at once, its rank, and the number of processes."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        self.divide_batch(world_size)
-        assert self.micro_batch_size is not None
-        return self.micro_batch_size, rank, world_size
+        micro = self.batch_size // world_size // self.divide_batch(world_size)
+        return micro, rank, world_size
 
     def position(self) -> tuple[int, int]:
         """Epoch and micro-batch that training has come to; Lightning's loops hold them, also after a restart."""
