@@ -17,9 +17,13 @@ class ConfigError(KnownError):
 
 
 class DataError(KnownError):
-    """Data that cannot be trained on."""
+    """Data that cannot be trained on; `removed` has each file or row that is to blame, where the line is about many."""
 
     code = 3
+
+    def __init__(self, message: str, removed: Iterable[dict[str, str]] = ()) -> None:
+        super().__init__(message)
+        self.removed = list(removed)
 
 
 class CheckpointError(KnownError):

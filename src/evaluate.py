@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.load import other_data, run_parser, run_request, trained
-from src.run import command, say, write_json
+from src.load import other_data, run_parser, run_request, tell_other_data, trained
+from src.run import command, command_line, say, write_json
 
 
 @command
@@ -23,7 +23,9 @@ def main(args: Sequence[str]) -> int:
     options = request.options
     measure = cli.trainer.validate if options.split == "val" else cli.trainer.test
     metrics = measure(cli.model, datamodule=cli.datamodule, ckpt_path=path, verbose=False)[0]
+    tell_other_data(request, cli.datamodule.report)
     found = {"checkpoint": path.resolve().name, "samples": cli.datamodule.num_samples[options.split], **metrics}
+    found["command"] = command_line("src.evaluate", args)
     write_json(Path(options.run_dir) / f"evaluate_{options.split}{other_data(request)}.json", found)
     for name, value in metrics.items():
         say(f"{name} {value:.4f}")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from src.config import CommandParser, Request, command_parser, read_request
 from src.errors import CheckpointError, ConfigError
-from src.run import RunFolder, read_json, say, src_sha256
+from src.run import RunFolder, read_json, say, src_sha256, write_json
+from src.terminal import console, rows
 
 if TYPE_CHECKING:
     from src.cli import CLI
@@ -61,9 +62,27 @@ def trained(request: Request) -> tuple["CLI", Path]:
     from src.cli import CLI
 
     cli, path = CLI(request), checkpoint_path(request)
-    cli.build(logger=False)
+    cli.build(logger=False, **unlimited(request))
     cli.datamodule.fitted = files.load(path).get(type(cli.datamodule).__qualname__)
     return cli, path
+
+
+def unlimited(request: Request) -> dict[str, float]:
+    """Limits with which all of a split is measured, unless a flag sets them, also where the run took a few batches."""
+    own = RunFolder(Path(request.options.run_dir)).config()["trainer"]
+    names = ("limit_val_batches", "limit_test_batches", "limit_predict_batches")
+    return {name: 1.0 for name in names if request.config["trainer"].get(name) == own.get(name)}
+
+
+def tell_other_data(request: Request, report: dict[str, Any]) -> None:
+    """Print what is notable of other data than the run's own, and write down all of it."""
+    from src.data.report import lines
+
+    if name := other_data(request):
+        file = f"data_report{name}.json"
+        write_json(Path(request.options.run_dir) / file, report)
+        told = lines(report | {"shift": None}, file)
+        console().print(rows(told)) if told else None
 
 
 def other_data(request: Request) -> str:

@@ -18,7 +18,7 @@ import pyarrow
 from pyarrow import csv, parquet
 
 from src.errors import ConfigError, EnvironmentFault
-from src.load import other_data, run_parser, run_request, trained
+from src.load import other_data, run_parser, run_request, tell_other_data, trained
 from src.run import command, say
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def main(args: Sequence[str]) -> int:
         raise ConfigError(f"{options.run_dir}: {type(cli.model).__name__} predicts no rows -> {other}")
     cli.datamodule.predict_split = options.split
     batches = cli.trainer.predict(cli.model, datamodule=cli.datamodule, ckpt_path=path)
+    tell_other_data(request, cli.datamodule.report)
     table = to_table(batches, cli.datamodule)
     write(table, output)
     say(f"{table.num_rows} predictions: {output}")

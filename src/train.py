@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from src.config import command_parser, read_request
 from src.errors import ConfigError, EnvironmentFault
 from src.redact import hide
-from src.run import RunFolder, command, command_line, exit_code, hardware, one_line, rank, say
+from src.run import RunFolder, command, command_line, exit_code, hardware, one_line, rank, say, write_json
 from src.terminal import console, duration, here, rows
 
 if TYPE_CHECKING:
@@ -96,6 +96,9 @@ def record(cli: "CLI", folder: RunFolder, config: dict[str, Any], t0: float) -> 
         status = "stopped" if code in (130, 143) else "failed"
         steps = cli.trainer.global_step if hasattr(cli, "trainer") else 0
         summary |= {"status": status, "exit_code": code, "error": hide(one_line(e, code)), "steps": steps}
+        if removed := getattr(e, "removed", None):
+            write_json(folder.path / "data_report.json", {"removed": removed})
+            say(f"All samples that cannot be used: {here(folder.path / 'data_report.json')}")
         raise
     finally:
         summary["seconds"] = round(time.time() - t0, 1)

@@ -29,6 +29,17 @@ def test_evaluate_gives_the_runs_own_figures(run, trained):
     )
 
 
+def test_all_samples_are_measured_of_a_run_that_was_limited(run, tmp_path):
+    run([*SMALL, "--config", "configs/trainer/smoke.yaml", "--run_dir", tmp_path / "run"])
+    run(["--run_dir", tmp_path / "run"], command=src.evaluate.main)
+    run(["--run_dir", tmp_path / "run"], command=src.predict.main)
+    with open(tmp_path / "run/predictions.csv") as f:
+        rows = list(csv.DictReader(f))
+    measured = json.loads((tmp_path / "run/evaluate_test.json").read_text())
+    assert measured["samples"] == len(rows) == 360
+    assert measured["test/acc"] == pytest.approx(sum(row["target"] == row["prediction"] for row in rows) / 360)
+
+
 def test_other_split_and_checkpoint(run, trained):
     output = run(["--run_dir", trained, "--split", "val", "--checkpoint", "last"], command=src.evaluate.main)
     with open(trained / "metrics.csv") as f:

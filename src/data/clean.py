@@ -1,6 +1,7 @@
 """Cleaning of image sets: labels that are no class, images that are there twice or in two splits; held-out shares."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -104,6 +105,7 @@ def without_copies(samples: dict[str, Samples], cleaning: Cleaning) -> dict[str,
     for split in samples.keys() - {"test"}:
         for key, target, name in zip(hashed[split], samples[split].targets, samples[split].names, strict=True):
             labels.setdefault(key, {}).setdefault(target.tobytes(), name)
+    tell_copies(samples["test"].targets, hashed["test"], cleaning) if "test" in samples else None
     first: dict[bytes, tuple[str, str]] = {}
     kept: dict[str, np.ndarray] = {}
     for split in [name for name in ("test", "val", "train") if name in samples]:
@@ -124,6 +126,17 @@ def without_copies(samples: dict[str, Samples], cleaning: Cleaning) -> dict[str,
     return kept
 
 
+def tell_copies(targets: np.ndarray, keys: list[bytes], cleaning: Cleaning) -> None:
+    """Note the images that test has more than once; of those with several labels, one label can be right."""
+    labels: dict[bytes, Counter[bytes]] = {}
+    for key, target in zip(keys, targets, strict=True):
+        labels.setdefault(key, Counter())[target.tobytes()] += 1
+    if copies := len(keys) - len(labels):
+        most = sum(max(found.values()) for found in labels.values())
+        wrong = f", under other labels: at most {most} of {len(keys)} can be right" if most < len(keys) else ""
+        cleaning.notes.append(f"test has {copies} copies of its own images{wrong}")
+
+
 def stratified(
     targets: np.ndarray, frac: float, key: str = "data.val_frac", class_names: Sequence[str] = (), least: int = 2
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -142,4 +155,7 @@ def stratified(
         raise DataError(f"{key}: {frac} of {len(targets)} images leaves too few for {num_groups} classes -> lower it")
     groups = targets if targets.ndim == 1 else None
     rest, part = train_test_split(np.arange(len(targets)), test_size=num_held, stratify=groups, random_state=0)
-    return np.sort(rest), np.sort(part)
+    if groups is not None:  # a small class may have got nothing
+        lack = [k for k, n in enumerate(per_class) if n and k not in targets[part]]
+        part = np.append(part, [next(i for i in np.sort(rest) if targets[i] == k) for k in lack]).astype(np.int64)
+    return np.setdiff1d(np.arange(len(targets)), part), np.sort(part)

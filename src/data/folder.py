@@ -31,13 +31,15 @@ CHUNK = 512  # images decoded before they are written
 Item = tuple[Path, str]  # a file and its class
 Listed = dict[str, list[Item]]
 Size = tuple[int, int]  # height, width
+Shape = tuple[int, int, int]  # channels, height, width
+Heads = dict[str, list[tuple[Item, tuple[Size, bool]]]]  # the size of each file, and whether it is grey
 
 
 def read(
     folder: Path, image_size: Size | None, cache_dir: Path, cleaning: Cleaning, known: Sequence[str] = ()
 ) -> tuple[dict[str, Samples], dict[str, Any]]:
-    """The images of `folder/SPLIT/CLASS/` or `folder/CLASS/`, with `class_names`, `came_in` and a `note`. For a trained
-    model also those of `folder/` alone: a test split whose targets are -1.
+    """The images of `folder/SPLIT/CLASS/` or `folder/CLASS/`, with `class_names` and `came_in`. For a trained model
+    also those of a folder without its classes: a test split whose targets are -1.
 
     Args:
         image_size: shorter sides are resized to it, and the centre is taken; by default see `choose_size`.
@@ -51,20 +53,27 @@ def read(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of files that can be read all the same
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        listed, came_in = list_files(root, cleaning, trains=not known)
+        listed, came_in = list_files(root, cleaning, known)
         class_names = list(known) or sorted({name for _, name in listed["train"]})
         if bad := [n for name in class_names if (n := os.fsencode(name).decode(errors="replace")) != name]:
             raise DataError(f"{root}: the name of class folder {bad[0]} is not UTF-8 -> rename it")
         at_least_two(class_names)
         listed = {split: known_classes(split, found, class_names, cleaning) for split, found in listed.items()}
-        listed, size, grey, note = measure(listed, image_size, cleaning)
-        samples = {}
-        for split, found in listed.items():
-            decoded = readable(split, found, partial(decode, size=size, grey=grey), cleaning)
-            x, used = pack(split, decoded, (1 if grey else 3, *size), cache_dir, cleaning)
-            targets = np.array([class_names.index(name) if name else -1 for _, name in used], np.int64)
-            samples[split] = Samples(x, targets, [cleaning.name(path) for path, _ in used])
-    return samples, {"class_names": class_names, "came_in": came_in, "note": note}
+        cleaning.check_limit(came_in)
+        heads = {split: list(readable(split, found, header, cleaning)) for split, found in listed.items()}
+        cleaning.check_limit(came_in)
+        shape, (new, note) = None, common_shape(heads, image_size, cleaning)
+        while new != shape:  # again where a file that could not be decoded had its say in the size
+            shape, samples = new, {}
+            for split, found in heads.items():
+                images = readable(split, [item for item, _ in found], partial(decode, shape=shape), cleaning)
+                x, used = pack(split, images, shape, cache_dir, cleaning)
+                targets = np.array([class_names.index(name) if name else -1 for _, name in used], np.int64)
+                samples[split] = Samples(x, targets, [cleaning.name(path) for path, _ in used])
+                heads[split] = [head for head in found if head[0] in {*used}]
+            new, note = common_shape(heads, image_size, cleaning)
+    cleaning.notes += [note] if note else []
+    return samples, {"class_names": class_names, "came_in": came_in}
 
 
 def top(folder: Path, cleaning: Cleaning) -> Path:
@@ -106,12 +115,12 @@ def split_folders(root: Path, trains: bool) -> dict[str, Path]:
     return splits
 
 
-def list_files(root: Path, cleaning: Cleaning, trains: bool = True) -> tuple[Listed, int]:
+def list_files(root: Path, cleaning: Cleaning, known: Sequence[str] = ()) -> tuple[Listed, int]:
     """The image files of each split with their classes, and how many files there were of any kind."""
     listed: Listed = {}
     came_in = len(cleaning.removed)
-    unlabelled = not trains and not subfolders(root)
-    for split, folder in {"test": root}.items() if unlabelled else split_folders(root, trains).items():
+    unlabelled = known and not any(p.name in known or p.name.lower() in SPLIT_NAMES for p in subfolders(root))
+    for split, folder in {"test": root}.items() if unlabelled else split_folders(root, not known).items():
         listed[split], files, others = [], files_in(folder), {}
         came_in += len(files)
         for path in files:
@@ -127,13 +136,16 @@ def list_files(root: Path, cleaning: Cleaning, trains: bool = True) -> tuple[Lis
                 cleaning.skip(split, path, "in no class folder", "move it into the folder of its class")
             else:
                 listed[split].append((path, parts[0]))
-        for empty in {p.name for p in subfolders(folder)} - {name for _, name in listed[split]}:
+        folders = set() if unlabelled else {p.name for p in subfolders(folder)}
+        for empty in sorted(folders - {name for _, name in listed[split]}):
             if empty in others:
                 raise DataError(
                     f"{folder / empty}: no image in it, but {others[empty].name} -> add some, or take it out"
                 )
-            cleaning.remove(split, f"{(folder / empty).relative_to(root)}/", "class folder without images")
-    if not listed["train"] if trains else not any(listed.values()):
+            cleaning.notes.append(f"class folder {(folder / empty).relative_to(root)}/ has no images and is left out")
+    if known and not any(listed.values()):
+        raise DataError(f"{root}: no image is in it, nor in folders there -> name a folder with images")
+    if not known and not listed["train"]:
         raise DataError(f"{root}: no image is in a class folder -> put images into CLASS/ or train/CLASS/")
     return listed, came_in
 
@@ -145,15 +157,13 @@ def known_classes(split: str, found: list[Item], class_names: list[str], cleanin
     return [(path, name) for path, name in found if not name or name in class_names]
 
 
-def measure(listed: Listed, image_size: Size | None, cleaning: Cleaning) -> tuple[Listed, Size, bool, str]:
-    """Files whose head can be read, the size that all will have, whether all are grey, and what to tell of it."""
-    pairs = {split: list(readable(split, found, header, cleaning)) for split, found in listed.items()}
-    out = {split: [item for item, _ in found] for split, found in pairs.items()}
-    heads = [head for found in pairs.values() for _, head in found]
-    if not heads:
+def common_shape(heads: Heads, image_size: Size | None, cleaning: Cleaning) -> tuple[Shape, str]:
+    """What all images are made: one channel if all are grey, and one size; and what to tell of it."""
+    found = [head for pairs in heads.values() for _, head in pairs]
+    if not found:
         raise DataError(f"{cleaning.root}: no image can be read -> see {cleaning.skipped[0]}")
-    size, note = choose_size([head[0] for head in heads]) if image_size is None else (image_size, "")
-    return out, size, all(grey for _, grey in heads), note
+    size, note = choose_size([size for size, _ in found]) if image_size is None else (image_size, "")
+    return (1 if all(grey for _, grey in found) else 3, *size), note
 
 
 def choose_size(sizes: Sequence[Size]) -> tuple[Size, str]:
@@ -167,7 +177,7 @@ def choose_size(sizes: Sequence[Size]) -> tuple[Size, str]:
 
 
 def pack(
-    split: str, decoded: Iterable[tuple[Item, np.ndarray]], shape: tuple[int, ...], cache_dir: Path, cleaning: Cleaning
+    split: str, decoded: Iterable[tuple[Item, np.ndarray]], shape: Shape, cache_dir: Path, cleaning: Cleaning
 ) -> tuple[np.ndarray, list[Item]]:
     """Decoded images [N, *shape] in a file without a name, and which files they are of."""
     used = []
@@ -212,15 +222,16 @@ def header(path: Path) -> tuple[Size, bool]:
         return size, image.mode in GREY or image.mode.startswith("I;16")
 
 
-def decode(path: Path, size: Size, grey: bool) -> np.ndarray:
-    """uint8 [1 or 3, height, width]: the first frame, turned as its EXIF says, on white where it is transparent."""
+def decode(path: Path, shape: Shape) -> np.ndarray:
+    """uint8 of that shape: the first frame, turned as its EXIF says, on white where it is transparent."""
+    channels, *size = shape
     with Image.open(path, formats=FORMATS) as image:
         image.draft(None, (2 * max(size), 2 * max(size)))  # JPEG alone: large photos are decoded at a fraction
-        shown = eight_bit(ImageOps.exif_transpose(image)).convert("L" if grey else "RGB")
-    if shown.size != size[::-1]:
-        shown = ImageOps.fit(shown, size[::-1], Image.Resampling.BICUBIC)
+        shown = eight_bit(ImageOps.exif_transpose(image)).convert("L" if channels == 1 else "RGB")
+    if shown.size != (size[1], size[0]):
+        shown = ImageOps.fit(shown, (size[1], size[0]), Image.Resampling.BICUBIC)
     array = np.asarray(shown)
-    return array[None] if grey else np.ascontiguousarray(array.transpose(2, 0, 1))
+    return array[None] if channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
 def eight_bit(image: Image.Image) -> Image.Image:

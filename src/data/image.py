@@ -141,6 +141,7 @@ class ImageDataModule(DataModule):
             samples = clean.from_arrays(loaded, len(class_names) or None, cleaning)
             class_names = class_names or [str(k) for k in range(len(report.count(samples["train"].targets)))]
             came_in = sum(len(targets) for _, targets in loaded.values())
+        cleaning.check_limit(came_in)
         kept = clean.without_copies(samples, cleaning)
         places = self.foreign(samples, kept, class_names) if self.fitted else self.divide(samples, kept, class_names)
         splits = {split: taken(samples[source], index) for split, (source, index) in places.items()}
@@ -176,7 +177,7 @@ class ImageDataModule(DataModule):
             out[split] = report.image_split(arrays["x"], arrays["targets"], len(class_names))
         if 0 in out["train"]["per_class"] and not self.fitted:
             name = class_names[out["train"]["per_class"].index(0)]
-            raise DataError(f"class {name}: train has no usable sample of it -> add some, or take the class out")
+            raise DataError(f"class {name}: train has no usable sample that is not in test or val -> add some")
         return out | {"shift": report.image_shift(out)}
 
     def torchvision_set(self) -> tuple[Images, Images]:
@@ -207,11 +208,12 @@ class ImageDataModule(DataModule):
         if channels > self.facts["in_channels"]:
             raise ConfigError(f"data.channels: the images have {channels} -> take {channels}, or leave it out")
         if self.fitted:
-            if not self.is_own(self.report["train"]):
+            if self.content != self.fitted.get("content", self.content):
                 count, *_, height, width = self.splits["test"].x.shape
                 say(f"Other data than the model was trained on: {count:,} images, at {height}x{width} pixels.")
             if stage != "predict" and (self.splits["test"].targets < 0).any():
-                raise DataError(f"{self.data_dir}: nothing says the classes of these images -> python -m src.predict")
+                what = "nothing says the classes of these images -> name folders so, or take python -m src.predict"
+                raise DataError(f"{self.data_dir}: {what}")
             self.adopt(self.fitted)
         else:
             self.check_sizes()
@@ -229,7 +231,7 @@ class ImageDataModule(DataModule):
             wanted = "[{},{}]".format(*facts["image_size"])
             raise DataError(f"the model takes images of {wanted}, these are {size} -> --data.image_size {wanted}")
         if channels > facts["in_channels"]:
-            raise DataError(f"the model takes {facts['in_channels']} channels, these images have {channels}")
+            raise DataError(f"the model is of grey images, these have {channels} channels -> make them grey")
         own = self.statistics["class_names"]
         if unknown := [name for name in own if name not in names]:
             raise DataError(f"the model knows no class {unknown[0]} -> leave its folder out; it knows {names}")

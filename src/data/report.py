@@ -1,5 +1,6 @@
 """The data report: what came in, what was left out and why, and how the splits differ. `data_report.json` of a run."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +11,13 @@ import numpy as np
 from src.errors import DataError
 
 SPLITS = ("train", "val", "test")
-LONG_LINE = 40  # characters; shorter lines come again by chance
-NO_SAMPLES = ("hidden file", "no image by its name")  # reasons of files that came in and were never meant as samples
+ENDS = r"\n|(?<=[.!?])\s+|(?<=[。！？])"  # of lines and sentences
+LONG_LINE = 40  # characters; shorter ones come again by chance
+NO_SAMPLES = (
+    "hidden file",
+    "no image by its name",
+    "no text by its name",
+)  # reasons of files that came in and were never meant as samples
 DUPLICATES = ("duplicate", "two labels", "also in test", "also in val")  # reasons that are no fault of a file
 
 
@@ -19,23 +25,20 @@ DUPLICATES = ("duplicate", "two labels", "also in test", "also in val")  # reaso
 class Cleaning:
     """Collects what is left out of a data set."""
 
-    invalid: str = "error"  # stops at the first sample that cannot be used, `skip` leaves it out
+    invalid: str = "error"  # refuses data of which some samples cannot be used, `skip` leaves them out
     max_skipped_frac: float = 0.05  # the largest share of samples that may be left out so
     root: Path = Path()  # the folder that names of files start from
     removed: list[dict[str, str]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    hint: str = ""  # what to do about the first of them
+    notes: list[str] = field(default_factory=list)  # for the terminal
 
     def name(self, file: str | Path) -> str:
         return file if isinstance(file, str) else str(file.relative_to(self.root))
 
     def skip(self, split: str, file: str | Path, reason: str, hint: str) -> None:
-        """Leave out a sample that cannot be used: a row, or a file below the root.
-
-        Raises:
-            DataError: it may not be left out.
-        """
-        if self.invalid == "error":
-            raise DataError(f"{self.root / file}: {reason} -> {hint}, or leave it out with --data.invalid skip")
+        """Leave out a row, or a file below the root, that cannot be used; `check_limit` says whether that may be."""
+        self.hint = self.hint or hint
         self.skipped.append(f"{self.root / file}: {reason}")
         self.remove(split, file, reason.partition(":")[0], reason.partition(": ")[2])
 
@@ -44,11 +47,16 @@ class Cleaning:
 
     def check_limit(self, came_in: int) -> int:
         """How many of the files or rows that came in are samples; raises DataError where too many are left out."""
-        samples = max(1, came_in - sum(r["reason"] in NO_SAMPLES for r in self.removed))
-        if len(self.skipped) > self.max_skipped_frac * samples:
+        samples, skipped = max(1, came_in - sum(r["reason"] in NO_SAMPLES for r in self.removed)), len(self.skipped)
+        if skipped and self.invalid == "error":
+            more = f"; {skipped - 1} more of {samples} cannot be used" if skipped > 1 else ""
+            what = f"leave {'them' if more else 'it'} out with --data.invalid skip"
+            raise DataError(f"{self.skipped[0]}{more} -> {self.hint}, or {what}", self.removed)
+        if skipped > self.max_skipped_frac * samples:
             raise DataError(
-                f"{len(self.skipped)} of {samples} samples cannot be used, more than data.max_skipped_frac "
-                f"{self.max_skipped_frac}; the first is {self.skipped[0]} -> mend them, or raise the limit"
+                f"{skipped} of {samples} samples cannot be used, more than data.max_skipped_frac "
+                f"{self.max_skipped_frac}; the first is {self.skipped[0]} -> mend them, or raise the limit",
+                self.removed,
             )
         return samples
 
@@ -60,6 +68,7 @@ class Cleaning:
             "removed_counts": dict(counts.most_common()),
             "data/missing_frac": len(self.skipped) / samples,
             "data/duplicate_frac": sum(counts[r] for r in DUPLICATES) / samples,
+            "note": "; ".join(self.notes),
             "removed": self.removed,
         }
 
@@ -109,11 +118,12 @@ def text_split(text: str, tokens: np.ndarray) -> dict[str, Any]:
 
 
 def text_shift(texts: dict[str, str], tokens: dict[str, np.ndarray], split: str) -> dict[str, float]:
-    """How far a split is from train, and how much of it train has verbatim (in lines of 40 characters or more)."""
+    """How far a split is from train, and how much of it train has verbatim (in lines and sentences of 40 characters
+    or more)."""
     size = 1 + max(int(tokens[s].max(initial=0)) for s in ("train", split))
     train, other = (np.bincount(tokens[s], minlength=size) for s in ("train", split))
-    long = [line for line in texts[split].splitlines() if len(line) >= LONG_LINE]
-    known = set(texts["train"].splitlines())
+    long = [line for line in re.split(ENDS, texts[split]) if len(line) >= LONG_LINE]
+    known = set(re.split(ENDS, texts["train"]))
     found = {
         "token_shares": total_variation(other, train),
         "unseen_tokens": float(other[train == 0].sum() / max(1, other.sum())),
@@ -122,12 +132,12 @@ def text_shift(texts: dict[str, str], tokens: dict[str, np.ndarray], split: str)
     return {name: round(value, 4) for name, value in found.items()}
 
 
-def lines(report: dict[str, Any]) -> dict[str, str]:
-    """The report in short, for the terminal."""
+def lines(report: dict[str, Any], file: str = "data_report.json") -> dict[str, str]:
+    """The report in short, for the terminal; `file` has all of it."""
     out = {}
     if report.get("removed"):
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in report["removed_counts"].items())
-        out["left out"] = f"{len(report['removed']):,} of {report['came_in']:,}: {reasons} (data_report.json)"
+        out["left out"] = f"{len(report['removed']):,} of {report['came_in']:,}: {reasons} ({file})"
     if report.get("note"):
         out["note"] = report["note"]
     if report.get("shift"):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".txt", ".md", ".rst", ".py")
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff]")
+MAX_CONTROL_FRAC = 0.1  # of a file of text; escapes of colours, in logs, stay below it
 IGNORED = -100  # cross_entropy's own mark of targets that do not count
 
 
@@ -117,14 +118,18 @@ class TextDataModule(DataModule):
         came_in = len(texts) + len(cleaning.skipped)
         cleaning.check_limit(came_in)
         for path in others:
-            cleaning.remove("", str(path), "no text by its name")
+            hidden = path.suffix.lower() in SUFFIXES
+            cleaning.remove("", str(path), "hidden file" if hidden else "no text by its name")
         documents, num_control = cleaned(texts, cleaning)
+        cleaning.notes += [f"{num_control:,} control characters are taken out"] if num_control else []
         parts = dict.fromkeys(SPLITS, "\n".join(documents.values()))
         if not self.is_other:
             parts = divide(list(documents.values()), self.split_by, *self.fractions)
         tokenizer = make_tokenizer(self.tokenizer, parts, self.vocab_size)
         tokens = {split: encode(tokenizer, text) for split, text in parts.items()}
         size = vocabulary_size(tokenizer)
+        if self.tokenizer == "bpe" and size < self.vocab_size:
+            cleaning.notes.append(f"the text gives bpe {size:,} tokens, not {self.vocab_size:,}")
         dtype = next(d for d in (np.uint8, np.uint16, np.uint32) if size - 1 <= np.iinfo(d).max)
         report: dict[str, Any] = {"documents": len(documents), "control_characters": num_control}
         if self.split_by == "position":
@@ -203,7 +208,7 @@ def topics() -> dict[str, str]:
 
 
 def source_files(files: list[str]) -> tuple[list[Path], list[Path]]:
-    """Files to read, and files in folders that are no text by their names; raises DataError where there are none."""
+    """Files to read, and those in folders that are hidden or no text by their names; raises DataError where none is."""
     out: list[Path] = []
     others: list[Path] = []
     for name in files:
@@ -211,8 +216,8 @@ def source_files(files: list[str]) -> tuple[list[Path], list[Path]]:
         if not path.exists():
             raise DataError(f"data.files: {path} is not there -> name text files or folders")
         seen = cache.files_in(path) if path.is_dir() else [path]
-        seen = [f for f in seen if f == path or not any(p.startswith(".") for p in f.relative_to(path).parts)]
-        found = [f for f in seen if f == path or f.suffix.lower() in SUFFIXES]
+        hidden = {f for f in seen if f != path and any(p.startswith(".") for p in f.relative_to(path).parts)}
+        found = [f for f in seen if f == path or (f.suffix.lower() in SUFFIXES and f not in hidden)]
         others += sorted({*seen} - {*found})
         if not found:
             raise DataError(f"data.files: {path} has no {', '.join(SUFFIXES)} file -> name another folder")
@@ -228,7 +233,13 @@ def read(paths: list[Path], cleaning: Cleaning) -> dict[str, str]:
     for path in paths:
         try:
             data = path.read_bytes()
-            out[str(path)] = data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+            text = data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+            control = len(CONTROL.findall(text))
+            if control > MAX_CONTROL_FRAC * len(text):
+                reason = f"no text: {control:,} of {len(text):,} characters are control characters, as in UTF-16"
+                cleaning.skip("", str(path), reason, "save it as UTF-8")
+            else:
+                out[str(path)] = text
         except UnicodeDecodeError as e:
             kind = "UTF-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "not UTF-8"
             reason = f"{kind}: in line {data[: e.start].count(10) + 1}, at byte {e.start}"

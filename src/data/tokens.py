@@ -18,7 +18,7 @@ def make_tokenizer(kind: str, texts: dict[str, str], vocab_size: int) -> str:
     if kind == "characters":
         known = set(texts["train"])
         if new := sorted(set("".join(texts.values())) - known):
-            raise DataError(f"train lacks the characters {new[:10]} of val or test -> --data.tokenizer bytes or bpe")
+            raise DataError(f"train lacks the characters {few(new)} of val or test -> --data.tokenizer bytes or bpe")
         return "characters:" + "".join(sorted(known))
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
@@ -26,6 +26,10 @@ def make_tokenizer(kind: str, texts: dict[str, str], vocab_size: int) -> str:
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
     bpe.train_from_iterator(texts["train"].splitlines(keepends=True), trainer)
     return bpe.to_str()
+
+
+def few(characters: list[str]) -> str:
+    return f"{characters[:10]}" + (f" and {len(characters) - 10} more" if len(characters) > 10 else "")
 
 
 def vocabulary_size(tokenizer: str) -> int:
@@ -43,7 +47,7 @@ def encode(tokenizer: str, text: str) -> np.ndarray:
     if tokenizer.startswith("characters:"):
         ids = {c: i for i, c in enumerate(tokenizer.removeprefix("characters:"))}
         if new := sorted(set(text) - set(ids)):
-            raise DataError(f"the characters {new[:10]} were not in the training text -> leave them out")
+            raise DataError(f"the characters {few(new)} were not in the training text -> leave them out")
         return np.array([ids[c] for c in text], np.int64)
     return np.array(Tokenizer.from_str(tokenizer).encode(text).ids, np.int64)
 

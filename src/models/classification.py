@@ -1,7 +1,6 @@
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
@@ -11,6 +10,7 @@ from src import pictures
 from src.data.module import Batch
 from src.errors import ConfigError
 from src.models.base import MaskedMean, Model
+from src.run import say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,6 +48,7 @@ class Classification(Model):
         self.weights: Tensor | None = None
         self.mean_loss, self.mean_acc = MaskedMean(), MaskedMean()
         self.auroc: Metric | None = None
+        self.told: set[str] = set()
 
     def configure_model(self) -> None:
         super().configure_model()
@@ -117,18 +118,27 @@ class Classification(Model):
         self.log_dict({f"{split}/{name}": value for name, value in scores.items()})
         self.log_dict({f"{split}/f1": f1.nanmean(), f"{split}/auroc": areas.nanmean()})
         if not there.all() and not self.trainer.sanity_checking:
-            classes = (~there).nonzero().flatten().tolist()
-            rank_zero_warn(f"{split} has only, or no, samples of classes {classes}: {split}/auroc is without them")
+            self.tell_unmeasured(split, (~there).nonzero().flatten().tolist())
         self.counts = confusion.cpu().numpy()
         for metric in (self.mean_loss, self.mean_acc, self.auroc, self.confusion):
             metric.reset()
 
+    def tell_unmeasured(self, split: str, classes: list[int]) -> None:
+        more = f" and {len(classes) - 5} more" if len(classes) > 5 else ""
+        which = ", ".join(self.class_names()[k] for k in classes[:5]) + more
+        text = f"{split} has only, or no, samples of class {which}: {split}/auroc is without it"
+        if text not in self.told:
+            say(text)
+            self.told.add(text)
+
+    def class_names(self) -> list[str]:
+        statistics = self.trainer.datamodule.statistics  # type: ignore[attr-defined]
+        return statistics.get("class_names") or [str(k) for k in range(self.facts["num_classes"])]
+
     def pictures(self) -> dict[str, "Figure"]:
         if self.counts.ndim == 3:  # of several labels
             return {}
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        names = data.statistics.get("class_names") or [str(k) for k in range(len(self.counts))]
-        return {"confusion": pictures.confusion(self.counts, names)}
+        return {"confusion": pictures.confusion(self.counts, self.class_names())}
 
 
 def hits(logits: Tensor, targets: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def test_every_kind_of_image_becomes_rgb(tmp_path):
     sixteen.save(tmp_path / "h.png")
     (tmp_path / "j.pgm").write_bytes(b"P5 8 8 65535\n" + np.asarray(sixteen).astype(">u2").tobytes())
     grey.convert("1", dither=Image.Dither.NONE).save(tmp_path / "i.png")
-    images = {p.name[0]: folder.decode(p, (8, 8), grey=False) for p in tmp_path.iterdir()}
+    images = {p.name[0]: folder.decode(p, (3, 8, 8)) for p in tmp_path.iterdir()}
     expected = square.transpose(2, 0, 1)
     for name in "abceg":
         assert np.array_equal(images[name], expected), name
@@ -100,7 +101,7 @@ def test_every_kind_of_image_becomes_rgb(tmp_path):
         assert np.array_equal(images[name], np.stack([np.asarray(grey)] * 3))
         assert folder.header(next(tmp_path.glob(f"{name}.*"))) == ((8, 8), True)
     assert set(np.unique(images["i"])) <= {0, 255}
-    assert folder.decode(tmp_path / "h.png", (8, 8), grey=True).shape == (1, 8, 8)
+    assert folder.decode(tmp_path / "h.png", (1, 8, 8)).shape == (1, 8, 8)
 
 
 def test_a_set_of_grey_images_has_one_channel(make, tmp_path):
@@ -123,7 +124,7 @@ def test_sizes(make, tmp_path):
     half = Image.new("RGB", (40, 10), "red")
     half.paste("blue", (15, 0, 25, 10))
     half.save(tmp_path / "half.png")
-    assert (folder.decode(tmp_path / "half.png", (10, 10), False)[2] == 255).all()  # the centre
+    assert (folder.decode(tmp_path / "half.png", (3, 10, 10))[2] == 255).all()  # the centre
 
 
 def dirty(root):
@@ -142,7 +143,6 @@ def dirty(root):
     noise().save(root / "train/cat/either.png")
     Image.open(root / "train/cat/either.png").save(root / "train/dog/either.webp", lossless=True)
     return {
-        "train/bird/": "class folder without images",
         "train/dog/.DS_Store": "hidden file",
         "train/dog/notes.txt": "no image by its name",
         "train/cat/empty.jpg": "unreadable",
@@ -159,6 +159,7 @@ def test_a_dirty_folder_is_cleaned_and_reported(make, tmp_path):
     expected = dirty(tmp_path / "a")
     data = make(tmp_path / "a", invalid="skip")
     assert {r["file"]: r["reason"] for r in data.report["removed"]} == expected
+    assert data.report["note"] == "class folder train/bird/ has no images and is left out"
     assert data.statistics["class_names"] == ["cat", "dog"]
     assert data.num_samples["train"] + data.num_samples["val"] == 60
     assert data.report["data/missing_frac"] == 3 / (data.report["came_in"] - 2)  # without .DS_Store and notes.txt
@@ -178,7 +179,10 @@ def test_a_dirty_folder_is_cleaned_and_reported(make, tmp_path):
             r"x.jpg: unreadable: not an image of .* -> .*data.invalid skip",
         ),
         (lambda r: noise().save(r / "train/x.jpg"), "train/x.jpg: in no class folder -> move it"),
-        (lambda r: fill(r, ["test"], ["emu"]), "test/emu/00.png: class not in train: emu -> take it out"),
+        (
+            lambda r: fill(r, ["test"], ["emu"]),
+            "test/emu/00.png: class not in train: emu; 11 more of 60 .* -> take it out, .* leave them out with",
+        ),
         (lambda r: (r / "train/cat/x.heic").touch(), r"x.heic: unreadable: it is empty"),
         (
             lambda r: (r / "train/cat/x.svg").write_text("<svg/>"),
@@ -265,6 +269,36 @@ def test_a_changed_folder_is_packed_again(make, tmp_path):
     assert make(root).num_samples["train"] == 25
 
 
+def test_a_file_that_cannot_be_used_has_no_say_in_the_size(make, tmp_path):
+    """A photo cut short has a head that can be read."""
+    root = fill(tmp_path / "a")
+    whole = root / "train/cat/zz.png"
+    noise(64, 64).save(whole)
+    whole.write_bytes(whole.read_bytes()[:3000])
+    data = make(root, invalid="skip")
+    assert data.facts["image_size"] == (12, 12)
+    assert data.report["note"] == ""
+    assert data.report["removed_counts"] == {"unreadable": 1}
+    image = np.asarray(Image.open(root / "train/dog/03.png")).transpose(2, 0, 1)
+    assert np.array_equal(data.splits["train"].x[data.sample_names("train").index("train/dog/03.png")].numpy(), image)
+
+
+def test_copies_within_test_are_told(make, tmp_path):
+    root = fill(tmp_path / "a")
+    for i in range(3):
+        shutil.copy(root / f"test/cat/{i:02}.png", root / f"test/dog/copy{i}.png")
+    shutil.copy(root / "test/cat/05.png", root / "test/cat/again.png")
+    note = make(root).report["note"]
+    assert note == "test has 4 copies of its own images, under other labels: at most 25 of 28 can be right"
+
+
+def test_a_class_of_three_images_is_in_each_split(make, tmp_path):
+    root = fill(tmp_path / "a", [""], count=60)
+    fill(root, [""], ["emu"], count=3)
+    data = make(root)
+    assert [data.report[split]["per_class"][2] for split in ("train", "val", "test")] == [1, 1, 1]
+
+
 def test_links_are_followed_and_loops_are_not(tmp_path):
     root = fill(tmp_path / "a")
     (tmp_path / "b").mkdir()
@@ -280,9 +314,11 @@ def test_config_alone_trains_on_a_dirty_folder(run, tmp_path):
     small = ["--model.network.widths", "[8,8]", "--trainer.max_epochs", "3", "--data.batch_size", "16"]
     out = run([*DIGITS, *flags, *small, "--run_dir", tmp_path / "bad"], code=3)
     assert out.count("error: ") == 1
-    assert "train/cat/empty.jpg: unreadable: it is empty -> " in out
+    assert "train/cat/empty.jpg: unreadable: it is empty; 1 more of 127 cannot be used -> " in out
+    bad = json.loads((tmp_path / "bad/data_report.json").read_text())["removed"]
+    assert {r["file"] for r in bad if r["reason"] == "unreadable"} == {"train/cat/empty.jpg", "train/cat/page.jpg"}
     out = run([*DIGITS, *flags, *small, "--data.invalid", "skip", "--run_dir", tmp_path / "run"])
-    assert "left out  10 of " in out
+    assert "left out  9 of " in out
     assert "shift     test against train: mean " in out
     report = json.loads((tmp_path / "run/data_report.json").read_text())
     assert {r["file"] for r in report["removed"]} == set(expected)
@@ -322,7 +358,7 @@ def test_evaluation_applies_the_checkpoints_statistics(run, tmp_path):
     assert [float(row["probability_cow"]) for row in rows] == pytest.approx(p[:, 1].tolist(), abs=1e-5)
 
     fill(other, classes=("emu",))
-    assert "emu/00.png: class not in train: emu -> " in run(args, code=3, command=src.evaluate.main)
+    assert "emu/00.png: class not in train: emu; 23 more of 72" in run(args, code=3, command=src.evaluate.main)
     fill(tmp_path / "c", classes=("cow", "dog"), height=20, width=20)
     flags = [*args[:2], "--data.data_dir", tmp_path / "c"]
     assert "--data.image_size [12,12]" in run(
@@ -340,11 +376,18 @@ def test_images_without_classes_are_predicted(run, tmp_path):
     for path in (tmp_path / "a").glob("*/0[0-4].png"):
         path.rename(tmp_path / "new" / f"{path.parent.name}{path.name}")
     (tmp_path / "new/notes.txt").write_text("none of them")
-    flags = ["--run_dir", tmp_path / "run", "--data.data_dir", tmp_path / "new"]
-    run(flags, command=src.predict.main)
+    (tmp_path / "new/more").mkdir()
+    (tmp_path / "new/cat00.png").rename(tmp_path / "new/more/cat00.png")  # a folder that is no class of the model's
+    (tmp_path / "new/more/cut.png").write_text("no")
+    flags = ["--run_dir", tmp_path / "run", "--data.data_dir", tmp_path / "new", "--data.invalid", "skip"]
+    flags += ["--data.max_skipped_frac", "0.1"]
+    out = run(flags, command=src.predict.main)
+    assert "left out  2 of 17: 1 no image by its name, 1 unreadable (data_report_new.json)" in out
     with open(tmp_path / "run/predictions_new.csv") as f:
         rows = list(csv.DictReader(f))
-    assert [row["file"] for row in rows] == sorted(path.name for path in (tmp_path / "new").glob("*.png"))
+    assert [row["file"] for row in rows] == sorted(
+        str(path.relative_to(tmp_path / "new")) for path in (tmp_path / "new").rglob("*0*.png")
+    )
     assert {row["target"] for row in rows} == {""}
     from src import load_run
 
@@ -355,7 +398,10 @@ def test_images_without_classes_are_predicted(run, tmp_path):
         p = model(model.data.standardize(x)).softmax(1)
     assert [float(row["probability_cow"]) for row in rows] == pytest.approx(p[:, 1].tolist(), abs=1e-5)
     out = run(flags, code=3, command=src.evaluate.main)
-    assert "new: nothing says the classes of these images -> python -m src.predict" in out
+    assert (
+        "new: nothing says the classes of these images -> name folders as the classes, or take python -m src.predict"
+        in out
+    )
 
 
 @pytest.mark.parametrize(

@@ -66,20 +66,24 @@ def test_what_is_removed_is_reported(make, tmp_path):
     (tmp_path / "e.txt").write_bytes(TEXT.encode("utf-16"))
     (tmp_path / "._a.txt").write_bytes(b"\xff")
     (tmp_path / "f.csv").write_text("1,2")
+    (tmp_path / "h.txt").write_bytes(("some text " * 3).encode("utf-16-le"))
     (tmp_path / "g.txt").symlink_to("nowhere")
-    data = make(("\x00\x85\ufeff" + TEXT.replace("\n", "\r")).encode(), invalid="skip", max_skipped_frac=0.5)  # of 6
+    data = make(("\x00\x85\ufeff" + TEXT.replace("\n", "\r")).encode(), invalid="skip", max_skipped_frac=0.6)  # of 7
     found = {os.path.basename(r["file"]): (r["reason"], r["detail"]) for r in data.report["removed"]}
     assert found == {
         "b.md": ("duplicate", str(tmp_path / "a.txt")),
         "c.TXT": ("empty", ""),
         "d.txt": ("not UTF-8", "in line 2, at byte 3"),
         "e.txt": ("UTF-16", "in line 1, at byte 0"),
+        "._a.txt": ("hidden file", ""),
         "f.csv": ("no text by its name", ""),
+        "h.txt": ("no text", "30 of 60 characters are control characters, as in UTF-16"),
         "g.txt": ("cannot be read", "No such file or directory"),
     }
     assert data.report["control_characters"] == 3
-    assert data.report["came_in"] == 7
-    assert data.report["data/missing_frac"] == 3 / 7
+    assert data.report["note"] == "3 control characters are taken out"
+    assert data.report["came_in"] == 9
+    assert data.report["data/missing_frac"] == 4 / 7
     assert data.report["data/duplicate_frac"] == 1 / 7
     assert data.report["test"] == {"same_as": "val", **data.report["val"]}
 
