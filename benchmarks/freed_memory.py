@@ -19,7 +19,7 @@ def step_seconds(keeps: bool, batch_size: int, steps: int) -> list[float]:
     from torch.nn import functional as F
 
     from src.cli import keep_freed_memory
-    from src.models.base import channels_last
+    from src.models.factory import channels_last
     from src.networks.resnet import ResNet
 
     if keeps:

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from src.cost import has_bfloat16
-from src.models.base import channels_last
+from src.models.factory import channels_last
 from src.networks.resnet import ResNet
 from src.optim.muon import newton_schulz
 

@@ -20,7 +20,7 @@ from src.cli import CLI
 from src.config import command_parser, read_request
 from src.data.order import TrainOrder
 from src.loggers.metrics_csv import MetricsCSV
-from src.models.base import build_network
+from src.models.factory import build_network
 
 
 class Stopwatch(Callback):

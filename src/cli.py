@@ -7,6 +7,7 @@ import logging
 import re
 import warnings
 from functools import partial, reduce
+from importlib import import_module
 from pkgutil import resolve_name
 from typing import Any, NoReturn
 
@@ -22,13 +23,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from src.callbacks.data_report import DataReport
 from src.callbacks.progress import ThrottledProgress
 from src.checkpoint import VerifiedCheckpointIO
-from src.checks import SECTIONS, TOP, allowed_prefixes, facts, fail, shown, specs
+from src.checks import SECTIONS, TOP, allowed_prefixes, facts, fail, settable, shown, specs
 from src.config import Request
 from src.cost import fastest_precision
 from src.data.module import DataModule
-from src.errors import ConfigError
+from src.errors import ConfigError, nearest
 from src.models.base import Model
 from src.redact import redact
+from src.signatures import classes
 from src.strict_yaml import join
 
 # Lightning says much at the start of a run that is not about the run.
@@ -37,6 +39,8 @@ logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+warnings.filterwarnings("ignore", message=".*Unable to serialize instance.*")  # of torchvision's defaults
+warnings.filterwarnings("ignore", message="Found .* module.s. in eval mode.*")  # batch norms that model.freeze names
 warnings.filterwarnings("ignore", message=".*`self.log.*sync_dist=True.*")  # torchmetrics have gathered it already
 # Broadcasting (N,) against (N, 1) trains on garbage.
 warnings.filterwarnings("error", message="Using a target size")
@@ -60,6 +64,9 @@ class Parser(ArgumentParser):
             reason = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>|typing\.", r"\1", reason)
             reason = re.sub(r"^Expected an? ", "expected ", reason)
             reason += f", not {shown(value)}" if reason.startswith("expected") and not isinstance(value, dict) else ""
+            no_list = re.match(r"expected (tuple|list|Sequence),", reason) and not isinstance(value, list)
+            reason += " -> write [A, B, ...]" if no_list else ""
+            reason, key = helped(reason, key, self.request.config)
         fail(self.request.lines, key, reason[:300])
 
 
@@ -73,6 +80,20 @@ def reason_in(message: str) -> str:
     ]
     kinds = [line.removeprefix("Expected a ") for line in wanted if line.startswith("Expected a ")]
     return f"Expected a {' or '.join(kinds)}" if kinds else [*wanted, lines[-1]][0]
+
+
+def helped(reason: str, key: str, config: dict[str, Any]) -> tuple[str, str]:
+    """What jsonargparse says of classes, with what to do; and the key, where the reason is in what is below it."""
+    if m := re.match(r"the following arguments are required: (\w+)", reason):
+        lacks = [p for p, spec in specs(config) if m[1] in (settable(spec["class_path"]) or ()) and p.startswith(key)]
+        key = lacks[-1] if lacks else key
+        return f"{m[1]} is missing -> give --{key}.{m[1]}" if lacks else reason, key
+    if m := re.match(r"Import path (\S+) does not correspond to a subclass of (\w+)", reason):
+        base = next((path for path in classes() if path.endswith(f".{m[2]}")), m[2])
+        return f"{m[1]} is not derived from {base}", key
+    if m := re.match(r"module '([\w.]+)' has no attribute '(\w+)'", reason):
+        return reason + nearest(m[2], vars(import_module(m[1]))), key
+    return reason, key
 
 
 def named(config: dict[str, Any], key: str, names: list[str]) -> tuple[str, Any]:
@@ -194,7 +215,7 @@ def keep_freed_memory() -> None:
 
 def as_factory(spec: Namespace) -> Any:
     """A function with arguments as a factory: jsonargparse would call it at once, without the facts of the data."""
-    target = resolve_name(spec.class_path)
+    target = resolve_name(":".join(spec.class_path.rsplit(".", 1)))  # not a module of torchvision's of the same name
     if inspect.isclass(target):
         return spec
     kept = {k: v for k, v in vars(spec.get("init_args", Namespace())).items() if k not in facts()}

@@ -4,6 +4,7 @@ A later file or flag goes before an earlier one, key by key. A config is data, n
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -74,7 +75,10 @@ def read_request(parser: argparse.ArgumentParser, args: Sequence[str]) -> Reques
     lines: Lines = {}
     for path in [DEFAULTS, *files]:
         config = add(config, *read_file(path), lines)
-    for name, text in group(flags):
+    given = group(flags)
+    for i, (name, text) in enumerate(given):
+        if later := [other for other, _ in given[i:] if name.startswith(f"{other}.")]:
+            print(f"--{name} is dropped, because --{later[0]} comes after it", file=sys.stderr)
         config = add(config, from_flag(name, text, config), {reduce(join, name.split("."), ""): f"--{name}"}, lines)
     check(config, lines)
     return Request(config, lines, take_facts(config), experiment_name(files), options)

@@ -39,7 +39,7 @@ def load_model(request: Request) -> tuple["CLI", "Model"]:
     """The objects of a run, its network with the weights of --checkpoint. No data is read."""
     from src import checkpoint as files
     from src.cli import CLI
-    from src.models.base import build_network
+    from src.models.factory import build_network
 
     saved = files.load(checkpoint_path(request))
     cli = CLI(request)

@@ -27,7 +27,7 @@ def known_arguments(class_path: str) -> Arguments | None:
     from src.schema import foreign
 
     try:
-        known = foreign(resolve_name(class_path))
+        known = foreign(resolve_name(":".join(class_path.rsplit(".", 1))))
     except (ImportError, AttributeError, ValueError) as e:
         raise ConfigError(f"{class_path}: {e}") from e
     return {name: argument for name, argument in known.items() if name not in facts()}

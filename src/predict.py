@@ -36,7 +36,7 @@ def main(args: Sequence[str]) -> int:
         raise ConfigError(f"--output {output}: the name must end in .csv or .parquet")
     cli, path = trained(request)
     if "predict" not in cli.model.uses:
-        other = " or ".join(f"python -m src.{name}" for name in cli.model.uses)
+        other = " or ".join(f"python -m src.{name}" for name in cli.model.uses or ("evaluate",))
         raise ConfigError(f"{options.run_dir}: {type(cli.model).__name__} predicts no rows -> {other}")
     cli.datamodule.predict_split = options.split
     batches = cli.trainer.predict(cli.model, datamodule=cli.datamodule, ckpt_path=path)

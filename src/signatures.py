@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -59,7 +60,8 @@ def classes() -> tuple[str, ...]:
     for folder in ("networks", "models", "data", "optim", "callbacks"):
         for file in sorted((ROOT / "src" / folder).rglob("*.py")):
             module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
-            out += [f"{module}.{node.name}" for node in body(module) if isinstance(node, ast.ClassDef)]
+            with suppress(ConfigError):  # a broken file is told where it is used
+                out += [f"{module}.{node.name}" for node in body(module) if isinstance(node, ast.ClassDef)]
     return tuple(out)
 
 

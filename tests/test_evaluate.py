@@ -128,3 +128,23 @@ def test_code_that_has_changed_since_is_said(run, trained, capsys):
     assert words not in run([*args, "--print_config"], command=src.evaluate.main)
     load_run(trained)
     assert words in capsys.readouterr().out
+
+
+def test_limited_batches_are_a_sample_of_all_classes(run, tmp_path):
+    """The images of a folder lie by class; the first 64 of its 360 tests would be of two."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    for i, (image, target) in enumerate(zip(bunch.images, bunch.target, strict=True)):
+        path = tmp_path / f"data/{target}/{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image * 15).astype("uint8")).save(path)
+    flags = ["--data.dataset", "folder", "--data.data_dir", tmp_path / "data", "--data.cache_dir", tmp_path / "cache"]
+    output = run([*SMALL, *flags, "--trainer.limit_test_batches", "1", "--run_dir", tmp_path / "run"])
+    assert "test has only, or no, samples of class" not in output
+    limited = json.loads((tmp_path / "run/summary.json").read_text())["test/acc"]
+    run(["--run_dir", tmp_path / "run"], command=src.evaluate.main)
+    whole = json.loads((tmp_path / "run/evaluate_test.json").read_text())
+    assert limited == pytest.approx(whole["test/acc"], abs=0.15)
+    assert whole["test/auroc"] > 0.9

@@ -206,6 +206,8 @@ def report(trainer: Trainer, step: int, places: list[tuple[int, int]], limit: in
         torch.distributed.all_gather_object(everywhere, (found, samples))
         found, samples = next((both for both in everywhere if both[0]), everywhere[0])
     where, rows, hint = found or ("not found: the batch, run again, gives finite numbers", None, HINTS["gradient"])
+    if step == 0 and hint == HINTS["gradient"]:  # no rate has had a part in it
+        hint = HINTS["first"]
     named = rows or samples
     shown = ", ".join(map(str, named[:5])) + (", ..." if len(named) > 5 else "")
     row = f", the first of {limit + 1} in a row" if limit else ""
@@ -213,6 +215,7 @@ def report(trainer: Trainer, step: int, places: list[tuple[int, int]], limit: in
 
 
 HINTS = {
+    "first": "look there for a division, a root, a logarithm, or weights that begin too large",
     "input": "clean these samples",
     "loss": "look at their targets, or set gradients.nonfinite to skip",
     "gradient": "lower the learning rate, set trainer.gradient_clip_val, or set gradients.nonfinite to skip",

@@ -110,12 +110,14 @@ def plan(trainer: Trainer, model: Model) -> dict[str, str]:
     """What will happen."""
     data, steps = trainer.datamodule, trainer.estimated_stepping_batches  # type: ignore[attr-defined]
     device, parameters = trainer.strategy.root_device, sum(p.numel() for p in model.parameters())
+    frozen = parameters - sum(p.numel() for p in model.parameters() if p.requires_grad)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     at_once = f" ({data.micro_batch_size} at once on a device)" if data.micro_batch_size < data.batch_size else ""
     epochs = f" in {last_epoch(trainer):,} epochs" if math.isfinite(last_epoch(trainer)) else ""
     table = {
-        "network": f"{type(model.network).__name__}, {parameters:,} parameters",
+        "network": f"{type(model.network).__name__}, {parameters:,} parameters"
+        + (f", {frozen:,} frozen" if frozen else ""),
         "data": ", ".join(f"{split} {n:,}" for split, n in data.num_samples.items())
         + " samples"
         + (" (test is val)" if "same_as" in data.report.get("test", {}) else ""),

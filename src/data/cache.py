@@ -87,8 +87,9 @@ def prepare(cache_dir: Path, name: str, build: Build) -> Path:
             if wrong:
                 build_into(cache_dir / f"{name}.tmp", folder, build)
     except OSError as e:
-        if e.filename and not Path(e.filename).is_relative_to(cache_dir):
-            raise DataError(f"{e.filename}: {e.strerror} -> check where the data lies") from e
+        if e.errno is None or (e.filename and not Path(e.filename).is_relative_to(cache_dir)):
+            what = f"{e.filename}: {e.strerror}" if e.errno else str(e)  # of a `load` that raises it itself
+            raise DataError(f"{what} -> check where the data lies") from e
         raise EnvironmentFault(f"data.cache_dir {cache_dir}: {e.strerror or e} -> free space or name another") from e
     return folder
 

@@ -65,6 +65,8 @@ def checked(split: str, pair: Any) -> tuple[np.ndarray, np.ndarray]:
         raise DataError(f"{split}: no pair of images and labels ({e}) -> load() gives two such pairs") from e
     if x.dtype != np.uint8 or x.ndim != 4:
         raise DataError(f"{split}: images are {x.dtype} {list(x.shape)} -> give uint8 [N, C, H, W]")
+    if x.shape[1] > 4 >= x.shape[3]:
+        raise DataError(f"{split}: images {list(x.shape)} seem to be [N, H, W, C] -> x.transpose(0, 3, 1, 2)")
     if targets.ndim == 2 and targets.shape[1] > 1 and bool(np.isin(targets, (0, 1)).all()):
         targets = targets.astype(np.int64)  # several labels for each image
     elif targets.ndim != 1:

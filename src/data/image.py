@@ -215,8 +215,6 @@ class ImageDataModule(DataModule):
                 what = "nothing says the classes of these images -> name folders so, or take python -m src.predict"
                 raise DataError(f"{self.data_dir}: {what}")
             self.adopt(self.fitted)
-        else:
-            self.check_sizes()
 
     def sample_names(self, split: str) -> list[str]:
         if self.dataset != "folder":

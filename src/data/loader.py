@@ -27,6 +27,9 @@ class Arrays(Dataset):
     """One split in memory or memory-mapped. `arrays[index]` takes a whole batch at once."""
 
     def __init__(self, x: Tensor, targets: Tensor) -> None:
+        if not (isinstance(x, Tensor) and isinstance(targets, Tensor) and len(x) == len(targets)):
+            given = f"{type(x).__name__} of {len(x)} and {type(targets).__name__} of {len(targets)}"
+            raise DataError(f"Arrays: x and targets are {given} -> give two tensors of one length")
         self.x, self.targets = x, targets
 
     def __len__(self) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch import LightningDataModule
 
 from src.data.loader import Arrays, Batch, Loader
@@ -105,6 +106,7 @@ class DataModule(LightningDataModule):
             )
 
     def train_dataloader(self) -> Loader:
+        self.check_sizes()
         arrays, (micro, rank, world_size) = self.splits["train"], self.share()
         where = self.position, rank, world_size
         order = TrainOrder(len(arrays), self.batch_size, micro, self.seed, *where, self.ordered())
@@ -115,7 +117,10 @@ class DataModule(LightningDataModule):
         return shuffled
 
     def eval_loader(self, split: str) -> Loader:
-        return Loader(self.splits[split], EvalOrder(len(self.splits[split]), *self.share()))
+        count, share = len(self.splits[split]), self.share()
+        limited = self.trainer is not None and getattr(self.trainer, f"limit_{split}_batches") != 1.0
+        order = shuffled(count, self.seed, 0) if limited else torch.arange  # the first ones may be of one class
+        return Loader(self.splits[split], EvalOrder(count, *share, order))
 
     def val_dataloader(self) -> Loader:
         return self.eval_loader("val")
@@ -125,6 +130,13 @@ class DataModule(LightningDataModule):
 
     def predict_dataloader(self) -> Loader:
         return self.eval_loader(self.predict_split)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """On the device: numbers as the weights are, by `trainer.precision`."""
+        x = batch["x"]
+        if not x.is_floating_point():
+            return batch
+        return {**batch, "x": self.trainer.precision_plugin.convert_input(x.float()) if self.trainer else x.float()}
 
     def picture(self, batch: Batch) -> "Figure | None":
         """Samples as the network gets them, for `samples.png`."""

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 LARGE = 10_000_000  # above it a shuffled list of all indices costs too much memory and time at each epoch's start
 MASK = 0xFFFFFFFF
@@ -140,12 +141,13 @@ class TrainOrder:
 
 @dataclass
 class EvalOrder:
-    """Index tensors of one device's batches, in order. All batches of all devices have one size; -1 marks padding."""
+    """Index tensors of one device's batches. All batches of all devices have one size; -1 marks padding."""
 
     num_samples: int
     micro_batch_size: int
     rank: int = 0
     world_size: int = 1
+    order: Order = torch.arange
 
     def __len__(self) -> int:
         return math.ceil(self.num_samples / (self.micro_batch_size * self.world_size))
@@ -153,5 +155,5 @@ class EvalOrder:
     def __iter__(self) -> Iterator[Tensor]:
         for i in range(len(self)):
             start = (i * self.world_size + self.rank) * self.micro_batch_size
-            index = torch.arange(start, start + self.micro_batch_size)
-            yield torch.where(index < self.num_samples, index, -1)
+            stop = max(start, min(start + self.micro_batch_size, self.num_samples))
+            yield F.pad(self.order(start, stop), (0, start + self.micro_batch_size - stop), value=-1)

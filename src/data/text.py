@@ -169,8 +169,6 @@ class TextDataModule(DataModule):
             self.splits[split] = Windows(cache.read(folder, source, "tokens"), self.seq_len, stride)  # type: ignore[assignment]
         if not len(self.splits["train"]) and not self.is_other:
             raise DataError(f"train has {self.report['train']['tokens']} tokens -> lower data.seq_len {self.seq_len}")
-        if not self.is_other:
-            self.check_sizes()
         self.facts = {"vocab_size": self.report["vocab_size"], "seq_len": self.seq_len}
         self.statistics = {"tokenizer": self.report["tokenizer"]}
 

@@ -1,13 +1,11 @@
 """What all models share: a network made from facts of the data, an optimizer, a schedule, and cheap logging."""
 
-import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
@@ -19,6 +17,7 @@ from src.checkpoint import fit_weights
 from src.cost import forward_flops
 from src.data.module import Batch
 from src.errors import ConfigError
+from src.models.factory import accepted, build, build_network, place
 from src.models.finetuning import freeze, load_weights
 from src.optim.groups import parameter_groups
 from src.run import say
@@ -81,7 +80,7 @@ class Model(LightningModule):
         layer_decay: learning rate of each block as a share of the next one's, towards the head.
     """
 
-    uses = ("predict",)  # commands for a trained model, besides evaluate
+    uses: tuple[str, ...] = ()  # commands for a trained model, besides evaluate
 
     def __init__(
         self,
@@ -124,12 +123,14 @@ class Model(LightningModule):
         except (RuntimeError, TypeError, ValueError) as e:
             what = " ".join(str(e).split())[:200]
             hint = " -> if it wants colour images: data.channels 3" if "to have 3 channels" in what else ""
-            what = f"{type(network).__name__} cannot take x {list(x.shape)}: {what}{hint}"
+            what = f"{type(network).__name__} cannot take x {list(x.shape)}: {what}{place(e)}{hint}"
             raise ConfigError(f"model.network: {what}") from e
         given = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         if flops is not None and given != (wanted := self.logits_shape(x)):
             what = f"{type(network).__name__} gives {given} for x {list(x.shape)}, where logits {wanted} are wanted"
-            raise ConfigError(f"model.network: {what} -> size its last layer by num_classes or vocab_size, an argument")
+            sized = isinstance(given, list) and len(given) == len(wanted)
+            hint = "size its last layer by num_classes or vocab_size" if sized else "let forward return these alone"
+            raise ConfigError(f"model.network: {what} -> {hint}")
         self.flops_per_sample = None if flops is None else flops // len(x)
 
     def logits_shape(self, x: Tensor) -> list[int]:
@@ -164,7 +165,7 @@ class Model(LightningModule):
 
     def configure_schedule(self, factory: Callable[..., Any], optimizer: Optimizer) -> dict[str, Any]:
         rates = {group["lr"] for group in optimizer.param_groups}
-        names, total = accepted(factory) & {"num_steps", "total_steps"}, self.trainer.estimated_stepping_batches
+        names, total = accepted(factory).keys() & {"num_steps", "total_steps"}, self.trainer.estimated_stepping_batches
         if names and total == math.inf:
             raise ConfigError("model.schedule: training has no end -> set trainer.max_steps, or leave the schedule out")
         schedule = build("schedule", partial(factory, **{name: int(total) for name in names}), optimizer)
@@ -233,48 +234,3 @@ def logs_now(trainer: Trainer, batch_idx: int) -> bool:
     every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
     accumulates = (batch_idx + 1) % trainer.accumulate_grad_batches
     return bool(every) and not accumulates and trainer.global_step % every == 0
-
-
-def build(name: str, factory: Callable[..., Any], argument: Any) -> Any:
-    try:
-        return factory(argument)
-    except (TypeError, ValueError, RuntimeError) as e:
-        raise ConfigError(f"model.{name}: {e}") from e
-
-
-def accepted(factory: Callable[..., Any]) -> set[str]:
-    """Names of the arguments that a class or function takes, also through its **kwargs."""
-    target: Any = factory
-    if isinstance(factory, partial):  # the parser's own hold a class and the function that instantiates it
-        target = next((arg for arg in factory.args if inspect.isclass(arg)), factory.func)
-    parser = ArgumentParser(exit_on_error=False)
-    add = parser.add_class_arguments if inspect.isclass(target) else parser.add_function_arguments
-    return set(add(target, fail_untyped=False))
-
-
-def channels_last(network: nn.Module) -> nn.Module:
-    """The kernels of 2-d convolutions with channels innermost: the whole network then computes so, which is faster."""
-    for p in network.parameters():
-        if p.dim() == 4:  # Module.to(memory_format=...) would fail at 3-d convolutions
-            p.data = p.data.to(memory_format=torch.channels_last)
-    return network
-
-
-def build_network(factory: Callable[..., nn.Module], facts: dict[str, Any]) -> nn.Module:
-    """The network, with those facts of the data that it takes.
-
-    Raises:
-        ConfigError: the config contradicts a fact, or the network cannot be built so.
-    """
-    if isinstance(factory, nn.Module):
-        raise ConfigError("model.network: a network is given -> give its class, or functools.partial(Class, ...)")
-    stated = getattr(factory, "keywords", {})
-    used = {name: value for name, value in facts.items() if name in accepted(factory)}
-    for name, value in used.items():
-        if name in stated and stated[name] != value:
-            raise ConfigError(f"model.network.{name}: {stated[name]} in the config, {value} in the data -> drop it")
-    try:
-        return channels_last(factory(**used))
-    except (TypeError, ValueError) as e:
-        hint = " -> leave out weights, and name them in model.init_from" if stated.get("weights") else ""
-        raise ConfigError(f"model.network: {e} (from the data: {used}){hint}") from e

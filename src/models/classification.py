@@ -8,7 +8,7 @@ from torchmetrics.classification import AUROC, ConfusionMatrix
 
 from src import pictures
 from src.data.module import Batch
-from src.errors import ConfigError
+from src.errors import ConfigError, DataError
 from src.models.base import MaskedMean, Model
 from src.run import say
 
@@ -34,6 +34,8 @@ class Classification(Model):
             `balanced`: each class weighs as much as the others (of several labels, presence as much as absence).
     """
 
+    uses = ("predict",)
+
     def __init__(
         self,
         label_smoothing: float = 0.0,
@@ -53,8 +55,12 @@ class Classification(Model):
     def configure_model(self) -> None:
         super().configure_model()
         if self.auroc is None:
-            size, data = self.facts["num_classes"], self.trainer.datamodule  # type: ignore[attr-defined]
-            one = next(iter(data.splits.values())).targets.ndim == 1
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            size, targets = self.facts.get("num_classes"), next(iter(data.splits.values())).targets
+            if size is None or targets.is_floating_point():
+                lack = "labels are floating-point -> make them int64" if size else "facts lack num_classes -> set it"
+                raise DataError(f"{type(data).__name__}.setup: {lack}")
+            one = targets.ndim == 1
             how: Any = {"task": "multiclass" if one else "multilabel", "num_classes": size, "num_labels": size}
             how |= {"ignore_index": -1, "validate_args": False}
             self.auroc, self.confusion = AUROC(average="none", **how), ConfusionMatrix(**how)

@@ -15,18 +15,19 @@ def parameter_groups(model: nn.Module, network: nn.Module, layer_decay: float = 
 
     Args:
         layer_decay: a layer's rate, as a share of that of the next one towards the head (Clark et al., ELECTRA, 2020).
-            The layers are the network's `blocks`, what is defined before them, and what is defined after.
+            The layers are the network's `blocks`, what is defined before them, and what is defined after; of a network
+            without `blocks` its parts, sequences among them opened.
 
     Raises:
-        ConfigError: rates by layer, but the network has no `blocks`.
+        ConfigError: rates by layer, but the network has one layer only.
     """
     blocks = getattr(network, "blocks", ())
+    hidden = hidden_matrices(network, {p for block in blocks for p in block.parameters()})
     if layer_decay != 1 and not len(blocks):
-        raise ConfigError(
-            f"model.layer_decay: {type(network).__name__} has no `blocks` -> name them so, or leave it out"
-        )
+        blocks = parts(network)[:-1]
+        if not blocks:
+            raise ConfigError(f"model.layer_decay: {type(network).__name__} has one layer only -> leave it out")
     layer_of = {p: i for i, block in enumerate(blocks, 1) for p in block.parameters()}
-    hidden = hidden_matrices(network, layer_of)
     groups: dict[tuple[bool, bool, float], dict[str, Any]] = {}
     layer = 0
     for name, p in model.named_parameters():
@@ -39,6 +40,12 @@ def parameter_groups(model: nn.Module, network: nn.Module, layer_decay: float = 
             if not key[0]:
                 group["weight_decay"] = 0.0
     return list(groups.values())
+
+
+def parts(network: nn.Module) -> list[nn.Module]:
+    """A network's own modules that have parameters, in order; a sequence counts as what is in it."""
+    opened = (part for m in network.children() for part in (m if isinstance(m, nn.Sequential) else (m,)))
+    return [module for module in opened if any(True for _ in module.parameters())]
 
 
 def is_weight(name: str, p: nn.Parameter) -> bool:

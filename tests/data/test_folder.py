@@ -398,10 +398,7 @@ def test_images_without_classes_are_predicted(run, tmp_path):
         p = model(model.data.standardize(x)).softmax(1)
     assert [float(row["probability_cow"]) for row in rows] == pytest.approx(p[:, 1].tolist(), abs=1e-5)
     out = run(flags, code=3, command=src.evaluate.main)
-    assert (
-        "new: nothing says the classes of these images -> name folders as the classes, or take python -m src.predict"
-        in out
-    )
+    assert "new: nothing says the classes of these images -> name folders so, or take python -m src.predict" in out
 
 
 @pytest.mark.parametrize(

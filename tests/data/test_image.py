@@ -151,6 +151,10 @@ def put(name, value, row=None):
         (put("x", lambda x: x / 255), r"train: images are float64 \[40, 1, 4, 4\] -> give uint8 \[N, C, H, W\]"),
         (put("x", lambda x: x[:, 0]), r"train: images are uint8 \[40, 4, 4\]"),
         (
+            put("x", lambda x: np.zeros((40, 8, 8, 3), np.uint8)),
+            r"\[40, 8, 8, 3\] seem to be \[N, H, W, C\] -> x.transp",
+        ),
+        (
             put("x_test", lambda x: x[:, :, :3]),
             r"images or labels differ in shape: train \[1, 4, 4\] \[\], test \[1, 3, 4\]",
         ),

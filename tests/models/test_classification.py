@@ -9,8 +9,8 @@ from src.data.image import ImageDataModule
 from src.data.mix import CutMix
 from src.data.module import Arrays
 from src.errors import ConfigError
-from src.models.base import build_network
 from src.models.classification import Classification, presence_and_f1, weights
+from src.models.factory import build_network
 from src.networks.mlp import MLP
 from src.predict import to_table
 

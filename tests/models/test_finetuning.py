@@ -80,7 +80,7 @@ def test_weights_of_torchvision_that_cannot_be_had(run, tmp_path, monkeypatch):
 
 
 def test_afterwards_the_source_is_not_needed(run, tmp_path, first):
-    run(frozen_from(first, tmp_path / "run"))
+    run([*frozen_from(first, tmp_path / "run"), "--trainer.limit_test_batches", "1.0"])
     shutil.rmtree(first)
     acc = json.loads((tmp_path / "run/summary.json").read_text())["test/acc"]
     assert f"test/acc {acc:.4f}" in run(["--run_dir", tmp_path / "run"], command=evaluate.main)

@@ -1,0 +1,84 @@
+"""Networks, optimizers and schedules from what a config names, with what is known of data and run."""
+
+import inspect
+import traceback
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import torch
+from jsonargparse import ArgumentParser
+from torch import nn
+
+from src.cost import forward_flops
+from src.errors import ConfigError, KnownError
+from src.terminal import here
+
+
+def build(name: str, factory: Callable[..., Any], argument: Any) -> Any:
+    try:
+        return factory(argument)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise ConfigError(f"model.{name}: {e}") from e
+
+
+def accepted(factory: Callable[..., Any]) -> dict[str, bool]:
+    """The arguments that a class or function takes, also through its **kwargs, and whether each is a whole number."""
+    target: Any = factory
+    if isinstance(factory, partial):  # the parser's own hold a class and the function that instantiates it
+        target = next((arg for arg in factory.args if inspect.isclass(arg)), factory.func)
+    parser = ArgumentParser(exit_on_error=False)
+    add = parser.add_class_arguments if inspect.isclass(target) else parser.add_function_arguments
+    names, own = add(target, fail_untyped=False), inspect.signature(target).parameters
+    typed = {name for name in names if name in own and own[name].annotation in (int, "int")}
+    return {name: name in typed or type(parser.get_defaults().get(name)) is int for name in names}
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """The kernels of 2-d convolutions with channels innermost: the whole network then computes so, which is faster."""
+    for p in network.parameters():
+        if p.dim() == 4:  # Module.to(memory_format=...) would fail at 3-d convolutions
+            p.data = p.data.to(memory_format=torch.channels_last)
+    return network
+
+
+def build_network(factory: Callable[..., nn.Module], facts: dict[str, Any]) -> nn.Module:
+    """The network, with those facts of the data that it takes.
+
+    Raises:
+        ConfigError: the config contradicts a fact, or the network cannot be built so.
+    """
+    if isinstance(factory, nn.Module):
+        raise ConfigError("model.network: a network is given -> give its class, or functools.partial(Class, ...)")
+    stated = getattr(factory, "keywords", {})
+    takes = accepted(factory)
+    used = {name: one_number(value) if takes[name] else value for name, value in facts.items() if name in takes}
+    for name, value in used.items():
+        if name in stated and one_number(stated[name]) != one_number(value):
+            raise ConfigError(f"model.network.{name}: {stated[name]} in the config, {value} in the data -> drop it")
+    try:
+        return channels_last(factory(**used))
+    except KnownError:
+        raise
+    except Exception as e:  # what the constructors of others raise has no common base
+        hint = " -> leave out weights, and name them in model.init_from" if stated.get("weights") else ""
+        raise ConfigError(f"model.network: {e} (from the data: {used}){place(e)}{hint}") from e
+
+
+def one_number(fact: Any) -> Any:
+    """The side of a square, for networks that take one number as the size of an image."""
+    return fact[0] if isinstance(fact, tuple) and len({*fact}) == 1 else fact
+
+
+def place(e: BaseException) -> str:
+    """` in FILE:LINE`, the last line of code outside of this module and torch that an error went through, if any."""
+    ours = (
+        str(Path(__file__).parent),
+        forward_flops.__code__.co_filename,
+        str(Path(torch.__file__).parent),
+        jsonargparse.__path__[0],
+    )
+    frames = [f for f in traceback.extract_tb(e.__traceback__) if not f.filename.startswith(ours)]
+    return f" in {here(Path(frames[-1].filename))}:{frames[-1].lineno}" if frames else ""
