@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from src.config import command_parser
+from src.data.tokens import decode, encode
 from src.errors import ConfigError, DataError
 from src.load import load_model, run_request
 from src.run import command, say
@@ -34,12 +35,9 @@ def main(args: Sequence[str]) -> int:
         if getattr(options, name) < least:
             raise ConfigError(f"--{name}: {getattr(options, name)} is less than {least}")
     cli, model = load_model(request)
-    from src.data.text import TextDataModule
-    from src.data.tokens import decode, encode
-
-    if not isinstance(cli.datamodule, TextDataModule):
+    tokenizer = cli.datamodule.statistics.get("tokenizer")
+    if tokenizer is None:
         raise ConfigError(f"{options.run_dir}: its model was not trained on text -> name a run of a language model")
-    tokenizer = cli.datamodule.statistics["tokenizer"]
     import torch
 
     prompt = torch.from_numpy(encode(tokenizer, options.prompt or beginning(tokenizer)))[None]
@@ -51,8 +49,6 @@ def main(args: Sequence[str]) -> int:
 
 
 def beginning(tokenizer: str) -> str:
-    from src.data.tokens import decode, encode
-
     try:
         encode(tokenizer, "\n")
     except DataError:  # a text of one line
