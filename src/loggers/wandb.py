@@ -52,8 +52,7 @@ class WandbOptions:
         notes: str | None = None,
         mode: Literal["online", "offline", "disabled"] = "online",
     ) -> None:
-        self.project, self.entity, self.tags, self.notes = project, entity, tags, notes
-        self.group = group
+        self.filed = redact({"project": project, "entity": entity, "tags": tags, "group": group, "notes": notes})
         self.mode = os.environ.get("WANDB_MODE") or mode
 
 
@@ -151,9 +150,8 @@ def start(options: WandbOptions, run_dir: Path, run_id: str, config: dict[str, A
     try:
         earlier = earlier_records(run_dir)
         why_not = "as asked for" if options.mode in ("offline", "dryrun") else why_offline(wandb.setup().settings)
-        words = {name: redact(getattr(options, name)) for name in ("project", "entity", "tags", "group", "notes")}
         run = wandb.init(
-            **words, config=config, id=run_id, name=f"{run_dir.parent.name}/{run_dir.name}",
+            **options.filed, config=config, id=run_id, name=f"{run_dir.parent.name}/{run_dir.name}",
             resume="allow", dir=str(run_dir), mode="offline",
             settings=wandb.Settings(
                 console="off", silent=True, x_transaction_log_flush_interval=FLUSH_SEC,
@@ -166,7 +164,7 @@ def start(options: WandbOptions, run_dir: Path, run_id: str, config: dict[str, A
     except Exception as e:  # its own errors have no common base
         say(f"W&B: {type(e).__name__} {e}; the run is not recorded there. metrics.csv has all metrics.")
         return None
-    say(f"W&B: recorded offline ({why_not})" if why_not else f"W&B: run {run_id} in project {options.project}")
+    say(f"W&B: recorded offline ({why_not})" if why_not else f"W&B: run {run_id} in project {options.filed['project']}")
     return RunLogger(run, sender, say)
 
 
