@@ -27,6 +27,11 @@ class Forgetful(nn.Module):
         self.head = nn.Linear(100, num_classes)
 
 
+class Ready(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(100, 2)
+
+
 class Table(DataModule):
     def __init__(self, arrays, facts) -> None:
         super().__init__(batch_size=10)
@@ -60,7 +65,7 @@ LABELS = torch.arange(20) % 2
         (Forgetful, lambda: Arrays(torch.rand(20, 9), LABELS), {"num_classes": 2}, ConfigError, r"__init__.*py:\d+"),
         (TooWide, lambda: Arrays([1, 2], [0, 1]), {"num_classes": 2}, DataError, "list of 2 .* give two tensors"),
         (TooWide, lambda: Arrays(torch.rand(9, 9), LABELS), {"num_classes": 2}, DataError, "of 9 and Tensor of 20"),
-        (nn.Identity, lambda: Arrays(torch.rand(20, 100), LABELS), {}, DataError, r"Table.setup: facts lack num_classes"),
+        (Ready, lambda: Arrays(torch.rand(20, 100), LABELS), {}, DataError, r"Table.setup: facts lack num_classes"),
         (
             TooWide,
             lambda: Arrays(torch.rand(20, 100), LABELS.float()),
