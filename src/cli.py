@@ -88,6 +88,10 @@ def helped(reason: str, key: str, config: dict[str, Any]) -> tuple[str, str]:
         lacks = [p for p, spec in specs(config) if m[1] in (settable(spec["class_path"]) or ()) and p.startswith(key)]
         key = lacks[-1] if lacks else key
         return f"{m[1]} is missing -> give --{key}.{m[1]}" if lacks else reason, key
+    if m := re.match(r"Option '(\w+)' is not accepted", reason):
+        holders = [(p, spec["class_path"]) for p, spec in specs(config) if m[1] in (spec.get("init_args") or ())]
+        key, kind = next((pair for pair in reversed(holders) if pair[0].startswith(key)), (key, "it"))
+        return f"{kind} takes no {m[1]} -> leave it out", key
     if m := re.match(r"Import path (\S+) does not correspond to a subclass of (\w+)", reason):
         base = next((path for path in classes() if path.endswith(f".{m[2]}")), m[2])
         return f"{m[1]} is not derived from {base}", key

@@ -259,6 +259,11 @@ def test_what_a_class_says_of_its_arguments_is_told_alone(flag, value, message, 
             "module 'torchvision.models' has no attribute 'resnet19'; did you mean resnet18?",
         ),
         ("--data.batch_size", "1.5", "expected int, not 1.5"),
+        (
+            "--data.augment",
+            "[src.networks.cnn.CNN]",
+            "src.networks.cnn.CNN is not derived from src.data.augment.Augmentation",
+        ),
         ("--checkpoints.mode", "up", "expected Literal['min', 'max'], not \"up\""),
         ("--trainer.max_epochs", "x", 'expected int, not "x"'),
     ],
@@ -266,6 +271,11 @@ def test_what_a_class_says_of_its_arguments_is_told_alone(flag, value, message, 
 def test_a_wrong_type_is_told_with_its_whole_key_and_value(flag, value, message, run, tmp_path):
     out = run([*DIGITS, flag, value, "--run_dir", tmp_path / "run"], code=2)
     assert out.splitlines()[-1] == f"error: {flag}: {message}"
+
+
+def test_an_argument_that_a_class_lacks_is_told_of_that_class(run, tmp_path):
+    network = ["--model.network", "torch.nn.Linear", "--model.network.widths", "3", "--run_dir", tmp_path / "run"]
+    assert "error: --model.network: torch.nn.Linear takes no widths -> leave it out" in run([*DIGITS, *network], code=2)
 
 
 def test_a_module_of_ours_that_is_not_python_is_named(tmp_path, monkeypatch):
