@@ -181,6 +181,7 @@ def send(folders: list[Path], log: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "src.loggers.wandb_sender", *map(str, folders)]
     # Without the address of this process's recorder: it has one of its own, so that no server can crash ours.
     env = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    env["WANDB_DIR"] = str(log.parent.parent.resolve())  # for its own logs, which would lie beside src
     with open(log, "a") as f:
         # In a session of its own, because Ctrl-C is meant for the training.
         return subprocess.Popen(

@@ -279,6 +279,7 @@ def test_a_server_that_fails_in_mid_run(later, run, tmp_path, monkeypatch):
     assert "wandb sync" in output
     assert exit_codes(folder) == [0]
     assert len([row for row in history(folder) if "val/acc" in row]) == 3
+    assert list(folder.glob("wandb/logs/debug-sync.*.log"))  # of the process that sends, not beside src
 
 
 def test_a_key_that_is_wrong(run, tmp_path, monkeypatch):
