@@ -6,6 +6,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Any, NoReturn
 
@@ -38,7 +39,11 @@ def facts() -> tuple[str, ...]:
 
 @cache
 def sections() -> dict[str, Arguments]:
-    return {name: arguments(class_path) or {} for name, class_path in SECTIONS.items()}
+    out = {name: arguments(class_path) or {} for name, class_path in SECTIONS.items()}
+    lightnings = out["trainer"]["precision"]
+    ours = "`auto`, which is bf16-mixed where the device computes in bfloat16, else 32-true; or one of Lightning's. "
+    out["trainer"] = {**out["trainer"], "precision": replace(lightnings, doc=ours + lightnings.doc)}
+    return out
 
 
 def check(config: dict[str, Any], lines: Lines) -> None:

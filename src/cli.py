@@ -8,6 +8,7 @@ import re
 import warnings
 from functools import partial, reduce
 from importlib import import_module
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NoReturn
 
@@ -30,6 +31,7 @@ from src.data.module import DataModule
 from src.errors import ConfigError, nearest
 from src.models.base import Model
 from src.redact import redact
+from src.run import RunFolder
 from src.signatures import classes
 from src.strict_yaml import join
 
@@ -136,8 +138,10 @@ class CLI:
         self.parser.link_arguments("seed_everything", "data.init_args.seed")
         trainer = request.config["trainer"]
         if trainer.get("precision") == "auto":  # settled here, so that the run's config says what it was
-            trainer["precision"] = fastest_precision(str(trainer.get("accelerator", "auto")))
+            trainer["precision"] = settled_precision(request)
         self.config = self.parser.parse_object(request.config)
+        # 1 is one batch and 1.0 is all, but jsonargparse takes them for the same where a float is tried first
+        self.whole = {name: value for name, value in trainer.items() if type(value) is int}
         if request.options.print_config:
             print(yaml.safe_dump(self.plain_config, sort_keys=False), end="")
             raise SystemExit(0)
@@ -145,7 +149,8 @@ class CLI:
     @property
     def plain_config(self) -> dict[str, Any]:
         """The whole resolved config as plain data, without secrets."""
-        return redact(yaml.safe_load(self.parser.dump(self.config, skip_none=False)))
+        plain = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        return redact({**plain, "trainer": plain["trainer"] | self.whole})
 
     def build(self, **trainer_overrides: Any) -> None:
         """Make the objects; not before, because a run that need not start should cost nothing.
@@ -164,7 +169,7 @@ class CLI:
         try:
             self.config_init = self.parser.instantiate(self.config)
             self.model, self.datamodule = self.config_init.model, self.config_init.data
-            self.trainer: Any = self.make_trainer(vars(self.config_init.trainer) | trainer_overrides)
+            self.trainer: Any = self.make_trainer(vars(self.config_init.trainer) | self.whole | trainer_overrides)
         except (TypeError, ValueError, AttributeError, MisconfigurationException) as e:
             text = " ".join(str(e).split())
             own = re.search(r"Errors: - (.*?) - Expected a <class 'NoneType'>", text)  # ours, within jsonargparse's
@@ -182,8 +187,8 @@ class CLI:
         """Make the objects as at first, but for a smaller micro-batch; the trainer counts those."""
         self.config.data.init_args.micro_batch_size = micro_batch_size
         for name in ("limit_train_batches", "limit_val_batches", "limit_test_batches", "val_check_interval"):
-            if isinstance(number := self.config.trainer[name], int):
-                self.config.trainer[name] = number * (before // micro_batch_size)
+            if name in self.whole:
+                self.whole[name] *= before // micro_batch_size
         del self.trainer, self.model, self.datamodule, self.config_init
         gc.collect()
         torch.cuda.empty_cache()
@@ -206,6 +211,13 @@ class CLI:
 
     def callback(self, kind: type) -> Any:
         return next(c for c in self.trainer.callbacks if isinstance(c, kind))
+
+
+def settled_precision(request: Request) -> str:
+    """What `auto` stands for: in a folder that holds a run what it was there, else the fastest."""
+    folder = RunFolder(Path(request.options.run_dir or ""))
+    begun = folder.config()["trainer"].get("precision") if (folder.path / "config.yaml").is_file() else None
+    return begun or fastest_precision(str(request.config["trainer"].get("accelerator", "auto")))
 
 
 def keep_freed_memory() -> None:

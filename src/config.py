@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from src.checks import TOP, check, deeper, facts, fail, sections, shown
 from src.errors import ConfigError, nearest
+from src.run import rank
 from src.signatures import ROOT, Argument, Arguments, arguments
 from src.strict_yaml import SPEC, Lines, join, read_file, read_text
 
@@ -75,11 +76,11 @@ def read_request(parser: argparse.ArgumentParser, args: Sequence[str]) -> Reques
     lines: Lines = {}
     for path in [DEFAULTS, *files]:
         config = add(config, *read_file(path), lines)
-    given = group(flags)
-    for i, (name, text) in enumerate(given):
-        if later := [other for other, _ in given[i:] if name.startswith(f"{other}.")]:
-            print(f"--{name} is dropped, because --{later[0]} comes after it", file=sys.stderr)
-        config = add(config, from_flag(name, text, config), {reduce(join, name.split("."), ""): f"--{name}"}, lines)
+    given = []
+    for name, text in group(flags):
+        given.append((name, from_flag(name, text, config)))
+        config = add(config, given[-1][1], {reduce(join, name.split("."), ""): f"--{name}"}, lines)
+    tell_dropped(given, config)
     check(config, lines)
     return Request(config, lines, take_facts(config), experiment_name(files), options)
 
@@ -135,6 +136,14 @@ def from_flag(name: str, text: str, config: dict[str, Any]) -> dict[str, Any]:
     for part in reversed(path):
         value = {part: value}
     return value
+
+
+def tell_dropped(given: list[tuple[str, dict[str, Any]]], config: dict[str, Any]) -> None:
+    """Name flags whose value is gone, because a flag after them names another class for what they are part of."""
+    for i, (name, data) in enumerate(given):
+        later = [other for other, _ in given[i:] if name.startswith(f"{other}.")]
+        if later and merge(config, data) != config and rank() == 0:
+            print(f"--{name} is dropped, because --{later[0]} comes after it", file=sys.stderr)
 
 
 # Merging

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.load import other_data, run_parser, run_request, tell_other_data, trained
+from src.load import other_data, run_parser, run_request, tell_other_data, trained, unlimited
 from src.run import command, command_line, say, write_json
 
 
@@ -24,8 +24,9 @@ def main(args: Sequence[str]) -> int:
     measure = cli.trainer.validate if options.split == "val" else cli.trainer.test
     metrics = measure(cli.model, datamodule=cli.datamodule, ckpt_path=path, verbose=False)[0]
     tell_other_data(request, cli.datamodule.report)
-    found = {"checkpoint": path.resolve().name, "samples": cli.datamodule.num_samples[options.split], **metrics}
-    found["command"] = command_line("src.evaluate", args)
+    found = {"checkpoint": path.resolve().name, "command": command_line("src.evaluate", args), **metrics}
+    if f"limit_{options.split}_batches" in unlimited(request):
+        found["samples"] = cli.datamodule.num_samples[options.split]
     write_json(Path(options.run_dir) / f"evaluate_{options.split}{other_data(request)}.json", found)
     for name, value in metrics.items():
         say(f"{name} {value:.4f}")

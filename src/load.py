@@ -69,9 +69,8 @@ def trained(request: Request) -> tuple["CLI", Path]:
 
 def unlimited(request: Request) -> dict[str, float]:
     """Limits with which all of a split is measured, unless a flag sets them, also where the run took a few batches."""
-    own = RunFolder(Path(request.options.run_dir)).config()["trainer"]
     names = ("limit_val_batches", "limit_test_batches", "limit_predict_batches")
-    return {name: 1.0 for name in names if request.config["trainer"].get(name) == own.get(name)}
+    return {name: 1.0 for name in names if not request.lines.get(f"trainer.{name}", "").startswith("--")}
 
 
 def tell_other_data(request: Request, report: dict[str, Any]) -> None:

@@ -98,7 +98,7 @@ def record(cli: "CLI", folder: RunFolder, config: dict[str, Any], t0: float) -> 
         summary |= {"status": status, "exit_code": code, "error": hide(one_line(e, code)), "steps": steps}
         if removed := getattr(e, "removed", None):
             write_json(folder.path / "data_report.json", {"removed": removed})
-            say(f"All samples that cannot be used: {here(folder.path / 'data_report.json')}")
+            say(f"All samples that were found to be unusable: {here(folder.path / 'data_report.json')}")
         raise
     finally:
         summary["seconds"] = round(time.time() - t0, 1)

@@ -5,6 +5,9 @@ import sys
 import pytest
 from conftest import ROOT
 
+from src.config import command_parser, read_request
+from src.cost import fastest_precision
+
 COUNT = """
 import resource, sys, torch
 from src.cli import keep_freed_memory
@@ -17,6 +20,22 @@ for _ in range(5):
     torch.ones(2**24)  # 64 MiB
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
+
+
+def test_in_a_run_folder_the_precision_stays_what_it_was(tmp_path):
+    from src.cli import settled_precision
+
+    flags = ["--config", "configs/experiment/digits_cnn.yaml", "--run_dir", str(tmp_path)]
+    request = read_request(command_parser("train", None), flags)
+    assert settled_precision(request) == fastest_precision("auto")
+    (tmp_path / "config.yaml").write_text("trainer: {precision: 64-true}")
+    assert settled_precision(request) == "64-true"
+
+
+def test_one_batch_is_not_all_of_them(run):
+    for given in ("1", "1.0"):
+        flags = ["--config", "configs/experiment/digits_cnn.yaml", "--trainer.limit_val_batches", given]
+        assert f"limit_val_batches: {given}\n" in run([*flags, "--print_config"])
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")

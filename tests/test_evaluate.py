@@ -146,5 +146,6 @@ def test_limited_batches_are_a_sample_of_all_classes(run, tmp_path):
     limited = json.loads((tmp_path / "run/summary.json").read_text())["test/acc"]
     run(["--run_dir", tmp_path / "run"], command=src.evaluate.main)
     whole = json.loads((tmp_path / "run/evaluate_test.json").read_text())
+    assert limited != whole["test/acc"]
     assert limited == pytest.approx(whole["test/acc"], abs=0.15)
     assert whole["test/auroc"] > 0.9

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
-MAX_LINES, MAX_FILE, MAX_FUNCTION = 7840, 300, 60
+MAX_LINES, MAX_FILE, MAX_FUNCTION = 7878, 300, 60
 
 
 def template_only() -> None:

@@ -65,7 +65,7 @@ def checked(split: str, pair: Any) -> tuple[np.ndarray, np.ndarray]:
         raise DataError(f"{split}: no pair of images and labels ({e}) -> load() gives two such pairs") from e
     if x.dtype != np.uint8 or x.ndim != 4:
         raise DataError(f"{split}: images are {x.dtype} {list(x.shape)} -> give uint8 [N, C, H, W]")
-    if x.shape[1] > 4 >= x.shape[3]:
+    if min(x.shape[1:3]) >= 8 and x.shape[3] in (1, 3):
         raise DataError(f"{split}: images {list(x.shape)} seem to be [N, H, W, C] -> x.transpose(0, 3, 1, 2)")
     if targets.ndim == 2 and targets.shape[1] > 1 and bool(np.isin(targets, (0, 1)).all()):
         targets = targets.astype(np.int64)  # several labels for each image
@@ -107,7 +107,8 @@ def without_copies(samples: dict[str, Samples], cleaning: Cleaning) -> dict[str,
     for split in samples.keys() - {"test"}:
         for key, target, name in zip(hashed[split], samples[split].targets, samples[split].names, strict=True):
             labels.setdefault(key, {}).setdefault(target.tobytes(), name)
-    tell_copies(samples["test"].targets, hashed["test"], cleaning) if "test" in samples else None
+    if "test" in samples:
+        tell_copies(samples["test"].targets, hashed["test"], cleaning)
     first: dict[bytes, tuple[str, str]] = {}
     kept: dict[str, np.ndarray] = {}
     for split in [name for name in ("test", "val", "train") if name in samples]:
@@ -135,8 +136,8 @@ def tell_copies(targets: np.ndarray, keys: list[bytes], cleaning: Cleaning) -> N
         labels.setdefault(key, Counter())[target.tobytes()] += 1
     if copies := len(keys) - len(labels):
         most = sum(max(found.values()) for found in labels.values())
-        wrong = f", under other labels: at most {most} of {len(keys)} can be right" if most < len(keys) else ""
-        cleaning.notes.append(f"test has {copies} copies of its own images{wrong}")
+        wrong = f"; some have other labels: at most {most} of {len(keys)} can be right" if most < len(keys) else ""
+        cleaning.notes.append(f"copies of its own images in test: {copies}{wrong}")
 
 
 def stratified(

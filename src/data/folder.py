@@ -59,7 +59,6 @@ def read(
             raise DataError(f"{root}: the name of class folder {bad[0]} is not UTF-8 -> rename it")
         at_least_two(class_names)
         listed = {split: known_classes(split, found, class_names, cleaning) for split, found in listed.items()}
-        cleaning.check_limit(came_in)
         heads = {split: list(readable(split, found, header, cleaning)) for split, found in listed.items()}
         cleaning.check_limit(came_in)
         shape, (new, note) = None, common_shape(heads, image_size, cleaning)
@@ -70,7 +69,8 @@ def read(
                 x, used = pack(split, images, shape, cache_dir, cleaning)
                 targets = np.array([class_names.index(name) if name else -1 for _, name in used], np.int64)
                 samples[split] = Samples(x, targets, [cleaning.name(path) for path, _ in used])
-                heads[split] = [head for head in found if head[0] in {*used}]
+                good = set(used)
+                heads[split] = [head for head in found if head[0] in good]
             new, note = common_shape(heads, image_size, cleaning)
     cleaning.notes += [note] if note else []
     return samples, {"class_names": class_names, "came_in": came_in}

@@ -116,10 +116,11 @@ class DataModule(LightningDataModule):
         """Gives an epoch's order from (number of samples, seed, epoch)."""
         return shuffled
 
-    def eval_loader(self, split: str) -> Loader:
+    def eval_loader(self, split: str, limited_as: str | None = None) -> Loader:
         count, share = len(self.splits[split]), self.share()
-        limited = self.trainer is not None and getattr(self.trainer, f"limit_{split}_batches") != 1.0
-        order = shuffled(count, self.seed, 0) if limited else torch.arange  # the first ones may be of one class
+        limit = getattr(self.trainer, f"limit_{limited_as or split}_batches", 1.0)
+        limited = isinstance(limit, int) or limit < 1  # the first ones may all be of one class
+        order = shuffled(count, self.seed, 0) if limited else torch.arange
         return Loader(self.splits[split], EvalOrder(count, *share, order))
 
     def val_dataloader(self) -> Loader:
@@ -129,7 +130,7 @@ class DataModule(LightningDataModule):
         return self.eval_loader("test")
 
     def predict_dataloader(self) -> Loader:
-        return self.eval_loader(self.predict_split)
+        return self.eval_loader(self.predict_split, "predict")
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """On the device: numbers as the weights are, by `trainer.precision`."""

@@ -57,7 +57,7 @@ class Classification(Model):
         if self.auroc is None:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             size, targets = self.facts.get("num_classes"), next(iter(data.splits.values())).targets
-            if size is None or targets.is_floating_point():
+            if size is None or (targets.ndim == 1 and targets.is_floating_point()):
                 lack = "labels are floating-point -> make them int64" if size else "facts lack num_classes -> set it"
                 raise DataError(f"{type(data).__name__}.setup: {lack}")
             one = targets.ndim == 1

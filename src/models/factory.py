@@ -1,6 +1,7 @@
 """Networks, optimizers and schedules from what a config names, with what is known of data and run."""
 
 import inspect
+import os
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +14,7 @@ from jsonargparse import ArgumentParser
 from torch import nn
 
 from src.cost import forward_flops
+from src.data.loader import out_of_memory
 from src.errors import ConfigError, KnownError
 from src.terminal import here
 
@@ -32,7 +34,8 @@ def accepted(factory: Callable[..., Any]) -> dict[str, bool]:
     parser = ArgumentParser(exit_on_error=False)
     add = parser.add_class_arguments if inspect.isclass(target) else parser.add_function_arguments
     names, own = add(target, fail_untyped=False), inspect.signature(target).parameters
-    typed = {name for name in names if name in own and own[name].annotation in (int, "int")}
+    kinds = (int, "int", int | None, "int | None")
+    typed = {name for name in names if name in own and own[name].annotation in kinds}
     return {name: name in typed or type(parser.get_defaults().get(name)) is int for name in names}
 
 
@@ -60,9 +63,9 @@ def build_network(factory: Callable[..., nn.Module], facts: dict[str, Any]) -> n
             raise ConfigError(f"model.network.{name}: {stated[name]} in the config, {value} in the data -> drop it")
     try:
         return channels_last(factory(**used))
-    except KnownError:
-        raise
     except Exception as e:  # what the constructors of others raise has no common base
+        if isinstance(e, (KnownError, OSError)) or out_of_memory(e):
+            raise
         hint = " -> leave out weights, and name them in model.init_from" if stated.get("weights") else ""
         raise ConfigError(f"model.network: {e} (from the data: {used}){place(e)}{hint}") from e
 
@@ -73,12 +76,8 @@ def one_number(fact: Any) -> Any:
 
 
 def place(e: BaseException) -> str:
-    """` in FILE:LINE`, the last line of code outside of this module and torch that an error went through, if any."""
-    ours = (
-        str(Path(__file__).parent),
-        forward_flops.__code__.co_filename,
-        str(Path(torch.__file__).parent),
-        jsonargparse.__path__[0],
-    )
-    frames = [f for f in traceback.extract_tb(e.__traceback__) if not f.filename.startswith(ours)]
+    """` in FILE:LINE`, the last line that an error went through outside of torch and of what calls a network."""
+    others = [f"{Path(package.__path__[0])}{os.sep}" for package in (torch, jsonargparse)]
+    others += [__file__, str(Path(__file__).with_name("base.py")), forward_flops.__code__.co_filename]
+    frames = [f for f in traceback.extract_tb(e.__traceback__) if not f.filename.startswith(tuple(others))]
     return f" in {here(Path(frames[-1].filename))}:{frames[-1].lineno}" if frames else ""

@@ -1,6 +1,7 @@
 """Beginning with weights that are there, and keeping some of them as they are."""
 
 import fnmatch
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +28,8 @@ def load_weights(network: nn.Module, path: str) -> str:
         CheckpointError: the file is missing or damaged, or no parameter fits.
         ConfigError, EnvironmentFault: torchvision has no such weights, or they cannot be fetched.
     """
-    given, own = pretrained(path) if "_Weights." in path else read_weights(Path(path)), network.state_dict()
+    by_name = re.fullmatch(r"\w+Weights\.\w+", path) and not Path(path).exists()
+    given, own = pretrained(path) if by_name else read_weights(Path(path)), network.state_dict()
     fits = {name: t for name, t in given.items() if name in own and t.shape == own[name].shape}
     if not fits.keys() & dict(network.named_parameters()).keys():
         raise CheckpointError(
@@ -50,11 +52,15 @@ def pretrained(name: str) -> dict[str, Tensor]:
     }
     if name not in known:
         raise ConfigError(f"model.init_from: torchvision has no weights {name}{nearest(name, known)}")
-    url, folder = known[name].url, Path(torch.hub.get_dir()) / "checkpoints"
+    url = known[name].url
+    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     try:
-        return dict(known[name].get_state_dict(progress=False, check_hash=True))
-    except (OSError, RuntimeError) as e:  # no network, or another file than the one wanted
-        raise EnvironmentFault(f"model.init_from: {url}: {e} -> put the file into {folder} by hand") from e
+        return dict(known[name].get_state_dict(progress=False, check_hash=True, weights_only=True))
+    except Exception as e:  # what a broken file makes torch raise has no common base
+        if file.exists():
+            what = str(e).splitlines()[0] if str(e) else type(e).__name__
+            raise CheckpointError(f"model.init_from: {file}: {what} -> delete it, so that it is fetched again") from e
+        raise EnvironmentFault(f"model.init_from: {url}: {e} -> put the file into {file.parent} by hand") from e
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -44,8 +44,8 @@ def parameter_groups(model: nn.Module, network: nn.Module, layer_decay: float = 
 
 def parts(network: nn.Module) -> list[nn.Module]:
     """A network's own modules that have parameters, in order; a sequence counts as what is in it."""
-    opened = (part for m in network.children() for part in (m if isinstance(m, nn.Sequential) else (m,)))
-    return [module for module in opened if any(True for _ in module.parameters())]
+    rows = (m if isinstance(m, (nn.Sequential, nn.ModuleList)) else [m] for m in network.children())
+    return [module for row in rows for module in row if any(True for _ in module.parameters())]
 
 
 def is_weight(name: str, p: nn.Parameter) -> bool:

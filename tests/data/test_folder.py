@@ -289,7 +289,7 @@ def test_copies_within_test_are_told(make, tmp_path):
         shutil.copy(root / f"test/cat/{i:02}.png", root / f"test/dog/copy{i}.png")
     shutil.copy(root / "test/cat/05.png", root / "test/cat/again.png")
     note = make(root).report["note"]
-    assert note == "test has 4 copies of its own images, under other labels: at most 25 of 28 can be right"
+    assert note == "copies of its own images in test: 4; some have other labels: at most 25 of 28 can be right"
 
 
 def test_a_class_of_three_images_is_in_each_split(make, tmp_path):

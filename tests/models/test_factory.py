@@ -101,3 +101,5 @@ def test_a_flag_before_its_class_is_told(run):
     config = ["--config", "configs/experiment/digits_cnn.yaml", "--model.network.widths", "[4,4]"]
     output = run([*config, "--model.network", "src.networks.mlp.MLP", "--print_config"])
     assert "--model.network.widths is dropped, because --model.network comes after it" in output
+    output = run([*config, "--model.network", "src.networks.cnn.CNN", "--print_config"])
+    assert "is dropped" not in output

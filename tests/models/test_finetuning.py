@@ -41,8 +41,8 @@ def frozen_from(source, run_dir):
 
 @pytest.mark.parametrize("kind", ["run", "checkpoint", "weights"])
 def test_frozen_weights_stay_those_of_the_source(run, tmp_path, first, kind):
-    source = {"run": first, "checkpoint": first / "checkpoints/best.ckpt", "weights": tmp_path / "w.pt"}[kind]
-    torch.save(weights(first, "best"), tmp_path / "w.pt")
+    source = {"run": first, "checkpoint": first / "checkpoints/best.ckpt", "weights": tmp_path / "my_Weights.pt"}[kind]
+    torch.save(weights(first, "best"), tmp_path / "my_Weights.pt")
     output = run(frozen_from(source, tmp_path / "run"))
     assert f"weights   16 of 16 tensors from {source}\n" in output
     before, after = weights(first, "best"), weights(tmp_path / "run")
@@ -77,6 +77,11 @@ def test_weights_of_torchvision_that_cannot_be_had(run, tmp_path, monkeypatch):
         (["--model.network.weights", "DEFAULT"], 2, "leave out weights, and name them in model.init_from"),
     ):
         assert message in run([*RESNET, *flags, "--run_dir", tmp_path / "run"], code=code)
+    file = tmp_path / "hub/checkpoints/resnet18-f37072fd.pth"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("<html>")
+    flags = [*RESNET, "--model.init_from", "ResNet18_Weights.DEFAULT", "--run_dir", tmp_path / "run"]
+    assert "-> delete it, so that it is fetched again" in run(flags, code=4)
 
 
 def test_afterwards_the_source_is_not_needed(run, tmp_path, first):
