@@ -2,7 +2,7 @@
 
     python -m benchmarks.freed_memory --repeats 5 --steps 6
 
-Forward and backward of the network of `cifar10_resnet` in bfloat16, without data and optimizer. Both sides run in turn,
+Forward and backward of the network of `cifar10_resnet`, without data and optimizer, in bfloat16 where the processor has it. Both sides run in turn,
 each time in a process of its own; a side's time is the median of its steps.
 """
 
@@ -19,6 +19,7 @@ def step_seconds(keeps: bool, batch_size: int, steps: int) -> list[float]:
     from torch.nn import functional as F
 
     from src.cli import keep_freed_memory
+    from src.cost import has_bfloat16
     from src.models.factory import channels_last
     from src.networks.resnet import ResNet
 
@@ -30,7 +31,7 @@ def step_seconds(keeps: bool, batch_size: int, steps: int) -> list[float]:
     x, seconds = x.contiguous(memory_format=torch.channels_last), []
     for _ in range(2 + steps):  # the first two find the memory
         t0 = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16(torch.device("cpu"))):
             loss = F.cross_entropy(network(x).float(), targets)
         loss.backward()
         seconds.append(time.perf_counter() - t0)

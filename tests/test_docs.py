@@ -43,6 +43,7 @@ def shortened(command: str) -> str:
     for word, value in (("DIR", os.environ.get("LEYDEN_DATA_DIR", "")), ("seed_everything N", "seed_everything 1")):
         command = re.sub(rf"\b{word}\b", value, command)
     command = re.sub(r"--repeats \d+ --steps \d+", "--repeats 1 --steps 3", command)
+    command = re.sub(r"precision --repeats \d+", "precision --repeats 1 --batch_size 4", command)
     command = re.sub(r"--seeds \d+", "--seeds 2", command)
     if "src.train" in command and "smoke" not in command:
         return f"{command} {SMOKE}"
