@@ -2,8 +2,8 @@
 
     python -m benchmarks.freed_memory --repeats 5 --steps 6
 
-Forward and backward of the network of `cifar10_resnet`, without data and optimizer, in bfloat16 where the processor has it. Both sides run in turn,
-each time in a process of its own; a side's time is the median of its steps.
+Forward and backward of the network of `cifar10_resnet`, without data and optimizer, in bfloat16 where the processor has
+it. Both sides run in turn, each time in a process of its own; a side's time is the median of its steps.
 """
 
 import argparse
