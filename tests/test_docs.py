@@ -23,6 +23,7 @@ ELSEWHERE = {
     "make view": "needs a terminal: test_view_shows_the_runs",
     "make test-long": "is as long as it says",
     "make check": "test_habits.py",
+    "pytest tests/test_experiments.py tests/test_habits.py tests/test_schema.py": "these run as they are",
     "python -m src.train --config configs/experiment/cifar10_resnet.yaml --data.data_dir DIR/cifar10 "
     "--trainer.accelerator cpu --trainer.devices 2": "unpacked in test_experiments.py",
 }
