@@ -80,9 +80,7 @@ class ImageDataModule(DataModule):
             raise ConfigError(f"data.image_size: {list(image_size)} -> give height and width, for a folder only")
         self.reads_files = dataset != "digits" or type(self).load is not ImageDataModule.load
         if not self.reads_files and data_dir != "data":
-            raise ConfigError(
-                f"data.data_dir: {data_dir} is not read by the digits -> set data.dataset, to folder perhaps"
-            )
+            raise ConfigError(f"data.data_dir: {data_dir} is not read by the digits -> set data.dataset, to folder?")
         self.dataset, self.data_dir, self.download = dataset, Path(data_dir), download
         self.val_frac, self.test_frac, self.image_size = val_frac, test_frac, image_size
         self.invalid, self.max_skipped_frac = invalid, max_skipped_frac
@@ -126,6 +124,8 @@ class ImageDataModule(DataModule):
 
     def load(self) -> tuple[Images, Images]:
         """Training and test images; a data set of your own overrides this."""
+        if not self.reads_files and type(self) is not ImageDataModule:
+            say(f"{type(self).__name__} has no load() and names no other dataset: these are scikit-learn's digits.")
         return digits() if self.dataset == "digits" else self.torchvision_set()
 
     def build(self) -> tuple[cache.Splits, dict[str, Any]]:

@@ -119,6 +119,15 @@ def own(tmp_path):
     return make
 
 
+def test_a_data_set_whose_load_is_misspelt_is_told_that_it_takes_the_digits(tmp_path, capsys):
+    class Misspelt(ImageDataModule):
+        def laod(self):
+            raise AssertionError("nothing calls this")
+
+    Misspelt(cache_dir=str(tmp_path)).prepare_data()
+    assert "Misspelt has no load() and" in capsys.readouterr().out
+
+
 def put(name, value, row=None):
     def change(sets):
         if row is None:
