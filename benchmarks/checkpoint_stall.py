@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from src.checkpoint import VerifiedCheckpointIO, write
+from src.run.checkpoint import VerifiedCheckpointIO, write
 
 STEPS = 60  # of the loop, between two saves
 

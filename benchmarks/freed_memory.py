@@ -1,4 +1,4 @@
-"""What a training step on a CPU gains where freed memory is kept for the next step, as `src/cli.py` has it.
+"""What a training step on a CPU gains where freed memory is kept for the next step, as `src/config/build.py` has it.
 
     python -m benchmarks.freed_memory --repeats 5 --steps 6
 
@@ -18,10 +18,10 @@ def step_seconds(keeps: bool, batch_size: int, steps: int) -> list[float]:
     import torch
     from torch.nn import functional as F
 
-    from src.cli import keep_freed_memory
-    from src.cost import has_bfloat16
+    from src.config.build import keep_freed_memory
     from src.models.factory import channels_last
     from src.networks.resnet import ResNet
+    from src.run.device import has_bfloat16
 
     if keeps:
         keep_freed_memory()

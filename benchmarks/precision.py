@@ -14,10 +14,10 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-from src.cost import has_bfloat16
 from src.models.factory import channels_last
 from src.networks.resnet import ResNet
 from src.optim.muon import newton_schulz
+from src.run.device import has_bfloat16
 
 Task = Callable[[torch.dtype], object]
 

@@ -18,8 +18,9 @@ CHILD = """
 import json, os, sys, time
 stamps = {"python": time.time()}
 import torch; stamps["import torch"] = time.time()
-import src.cli; stamps["import the rest"] = time.time()
-from src import resume, train
+import src.config.build; stamps["import the rest"] = time.time()
+from src import train
+from src.run import resume
 from src.callbacks.checkpoints import Checkpoints
 begin = resume.begin
 def marked(folder):

@@ -16,8 +16,8 @@ import torch
 from lightning.pytorch import Callback
 from torch.nn import functional as F
 
-from src.cli import CLI
-from src.config import command_parser, read_request
+from src.config.build import CLI
+from src.config.request import command_parser, read_request
 from src.data.order import TrainOrder
 from src.loggers.metrics_csv import MetricsCSV
 from src.models.factory import build_network

@@ -5,6 +5,6 @@ from importlib.util import find_spec
 if find_spec("jsonargparse") is None:
     raise SystemExit("error: this Python lacks what requirements.lock lists -> make install; take .venv/bin/python")
 
-from src.load import load_run
+from src.config.trained import load_run
 
 __all__ = ["load_run"]

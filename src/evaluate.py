@@ -12,8 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.load import other_data, run_parser, run_request, tell_other_data, trained, unlimited
-from src.run import command, command_line, say, write_json
+from src.config.trained import other_data, run_parser, run_request, tell_other_data, trained, unlimited
+from src.run.command import command, command_line
+from src.run.files import write_json
+from src.run.terminal import rank_zero_print
 
 
 @command
@@ -29,7 +31,7 @@ def main(args: Sequence[str]) -> int:
         found["samples"] = cli.datamodule.num_samples[options.split]
     write_json(Path(options.run_dir) / f"evaluate_{options.split}{other_data(request)}.json", found)
     for name, value in metrics.items():
-        say(f"{name} {value:.4f}")
+        rank_zero_print(f"{name} {value:.4f}")
     return 0
 
 

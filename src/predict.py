@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow
 from pyarrow import csv, parquet
 
-from src.errors import ConfigError, EnvironmentFault
-from src.load import other_data, run_parser, run_request, tell_other_data, trained
-from src.run import command, say
+from src.config.trained import other_data, run_parser, run_request, tell_other_data, trained
+from src.run.command import command
+from src.run.errors import ConfigError, EnvironmentFault
+from src.run.terminal import rank_zero_print
 
 if TYPE_CHECKING:
     from src.data.module import DataModule
@@ -43,7 +44,7 @@ def main(args: Sequence[str]) -> int:
     tell_other_data(request, cli.datamodule.report)
     table = to_table(batches, cli.datamodule)
     write(table, output)
-    say(f"{table.num_rows} predictions: {output}")
+    rank_zero_print(f"{table.num_rows} predictions: {output}")
     return 0
 
 

@@ -18,12 +18,13 @@ from pathlib import Path
 
 from rich.table import Table
 
-from src import pictures
-from src.config import CommandParser
-from src.errors import CheckpointError, ConfigError
-from src.load import ending
-from src.run import FREE, LOGS, RunFolder, command, flat, say
-from src.terminal import console, duration, here
+from src.config.request import CommandParser
+from src.loggers import curves as drawing
+from src.run import figures
+from src.run.command import command
+from src.run.errors import CheckpointError, ConfigError
+from src.run.folder import FREE, LOGS, RunFolder, ending, flat
+from src.run.terminal import console, duration, rank_zero_print, relative_path
 
 Groups = dict[str, list[RunFolder]]  # by letter; the runs of one differ in their seed alone
 SEEDS = ("seed_everything", "data.seed")
@@ -69,7 +70,7 @@ def overview(folders: list[RunFolder]) -> None:
         why = f"exit code {summary['exit_code']}: {summary['error']}" if "error" in summary else ""
         if summary["status"] == "cut short":
             why = f"the same command {'goes on' if 'steps' in summary else 'begins again: there is no checkpoint'}"
-        lines.append([here(folder.path), summary["status"], str(summary.get("steps", "")), time, result, why])
+        lines.append([relative_path(folder.path), summary["status"], str(summary.get("steps", "")), time, result, why])
     show(["run", "state", "steps", "time", "result", "why"], lines)
 
 
@@ -80,7 +81,7 @@ def show(header: list[str], lines: Iterable[list[str]]) -> None:
     out = console()
     with out.capture() as text:
         out.print(table)
-    say("\n".join(line.rstrip() for line in text.get().splitlines()))
+    rank_zero_print("\n".join(line.rstrip() for line in text.get().splitlines()))
 
 
 def grouped(folders: list[RunFolder]) -> Groups:
@@ -103,14 +104,14 @@ def compared(folder: RunFolder) -> dict[str, str]:
 def compare(groups: Groups, output: Path) -> None:
     for letter, group in groups.items():
         more = f" and {len(group) - 1} more with other seeds" if len(group) > 1 else ""
-        say(f"\n{letter}: {here(group[0].path)}{more}" if len(groups) > 1 or more else "")
+        rank_zero_print(f"\n{letter}: {relative_path(group[0].path)}{more}" if len(groups) > 1 or more else "")
     configs = [list(map(compared, group)) for group in groups.values()]
     keys = sorted({key for group in configs for config in group for key in config})
     values = ([key, *(",".join(dict.fromkeys(c.get(key, "-") for c in group)) for group in configs)] for key in keys)
     if differ := [line for line in values if len(set(line[1:])) > 1]:
         show(["config", *groups], differ)
     elif len(groups) > 1:
-        say("the same config and code")
+        rank_zero_print("the same config and code")
     from src.loggers.metrics_csv import read_curves  # loads Lightning, which takes seconds
 
     curves = {letter: [read_curves(f.path, ("train/", "val/", "perf/")) for f in g] for letter, g in groups.items()}
@@ -118,11 +119,11 @@ def compare(groups: Groups, output: Path) -> None:
     names = dict.fromkeys(name for group in metrics for run in group for name in run)
     lines = ([name, *(spread([run[name] for run in group if name in run]) for group in metrics)] for name in names)
     show(["metric", *(groups if len(groups) > 1 else ["value"])], lines)
-    pictures.save(pictures.curves(curves), output)
-    say(f"\nCurves: {here(output)}")
+    figures.save(drawing.curves(curves), output)
+    rank_zero_print(f"\nCurves: {relative_path(output)}")
 
 
-def metrics_of(folder: RunFolder, curves: dict[str, pictures.Curve]) -> dict[str, float]:
+def metrics_of(folder: RunFolder, curves: dict[str, drawing.Curve]) -> dict[str, float]:
     """The test's metrics, and the last of the others."""
     test = {name: value for name, value in folder.summary.items() if name.startswith("test/")}
     return {**test, **{name: float(values[-1]) for name, (_, values) in curves.items()}}

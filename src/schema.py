@@ -15,10 +15,12 @@ from functools import cache
 from pkgutil import resolve_name
 from typing import Any
 
-from src.checks import allowed_prefixes, facts, sections, settable
-from src.config import CommandParser
-from src.run import command, say, write_text
-from src.signatures import ROOT, Argument, Arguments, arguments, classes, described
+from src.config.check import allowed_prefixes, facts, sections, settable
+from src.config.request import CommandParser
+from src.config.signatures import ROOT, Argument, Arguments, arguments, classes, described
+from src.run.command import command
+from src.run.files import write_text
+from src.run.terminal import rank_zero_print
 
 FILE = ROOT / "configs" / "schema.json"
 Schema = dict[str, Any]
@@ -34,8 +36,8 @@ BASES = {
     "Model": "src.models.base.Model",
     "DataModule": "src.data.module.DataModule",
     "NetworkFactory": "torch.nn.Module",
-    "Augmentation": "src.data.augment.Augmentation",
-    "Mix": "src.data.mix.Mix",
+    "Augmentation": "src.data.images.augment.Augmentation",
+    "Mix": "src.data.images.mix.Mix",
     "Optimizer": "torch.optim.Optimizer",
     "LRScheduler": "torch.optim.lr_scheduler.LRScheduler",
 }
@@ -150,7 +152,7 @@ def main(args: Sequence[str]) -> int:
     CommandParser("python -m src.schema", description=(__doc__ or "").partition("\n")[0]).parse_args(list(args))
     schema = make()
     write_text(FILE, json.dumps(schema, indent=1) + "\n")
-    say(f"{FILE.relative_to(ROOT)}: {len(schema['properties'])} keys at the top, with their classes")
+    rank_zero_print(f"{FILE.relative_to(ROOT)}: {len(schema['properties'])} keys at the top, with their classes")
     return 0
 
 

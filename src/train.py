@@ -17,14 +17,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.config import command_parser, read_request
-from src.errors import ConfigError, EnvironmentFault
-from src.redact import hide
-from src.run import RunFolder, command, command_line, exit_code, hardware, one_line, rank, say, write_json
-from src.terminal import console, duration, here, rows
+from src.config.request import command_parser, read_request
+from src.run.command import command, command_line, exit_code, one_line
+from src.run.errors import ConfigError, EnvironmentFault
+from src.run.files import write_json
+from src.run.folder import RunFolder, hardware
+from src.run.redact import hide
+from src.run.terminal import console, duration, rank, rank_zero_print, relative_path, rows
 
 if TYPE_CHECKING:
-    from src.cli import CLI
+    from src.config.build import CLI
 
 
 @command
@@ -39,11 +41,11 @@ def main(args: Sequence[str]) -> int:
     if request.options.seeds is not None and not only_shows:
         if request.options.resume != "auto":
             raise ConfigError("--resume: with --seeds each run goes on by itself -> leave one of them out")
-        from src.seeds import train_seeds
+        from src.run.seeds import train_seeds
 
         return train_seeds(request, parser, args)
-    from src.cli import CLI  # loads torch, which takes seconds; what is wrong in a file was found before
-    from src.resume import choose
+    from src.config.build import CLI  # loads torch, which takes seconds; what is wrong in a file was found before
+    from src.run.resume import choose
 
     cli = CLI(request)
     if request.options.dry_run:
@@ -52,7 +54,9 @@ def main(args: Sequence[str]) -> int:
     folder = choose(request.options.run_dir, request.options.resume, request.experiment, config)
     if folder.summary.get("status") == "finished":
         folder.compare(config)
-        say(f"This run is finished: {folder.path}\nIts results are in summary.json; --run_dir names another folder.")
+        rank_zero_print(
+            f"This run is finished: {folder.path}\nIts results are in summary.json; --run_dir names another folder."
+        )
         return 0
     folder.open(config, command_line("src.train", args))
     return record(cli, folder, config, t0)
@@ -98,14 +102,18 @@ def record(cli: "CLI", folder: RunFolder, config: dict[str, Any], t0: float) -> 
         summary |= {"status": status, "exit_code": code, "error": hide(one_line(e, code)), "steps": steps}
         if removed := getattr(e, "removed", None):
             write_json(folder.path / "data_report.json", {"removed": removed})
-            say(f"All samples that were found to be unusable: {here(folder.path / 'data_report.json')}")
+            rank_zero_print(
+                f"All samples that were found to be unusable: {relative_path(folder.path / 'data_report.json')}"
+            )
         raise
     finally:
         summary["seconds"] = round(time.time() - t0, 1)
         folder.close(summary)
         if logger and not logger.close(summary, summary["exit_code"]) and summary.get("steps"):
-            wandb_program = here(Path(sys.executable).parent / "wandb")
-            say(f"W&B: to send the run:  {wandb_program} sync {here(folder.path)}/wandb/offline-run-*")
+            wandb_program = relative_path(Path(sys.executable).parent / "wandb")
+            rank_zero_print(
+                f"W&B: to send the run:  {wandb_program} sync {relative_path(folder.path)}/wandb/offline-run-*"
+            )
     if rank() == 0:
         tell(folder, summary, cli.model.uses)
     return 0
@@ -115,7 +123,7 @@ def fit_and_test(cli: "CLI", folder: RunFolder, loggers: list[Any]) -> dict[str,
     """Raises:
     KnownError: what went wrong in training, where it is known; other exceptions pass.
     """
-    from src.faults import halved, known, out_of_memory
+    from src.run.faults import halved, known, out_of_memory
 
     while True:
         try:
@@ -129,7 +137,7 @@ def fit_and_test(cli: "CLI", folder: RunFolder, loggers: list[Any]) -> dict[str,
                 if fault is None:
                     raise
                 raise fault from e
-            say(
+            rank_zero_print(
                 f"Out of memory after {trainer.global_step} steps with {micro} samples at once: "
                 f"going on with {halved(micro)}."
             )
@@ -138,10 +146,10 @@ def fit_and_test(cli: "CLI", folder: RunFolder, loggers: list[Any]) -> dict[str,
 
 
 def fit_and_test_once(cli: "CLI", folder: RunFolder, loggers: list[Any]) -> dict[str, Any]:
-    from src import checkpoint
     from src.callbacks.checkpoints import Checkpoints
     from src.loggers.metrics_csv import MetricsCSV, whole_rows
-    from src.resume import begin_together
+    from src.run import checkpoint
+    from src.run.resume import begin_together
 
     trainer = cli.trainer
     start = begin_together(cli.trainer, folder)
@@ -171,18 +179,18 @@ def tell(folder: RunFolder, summary: dict[str, Any], uses: Sequence[str]) -> Non
         "best": f"step {best['step']:,}{', ' + found if found else ''}",
         "test": ", ".join(f"{n.removeprefix('test/')} {v:.4f}" for n, v in summary.items() if n.startswith("test/")),
         "speed": f"{speed['perf/samples_per_sec'][1][-1]:,.0f} samples/s" if speed else "",
-        "run": here(folder.path),
+        "run": relative_path(folder.path),
         "pictures": ", ".join(path.name for path in sorted(folder.path.glob("*.png"))),
     }
     console().print(rows({name: text for name, text in table.items() if text}))
     if (folder.path.parent / "seeds.json").exists():
         return
-    python, run_dir = here(Path(sys.executable)), here(folder.path)
+    python, run_dir = relative_path(Path(sys.executable)), relative_path(folder.path)
     commands = [f"{python} -m src.{name} --run_dir {run_dir}" for name in ("evaluate", *uses)]
     commands.append(f"{python} -m src.runs {run_dir}")
     if (folder.path / "wandb").is_dir():
-        commands.append(f"{here(Path(sys.executable).parent / 'wandb')} leet {run_dir}/wandb")
-    say("\nNext:\n  " + "\n  ".join(commands))
+        commands.append(f"{relative_path(Path(sys.executable).parent / 'wandb')} leet {run_dir}/wandb")
+    rank_zero_print("\nNext:\n  " + "\n  ".join(commands))
 
 
 if __name__ == "__main__":

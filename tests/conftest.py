@@ -88,7 +88,7 @@ def start(tmp_path, monkeypatch):
     """start(args, command=src.train.main, first=None) -> Child; `first` is called in the child before the command."""
     import torch
 
-    import src.cli  # loads torch here, once
+    import src.config.build  # loads torch here, once
     import src.train
 
     torch.set_num_threads(1)  # no threads in this process, so that it can be forked

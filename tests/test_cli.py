@@ -5,12 +5,12 @@ import sys
 import pytest
 from conftest import ROOT
 
-from src.config import command_parser, read_request
-from src.cost import fastest_precision
+from src.config.request import command_parser, read_request
+from src.run.device import fastest_precision
 
 COUNT = """
 import resource, sys, torch
-from src.cli import keep_freed_memory
+from src.config.build import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 for _ in range(3):
@@ -23,7 +23,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def test_in_a_run_folder_the_precision_stays_what_it_was(tmp_path):
-    from src.cli import settled_precision
+    from src.config.build import settled_precision
 
     flags = ["--config", "configs/experiment/digits_cnn.yaml", "--run_dir", str(tmp_path)]
     request = read_request(command_parser("train", None), flags)

@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from src.cost import count, fastest_precision, forward_flops
+from src.models.cost import forward_flops
+from src.run.device import fastest_precision
+from src.run.terminal import count
 
 
 def test_flops_are_two_for_each_multiply_add():

@@ -10,7 +10,7 @@ import src.evaluate
 import src.generate
 import src.predict
 from src import load_run
-from src.errors import CheckpointError
+from src.run.errors import CheckpointError
 
 
 @pytest.fixture

@@ -1,12 +1,15 @@
 import numpy as np
 
-from src import pictures
+from src.data.images import pictures as image_pictures
+from src.loggers.curves import curves
+from src.models import pictures
+from src.run import figures
 
 
 def test_curves_have_a_panel_for_each_kind_and_a_line_for_each_group():
     steps = np.arange(5)
     runs = [{"train/loss": (steps, steps * 1.0), "val/acc": (steps, steps + k)} for k in (0, 2)]
-    loss, acc = pictures.curves({"A": runs, "B": runs[:1]}).axes
+    loss, acc = curves({"A": runs, "B": runs[:1]}).axes
     assert [axes.get_title() for axes in (loss, acc)] == ["loss", "acc"]
     assert [line.get_label() for line in acc.lines] == ["A val", "B val"]
     assert acc.lines[0].get_ydata().tolist() == (steps + 1.0).tolist()  # the mean of two seeds
@@ -23,22 +26,22 @@ def test_confusion_shows_every_count():
 
 def test_many_classes_are_drawn_without_numbers(tmp_path):
     figure = pictures.confusion(np.eye(200, dtype=int), [str(i) for i in range(200)])
-    pictures.save(figure, tmp_path / "c.png")
+    figures.save(figure, tmp_path / "c.png")
     assert not list(figure.axes[0].texts)
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_images_are_stretched_over_all():
     x = np.stack([np.full((1, 2, 2), 3.0), np.full((1, 2, 2), 5.0)])
-    figure = pictures.images(x, ["a", "b"])
+    figure = image_pictures.images(x, ["a", "b"])
     assert [float(axes.images[0].get_array().max()) for axes in figure.axes[:2]] == [0, 1]
 
 
 def test_one_image_with_any_title(tmp_path):
-    pictures.save(pictures.images(np.zeros((1, 1, 4, 4)), ["$_$"]), tmp_path / "one.png")
-    pictures.save(pictures.confusion(np.eye(2, dtype=int), ["$_$", "$^$"]), tmp_path / "two.png")
+    figures.save(image_pictures.images(np.zeros((1, 1, 4, 4)), ["$_$"]), tmp_path / "one.png")
+    figures.save(pictures.confusion(np.eye(2, dtype=int), ["$_$", "$^$"]), tmp_path / "two.png")
 
 
 def test_letters_that_the_font_lacks_are_no_warnings(tmp_path, recwarn):
-    pictures.save(pictures.images(np.zeros((1, 1, 4, 4)), ["猫"]), tmp_path / "a.png")
+    figures.save(image_pictures.images(np.zeros((1, 1, 4, 4)), ["猫"]), tmp_path / "a.png")
     assert not [w for w in recwarn if "Glyph" in str(w.message)]

@@ -5,8 +5,8 @@ from conftest import SMALL
 from lightning.pytorch import seed_everything
 from torch.nn import functional as F
 
-from src.data.augment import Affine, augment
-from src.data.image import ImageDataModule
+from src.data.images.augment import Affine, augment
+from src.data.images.module import ImageDataModule
 from src.data.order import TrainOrder
 from src.networks.cnn import CNN
 from src.optim.schedules import WarmupCosine

@@ -12,7 +12,7 @@ from conftest import ROOT, SMALL
 
 from src import runs, train
 from src.loggers.metrics_csv import read_curves
-from src.run import run_command
+from src.run.command import run_command
 
 
 @pytest.fixture

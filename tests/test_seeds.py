@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, SMALL
 
-from src.seeds import summarize
+from src.run.seeds import summarize
 
 SEEDS = [sys.executable, "-m", "src.train", *SMALL, "--trainer.max_epochs", "2", "--seeds"]
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}

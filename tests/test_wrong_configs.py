@@ -8,10 +8,10 @@ import pytest
 import yaml
 from conftest import DIGITS, ROOT
 
-from src import signatures
-from src.config import command_parser, read_request
-from src.errors import ConfigError
-from src.strict_yaml import read_text
+from src.config import signatures
+from src.config.request import command_parser, read_request
+from src.config.strict_yaml import read_text
+from src.run.errors import ConfigError
 
 EVIL = "evil_module.Evil"
 BOMB = "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
@@ -56,7 +56,10 @@ FLAGS = {
     "unknown flag": (["--tainer.max_epochs", "3"], r"tainer.*trainer"),
     "abbreviated option": (["--run_di", "x"], r"run_di"),
     "network's key": (["--model.network.widhts", "[1]"], r"model.network.widhts.*widths"),
-    "augmentation's key": (["--data.augment", "[{class_path: src.data.augment.Flip, init_args: {q: 1}}]"], r"\bq\b"),
+    "augmentation's key": (
+        ["--data.augment", "[{class_path: src.data.images.augment.Flip, init_args: {q: 1}}]"],
+        r"\bq\b",
+    ),
     "optimizer's key at the model": (
         ["--model.lr", "0.1"],
         r"model.lr: unknown key; did you mean model.optimizer.lr\?",
@@ -262,7 +265,7 @@ def test_what_a_class_says_of_its_arguments_is_told_alone(flag, value, message, 
         (
             "--data.augment",
             "[src.networks.cnn.CNN]",
-            "src.networks.cnn.CNN is not derived from src.data.augment.Augmentation",
+            "src.networks.cnn.CNN is not derived from src.data.images.augment.Augmentation",
         ),
         ("--checkpoints.mode", "up", "expected Literal['min', 'max'], not \"up\""),
         ("--trainer.max_epochs", "x", 'expected int, not "x"'),
@@ -287,7 +290,7 @@ def test_a_module_of_ours_that_is_not_python_is_named(tmp_path, monkeypatch):
 
 
 def test_a_module_that_cannot_be_imported_is_told():
-    from src.cli import Parser  # loads torch
+    from src.config.build import Parser  # loads torch
 
     message = (
         'Parser key "model":\n  Does not validate against any of the Union subtypes\n  Errors:\n'

@@ -11,13 +11,13 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, LambdaCallback
 from lightning.pytorch.trainer.states import TrainerFn
 
-from src import checkpoint as files
 from src.callbacks.ema import EMA
 from src.data.loader import Loader
-from src.errors import ConfigError, EnvironmentFault, Stopped, nearest
-from src.rng import gathered, rng_state, set_rng_state
-from src.run import RunFolder
-from src.signals import Signals, requeued
+from src.run import checkpoint as files
+from src.run.errors import ConfigError, EnvironmentFault, Stopped, nearest
+from src.run.folder import RunFolder
+from src.run.rng import gathered, rng_state, set_rng_state
+from src.run.signals import Signals, requeued
 
 
 class Checkpoints(Checkpoint):

@@ -4,7 +4,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from src.data.report import table
-from src.run import write_json
+from src.run.files import write_json
 
 MAX_ROWS = 1000  # of what was left out, in W&B; the file has all
 

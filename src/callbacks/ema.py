@@ -6,7 +6,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from src.errors import ConfigError
+from src.run.errors import ConfigError
 
 
 class EMA(Callback):

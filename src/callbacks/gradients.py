@@ -11,8 +11,8 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from src.data.module import Batch
-from src.errors import ConfigError, NumericsError
 from src.models.base import logs_now
+from src.run.errors import ConfigError, NumericsError
 
 WINDOW, LEAST, SIGMAS = 128, 64, 6  # of the rule for spikes
 

@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
-from src import pictures
+from src.loggers.curves import curves
 from src.loggers.metrics_csv import read_curves
+from src.run import figures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +40,7 @@ class Pictures(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.trains:
             metrics = read_curves(Path(trainer.default_root_dir), ("train/", "val/"))
-            self.save(trainer, "curves", pictures.curves({"": [metrics]}) if metrics else None)
+            self.save(trainer, "curves", curves({"": [metrics]}) if metrics else None)
             for name, figure in pl_module.pictures().items():  # type: ignore[operator]
                 self.save(trainer, name, figure)
 
@@ -47,7 +48,7 @@ class Pictures(Callback):
         if figure is None:
             return
         path = Path(trainer.default_root_dir) / f"{name}.png"
-        pictures.save(figure, path)
+        figures.save(figure, path)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image(f"pictures/{name}", [str(path)])

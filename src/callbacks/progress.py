@@ -6,10 +6,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from src.cost import count, has_bfloat16
 from src.data.report import lines
 from src.models.base import Model
-from src.terminal import console, duration, rows
+from src.run.device import has_bfloat16
+from src.run.terminal import console, count, duration, rows
 
 MEASURE_SEC, MEASURE_STEPS, SLOW_SEC = 0.5, 5, 30.0  # before the time of a step is told
 

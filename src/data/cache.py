@@ -16,8 +16,9 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from src.errors import DataError, EnvironmentFault
-from src.run import say, sync, write_text
+from src.run.errors import DataError, EnvironmentFault
+from src.run.files import sync, write_text
+from src.run.terminal import rank_zero_print
 
 MANIFEST = "files.json"  # size and checksum of each file; written last
 
@@ -81,7 +82,9 @@ def prepare(cache_dir: Path, name: str, build: Build) -> Path:
                 shutil.rmtree(orphan, ignore_errors=True)
             if wrong and folder.is_dir():
                 aside = cache_dir / f"{name}.damaged"
-                say(f"The prepared data is made again, because in {folder} {wrong}; what is there becomes {aside.name}")
+                rank_zero_print(
+                    f"The prepared data is made again, because in {folder} {wrong}; what is there becomes {aside.name}"
+                )
                 shutil.rmtree(aside, ignore_errors=True)
                 folder.rename(aside)
             if wrong:

@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from src.data.order import EvalOrder, TrainOrder
-from src.errors import DataError, EnvironmentFault, KnownError
+from src.run.errors import DataError, EnvironmentFault, KnownError
 
 POLL_SEC = 1.0
 SHOWN = 5  # samples that an error names

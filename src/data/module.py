@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 
 from src.data.loader import Arrays, Batch, Loader
 from src.data.order import EvalOrder, Order, TrainOrder, shuffled
-from src.errors import ConfigError, DataError
+from src.run.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,6 +1,5 @@
 """The data report: what came in, what was left out and why, and how the splits differ. `data_report.json` of a run."""
 
-import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,11 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from src.errors import DataError
+from src.run.errors import DataError
 
 SPLITS = ("train", "val", "test")
-ENDS = r"\n|(?<=[.!?])\s+|(?<=[。！？])"  # of lines and sentences
-LONG_LINE = 40  # characters; shorter ones come again by chance
 NO_SAMPLES = (
     "hidden file",
     "no image by its name",
@@ -73,19 +70,6 @@ class Cleaning:
         }
 
 
-def channel_moments(x: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation (1 if constant) of each channel of uint8 x [N, C, H, W], as if in [0, 1]; exact."""
-    counts = np.zeros((x.shape[1], 256), np.int64)
-    step = max(1, 2**24 // max(1, x[:1].size))
-    for start in range(0, len(x), step):
-        part = np.asarray(x[start : start + step])
-        counts += [np.bincount(part[:, c].ravel(), minlength=256) for c in range(x.shape[1])]
-    values, total = np.arange(256) / 255, np.maximum(counts.sum(1), 1)
-    mean = counts @ values / total
-    std = np.sqrt(np.maximum(counts @ values**2 / total - mean**2, 0))
-    return mean.tolist(), np.where(std < 1e-6, 1, std).tolist()
-
-
 def total_variation(a: np.ndarray, b: np.ndarray) -> float:
     """Half the summed difference of two histograms' shares: 0 where they agree, 1 where they have nothing in common."""
     return float(np.abs(a / max(1, a.sum()) - b / max(1, b.sum())).sum() / 2)
@@ -94,42 +78,6 @@ def total_variation(a: np.ndarray, b: np.ndarray) -> float:
 def count(targets: np.ndarray, num_classes: int = 0) -> np.ndarray:
     """Samples of each class [num_classes], of targets [N], -1 where unknown, or [N, num_classes]."""
     return targets.sum(0) if targets.ndim == 2 else np.bincount(targets[targets >= 0], minlength=num_classes)
-
-
-def image_split(x: np.ndarray, targets: np.ndarray, num_classes: int) -> dict[str, Any]:
-    mean, std = channel_moments(x)
-    return {"samples": len(targets), "per_class": count(targets, num_classes).tolist(), "mean": mean, "std": std}
-
-
-def image_shift(report: dict[str, Any]) -> dict[str, Any]:
-    """How far val and test are from train: means in train's standard deviations, class shares as total variation."""
-    train, out = report["train"], {}
-    for split in ("val", "test"):
-        other = report[split]
-        mean = (np.array(other["mean"]) - train["mean"]) / train["std"]
-        shares = total_variation(np.array(other["per_class"]), np.array(train["per_class"]))
-        out[split] = {"mean": mean.round(4).tolist(), "class_shares": round(shares, 4)}
-    return out
-
-
-def text_split(text: str, tokens: np.ndarray) -> dict[str, Any]:
-    num_bytes = len(text.encode())
-    return {"tokens": len(tokens), "bytes": num_bytes, "bytes_per_token": num_bytes / max(1, len(tokens))}
-
-
-def text_shift(texts: dict[str, str], tokens: dict[str, np.ndarray], split: str) -> dict[str, float]:
-    """How far a split is from train, and how much of it train has verbatim (in lines and sentences of 40 characters
-    or more)."""
-    size = 1 + max(int(tokens[s].max(initial=0)) for s in ("train", split))
-    train, other = (np.bincount(tokens[s], minlength=size) for s in ("train", split))
-    long = [line for line in re.split(ENDS, texts[split]) if len(line) >= LONG_LINE]
-    known = set(re.split(ENDS, texts["train"]))
-    found = {
-        "token_shares": total_variation(other, train),
-        "unseen_tokens": float(other[train == 0].sum() / max(1, other.sum())),
-        "lines_in_train": sum(line in known for line in long) / max(1, len(long)),
-    }
-    return {name: round(value, 4) for name, value in found.items()}
 
 
 def lines(report: dict[str, Any], file: str = "data_report.json") -> dict[str, str]:

@@ -1,0 +1,4 @@
+"""Where metrics go: metrics.csv in the run folder, and W&B.
+
+And how they are read back and drawn.
+"""

@@ -8,7 +8,8 @@ import numpy as np
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from src.run import rank, write_text
+from src.run.files import write_text
+from src.run.terminal import rank
 
 
 def read_curves(run_dir: Path, kinds: tuple[str, ...]) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -20,8 +20,9 @@ from typing import Any, Literal
 
 from lightning.pytorch.loggers import WandbLogger
 
-from src.redact import redact, secrets_in
-from src.run import ROOT, say
+from src.run.files import ROOT
+from src.run.redact import redact, secrets_in
+from src.run.terminal import rank_zero_print
 
 PROBE_SEC, FINISH_SEC, SEND_SEC = 3.0, 10.0, 10.0
 FLUSH_SEC = 1.0  # a run that is killed loses the record of this last time; wandb's own default is 15
@@ -162,10 +163,12 @@ def start(options: WandbOptions, run_dir: Path, run_id: str, config: dict[str, A
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         sender = None if why_not else send([*earlier, Path(run.settings.sync_dir)], run_dir / "wandb" / "sender.log")
     except Exception as e:  # its own errors have no common base
-        say(f"W&B: {type(e).__name__} {e}; the run is not recorded there. metrics.csv has all metrics.")
+        rank_zero_print(f"W&B: {type(e).__name__} {e}; the run is not recorded there. metrics.csv has all metrics.")
         return None
-    say(f"W&B: recorded offline ({why_not})" if why_not else f"W&B: run {run_id} in project {options.filed['project']}")
-    return RunLogger(run, sender, say)
+    rank_zero_print(
+        f"W&B: recorded offline ({why_not})" if why_not else f"W&B: run {run_id} in project {options.filed['project']}"
+    )
+    return RunLogger(run, sender, rank_zero_print)
 
 
 def earlier_records(run_dir: Path) -> list[Path]:

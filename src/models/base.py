@@ -13,14 +13,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
 
-from src.checkpoint import fit_weights
-from src.cost import forward_flops
 from src.data.module import Batch
-from src.errors import ConfigError
+from src.models.cost import forward_flops
 from src.models.factory import accepted, build, build_network, place
 from src.models.finetuning import freeze, load_weights
 from src.optim.groups import parameter_groups
-from src.run import say
+from src.run.checkpoint import fit_weights
+from src.run.errors import ConfigError
+from src.run.terminal import rank_zero_print
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -106,7 +106,7 @@ class Model(LightningModule):
             self.facts = self.trainer.datamodule.facts  # type: ignore[attr-defined]
             self.network = build_network(self.factory, self.facts)
             if self.init_from is not None and self.trainer.state.fn == TrainerFn.FITTING:
-                say(load_weights(self.network, self.init_from))
+                rank_zero_print(load_weights(self.network, self.init_from))
             freeze(self.network, self.frozen)
 
     def on_fit_start(self) -> None:

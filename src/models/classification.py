@@ -6,11 +6,11 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.classification import AUROC, ConfusionMatrix
 
-from src import pictures
 from src.data.module import Batch
-from src.errors import ConfigError, DataError
+from src.models import pictures
 from src.models.base import MaskedMean, Model
-from src.run import say
+from src.run.errors import ConfigError, DataError
+from src.run.terminal import rank_zero_print
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -134,7 +134,7 @@ class Classification(Model):
         which = ", ".join(self.class_names()[k] for k in classes[:5]) + more
         text = f"{split} has only, or no, samples of class {which}: {split}/auroc is without it"
         if text not in self.told:
-            say(text)
+            rank_zero_print(text)
             self.told.add(text)
 
     def class_names(self) -> list[str]:

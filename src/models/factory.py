@@ -13,10 +13,10 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import nn
 
-from src.cost import forward_flops
 from src.data.loader import out_of_memory
-from src.errors import ConfigError, KnownError
-from src.terminal import here
+from src.models.cost import forward_flops
+from src.run.errors import ConfigError, KnownError
+from src.run.terminal import relative_path
 
 
 def build(name: str, factory: Callable[..., Any], argument: Any) -> Any:
@@ -80,4 +80,4 @@ def place(e: BaseException) -> str:
     others = [f"{Path(package.__path__[0])}{os.sep}" for package in (torch, jsonargparse)]
     others += [__file__, str(Path(__file__).with_name("base.py")), forward_flops.__code__.co_filename]
     frames = [f for f in traceback.extract_tb(e.__traceback__) if not f.filename.startswith(tuple(others))]
-    return f" in {here(Path(frames[-1].filename))}:{frames[-1].lineno}" if frames else ""
+    return f" in {relative_path(Path(frames[-1].filename))}:{frames[-1].lineno}" if frames else ""

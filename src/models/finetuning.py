@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import get_model_weights, list_models
 
-from src import checkpoint as files
-from src.errors import CheckpointError, ConfigError, EnvironmentFault, nearest
+from src.run import checkpoint as files
+from src.run.errors import CheckpointError, ConfigError, EnvironmentFault, nearest
 
 
 def load_weights(network: nn.Module, path: str) -> str:

@@ -1,0 +1,4 @@
+"""Optimizers and schedules that torch lacks, and the groups of parameters that they get.
+
+A config names torch's own in the same way.
+"""

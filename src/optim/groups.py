@@ -3,7 +3,7 @@ from typing import Any
 
 from torch import nn
 
-from src.errors import ConfigError
+from src.run.errors import ConfigError
 
 
 def parameter_groups(model: nn.Module, network: nn.Module, layer_decay: float = 1.0) -> list[dict[str, Any]]:

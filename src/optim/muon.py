@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
-from src.cost import has_bfloat16
+from src.run.device import has_bfloat16
 
 
 class Muon(Optimizer):

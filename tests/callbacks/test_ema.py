@@ -7,7 +7,7 @@ from lightning.pytorch import LightningModule
 
 from src import evaluate
 from src.callbacks.ema import EMA
-from src.networks.transformer import GPT
+from src.networks.gpt import GPT
 
 KEEP_ALL = ["--checkpoints.every_n_steps", 1, "--checkpoints.keep_last", 99]
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn.utils import get_total_norm
 
 from src.callbacks.gradients import Gradients, report
-from src.errors import ConfigError, NumericsError
+from src.run.errors import ConfigError, NumericsError
 
 OPTIMIZERS = {
     "SGD": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1),

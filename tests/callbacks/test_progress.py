@@ -4,7 +4,7 @@ import re
 import torch
 from conftest import SMALL
 
-from src.cost import has_bfloat16
+from src.run.device import has_bfloat16
 
 
 def test_without_a_terminal_there_are_lines_only(run, tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from src.data import cache
-from src.errors import DataError, EnvironmentFault
+from src.run.errors import DataError, EnvironmentFault
 
 
 def build():

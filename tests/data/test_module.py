@@ -3,7 +3,7 @@ import torch
 
 from src.data.module import Arrays, DataModule, Loader
 from src.data.order import EvalOrder, TrainOrder
-from src.errors import ConfigError, DataError
+from src.run.errors import ConfigError, DataError
 
 ARRAYS = Arrays(torch.arange(40).float()[:, None], torch.arange(40))
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from src import checkpoint
+from src.run import checkpoint
 
 TINY = ["--config", "tests/faults/tiny.yaml"]
 EVERY_STEP = ["--checkpoints.every_n_steps", 1]

@@ -13,12 +13,12 @@ from conftest import ROOT
 from harness import EVERY_STEP, SELDOM, SETTINGS, STEPS, TINY, assert_same_end, assert_sound, together
 from test_resume import at_step
 
-from src import checkpoint
 from src.callbacks import gradients
 from src.callbacks.checkpoints import Checkpoints
-from src.data.image import ImageDataModule
+from src.data.images.module import ImageDataModule
 from src.models.classification import Classification
 from src.networks.mlp import MLP
+from src.run import checkpoint
 
 STEP = 5
 DIGITS_MLP = ["--config", "configs/experiment/digits_mlp.yaml", "--pictures.enabled", "false"]

@@ -28,9 +28,9 @@ from harness import (
     together,
 )
 
-from src import resume
 from src.models.base import Model
 from src.models.classification import Classification
+from src.run import resume
 
 
 def early_stopping(patience):
@@ -46,8 +46,8 @@ KINDS = {
     ],
     "augmented, mixed, balanced": [
         "--data.augment",
-        f"[{', '.join(f'src.data.augment.{name}' for name in ('Flip', 'Crop', 'Color', 'Erasing', 'RandAugment'))}]",
-        *["--data.mix", "src.data.mix.CutMix", "--data.balance", "true", "--model.class_weights", "balanced"],
+        f"[{', '.join(f'src.data.images.augment.{name}' for name in ('Flip', 'Crop', 'Color', 'Erasing', 'RandAugment'))}]",
+        *["--data.mix", "src.data.images.mix.CutMix", "--data.balance", "true", "--model.class_weights", "balanced"],
     ],
     "two workers": ["--data.num_workers", 2],
     "plateau": [

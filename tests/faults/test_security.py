@@ -12,9 +12,9 @@ from conftest import ROOT
 from harness import EVERY_STEP, TINY, rows
 
 from src import load_run
-from src.checkpoint import load, read_manifest
-from src.errors import CheckpointError
-from src.redact import hide, redact, secrets_in
+from src.run.checkpoint import load, read_manifest
+from src.run.errors import CheckpointError
+from src.run.redact import hide, redact, secrets_in
 
 ARGS = [*TINY, *EVERY_STEP]
 
@@ -145,7 +145,7 @@ def test_secrets_of_the_environment_are_left_nowhere(tmp_path):
 
 def test_secrets_in_configs_that_git_does_not_know_are_left_nowhere(run, tmp_path):
     def another_project():
-        from src import run
+        from src.run import folder as run
 
         run.ROOT = tmp_path / "project"
 

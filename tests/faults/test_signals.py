@@ -6,8 +6,8 @@ import time
 import pytest
 from harness import SELDOM, TINY, assert_same_end, before_call, together
 
-from src import checkpoint
 from src.models.classification import Classification
+from src.run import checkpoint
 
 SLOW = ["--trainer.max_epochs", 30]
 
@@ -31,9 +31,9 @@ def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(start, run, tmp_path, 
 
 def test_the_same_command_finds_the_run_that_was_cut_short(start, run, tmp_path):
     def logs_here():
-        import src.run
+        import src.run.folder
 
-        src.run.LOGS = tmp_path / "logs"
+        src.run.folder.LOGS = tmp_path / "logs"
 
     def logs_here_and_die():
         logs_here()
@@ -52,9 +52,9 @@ def test_the_same_command_finds_the_run_that_was_cut_short(start, run, tmp_path)
 
 def test_the_newest_run_is_the_one_begun_last_whatever_its_name(start, run, tmp_path):
     def logs_here():
-        import src.run
+        import src.run.folder
 
-        src.run.LOGS = tmp_path / "logs"
+        src.run.folder.LOGS = tmp_path / "logs"
 
     logs = tmp_path / "logs/tiny"
     args = [*TINY, *SELDOM, "--checkpoints.every_n_steps", 1]
@@ -160,7 +160,7 @@ def test_a_signal_while_training_ends_is_answered(start, tmp_path, call):
     """It comes just before each of the run's handlers is taken away."""
 
     def first():
-        from src.signals import Signals
+        from src.run.signals import Signals
 
         restore, set_handler, calls = Signals.restore, signal.signal, [0]
 
@@ -222,7 +222,7 @@ def test_a_long_validation_does_not_hold_up_a_signal(start, run, tmp_path, name)
     reached = tmp_path / "reached"
 
     def first():
-        from src import signals
+        from src.run import signals
 
         signals.PATIENCE_SEC = 1
         step = Classification.validation_step

@@ -17,9 +17,9 @@ import pytest
 import torch
 from harness import EVERY_STEP, TINY, assert_same_end, before_call, before_change, in_write, rows
 
-from src import checkpoint
-from src.checkpoint import newest
 from src.models.classification import Classification
+from src.run import checkpoint
+from src.run.checkpoint import newest
 
 ARGS = [*TINY, *EVERY_STEP]
 

@@ -170,7 +170,7 @@ def test_a_signal_to_the_whole_group_writes_a_checkpoint(start, run, tmp_path, w
 
 
 def soon():
-    from src import signals
+    from src.run import signals
 
     signals.PATIENCE_SEC = 1.0
 

@@ -5,14 +5,14 @@ from lightning.pytorch import Trainer, seed_everything
 from sklearn.metrics import f1_score, log_loss, roc_auc_score
 from torch.nn import functional as F
 
-from src.data.image import ImageDataModule
-from src.data.mix import CutMix
+from src.data.images.mix import CutMix
+from src.data.images.module import ImageDataModule
 from src.data.module import Arrays
-from src.errors import ConfigError
 from src.models.classification import Classification, presence_and_f1, weights
 from src.models.factory import build_network
 from src.networks.mlp import MLP
 from src.predict import to_table
+from src.run.errors import ConfigError
 
 PARTS = torch.tensor([[k % 2 == 0, k >= 5, k in (0, 6, 8, 9)] for k in range(10)]).long()
 
@@ -170,7 +170,7 @@ def test_label_smoothing_is_a_share():
 
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
 def test_weights_of_any_precision_train(run, tmp_path, precision):
-    mixed = ["--data.mix", "src.data.mix.MixUp", "--model.class_weights", "balanced", "--ema.decay", 0.9]
+    mixed = ["--data.mix", "src.data.images.mix.MixUp", "--model.class_weights", "balanced", "--ema.decay", 0.9]
     short = ["--trainer.precision", precision, "--trainer.max_epochs", 1, "--pictures.enabled", "true"]
     out = run([*SMALL, *mixed, *short, "--run_dir", tmp_path / "run"])
     assert "test      loss" in out

@@ -8,9 +8,9 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from src.data.module import Arrays, DataModule
-from src.errors import ConfigError, DataError
 from src.models.classification import Classification
 from src.models.factory import build_network
+from src.run.errors import ConfigError, DataError
 
 
 class TooWide(nn.Module):

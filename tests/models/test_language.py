@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from src import evaluate, generate, load_run, predict
-from src.data.text import TextDataModule
+from src.data.text.module import TextDataModule
 
 TEXT = (
     "It is a truth universally acknowledged, that a reader in possession of a text must be in want of another.\n" * 99

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from src.networks.rnn import ImageRNN, TextRNN
+from src.networks.image_rnn import ImageRNN
+from src.networks.text_rnn import TextRNN
 
 
 @pytest.mark.parametrize(("kind", "reference"), [("lstm", nn.LSTM), ("gru", nn.GRU)])

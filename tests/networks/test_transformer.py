@@ -2,7 +2,9 @@ import pytest
 import torch
 from torchvision.models import VisionTransformer
 
-from src.networks.transformer import GPT, ViT, rotate, rotation
+from src.networks.gpt import GPT, rotation
+from src.networks.transformer import rotate
+from src.networks.vit import ViT
 
 
 def count(network) -> int:

@@ -4,11 +4,12 @@ import torchvision
 from conftest import SMALL
 from torch import nn
 
-from src.errors import ConfigError
 from src.networks.cnn import CNN
-from src.networks.rnn import TextRNN
-from src.networks.transformer import GPT, ViT
+from src.networks.gpt import GPT
+from src.networks.text_rnn import TextRNN
+from src.networks.vit import ViT
 from src.optim.groups import parameter_groups
+from src.run.errors import ConfigError
 
 
 def sorted_names(network: nn.Module, key: str, value: object) -> list[str]:

@@ -1,0 +1,207 @@
+"""From files and flags to checked plain data, without loading torch: a typo is refused in a second.
+
+A later file or flag goes before an earlier one, key by key. A config is data, not code.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any, NoReturn
+
+from src.config.check import TOP, check, deeper, facts, fail, sections, shown
+from src.config.signatures import ROOT, Argument, Arguments, arguments
+from src.config.strict_yaml import SPEC, Lines, join, read_file, read_text
+from src.run.errors import ConfigError, nearest
+from src.run.terminal import rank
+
+DEFAULTS = ROOT / "configs" / "default.yaml"
+CLASS = Argument("Class", None, "")
+
+
+@dataclass
+class Request:
+    """What the user asked for."""
+
+    config: dict[str, Any]  # all files and flags in one
+    lines: Lines
+    stated: dict[str, Any]  # facts of the data that a config states all the same; they are compared, not used
+    experiment: str
+    options: argparse.Namespace  # of the command itself: run_dir, debug, ...
+
+
+class CommandParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message.removeprefix("argument "))
+
+
+class Help(argparse.Action):
+    """Prints the manual, and the keys of the configs that stand before it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, options: argparse.Namespace, *_: Any) -> NoReturn:
+        print(parser.format_help())
+        if options.config:
+            from src.config.help import keys_of
+
+            request = read_request(parser, [part for path in options.config for part in ("--config", path)])
+            print("\n".join(keys_of(request.config)))
+        parser.exit()
+
+
+def command_parser(name: str, manual: str | None) -> CommandParser:
+    """The options that all commands have; a command adds its own."""
+    parser = CommandParser(
+        f"python -m src.{name}", description=manual, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False, add_help=False, usage="%(prog)s [--config FILE ...] [--run_dir DIR] [--KEY VALUE ...]",
+    )  # fmt: skip
+    parser.add_argument("--config", action="append", metavar="FILE", help="a config; a later one overrides an earlier")
+    parser.add_argument("--run_dir", metavar="DIR", help="the run folder")
+    parser.add_argument("--print_config", action="store_true", help="print the whole resolved config and stop")
+    parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
+    parser.add_argument("-h", "--help", action=Help, nargs=0, help="this page; after --config FILE, also its keys")
+    return parser
+
+
+def read_request(parser: argparse.ArgumentParser, args: Sequence[str]) -> Request:
+    """Split the command's own options from those of the config, then read, merge and check all of it.
+
+    Raises:
+        ConfigError: anything that can be seen to be wrong without importing a class.
+    """
+    options, flags = parser.parse_known_args(list(args))
+    files = [Path(p) for p in options.config or []]
+    config: dict[str, Any] = {}
+    lines: Lines = {}
+    for path in [DEFAULTS, *files]:
+        config = add(config, *read_file(path), lines)
+    given = []
+    for name, text in group(flags):
+        given.append((name, from_flag(name, text, config)))
+        config = add(config, given[-1][1], {reduce(join, name.split("."), ""): f"--{name}"}, lines)
+    tell_dropped(given, config)
+    check(config, lines)
+    return Request(config, lines, take_facts(config), experiment_name(files), options)
+
+
+def experiment_name(files: list[Path]) -> str:
+    """The first file's stem; for the config saved in a run folder, the experiment of that run."""
+    if not files:
+        return "default"
+    first = files[0].resolve()
+    if first.name != "config.yaml":
+        return first.stem
+    holder = first.parent.parent
+    return holder.parent.name if (holder / "seeds.json").exists() else holder.name
+
+
+# Flags
+
+
+def group(flags: list[str]) -> list[tuple[str, str]]:
+    """(name, value) of each flag; `--key=value`, `--key value` and a list with spaces in it are all taken."""
+    out: list[tuple[str, list[str]]] = []
+    for part in flags:
+        if part.startswith("--") and part != "--":
+            name, equals, value = part[2:].partition("=")
+            out.append((name, [value] if equals else []))
+        elif out:
+            out[-1][1].append(part)
+        else:
+            raise ConfigError(f"{part}: what is this for? Flags begin with --, and files follow --config")
+    for name, values in out:
+        if not "".join(values).strip():
+            raise ConfigError(f"--{name}: a value is missing -> write --{name} VALUE{nearest(name, TOP)}")
+    return [(name, " ".join(values)) for name, values in out]
+
+
+def from_flag(name: str, text: str, config: dict[str, Any]) -> dict[str, Any]:
+    """`model.network.widths` as `{model: {init_args: {network: {init_args: {widths: ...}}}}}`, where the config so far
+    has classes. The text is YAML, unless the argument is a string."""
+    path: list[str] = []
+    node: Any = config
+    for part in name.split("."):
+        if isinstance(node, list):
+            holder = reduce(join, path, "")
+            raise ConfigError(f"--{name}: {holder} is a list -> give it whole, or add to it with --{holder}+")
+        known = sections().get(".".join(path), {})
+        if isinstance(node, dict) and "class_path" in node and part not in SPEC:
+            path.append("init_args")
+            known, node = arguments(str(node["class_path"])) or {}, node.get("init_args")
+        path.append(part)
+        node = node.get(part) if isinstance(node, dict) else None
+    is_text = part in known and known[part].annotation in ("str", "str | None") and text != "null"
+    value: Any = text if is_text else read_text(text, f"--{name}")[0]
+    for part in reversed(path):
+        value = {part: value}
+    return value
+
+
+def tell_dropped(given: list[tuple[str, dict[str, Any]]], config: dict[str, Any]) -> None:
+    """Name flags whose value is gone, because a flag after them names another class for what they are part of."""
+    for i, (name, data) in enumerate(given):
+        later = [other for other, _ in given[i:] if name.startswith(f"{other}.")]
+        if later and merge(config, data) != config and rank() == 0:
+            print(f"--{name} is dropped, because --{later[0]} comes after it", file=sys.stderr)
+
+
+# Merging
+
+
+def add(config: dict[str, Any], data: dict[str, Any], new: Lines, lines: Lines) -> dict[str, Any]:
+    """One more file or flag on top; its lines go into `lines`."""
+    lines |= new
+    for key, value in data.items():
+        if key not in TOP:
+            fail(lines, key, f"unknown key {key}{nearest(key, TOP) or deeper(key, config)}")
+        if key != "seed_everything" and not isinstance(value, dict) and not (key in ("model", "data") and value):
+            fail(lines, key, f"{key} is a group of keys, but here it has the value {shown(value)}")
+    config = merge(config, data)
+    expand(config, {"model": CLASS, "data": CLASS})
+    for section, known in sections().items():
+        expand(config.get(section, {}), known)
+    return config
+
+
+def merge(old: Any, new: Any) -> Any:
+    """A later value wins, `key+` appends to a list, and a new class does not keep the old one's arguments."""
+    if isinstance(new, str) and isinstance(old, dict) and "class_path" in old:
+        new = {"class_path": new}
+    if not isinstance(new, dict):
+        return new
+    if not isinstance(old, dict) or ("class_path" in new and new["class_path"] != old.get("class_path")):
+        old = {}
+    out = dict(old)
+    for key, value in new.items():
+        if key.endswith("+"):
+            before, more = out.get(key[:-1]), value if isinstance(value, list) else [value]
+            out[key[:-1]] = [*(before if isinstance(before, list) else []), *more]
+        else:
+            out[key] = merge(old.get(key), value)
+    return out
+
+
+def expand(holder: dict[str, Any], known: Arguments) -> None:
+    """Put classes that are named by plain text into the form {class_path: ...}."""
+    for name, value in holder.items():
+        argument, is_list = known.get(name), isinstance(value, list)
+        if argument is None:
+            continue
+        values = [{"class_path": v} if argument.names_class(v) else v for v in (value if is_list else [value])]
+        holder[name] = values if is_list else values[0]
+        for spec in values:
+            if isinstance(spec, dict) and isinstance(spec.get("init_args"), dict):
+                expand(spec["init_args"], arguments(str(spec.get("class_path"))) or {})
+
+
+# Facts of the data, which no config need state
+
+
+def take_facts(config: dict[str, Any]) -> dict[str, Any]:
+    """Move the facts that a config states out of its network's arguments."""
+    network: Any = config
+    for part in ("model", "init_args", "network", "init_args"):
+        network = network.get(part) if isinstance(network, dict) else None
+    taken = {name: network.pop(name) for name in facts() if name in (network or ())}
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in taken.items() if v is not None}

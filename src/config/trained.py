@@ -1,0 +1,130 @@
+"""Runs from their folders: how they ended, and the trained models."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src.config.request import CommandParser, Request, command_parser, read_request
+from src.run.errors import CheckpointError, ConfigError
+from src.run.files import write_json
+from src.run.folder import RunFolder, ending, src_sha256
+from src.run.terminal import console, rank_zero_print, rows
+
+if TYPE_CHECKING:
+    from src.config.build import CLI
+    from src.models.base import Model
+
+
+def load_run(path: str | Path, checkpoint: str = "best") -> "Model":
+    """The trained model of a run, on the CPU and in evaluation mode.
+
+    `model(x)` gives logits for what the network was trained on; `model.data.standardize` makes that from images
+    [N, C, H, W] in [0, 1].
+
+    Args:
+        path: the run folder.
+        checkpoint: `best` or `last`.
+
+    Raises:
+        CheckpointError: there is no such run, or its checkpoint is missing or damaged.
+    """
+    from lightning.pytorch.utilities.seed import isolate_rng
+
+    request = run_request(run_parser("load", None), ["--run_dir", str(path), "--checkpoint", checkpoint])
+    with isolate_rng():  # building a network draws random numbers, which are the caller's
+        return load_model(request)[1]
+
+
+def load_model(request: Request) -> tuple["CLI", "Model"]:
+    """The objects of a run, its network with the weights of --checkpoint. No data is read."""
+    from src.config.build import CLI
+    from src.models.factory import build_network
+    from src.run import checkpoint as files
+
+    saved = files.load(checkpoint_path(request))
+    cli = CLI(request)
+    cli.build(logger=False)
+    model, data = cli.model, cli.datamodule
+    state = saved[type(data).__qualname__]
+    data.facts, data.statistics = state["facts"], state["statistics"]
+    model.network, model.data = build_network(model.factory, data.facts), data
+    files.fit_weights(model, saved["state_dict"])
+    return cli, model.eval()
+
+
+def checkpoint_path(request: Request) -> Path:
+    return RunFolder(Path(request.options.run_dir)).checkpoints / f"{request.options.checkpoint}.ckpt"
+
+
+def trained(request: Request) -> tuple["CLI", Path]:
+    """The objects of a run, whose data module will take on what was fitted in training, and its checkpoint."""
+    from src.config.build import CLI
+    from src.run import checkpoint as files
+
+    cli, path = CLI(request), checkpoint_path(request)
+    cli.build(logger=False, **unlimited(request))
+    cli.datamodule.fitted = files.load(path).get(type(cli.datamodule).__qualname__)
+    return cli, path
+
+
+def unlimited(request: Request) -> dict[str, float]:
+    """Limits with which all of a split is measured, unless a flag sets them, also where the run took a few batches."""
+    names = ("limit_val_batches", "limit_test_batches", "limit_predict_batches")
+    return {name: 1.0 for name in names if not request.lines.get(f"trainer.{name}", "").startswith("--")}
+
+
+def tell_other_data(request: Request, report: dict[str, Any]) -> None:
+    """Print what is notable of other data than the run's own, and write down all of it."""
+    from src.data.report import lines
+
+    if name := other_data(request):
+        file = f"data_report{name}.json"
+        write_json(Path(request.options.run_dir) / file, report)
+        told = lines(report | {"shift": None}, file)
+        console().print(rows(told)) if told else None
+
+
+def other_data(request: Request) -> str:
+    """`_NAME` where flags name other data than the run's own, for the names of files that hold what is found there."""
+    own = RunFolder(Path(request.options.run_dir)).config()["data"]["init_args"]
+    for name in ("data_dir", "files", "dataset"):
+        value = request.config["data"]["init_args"].get(name)
+        if value != own.get(name):
+            return f"_{Path(str(value[0] if isinstance(value, list) else value)).stem}"
+    return ""
+
+
+def run_parser(name: str, manual: str | None) -> CommandParser:
+    """The options of commands that look at a run."""
+    parser = command_parser(name, manual)
+    parser.add_argument("--split", choices=["val", "test"], default="test", help="the samples to take")
+    parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="the checkpoint to take")
+    return parser
+
+
+def run_request(parser: CommandParser, args: Sequence[str]) -> Request:
+    """A request whose first config is that of the run in --run_dir.
+
+    Raises:
+        ConfigError: --run_dir is missing.
+        CheckpointError: no run is there, or no such checkpoint.
+    """
+    options = parser.parse_known_args(list(args))[0]
+    if options.run_dir is None:
+        raise ConfigError("which run? -> give --run_dir logs/EXPERIMENT/RUN")
+    folder = RunFolder(Path(options.run_dir))
+    folder.config()
+    if not (folder.checkpoints / f"{options.checkpoint}.ckpt").exists():
+        raise CheckpointError(f"{folder.path}: {without(folder, options.checkpoint)}")
+    if folder.state.get("code", {}).get("src_sha256") not in (None, src_sha256()) and not options.print_config:
+        rank_zero_print("The code has changed since this run was trained: the results may differ.")
+    return read_request(parser, ["--config", str(folder.path / "config.yaml"), *args])
+
+
+def without(folder: RunFolder, name: str) -> str:
+    """Why a run lacks a checkpoint, and what to do."""
+    end = ending(folder)
+    how = {"cut short": "was cut short", "training": "still trains,"}.get(end["status"], end["status"])
+    how += f" after {end['steps']} steps" if "steps" in end else ""
+    why = f" ({end['error'].partition(' -> ')[0]})" if "error" in end else ""
+    return f"no {name} checkpoint is there: the run {how}{why} -> give its command again, or take another"

@@ -1,0 +1,79 @@
+"""How a command ends: known errors as one line and an exit code, unknown ones as a traceback."""
+
+import errno
+import os
+import select
+import shlex
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from src.run.errors import EnvironmentFault, KnownError
+from src.run.redact import hide, secrets_in
+
+# What a full, read-only, forbidden or broken disk answers.
+STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+def command(main: Callable[[Sequence[str]], int]) -> Callable[..., int]:
+    """A decorator: what the function is given are the arguments on the command line, what it gives is the exit code."""
+    return partial(run_command, main)
+
+
+def run_command(main: Callable[[Sequence[str]], int], args: Sequence[str] | None = None) -> int:
+    """Run a command and give its exit code: known errors are one line, unknown ones a traceback."""
+    args, pid = sys.argv[1:] if args is None else args, os.getpid()
+
+    def end(signum: int, frame: Any) -> None:
+        # Not in workers, which get the terminal's signals, too: they end with their parent.
+        if os.getpid() == pid:
+            raise SystemExit(128 + signum)
+
+    before = {signum: signal.signal(signum, end) for signum in (signal.SIGINT, signal.SIGTERM)}
+    before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, lambda *_: None)  # there is nothing to save yet
+    try:
+        return main(args)
+    except (Exception, SystemExit) as e:
+        if nobody_reads(e):
+            return 128 + signal.SIGPIPE
+        code = exit_code(e)
+        if "--debug" in args or code == 1:
+            print(hide(traceback.format_exc(), secrets_in(args)), file=sys.stderr)
+        if code and isinstance(e, (KnownError, OSError, SystemExit)):
+            print(f"error: {hide(one_line(e, code), secrets_in(args))}", file=sys.stderr, flush=True)
+        return code
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def nobody_reads(e: BaseException) -> bool:
+    """Whether it says that the reader of standard output, such as `head`, has left; then nothing more goes there."""
+    if isinstance(e, BrokenPipeError):
+        (poll := select.poll()).register(sys.stdout, 0)
+        if poll.poll(0):  # else another pipe broke
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return True
+    return isinstance(e, SystemExit) and e.code == 1 and isinstance(e.__context__, BrokenPipeError)  # from rich
+
+
+def exit_code(e: BaseException) -> int:
+    if isinstance(e, OSError):
+        return EnvironmentFault.code if e.errno in STORAGE else 1
+    code = e.code if isinstance(e, (KnownError, SystemExit)) else 1
+    return code if isinstance(code, int) else 0 if code is None else 1
+
+
+def one_line(e: BaseException, code: int) -> str:
+    if isinstance(e, SystemExit):
+        return f"ended at once by {signal.Signals(code - 128).name} -> same command again" if code > 128 else str(e)
+    if isinstance(e, OSError):
+        return f"{e.filename or 'writing a file'}: {e.strerror} -> mend that, then give the same command again"
+    return str(e)
+
+
+def command_line(module: str, args: Sequence[str]) -> str:
+    return shlex.join(["python", "-m", module, *(hide(arg, secrets_in(args)) for arg in args)])

@@ -1,0 +1,41 @@
+"""Small files: read, and written whole or not at all."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from src.run.redact import redact
+
+ROOT = Path(__file__).parents[2]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file so that it holds the old text or the new one, never a part."""
+    tmp = path.with_name(path.name + ".tmp")
+    with open(tmp, "w", encoding="utf-8", newline="") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+    tmp.rename(path)
+    sync(path.parent)
+
+
+def sync(folder: Path) -> None:
+    """Bring the names in a folder to the disk."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    write_text(path, json.dumps(redact(data), indent=1, default=str) + "\n")

@@ -1,0 +1,184 @@
+"""The run folder: whether it may go on, how it ended, and what state the code is in."""
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import socket
+import subprocess
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from src.run.errors import CheckpointError, ConfigError, EnvironmentFault
+from src.run.files import ROOT, read_json, write_json, write_text
+from src.run.redact import hide, hide_in_configs
+from src.run.terminal import rank, rank_zero_print
+
+LOGS = ROOT / "logs"
+# Keys that may differ when a run goes on: the weights do not depend on them, on the micro-batch but for the last bits.
+FREE = (
+    *("wandb", "pictures", "progress", "throughput", "data.data_dir", "data.cache_dir", "data.num_workers"),
+    *("data.worker_timeout_sec", "data.micro_batch_size", "data.auto_micro_batch"),
+)
+
+
+class RunFolder:
+    """`logs/<experiment>/<run>/`: config.yaml, run.json, summary.json, metrics.csv, checkpoints/, wandb/."""
+
+    def __init__(self, path: Path, origin: str | None = None) -> None:
+        self.path, self.checkpoints = path, path / "checkpoints"
+        self.origin = origin or self.state.get("origin")  # of a fork: the run or checkpoint that it began with
+        self.lock: Any = None
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return read_json(self.path / "summary.json")
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return read_json(self.path / "run.json")
+
+    def config(self) -> dict[str, Any]:
+        """The resolved config of the run.
+
+        Raises:
+            CheckpointError: this is not a run folder, or its config is damaged.
+        """
+        file, config = self.path / "config.yaml", None
+        if not file.is_file():
+            raise CheckpointError(f"{self.path}: no run is here (there is no config.yaml) -> name a folder under logs/")
+        with suppress(yaml.YAMLError, UnicodeDecodeError):
+            config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise CheckpointError(f"{file}: damaged -> put it back (run.json has the command), or start a new run")
+        return config
+
+    def open(self, config: dict[str, Any], command: Sequence[str]) -> None:
+        """Make the folder this process's own and write down what is run.
+
+        Raises:
+            ConfigError: the folder holds a run with another config, or something else.
+            EnvironmentFault: it cannot be written, or another process trains in it.
+        """
+        if rank() != 0:
+            return
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            if not self.take_lock():
+                text = f"{self.path}: another process is training there -> wait, or name another --run_dir"
+                raise EnvironmentFault(text)
+            if any(self.checkpoints.glob("step-*.ckpt")):  # else there is nothing yet that another config would spoil
+                self.compare(config)
+            for orphan in self.path.glob("*.tmp"):
+                orphan.unlink()
+            write_text(self.checkpoints / "probe.tmp", "")  # found now, not when the first checkpoint is due
+            (self.checkpoints / "probe.tmp").unlink()
+            self.write(config, command)
+        except OSError as e:
+            raise EnvironmentFault(f"{self.path}: cannot be written: {e.strerror} -> name another --run_dir") from e
+
+    def write(self, config: dict[str, Any], command: Sequence[str]) -> None:
+        before, code = self.state, code_state(self.path)
+        if before.get("code", code)["src_sha256"] != code["src_sha256"]:
+            rank_zero_print("The code has changed since this run began: it goes on, but not as it would have.")
+        state = {"wandb_id": uuid.uuid4().hex[:8], **before, "origin": self.origin}
+        state |= {"command": command, "config_sha256": digest(config), "code": code, "host": hardware()}
+        write_json(self.path / "run.json", state)
+        (self.path / "summary.json").unlink(missing_ok=True)
+        write_text(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+
+    def take_lock(self) -> bool:
+        """A lock that the kernel drops with the process, however it ends, and that workers do not inherit."""
+        self.lock = open(self.path / ".lock", "a")  # noqa: SIM115
+        try:
+            fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # which of the two is the system's choice
+            self.lock.close()
+            return False
+        return True
+
+    def differences(self, config: dict[str, Any]) -> list[str]:
+        """How a config differs from the folder's: a line for each key that matters, which begins with it."""
+        before, now = flat(self.config()), flat(config)
+        differ = [k for k in sorted(before | now) if before.get(k) != now.get(k) and not k.startswith(FREE)]
+        return [f"{k} was {before.get(k)!r}, now {now.get(k)!r}" for k in differ]
+
+    def compare(self, config: dict[str, Any]) -> None:
+        """Raise ConfigError where the folder's config differs in a key that matters."""
+        if differ := self.differences(config):
+            shown = ", ".join(differ[:3]) + (f" and {len(differ) - 3} more" if len(differ) > 3 else "")
+            raise ConfigError(f"{self.path}: holds a run with another config ({shown}) -> give another --run_dir")
+
+    def close(self, summary: dict[str, Any]) -> None:
+        if rank() != 0:
+            return
+        try:
+            write_json(self.path / "summary.json", summary)
+        except OSError:
+            if summary["status"] == "finished":  # else there is an error already, which says more
+                raise
+        finally:
+            self.lock.close()
+
+
+def flat(data: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys as users write them."""
+    if not isinstance(data, dict) or not data:
+        return {prefix: data}
+    out: dict[str, Any] = {}
+    for key, value in data.items():
+        inner = prefix if key in ("init_args", "dict_kwargs") else f"{prefix}.{key}".lstrip(".")
+        out |= flat(value, inner)
+    return out
+
+
+def digest(config: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def src_sha256() -> str:
+    files = sorted((ROOT / "src").rglob("*.py"))
+    return hashlib.sha256(b"".join(str(f.relative_to(ROOT)).encode() + f.read_bytes() for f in files)).hexdigest()
+
+
+def git(*args: str) -> str:
+    try:
+        done = subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode in (0, 1) else ""  # 1 is a difference
+
+
+def code_state(folder: Path) -> dict[str, Any]:
+    """Commit, and the difference from it as `code.diff` in the folder; the hash holds without git, too."""
+    diff = git("diff", "HEAD", "--", ".")
+    for file in git("ls-files", "--others", "--exclude-standard", "src", "configs").splitlines():
+        diff += git("diff", "--no-index", "/dev/null", file)
+    if diff:
+        write_text(folder / "code.diff", hide(hide_in_configs(diff)))
+    return {"commit": git("rev-parse", "HEAD").strip() or None, "changed": bool(diff), "src_sha256": src_sha256()}
+
+
+def hardware() -> dict[str, Any]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    cpu = {"machine": platform.machine(), "cores": os.cpu_count(), "memory_gib": round(memory, 1)}
+    return {"host": socket.gethostname(), "python": platform.python_version(), "system": platform.platform(), **cpu}
+
+
+def ending(folder: RunFolder) -> dict[str, Any]:
+    """The summary of a run; of one without, its status (`training`, `cut short`) and the steps to its checkpoint."""
+    if folder.summary:
+        return folder.summary
+    last = (folder.checkpoints / "last.ckpt").resolve()
+    manifest = read_json(last.with_suffix(".json"))  # not by src.run.checkpoint, which loads torch
+    status = "cut short"
+    with suppress(OSError):  # a folder that is only for reading has no process at work
+        status = "cut short" if folder.take_lock() else "training"
+        folder.lock.close()
+    return {"status": status} | ({"steps": manifest["global_step"]} if "global_step" in manifest else {})

@@ -1,0 +1,189 @@
+"""Which folder a run takes, and where in training it begins: afresh, where it was cut short, or where another was."""
+
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src.run import checkpoint
+from src.run import folder as run
+from src.run.errors import CheckpointError, ConfigError, EnvironmentFault
+from src.run.files import write_text
+from src.run.folder import RunFolder, digest, src_sha256
+from src.run.terminal import rank, rank_zero_print, relative_path
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+TRY_AGAIN = (75, 130, 143)  # exit codes of runs that the same command continues
+# A fork goes on with the state of its optimizer and schedule, so these would not do what they say.
+KEPT = ("model.optimizer", "model.schedule")
+
+
+def choose(run_dir: str | None, resume: str, experiment: str, config: dict[str, Any]) -> RunFolder:
+    """The folder that is named, or the last one of this experiment if it was cut short, or a new one.
+
+    Args:
+        resume: `auto`, `none`, or the run folder or checkpoint that a new run begins with.
+
+    Raises:
+        ConfigError: the folder holds a run, but not the one that is asked for.
+        CheckpointError: the checkpoint to begin with is missing or damaged.
+    """
+    origin = None if resume in ("auto", "none") else str(Path(resume).absolute())
+    if run_dir:
+        return checked(Path(run_dir), resume, origin, config) if rank() == 0 else RunFolder(Path(run_dir), origin)
+    if "RUN_DIR_OF_ALL_PROCESSES" in os.environ:  # set below, for processes of further devices
+        return RunFolder(Path(os.environ["RUN_DIR_OF_ALL_PROCESSES"]))
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("several processes were started: they must agree on a folder -> give --run_dir")
+    folder = None if resume == "none" else cut_short(run.LOGS / experiment, config, origin)
+    if folder is None:
+        check_origin(origin, config)
+        folder = RunFolder(new_path(run.LOGS / experiment), origin)
+    os.environ["RUN_DIR_OF_ALL_PROCESSES"] = str(folder.path)
+    return folder
+
+
+def checked(path: Path, resume: str, origin: str | None, config: dict[str, Any]) -> RunFolder:
+    """The folder that --run_dir names, if --resume fits what is in it."""
+    folder = RunFolder(path)
+    if resume == "none" and folder.state:
+        raise ConfigError(f"--resume none: {folder.path} holds a run already -> give another --run_dir")
+    if origin is None or (folder.state and folder.origin == origin):
+        return folder
+    file = checkpoint_at(Path(origin))
+    if folder.checkpoints.resolve() == file.resolve().parent:
+        checkpoint.load(file)
+        if file.resolve() != (folder.checkpoints / "last.ckpt").resolve():
+            raise ConfigError(f"--resume {resume}: {folder.path} has newer checkpoints -> fork it: another --run_dir")
+        return folder
+    if folder.state:
+        raise ConfigError(f"--resume {resume}: {folder.path} holds a run already -> give another --run_dir")
+    check_origin(origin, config)
+    return RunFolder(folder.path, origin)
+
+
+def check_origin(origin: str | None, config: dict[str, Any]) -> None:
+    """Refuse a checkpoint to begin with that cannot be loaded, and say how the config differs from its own."""
+    if origin is None:
+        return
+    file = checkpoint_at(Path(origin))
+    checkpoint.load(file)
+    before = RunFolder(file.parent.parent)
+    differ = before.differences(config) if before.state else []
+    for words in differ:
+        if words.startswith(KEPT):
+            raise ConfigError(f"--resume: {words}, but both go on as they were -> leave it, or set model.init_from")
+    if differ:
+        rank_zero_print(f"Not as in {relative_path(before.path)}: {', '.join(differ)}")
+
+
+def checkpoint_at(path: Path) -> Path:
+    """The checkpoint that --resume names; of a run folder, the last.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if path.is_dir() and not (path / "checkpoints").is_dir():
+        raise CheckpointError(f"{path}: neither a run folder nor a checkpoint file (other folders are never read)")
+    file = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    if not file.exists():
+        raise CheckpointError(f"{file}: there is no such checkpoint -> name a run folder or a checkpoint")
+    while file.is_symlink():  # only the link itself: the folder of checkpoints may be one, to another disk
+        file = file.parent / file.readlink()
+    return file
+
+
+def begin_together(trainer: "Trainer", folder: RunFolder) -> Path | None:
+    """`begin`, with the same answer for processes that were started together, by torchrun or SLURM.
+
+    Those that Lightning starts for further devices come here when the first has been here already.
+    """
+    from lightning.pytorch.plugins.environments import LightningEnvironment
+
+    environment = trainer._accelerator_connector.cluster_environment
+    if trainer.world_size == 1 or isinstance(environment, LightningEnvironment):
+        return begin(folder)
+    start = begin(folder) if rank() == 0 else None
+    trainer.strategy.setup_environment()  # what fit begins with
+    return trainer.strategy.broadcast(start)
+
+
+def begin(folder: RunFolder) -> Path | None:
+    """The checkpoint that training begins with, or None; says which, and which are damaged."""
+    if rank() != 0:  # the first process has made it the last one, or taken that name away
+        last = folder.checkpoints / "last.ckpt"
+        return last.resolve() if last.exists() else None
+    start, refused = checkpoint.newest(folder.checkpoints)
+    for line in refused:
+        rank_zero_print(f"Not used: {line}")
+    words = "going on" if start else "starting from scratch"
+    if start is None and folder.origin:
+        start = fork(checkpoint_at(Path(folder.origin)), folder)
+        words = f"forked from {relative_path(Path(folder.origin))}, going on"
+    steps = f" after {checkpoint.read_manifest(start)['global_step']} steps" if start else ""
+    rank_zero_print(f"Run: {relative_path(folder.path)}, {words}{steps}")
+    return start
+
+
+def fork(file: Path, folder: RunFolder) -> Path:
+    """Make a checkpoint, the best one up to it, and the metrics until then this folder's own.
+
+    The best comes last: until it is there the other one is not taken, so that a fork that is cut short begins anew.
+    """
+    saved, before = checkpoint.load(file), RunFolder(file.parent.parent)
+    path = folder.checkpoints / f"step-{saved['global_step']:08d}.ckpt"
+    best = file.with_name(saved["best"] or path.name)
+    apart = best.name != path.name
+    if apart and not best.exists():
+        rank_zero_print(f"Its best checkpoint {best.name} is not beside it: the best of what follows will be taken.")
+        saved["best"], apart = path.name, False
+    if before.state:
+        write_text(folder.path / "metrics.csv", (before.path / "metrics.csv").read_text())
+    copy(file, saved, path)
+    if apart:
+        copy(best, checkpoint.load(best), path.with_name(best.name))
+    checkpoint.point_to(path)
+    return path
+
+
+def copy(file: Path, saved: dict[str, Any], path: Path) -> None:
+    checkpoint.store(path, file.read_bytes(), {name: saved[name] for name in checkpoint.POSITION})
+
+
+def new_path(parent: Path, suffix: str = "") -> Path:
+    """A folder named by the time, made here, so that two commands given at once get two.
+
+    Raises:
+        EnvironmentFault: it cannot be made.
+    """
+    name = time.strftime("%Y-%m-%d_%H-%M-%S") + suffix
+    for path in (parent / name, *(parent / f"{name}_{i}" for i in range(2, 1000))):
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as e:
+            raise EnvironmentFault(f"{path}: cannot be made: {e.strerror} -> give --run_dir") from e
+        return path
+    raise EnvironmentFault(f"{parent / name}: a thousand runs have this name -> give --run_dir")
+
+
+def latest(files: Iterable[Path]) -> Path | None:
+    """The one written last; names do not tell, because --run_dir may give any."""
+    return max(files, key=lambda file: file.stat().st_mtime_ns, default=None)
+
+
+def cut_short(parent: Path, config: dict[str, Any], origin: str | None) -> RunFolder | None:
+    """The newest run, if it has this config, code and origin, did not end, and no process is at it."""
+    last = latest(parent.glob("*/run.json"))
+    folder = RunFolder(last.parent) if last else None
+    if folder is None or folder.summary.get("exit_code", 75) not in TRY_AGAIN:
+        return None
+    same = folder.state.get("config_sha256") == digest(config) and origin in (None, folder.origin)
+    if not same or folder.state.get("code", {}).get("src_sha256") != src_sha256() or not folder.take_lock():
+        return None
+    folder.lock.close()
+    return folder
