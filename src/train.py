@@ -92,7 +92,7 @@ def record(cli: "CLI", folder: RunFolder, config: dict[str, Any], t0: float) -> 
         if rank() == 0:
             state = {name: folder.state[name] for name in ("command", "code", "origin")}
             facts = {**config, **state, "hardware": hardware()}
-            logger = wandb.start(cli.config_init.wandb, folder.path, folder.state["wandb_id"], facts)
+            logger = wandb.start(cli.sections["wandb"], folder.path, folder.state["wandb_id"], facts)
         summary |= fit_and_test(cli, folder, [logger] if logger else [])
         summary |= {"status": "finished", "exit_code": 0}
     except BaseException as e:
