@@ -5,10 +5,12 @@ This is the one reading of signatures: the check of a config, --help, the editor
 
 import ast
 import importlib.util
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, reduce
+from inspect import cleandoc
 from operator import or_
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -92,12 +94,11 @@ def parts(annotation: Any) -> Iterator[Any]:
 def source_of(module: str) -> Path | None:
     """The file of a module, found without importing it or its packages."""
     top, *rest = module.split(".")
-    with suppress(ImportError, ValueError):
-        spec = importlib.util.find_spec(top) if top != "src" else None
-        folder = Path(spec.origin).parent if spec and spec.origin else ROOT / "src"
-        base = folder.joinpath(*rest)
-        return next((f for f in (base / "__init__.py", base.with_suffix(".py")) if f.is_file()), None)
-    return None
+    spec = importlib.util.find_spec(top) if top != "src" else None
+    folders = (spec.submodule_search_locations or []) if spec else [ROOT / "src"] if top == "src" else []
+    bases = [Path(folder).joinpath(*rest) for folder in folders]
+    files = [file for base in bases for file in (base / "__init__.py", base.with_suffix(".py"))]
+    return next((file for file in files if file.is_file()), None)
 
 
 @cache
@@ -260,7 +261,17 @@ def of_class(module: str, node: ast.ClassDef) -> Signature | None:
 def assigned_doc(module: str, name: str) -> str:
     """The text of a docstring that is put together after a class, as in torch.optim."""
     assigned = (n for n in body(module) if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == f"{name}.__doc__")
-    return "".join(str(part.value) for n in assigned for part in ast.walk(n.value) if isinstance(part, ast.Constant))
+    text = cleandoc("".join(literal_text(node.value) for node in assigned))
+    return re.sub(r"Args:\n\s*\n", "Args:\n", text)  # where the first entry was no literal
+
+
+def literal_text(node: ast.expr) -> str:
+    match node:
+        case ast.BinOp():
+            return literal_text(node.left) + literal_text(node.right)
+        case ast.JoinedStr():
+            return "".join(map(literal_text, node.values))
+    return str(node.value) if isinstance(node, ast.Constant) else ""
 
 
 def of_function(module: str, node: Any, above: Signature | None, doc: str = "", skip: int = 0) -> Signature:
