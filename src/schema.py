@@ -6,6 +6,7 @@ Made from signatures and docstrings: ours, Lightning's Trainer, torch's optimize
 in its first line, `# yaml-language-server: $schema=../schema.json` (VS Code with the YAML extension, and others).
 """
 
+import ast
 import json
 import sys
 from collections.abc import Collection, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 from src.config.check import FILLED_IN, SECTIONS, TOP, adapter, allowed_prefixes, section
 from src.config.request import CommandParser
 from src.config.signatures import Argument, Signature, classes, signature
-from src.config.source import MISSING, bases, class_attribute, derives, exported
+from src.config.source import MISSING, class_attribute, derives, exported, lineage
 from src.run.command import command
 from src.run.files import ROOT, write_text
 from src.run.terminal import rank_zero_print
@@ -63,8 +64,9 @@ def named_bases() -> tuple[str, ...]:
 def is_whole(path: str) -> bool:
     """Whether a class can be used as it is: not abstract, and for a network, no part of one."""
     required = [n for n, a in (signature(path) or Signature()).arguments.items() if a.default is MISSING]
+    is_abstract = any(ast.unparse(base) == "ABC" for one in lineage(path)[0][:1] for base in one.node.bases)
     is_part = bool(derives(path, MODULE)) and not derives(path, str(TOP.arguments["model"].named.base)) and required  # type: ignore[union-attr]
-    return path not in named_bases() and "abc.ABC" not in bases(path) and not is_part
+    return path not in named_bases() and not is_abstract and not is_part
 
 
 def definition(path: str) -> Schema:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NoReturn
 from pydantic import TypeAdapter, ValidationError
 
 from src.config.signatures import MISSING, Argument, Named, Signature, classes, parts, signature
-from src.config.source import class_attribute, derives, exported, is_defined
+from src.config.source import class_attribute, derives, exported, find
 from src.config.strict_yaml import SPEC, Lines, join
 from src.run.errors import ConfigError, nearest
 from src.run.files import ROOT
@@ -134,7 +134,7 @@ def check_spec(path: str, spec: dict[str, Any], named: Named | None, lines: Line
         fail(lines, path, refusal)
     known = signature(class_path) if not (named and named.factory) else None
     for name, argument in known.arguments.items() if known else ():
-        if argument.default is MISSING and name not in init_args:
+        if argument.default is MISSING and not argument.inherited and name not in init_args:
             in_list = any(part.isdigit() for part in path.split("."))
             fail(
                 lines,
@@ -150,7 +150,8 @@ def why_refused(class_path: Any, named: Named | None = None) -> str:
     if not any(f"{class_path}.".startswith(f"{prefix}.") for prefix in allowed_prefixes()):
         hint = same_name(class_path)
         return f"{class_path} is not among what pyproject.toml allows configs to name{hint}"
-    if class_path.startswith("src.") and not is_defined(class_path):
+    found = find(class_path)
+    if class_path.startswith("src.") and (not found or found.module != class_path.rpartition(".")[0]):
         return f"there is no {class_path}{same_name(class_path)}"
     if named and named.base and derives(class_path, named.base) is False:
         return f"{class_path} is not derived from {named.base}"

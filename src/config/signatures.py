@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 from docstring_parser import parse
 from pydantic_core import PydanticCustomError, core_schema
 
-from src.config.source import MISSING, body, constant, find, path_of
+from src.config.source import MISSING, Definition, body, constant, find, lineage, seen_from
 from src.run.errors import ConfigError
 from src.run.files import ROOT
 
@@ -90,35 +90,46 @@ def parts(annotation: Any) -> Iterator[Any]:
 
 @cache
 def signature(path: str) -> Signature | None:
-    """What a class or function takes, with what its bases take where it has **kwargs; None if it cannot be read."""
-    module, _, name = path.rpartition(".")
-    found = find(module, name)
-    if found and isinstance(found[1], ast.FunctionDef):
-        return of_function(*found, returned(*found))
-    return of_class(*found) if found and isinstance(found[1], ast.ClassDef) else None
+    """What a class or function takes; None if it cannot be read. What **kwargs may hold is read from a class's bases,
+    and for a function from the class that it returns (torchvision's networks)."""
+    found = find(path)
+    if not found or isinstance(found.node, ast.Assign):
+        return None
+    takers, whole = [(found, found.node)], False
+    above = found if found.is_class else found.node.returns and seen_from(found.module, ast.unparse(found.node.returns))
+    if above and above.is_class:
+        line, whole = lineage(above.path)
+        takers = ([] if found.is_class else takers) + [(one, n) for one in line if (n := one.method("__init__"))]
+    out: dict[str, Argument] = {}
+    for n, (taker, node) in enumerate(takers):
+        foreign = n > 0 and not found.module.startswith("src.")
+        more = own_arguments(taker, node)
+        out = {name: replace(argument, inherited=foreign) for name, argument in more.items()} | out
+        if not node.args.kwarg:
+            return Signature(out, doc=text_of(found))
+    return Signature(out, open=not (whole and found.module.startswith("src.")), doc=text_of(found))
 
 
-def returned(module: str, node: Any) -> Signature | None:
-    """What the class takes that a function returns, which gets the function's **kwargs (torchvision's networks)."""
-    return signature(path_of(module, ast.unparse(node.returns))) if node.returns else None
+def own_arguments(found: Definition, node: Any) -> dict[str, Argument]:
+    args = [*node.args.posonlyargs, *node.args.args]
+    defaults = [None] * (len(args) - len(node.args.defaults)) + node.args.defaults + node.args.kw_defaults
+    docs = {entry.arg_name: " ".join((entry.description or "").split()) for entry in parse(text_of(found)).params}
+    return {
+        a.arg: Argument(annotation(a.annotation, found.module), constant(d), docs.get(a.arg, ""))
+        for a, d in list(zip([*args, *node.args.kwonlyargs], defaults, strict=True))[int(found.is_class) :]
+    }
 
 
-def of_class(module: str, node: ast.ClassDef) -> Signature | None:
-    doc, above = ast.get_docstring(node) or assigned_doc(module, node.name), None
-    init = next((n for n in reversed(node.body) if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
-    if not init or init.args.kwarg:
-        known = [signature(path) for path in (path_of(module, ast.unparse(base)) for base in node.bases) if path]
-        above = next(filter(None, known), None)
-    if init:
-        return of_function(module, init, above, doc, 1)
-    return Signature(above.arguments, above.open, doc) if above else None
-
-
-def assigned_doc(module: str, name: str) -> str:
-    """The text of a docstring that is put together after a class, as in torch.optim."""
-    assigned = (n for n in body(module) if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == f"{name}.__doc__")
-    text = cleandoc("".join(literal_text(node.value) for node in assigned))
-    return re.sub(r"Args:\n\s*\n", "Args:\n", text)  # where the first entry was no literal
+@cache
+def text_of(found: Definition) -> str:
+    """The docstring of a class (or of its constructor) or function, also where it is put together after the class, as
+    in torch.optim."""
+    target, init = f"{found.node.name}.__doc__", found.method("__init__") if found.is_class else None
+    nodes = [n for n in body(found.module) if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == target]
+    assigned = cleandoc("".join(literal_text(node.value) for node in nodes))
+    assigned = re.sub(r"Args:\n\s*\n", "Args:\n", assigned)  # where the first entry was no literal
+    docs = [ast.get_docstring(found.node) or "", assigned, (init and ast.get_docstring(init)) or ""]
+    return next((doc for doc in docs if "Args:" in doc), docs[0] or docs[1])
 
 
 def literal_text(node: ast.expr) -> str:
@@ -130,38 +141,15 @@ def literal_text(node: ast.expr) -> str:
     return str(node.value) if isinstance(node, ast.Constant) else ""
 
 
-def of_function(module: str, node: Any, above: Signature | None, doc: str = "", skip: int = 0) -> Signature:
-    """A function's own arguments, and those of `above` if it has **kwargs."""
-    found = [*node.args.posonlyargs, *node.args.args]
-    defaults = [None] * (len(found) - len(node.args.defaults)) + node.args.defaults + node.args.kw_defaults
-    docs = described(doc) or described(ast.get_docstring(node))
-    own = {
-        a.arg: Argument(annotation(a.annotation, module), constant(d), docs.get(a.arg, ""))
-        for a, d in list(zip([*found, *node.args.kwonlyargs], defaults, strict=True))[skip:]
-    }
-    if not node.args.kwarg:
-        return Signature(own, doc=doc)
-    ours, more = module.startswith("src.") and above is not None, above.arguments if above else {}
-    if not ours:
-        more = {name: replace(argument, inherited=True) for name, argument in more.items()}
-    return Signature(more | own, not ours or bool(above and above.open), doc)
-
-
 @cache
 def classes() -> tuple[str, ...]:
     """Dotted paths of all classes of ours that a config could name."""
     files = [file for package in PACKAGES for file in sorted((ROOT / "src" / package).rglob("*.py"))]
-    modules = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files]
     out = []
-    for module in modules:
+    for module in (".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files):
         with suppress(ConfigError):  # a file that is no Python is reported where it is used
             out += [f"{module}.{node.name}" for node in body(module) if isinstance(node, ast.ClassDef)]
     return tuple(out)
-
-
-def described(doc: str | None) -> dict[str, str]:
-    """What a docstring's `Args:` says of each argument, as one line."""
-    return {entry.arg_name: " ".join((entry.description or "").split()) for entry in parse(doc or "").params}
 
 
 # Annotations as types that pydantic checks
@@ -207,12 +195,10 @@ def generic(word: str, inside: list[ast.expr], module: str) -> Any:
 
 def by_name(name: str, module: str) -> Any:
     word = name.rpartition(".")[2]
-    if word in PLAIN:
-        return PLAIN[word]
-    if word in GENERIC:
-        return GENERIC[word]
-    found = find(module, name)
-    if found and isinstance(found[1], ast.Assign):  # an alias
-        return annotation(found[1].value, found[0])
-    base = path_of(module, name)
-    return Annotated[Any, Named(base)] if base or word == "Callable" else Any
+    if word in PLAIN or word in GENERIC:
+        return (PLAIN | GENERIC)[word]
+    found = seen_from(module, name)
+    if found and isinstance(found.node, ast.Assign):  # an alias
+        return annotation(found.node.value, found.module)
+    known = (found and found.is_class) or word == "Callable"
+    return Annotated[Any, Named(found.path if found else "")] if known else Any

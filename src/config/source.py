@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,32 @@ from src.run.errors import ConfigError
 from src.run.files import ROOT
 
 MISSING = object()  # what has no value, or none that is plain
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A class, function or alias, and the module where it stands."""
+
+    module: str
+    node: Any
+
+    @property
+    def path(self) -> str:
+        return f"{self.module}.{self.node.name}" if self.is_class else ""
+
+    @property
+    def is_class(self) -> bool:
+        return isinstance(self.node, ast.ClassDef)
+
+    def method(self, name: str) -> ast.FunctionDef | None:
+        found = [n for n in self.node.body if isinstance(n, ast.FunctionDef) and n.name == name]
+        return found[-1] if found else None  # those before it are overloads
+
+    def attribute(self, name: str) -> Any:
+        """The plain value of a class attribute."""
+        assigned = (node for node in self.node.body if isinstance(node, (ast.Assign, ast.AnnAssign)))
+        targets = {ast.unparse(n.target if isinstance(n, ast.AnnAssign) else n.targets[0]): n.value for n in assigned}
+        return constant(targets.get(name))
 
 
 @cache
@@ -42,30 +69,30 @@ def flat(statements: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 @cache
-def find(module: str, name: str) -> tuple[str, Any] | None:
-    """The statement that defines a name which a module has, and the module where it stands; re-exports are followed."""
+def find(path: str) -> Definition | None:
+    """What a dotted path names; re-exports are followed."""
+    module, _, name = path.rpartition(".")
     return follow(module, name, set())
 
 
-def follow(module: str, name: str, seen: set[tuple[str, str]]) -> tuple[str, Any] | None:
+def follow(module: str, name: str, seen: set[tuple[str, str]]) -> Definition | None:
     """`find`, but not again where it was `seen` on the way: packages import from each other."""
     if (module, name) in seen:
         return None
     seen.add((module, name))
     for node in reversed(body(module)):
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name:
-            return module, node
+            return Definition(module, node)
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
-            return module, node
+            return Definition(module, node)
         for alias in node.names if isinstance(node, ast.ImportFrom) else ():
             origin = name if alias.name == "*" else alias.name if (alias.asname or alias.name) == name else ""
-            if origin and (found := follow(absolute(module, node), origin, seen)):
+            if origin and (found := follow(imported_from(module, node), origin, seen)):
                 return found
     return None
 
 
-def absolute(module: str, node: Any) -> str:
-    """The module that a statement imports from."""
+def imported_from(module: str, node: Any) -> str:
     if not node.level:
         return node.module or ""
     file, base = source_of(module), module.split(".")
@@ -73,16 +100,42 @@ def absolute(module: str, node: Any) -> str:
     return ".".join([*base[: len(base) - up], *([node.module] if node.module else [])])
 
 
-def path_of(module: str, name: str) -> str:
-    """The dotted path of the class that a module calls by a name, such as `Optimizer` or `nn.Module`."""
+def seen_from(module: str, name: str) -> Definition | None:
+    """What a module calls by a name, such as `Optimizer` or `nn.Module`."""
     first, _, rest = name.partition(".")
-    for node in body(module):
-        for alias in node.names if rest and isinstance(node, (ast.Import, ast.ImportFrom)) else ():
+    for node in body(module) if rest else ():
+        for alias in node.names if isinstance(node, (ast.Import, ast.ImportFrom)) else ():
             if (alias.asname or alias.name) == first:
-                base = f"{absolute(module, node)}.{alias.name}" if isinstance(node, ast.ImportFrom) else alias.name
-                return path_of(base, rest)
-    found = find(module, name)
-    return f"{found[0]}.{name}" if found and isinstance(found[1], ast.ClassDef) else ""
+                package = f"{imported_from(module, node)}." if isinstance(node, ast.ImportFrom) else ""
+                return seen_from(package + alias.name, rest)
+    return find(f"{module}.{name}")
+
+
+@cache
+def lineage(path: str) -> tuple[list[Definition], bool]:
+    """A class and all that it is derived from, and whether all of it could be read."""
+    found = find(path)
+    if not found or not found.is_class:
+        return [], False
+    out, whole = [found], True
+    for base in found.node.bases:
+        name = ast.unparse(base)
+        above = seen_from(found.module, name.partition("[")[0])
+        more, known = lineage(above.path) if above else ([], name in ("object", "ABC", "abc.ABC"))
+        out, whole = [*out, *more], whole and known
+    return out, whole
+
+
+def derives(path: str, base: str) -> bool | None:
+    """Whether one class is derived from another, both by their dotted paths; None where that cannot be read."""
+    found, whole = lineage(path)
+    return any(one.path == base for one in found) or (False if whole else None)
+
+
+def class_attribute(path: str, name: str) -> Any:
+    """The plain value of an attribute of a class or of its bases, or None."""
+    values = (one.attribute(name) for one in lineage(path)[0])
+    return next((value for value in values if value is not MISSING), None)
 
 
 @cache
@@ -92,52 +145,10 @@ def exported(module: str) -> tuple[str, ...]:
     for node in body(module):
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
             names[node.name] = None
-        for alias in node.names if isinstance(node, ast.ImportFrom) and absolute(module, node) != module else ():
-            star = exported(absolute(module, node)) if alias.name == "*" else [alias.asname or alias.name]
-            names |= dict.fromkeys(star)
+        if isinstance(node, ast.ImportFrom) and (origin := imported_from(module, node)) != module:
+            for alias in node.names:
+                names |= dict.fromkeys(exported(origin) if alias.name == "*" else [alias.asname or alias.name])
     return tuple(name for name in names if name[0] != "_")
-
-
-def is_defined(path: str) -> bool:
-    """Whether a module itself defines the class or function that a path names, and does not only import it."""
-    module, _, name = path.rpartition(".")
-    found = find(module, name)
-    return found is not None and found[0] == module and not isinstance(found[1], ast.Assign)
-
-
-def bases(path: str) -> list[str]:
-    """The classes that a class is derived from directly; an empty path for what cannot be read."""
-    module, _, name = path.rpartition(".")
-    found = find(module, name)
-    if not found or not isinstance(found[1], ast.ClassDef):
-        return []
-    return [path_of(found[0], ast.unparse(base)) for base in found[1].bases]
-
-
-def derives(path: str, base: str) -> bool | None:
-    """Whether one class is derived from another, both by their dotted paths; None where that cannot be read."""
-    module, _, name = path.rpartition(".")
-    found = find(module, name)
-    if not found or not isinstance(found[1], ast.ClassDef):
-        return None
-    if f"{found[0]}.{name}" == base:
-        return True
-    answers = [derives(above, base) if above else None for above in bases(path) or ["object."]]
-    return True if True in answers else None if None in answers and bases(path) else False
-
-
-def class_attribute(path: str, name: str) -> Any:
-    """The plain value of an attribute in the body of a class or of its bases, or None."""
-    module, _, cls = path.rpartition(".")
-    found = find(module, cls)
-    for node in found[1].body if found and isinstance(found[1], ast.ClassDef) else ():
-        target = (
-            node.target if isinstance(node, ast.AnnAssign) else node.targets[0] if isinstance(node, ast.Assign) else 0
-        )
-        if isinstance(target, ast.Name) and target.id == name:
-            return constant(node.value)  # type: ignore[attr-defined]
-    values = (class_attribute(base, name) for base in bases(path) if base)
-    return next((value for value in values if value is not None), None)
 
 
 def constant(node: ast.expr | None) -> Any:
