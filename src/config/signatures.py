@@ -99,7 +99,7 @@ def signature(path: str) -> Signature | None:
     above = found if found.is_class else found.node.returns and seen_from(found.module, ast.unparse(found.node.returns))
     if above and above.is_class:
         line, whole = lineage(above.path)
-        takers = ([] if found.is_class else takers) + [(one, n) for one in line if (n := one.method("__init__"))]
+        takers = ([] if found.is_class else takers) + [(one, init) for one in line if (init := one.method("__init__"))]
     out: dict[str, Argument] = {}
     for n, (taker, node) in enumerate(takers):
         foreign = n > 0 and not found.module.startswith("src.")
