@@ -131,11 +131,10 @@ class Checkpoints(Checkpoint):
             if isinstance(callback, EMA):
                 callback.on_validation_end(trainer, pl_module)  # the weights are training's again
         self.in_validation = True
-        io_of(trainer).finish()
         path = self.folder / f"step-{trainer.global_step:08d}-before-validation.ckpt"
         if files.damage(path, alone=False):  # else the run began with it, and a checkpoint never changes
             trainer.save_checkpoint(path)
-            io_of(trainer).finish()
+        io_of(trainer).finish()
         self.answer(trainer, self.signals.stop, f"in the validation after {trainer.global_step} steps stopped by")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -16,6 +16,8 @@ HALVED = [*SMALL, "--data.batch_size", 64, "--data.micro_batch_size", 32]  # 40 
         (["overfit_batches", 0.33], "overfit_batches: it comes to 13 micro-batches, but a step has 2 -> take 12 or 14"),
         (["val_check_interval", 5], "val_check_interval: it comes to 5 micro-batches, but a step has 2 -> take 4 or 6"),
         (["val_check_interval", 0.4, "limit_train_batches", 8], "val_check_interval: it comes to 3 micro-batches"),
+        (["val_check_interval", 50], "trainer: `val_check_interval` (50) must be less than or equal to the number of"),
+        (["overfit_batches", 0.01], "trainer: You requested to check 0.01 of the `train_dataloader`"),
         (["val_check_interval", "00:00:00:01"], "val_check_interval: a time may come within a step"),
     ],
     ids=str,
