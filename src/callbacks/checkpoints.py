@@ -20,7 +20,8 @@ from src.run.signals import Signals, requeued
 
 
 class Checkpoints(Checkpoint):
-    """Writes checkpoints from which a run goes on bit for bit; Lightning's ModelCheckpoint saves in the midst of a step.
+    """Writes checkpoints from which a run goes on bit for bit. Lightning's ModelCheckpoint cannot: it saves before the
+    loops have counted the step, without the random generators, and not on a signal.
 
     All are taken at the same kind of moment: between two optimizer steps, after the validation that belongs to the
     first, before the second begins. There the whole state is: weights, optimizer, schedule, callbacks, the loops'
@@ -241,7 +242,7 @@ def check_whole_steps(trainer: Trainer) -> None:
         raise ConfigError("trainer.val_check_interval: a time may come within a step -> give a number of micro-batches")
     limits = {
         "trainer.fast_dev_run": trainer.fast_dev_run,  # type: ignore[attr-defined]
-        "trainer.overfit_batches": trainer.overfit_batches,
+        "trainer.overfit_batches": trainer.overfit_batches,  # type: ignore[attr-defined]
         "trainer.limit_train_batches": isinstance(limit, int) or limit < 1,  # 1 is one batch, 1.0 is all
         "the training loader of data": True,
     }

@@ -54,7 +54,7 @@ class Resumption:
         if trainer.state.fn == TrainerFn.FITTING:
             # Before all other callbacks; Lightning moves the one that saves checkpoints to the end.
             hooks = dict.fromkeys(("on_train_batch_start", "on_validation_start"), self.put_back_counts)
-            trainer.callbacks = [LambdaCallback(**hooks), *trainer.callbacks]  # type: ignore[arg-type,attr-defined]
+            trainer.callbacks = [LambdaCallback(**hooks), *trainer.callbacks]  # type: ignore[attr-defined]
             if checkpoint["trained"] == limits(trainer):
                 trainer.should_stop = True  # also where an early stop ended training before max_epochs
         for callback in trainer.callbacks:  # type: ignore[attr-defined]

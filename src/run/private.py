@@ -1,7 +1,7 @@
 """All private parts of Lightning and torch that this project reaches into.
 
-The first line of each docstring says which promise needs it. `tests/run/test_private.py` calls each one, and fails where
-a new release takes it away or changes what it does.
+The first line of each docstring says which promise needs it. `tests/run/test_private.py` calls each one, and fails
+where a new release takes it away or changes what it does.
 """
 
 from typing import TYPE_CHECKING, Any
