@@ -53,7 +53,7 @@ class WandbOptions:
         notes: str | None = None,
         mode: Literal["online", "offline", "disabled"] = "online",
     ) -> None:
-        self.filed = redact({"project": project, "entity": entity, "tags": tags, "group": group, "notes": notes})
+        self.init_args = redact({"project": project, "entity": entity, "tags": tags, "group": group, "notes": notes})
         self.mode = os.environ.get("WANDB_MODE") or mode
 
 
@@ -152,7 +152,7 @@ def start(options: WandbOptions, run_dir: Path, run_id: str, config: dict[str, A
         earlier = earlier_records(run_dir)
         why_not = "as asked for" if options.mode in ("offline", "dryrun") else why_offline(wandb.setup().settings)
         run = wandb.init(
-            **options.filed, config=config, id=run_id, name=f"{run_dir.parent.name}/{run_dir.name}",
+            **options.init_args, config=config, id=run_id, name=f"{run_dir.parent.name}/{run_dir.name}",
             resume="allow", dir=str(run_dir), mode="offline",
             settings=wandb.Settings(
                 console="off", silent=True, x_transaction_log_flush_interval=FLUSH_SEC,
@@ -166,7 +166,7 @@ def start(options: WandbOptions, run_dir: Path, run_id: str, config: dict[str, A
         rank_zero_print(f"W&B: {type(e).__name__} {e}; the run is not recorded there. metrics.csv has all metrics.")
         return None
     rank_zero_print(
-        f"W&B: recorded offline ({why_not})" if why_not else f"W&B: run {run_id} in project {options.filed['project']}"
+        f"W&B: recorded offline ({why_not})" if why_not else f"W&B: run {run_id} in project {options.init_args['project']}"
     )
     return RunLogger(run, sender, rank_zero_print)
 
