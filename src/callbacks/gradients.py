@@ -6,7 +6,6 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
@@ -80,7 +79,7 @@ class Gradients(Callback):
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (trainer.global_step + 1) % every == 0:
             # A fused optimizer gets the gradient as the loss scaler has scaled it.
-            self.norm = None if scaled and is_fused(optimizer) else total_norm([p.grad for p in params])
+            self.norm = None if scaled and is_fused(optimizer) else get_total_norm([p.grad for p in params])
             self.params, self.before = params, [p.detach().clone() for p in params]
         if not scaled:
             self.guard(trainer, optimizer, params, loss)
@@ -108,11 +107,11 @@ class Gradients(Callback):
                 for p in params:
                     p.grad = None
             self.look(trainer)
-        elif is_fused(optimizer) and not any(isinstance(p, DTensor) for p in params):
+        elif is_fused(optimizer):
             skip_on_device(optimizer, skip)
         else:
             for p in params:
-                (p.grad.to_local() if isinstance(p.grad, DTensor) else p.grad).masked_fill_(skip, 0)
+                p.grad.masked_fill_(skip, 0)
 
     def count(self, bad: Tensor, step: int) -> Tensor:
         """Whether to leave out the step; nothing here waits for the device."""
@@ -140,7 +139,7 @@ class Gradients(Callback):
             pl_module.log("optim/grad_norm", self.norm)
         if self.before:
             update = list(torch._foreach_sub([p.detach() for p in self.params], self.before))
-            pl_module.log("optim/update_ratio", total_norm(update) / total_norm(self.before))
+            pl_module.log("optim/update_ratio", get_total_norm(update) / get_total_norm(self.before))
         if self.skips:
             pl_module.log("optim/skipped", self.counts[3].float())
         self.norm, self.params, self.before = None, [], []
@@ -160,11 +159,6 @@ def makes_state(optimizer: Optimizer) -> bool:
 
 def nonfinite(grads: list[Any]) -> Tensor:
     """1 if there is NaN or infinity, else 0."""
-    if len({grad.dtype for grad in grads}) != 1 or isinstance(grads[0], DTensor):
-        return (~total_norm(grads).isfinite()).float()
+    if len({grad.dtype for grad in grads}) > 1:
+        return (~get_total_norm(grads).isfinite()).float()
     return any_nonfinite(grads)
-
-
-def total_norm(tensors: list[Any]) -> Tensor:
-    norm = get_total_norm(tensors)
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm  # of weights in shards
