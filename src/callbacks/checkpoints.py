@@ -55,6 +55,7 @@ class Checkpoints(Checkpoint):
         self.best: str | None = None
         self.improved = False  # whether the weights of this moment are the best so far, and not saved yet
         self.trained = False  # whether training came to its end
+        self.stops = False  # whether training is to stop at the end of the step
         self.in_validation = False  # whether the checkpoint is of the moment before a validation
         self.rng_before_validation: dict[str, Any] = {}
         self.saved_step = -1
@@ -104,6 +105,12 @@ class Checkpoints(Checkpoint):
         io_of(trainer).check()
         if self.improved or self.is_due(trainer):
             self.save(trainer, wait=False)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Whatever stops training, such as `trainer.max_time`: the step that has begun is ended first."""
+        stops = self.stops or trainer.should_stop
+        within_step = bool((trainer.fit_loop.epoch_loop.batch_idx + 1) % trainer.accumulate_grad_batches)
+        trainer.should_stop, self.stops = stops and not within_step, stops and within_step
 
     def while_waiting(self, trainer: Trainer) -> None:
         """A worker gives nothing, and a signal waits for an answer."""

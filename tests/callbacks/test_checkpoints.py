@@ -3,6 +3,8 @@
 import pytest
 from conftest import SMALL
 
+from src.run import checkpoint
+
 HALVED = [*SMALL, "--data.batch_size", 64, "--data.micro_batch_size", 32]  # 40 micro-batches, 20 steps
 
 
@@ -41,3 +43,21 @@ def test_what_is_no_whole_number_of_steps_is_refused(run, tmp_path, flags, said)
 def test_whole_steps_are_trained(run, tmp_path, flags):
     run([*HALVED, *flags, "--trainer.max_epochs", 1, "--run_dir", tmp_path / "run"])
     assert (tmp_path / "run/checkpoints/step-00000002.ckpt").exists()
+
+
+def test_a_stop_within_a_step_waits_for_its_end(run, tmp_path):
+    def stops() -> None:
+        from src.models.classification import Classification
+
+        step = Classification.training_step
+
+        def stopping(self, batch, batch_idx):
+            self.trainer.should_stop = batch_idx == 4  # the first half of the third step
+            return step(self, batch, batch_idx)
+
+        Classification.training_step = stopping
+
+    run([*HALVED, "--run_dir", tmp_path / "run"], first=stops)
+    state = checkpoint.load(tmp_path / "run/checkpoints/last.ckpt")
+    assert state["global_step"] == 3
+    assert state["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["completed"] == 6
