@@ -165,9 +165,8 @@ def start(options: WandbOptions, run_dir: Path, run_id: str, config: dict[str, A
     except Exception as e:  # its own errors have no common base
         rank_zero_print(f"W&B: {type(e).__name__} {e}; the run is not recorded there. metrics.csv has all metrics.")
         return None
-    rank_zero_print(
-        f"W&B: recorded offline ({why_not})" if why_not else f"W&B: run {run_id} in project {options.init_args['project']}"
-    )
+    project = options.init_args["project"]
+    rank_zero_print(f"W&B: recorded offline ({why_not})" if why_not else f"W&B: run {run_id} in project {project}")
     return RunLogger(run, sender, rank_zero_print)
 
 
