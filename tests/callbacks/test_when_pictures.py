@@ -1,3 +1,5 @@
+import csv
+
 import numpy as np
 from conftest import SMALL
 from PIL import Image
@@ -36,3 +38,27 @@ def test_evaluating_draws_nothing(run, tmp_path):
     run([*SMALL, "--run_dir", tmp_path / "run"])
     run(["--run_dir", tmp_path / "run", "--pictures.enabled", "true"], command=evaluate.main)
     assert not list((tmp_path / "run").glob("*.png"))
+
+
+def test_drawing_holds_up_no_first_step_and_counts_in_no_speed(run, tmp_path):
+    def slow_save() -> None:
+        import time
+
+        from src.callbacks.pictures import Pictures
+
+        save = Pictures.save
+
+        def slow(self, trainer, name, figure):
+            time.sleep(3)
+            (tmp_path / name).write_text(str(trainer.global_step))
+            save(self, trainer, name, figure)
+
+        Pictures.save = slow
+
+    flags = ["--trainer.max_epochs", "1", "--trainer.log_every_n_steps", "10", "--run_dir", tmp_path / "run"]
+    run([*DRAWN, *flags], first=slow_save)
+    assert (tmp_path / "samples").read_text() == "1"
+    with open(tmp_path / "run/metrics.csv") as f:
+        rows = [row for row in csv.DictReader(f) if row["perf/step_sec"]]
+    assert all(float(row["perf/step_sec"]) < 0.3 for row in rows)  # 3 s would be 0.3 s in each of ten steps
+    assert [row["step"] for row in rows] == ["9", "19"]
