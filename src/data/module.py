@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 
 from src.data.loader import Arrays, Batch, Loader
 from src.data.order import EvalOrder, Order, TrainOrder, shuffled
@@ -138,6 +139,14 @@ class DataModule(LightningDataModule):
         if not x.is_floating_point():
             return batch
         return {**batch, "x": self.trainer.precision_plugin.convert_input(x.float()) if self.trainer else x.float()}
+
+    def views(self, x: Tensor) -> list[Tensor]:
+        """What a batch x is classified by outside of training: the mean of the logits of each of these."""
+        return [x]
+
+    def hint(self, message: str) -> str:
+        """What to change in the config where the network fails with this message; or nothing."""
+        return ""
 
     def picture(self, batch: Batch) -> "Figure | None":
         """Samples as the network gets them, for `samples.png`."""
