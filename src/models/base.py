@@ -26,7 +26,7 @@ class Model(LightningModule):
 
     Args:
         network: the architecture, as a class or function that gives an `nn.Module`; it gets those facts of the data
-            (num_classes, image_size, vocab_size, ...) that it has as arguments.
+            (`num_classes` and so on) that it has as arguments.
         optimizer: gets the parameters, in groups: norms, biases, tokens and positions have no weight decay.
         schedule: gets the optimizer; a `num_steps` or `total_steps` argument is filled in from the trainer.
         init_from: weights to begin with, where name and shape fit: a run folder, a checkpoint, a file of weights, or

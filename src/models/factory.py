@@ -64,7 +64,7 @@ def build_network(factory: Callable[..., nn.Module], facts: dict[str, Any]) -> n
 
 
 def one_side(fact: Any) -> Any:
-    """The side of a square, for networks that take one number as the size of an image; other facts as they are."""
+    """The side of a square, for networks that take one number as height and width; other facts as they are."""
     sides = tuple(fact) if isinstance(fact, (tuple, list)) else ()
     return (sides[0] if len({*sides}) == 1 else sides) if sides else fact
 
@@ -78,16 +78,13 @@ def channels_last(network: nn.Module) -> nn.Module:
 
 
 def try_network(network: nn.Module, x: Tensor, wanted: list[int], hint: Callable[[str], str]) -> int | None:
-    """Whether a network gives logits of the wanted shape for x, without arithmetic.
+    """Check, without arithmetic, that a network gives logits of the wanted shape for x.
 
     Args:
         hint: says what to do about a message of torch.
 
     Returns:
         FLOPs of one sample; None where the network cannot be tried so.
-
-    Raises:
-        ConfigError: it does not take x, or gives something else.
     """
     name = f"model.network: {type(network).__name__}"
     try:
@@ -100,9 +97,8 @@ def try_network(network: nn.Module, x: Tensor, wanted: list[int], hint: Callable
         return None
     given = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if given != wanted:
-        sized = isinstance(given, list) and len(given) == len(wanted)
-        todo = "size its last layer by num_classes or vocab_size" if sized else "let forward return these alone"
-        raise ConfigError(f"{name} gives {given} for x {list(x.shape)}, where logits {wanted} are wanted -> {todo}")
+        wrong = f"{name} gives {given} for x {list(x.shape)}, where logits {wanted} are wanted"
+        raise ConfigError(f"{wrong} -> let forward return these alone, and size its last layer by a fact of the data")
     return flops // len(x)
 
 
@@ -114,14 +110,7 @@ def origin(e: BaseException) -> str:
 
 
 def build_optimizer(factory: Callable[..., Optimizer], model: nn.Module, network: nn.Module, decay: float) -> Optimizer:
-    """The optimizer of a model's parameters, in groups that it sees where it knows weight decay or rates by layer.
-
-    Args:
-        decay: `layer_decay` of the model.
-
-    Raises:
-        ConfigError: it refuses its arguments.
-    """
+    """The optimizer of a model's parameters, in groups if it has use for them; `decay` is the model's `layer_decay`."""
     groups: list[Any] = parameter_groups(model, network, decay)
     if decay == 1 and "weight_decay" not in accepted(factory):
         groups = [p for group in groups for p in group["params"]]  # LBFGS takes no groups
@@ -135,11 +124,7 @@ def build_optimizer(factory: Callable[..., Optimizer], model: nn.Module, network
 
 
 def build_schedule(factory: Callable[..., Any], optimizer: Optimizer, num_steps: float) -> Any:
-    """The schedule, with the number of optimizer steps of the run, which may be infinite, if it asks for it.
-
-    Raises:
-        ConfigError: it refuses its arguments, needs an end, or does not go with the optimizer.
-    """
+    """The schedule, with the number of optimizer steps of the run, which may be infinite, if it asks for it."""
     rates = {group["lr"] for group in optimizer.param_groups}
     names = accepted(factory).keys() & {"num_steps", "total_steps"}
     if names and num_steps == float("inf"):
