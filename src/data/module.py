@@ -141,11 +141,11 @@ class DataModule(LightningDataModule):
         return {**batch, "x": self.trainer.precision_plugin.convert_input(x.float()) if self.trainer else x.float()}
 
     def views(self, x: Tensor) -> list[Tensor]:
-        """What a batch x is classified by outside of training: the mean of the logits of each of these."""
+        """What a batch x is classified by in evaluation: the mean over these."""
         return [x]
 
     def hint(self, message: str) -> str:
-        """What to change in the config where the network fails with this message; or nothing."""
+        """Which option of the data to change where a network refuses its input with this message; empty if none."""
         return ""
 
     def picture(self, batch: Batch) -> "Figure | None":
