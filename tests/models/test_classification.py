@@ -1,19 +1,26 @@
+from functools import partial
+
 import pytest
 import torch
-from conftest import SMALL
+from conftest import (
+    SMALL,
+    SMALL_CNN,  # kind: images
+)
 from lightning.pytorch import Trainer, seed_everything
 from sklearn.metrics import f1_score, log_loss, roc_auc_score
 from torch.nn import functional as F
 
-from src.data.images.mix import CutMix
-from src.data.images.module import ImageDataModule
+from src.data.images.mix import CutMix  # kind: images
+from src.data.images.module import ImageDataModule  # kind: images
 from src.data.module import Arrays
+from src.data.waves import WavesDataModule
 from src.models.classification import Classification, presence_and_f1, weights
 from src.models.factory import build_network
 from src.networks.mlp import MLP
 from src.predict import to_table
 from src.run.errors import ConfigError
 
+# kind: images
 PARTS = torch.tensor([[k % 2 == 0, k >= 5, k in (0, 6, 8, 9)] for k in range(10)]).long()
 
 
@@ -30,17 +37,17 @@ class LabelledDigits(ImageDataModule):
         return None
 
 
+# end
+
+
 @pytest.fixture
 def trained(tmp_path):
     """trained(data class, epochs, data arguments, **arguments of the model) -> trainer, model, data."""
 
-    def trained(kind=ImageDataModule, epochs=8, data=None, **how):
+    def trained(kind=WavesDataModule, epochs=8, data=None, **how):
         seed_everything(0, verbose=False)
         data = kind(batch_size=50, cache_dir=str(tmp_path), **(data or {}))  # 144 and 360 samples leave padding
-        factory = lambda num_classes, in_channels, image_size: MLP(  # noqa: E731
-            (64,), num_classes=num_classes, in_channels=in_channels, image_size=image_size
-        )
-        model = Classification(network=factory, optimizer=lambda p: torch.optim.AdamW(p, lr=3e-3), **how)
+        model = Classification(network=partial(MLP, (64,)), optimizer=lambda p: torch.optim.AdamW(p, lr=3e-3), **how)
         trainer = Trainer(
             max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, num_sanity_val_steps=0,
             enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=5,
@@ -70,6 +77,7 @@ def test_metrics_of_one_label_are_scikit_learns(trained):
     assert metrics["test/auroc"] == pytest.approx(roc_auc_score(targets, p, multi_class="ovr"), abs=1e-4)
 
 
+# kind: images
 def test_several_labels_are_trained_and_measured(trained):
     trainer, model, data = trained(LabelledDigits, 15, class_weights="balanced", label_smoothing=0.02)
     assert model.weights.tolist() == pytest.approx([1.0, 1.0, 1.5], abs=0.2)
@@ -88,7 +96,10 @@ def test_several_labels_are_trained_and_measured(trained):
     assert table["prediction_2"].to_pylist() == (p[:, 2] > 0.5).long().tolist()
 
 
-class WithoutSevens(ImageDataModule):
+# end
+
+
+class WithoutSevens(WavesDataModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         val = self.splits["val"]
@@ -102,6 +113,7 @@ def test_a_class_that_val_lacks_is_said_once_and_left_out(trained, capsys):
     assert 0.8 < trainer.callback_metrics["val/f1"] <= 1
 
 
+# kind: images
 def test_unbalanced_data_is_trained_in_balance(trained):
     class Unbalanced(ImageDataModule):
         def setup(self, stage: str) -> None:
@@ -119,18 +131,31 @@ def test_unbalanced_data_is_trained_in_balance(trained):
     assert recall[5:].mean() > 0.6
 
 
+# end
+
+
+# kind: images
 def test_several_labels_are_not_balanced(trained):
     with pytest.raises(ConfigError, match=r"data.balance: the samples have several labels"):
         trained(LabelledDigits, 1, {"balance": True})
 
 
+# end
+
+
+# kind: images
 def test_mixed_batches_train_against_both_labels(trained):
-    _, model, data = trained(epochs=1, data={"mix": CutMix()}, label_smoothing=0.1, class_weights="balanced")
+    _, model, data = trained(
+        ImageDataModule, epochs=1, data={"mix": CutMix()}, label_smoothing=0.1, class_weights="balanced"
+    )
     batch = data.splits["train"][torch.arange(50)]
     batch = CutMix()({**batch, "x": batch["x"] / 255}, 10, seed=0, epoch=0)
     log_p = model(batch["x"]).log_softmax(1)
     soft = batch["soft_targets"] * 0.9 + 0.01
     assert model.training_step(batch, 0).item() == pytest.approx(-(soft * log_p * model.weights).sum(1).mean().item())
+
+
+# end
 
 
 def test_weighted_losses_do_not_depend_on_how_a_batch_is_divided(trained):
@@ -170,12 +195,25 @@ def test_label_smoothing_is_a_share():
 
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
 def test_weights_of_any_precision_train(run, tmp_path, precision):
+    flags = ["--model.class_weights", "balanced", "--ema.decay", 0.9, "--trainer.precision", precision]
+    out = run([*SMALL, *flags, "--trainer.max_epochs", 1, "--pictures.enabled", "true", "--run_dir", tmp_path / "run"])
+    assert "test      loss" in out
+    saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert saved["network.head.weight"].dtype == {"bf16-true": torch.bfloat16, "64-true": torch.float64}[precision]
+
+
+# kind: images
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_weights_of_any_precision_train_on_mixed_images(run, tmp_path, precision):
     mixed = ["--data.mix", "src.data.images.mix.MixUp", "--model.class_weights", "balanced", "--ema.decay", 0.9]
     short = ["--trainer.precision", precision, "--trainer.max_epochs", 1, "--pictures.enabled", "true"]
-    out = run([*SMALL, *mixed, *short, "--run_dir", tmp_path / "run"])
+    out = run([*SMALL_CNN, *mixed, *short, "--run_dir", tmp_path / "run"])
     assert "test      loss" in out
     saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert saved["network.head.1.weight"].dtype == {"bf16-true": torch.bfloat16, "64-true": torch.float64}[precision]
+
+
+# end
 
 
 def test_a_run_without_end_needs_no_schedule_that_knows_it(run, tmp_path):
@@ -186,9 +224,10 @@ def test_a_run_without_end_needs_no_schedule_that_knows_it(run, tmp_path):
     run([*endless, *constant, "--checkpoints.monitor", "val/loss", "--run_dir", tmp_path / "other"])
 
 
+# kind: images
 @pytest.mark.parametrize("views", ["mirrored", "shifted"])
 def test_an_image_is_seen_in_several_ways(trained, views):
-    trainer, model, data = trained(epochs=1, views=views)
+    trainer, model, data = trained(ImageDataModule, epochs=1, views=views)
     metrics, targets, p = measure(trainer, model, data)
     test = data.splits["test"]
     x = data.on_after_batch_transfer(test[torch.arange(360)], 0)["x"]
@@ -201,11 +240,14 @@ def test_an_image_is_seen_in_several_ways(trained, views):
     assert metrics["test/loss"] == pytest.approx(F.cross_entropy(logits, targets).item(), rel=1e-5)
 
 
+# end
+
+
 def test_a_network_of_another_output_is_refused(run, tmp_path):
-    network = ["--model.network", "torch.nn.Conv2d", "--model.network.in_channels", 1]
-    network += ["--model.network.out_channels", 10, "--model.network.kernel_size", 3]
+    network = ["--model.network", "torch.nn.Linear", "--model.network.in_features", 64]
+    network += ["--model.network.out_features", 7]
     out = run([*SMALL, *network, "--run_dir", tmp_path / "run"], code=2)
-    assert "Conv2d gives [2, 10, 6, 6] for x [2, 1, 8, 8], where logits [2, 10] are wanted -> " in out
+    assert "Linear gives [2, 7] for x [2, 64], where logits [2, 10] are wanted -> " in out
 
 
 def test_a_network_in_place_of_its_class_is_refused():
