@@ -28,9 +28,9 @@ from src.run.terminal import rank_zero_print
 
 EDITED = (".py", ".md", ".yaml", ".toml", "Makefile")
 MARKERS = (
-    r"<!-- kind: {kind} -->\n.*?<!-- end -->\n+",
-    r"[ \t]*# kind: {kind}\n.*?# end\n",
-    r"[^\n]*  # kind: {kind}\n",
+    r"(?ms)^<!-- kind: {kind} -->\n.*?^<!-- end -->\n+",
+    r"(?ms)^[ \t]*# kind: {kind}\n.*?^[ \t]*# end\n",
+    r"(?m)^[^\n]+  # kind: {kind}\n",
 )
 HISTORY = ("docs/log.md", "src/remove.py")  # may name what is not there any more
 
@@ -111,7 +111,7 @@ class Removal:
 
     def edited(self, path: str, text: str) -> str:
         for marker in MARKERS:
-            text = re.sub(marker.format(kind=self.kind), "", text, flags=re.DOTALL if "end" in marker else 0)
+            text = re.sub(marker.format(kind=self.kind), "", text)
         if path.startswith(("tests/", "configs/")):
             return text
         lines, in_code, page = [], False, path.endswith(".md")
