@@ -125,11 +125,9 @@ class Removal:
     def edited_line(self, line: str, on_page: bool) -> str:
         """A line of a source file, or of a page's code or tables: nothing where it is about what is gone alone."""
         experiments = rf"\b({'|'.join(self.experiments) or '(?!)'})\b"
-        if not re.search(experiments, line):
-            return "" if on_page and self.names_gone.search(line) else line
-        if re.search(r"--(model|data)\b", line) or line.startswith("|"):
-            return ""
-        return re.sub(experiments, self.other_experiment, line)
+        new = re.sub(experiments, self.other_experiment, line)
+        of_kind = new != line and (re.search(r"--(model|data)\b", line) or line.startswith("|"))
+        return "" if of_kind or (on_page and self.names_gone.search(new)) else new
 
     def left_over(self) -> list[str]:
         """Places in what stays that still name what is gone, which only a marker can mend."""
