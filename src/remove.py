@@ -45,7 +45,7 @@ class Removal:
 
     def __post_init__(self) -> None:
         folders = (f"src/data/{self.kind}/", f"tests/data/{self.kind}/", f"docs/{self.kind}.md")
-        more = {path for path in self.files if path.startswith(folders)}
+        more = {path for path, text in self.files.items() if path.startswith(folders) or (text and not self.cut(text))}
         while more:
             self.gone |= more
             more = self.next_to_go()
@@ -89,6 +89,10 @@ class Removal:
         return {PurePosixPath(path).stem for path in self.gone if path.startswith("configs/experiment/")}
 
     @cached_property
+    def other_kind(self) -> str:
+        return min(kind for kind in kinds(self.files) if kind != self.kind)
+
+    @cached_property
     def other_experiment(self) -> str:
         """One that is left, if possible one that needs no data to be fetched."""
         left = sorted(p for p in self.files if re.fullmatch(r"configs/experiment/.*\.yaml", p) and p not in self.gone)
@@ -97,8 +101,11 @@ class Removal:
 
     @cached_property
     def names_gone(self) -> re.Pattern[str]:
-        paths = [rf"(?<![\w/.]){re.escape(path)}" for path in self.gone]
-        paths += [rf"\b{re.escape(dotted(path))}\b" for path in self.gone if path.startswith("src/")]
+        folders, left = (
+            {f"{PurePosixPath(p).parent}/" for p in paths} for paths in (self.gone, set(self.files) - self.gone)
+        )
+        paths = [rf"(?<![\w/.]){re.escape(path)}" for path in (*self.gone, *(folders - left))]
+        paths += [rf"\b{re.escape(dotted(path))}\b" for path in self.gone if path.startswith(("src/", "benchmarks/"))]
         paths += [rf"\]\({re.escape(PurePosixPath(path).name)}" for path in self.gone if path.startswith("docs/")]
         return re.compile("|".join(paths))
 
@@ -109,9 +116,14 @@ class Removal:
         new = {path: self.edited(path, text) for path, text in stay.items() if path not in HISTORY}
         return {path: text for path, text in new.items() if text != stay[path]}
 
-    def edited(self, path: str, text: str) -> str:
+    def cut(self, text: str) -> str:
+        """A text without the parts that are marked as the kind's."""
         for marker in MARKERS:
             text = re.sub(marker.format(kind=self.kind), "", text)
+        return text
+
+    def edited(self, path: str, text: str) -> str:
+        text = self.cut(text)
         if path.startswith(("tests/", "configs/")):
             return text
         lines, in_code, page = [], False, path.endswith(".md")
@@ -119,7 +131,7 @@ class Removal:
             in_code ^= line.startswith("```")
             if not page or in_code or line.startswith("|"):
                 line = self.edited_line(line, page)
-            lines.append(line)
+            lines.append(line.replace(f"KIND={self.kind}", f"KIND={self.other_kind}"))
         return re.sub(r"```bash\n```\n\n?", "", "".join(lines))
 
     def edited_line(self, line: str, on_page: bool) -> str:
@@ -152,6 +164,10 @@ class Removal:
             subprocess.run([sys.executable, "-m", *step], cwd=root, check=False, stdout=subprocess.DEVNULL)
 
 
+def kinds(paths: Iterable[str]) -> list[str]:
+    return sorted(match[1] for path in paths if (match := re.fullmatch(r"src/data/(\w+)/__init__\.py", path)))
+
+
 def dotted(path: str) -> str:
     return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
@@ -177,13 +193,6 @@ def read(root: Path) -> dict[str, str]:
     return {path: (root / path).read_text() if path.endswith(EDITED) else "" for path in paths}
 
 
-def check(kind: str, kinds: Sequence[str]) -> None:
-    if kind not in kinds:
-        raise ConfigError(f"{kind} is no kind of data; there are {', '.join(kinds)}{nearest(kind, kinds)}")
-    if len(kinds) == 1:
-        raise ConfigError(f"{kind} is the last kind of data -> add another before you remove it")
-
-
 @command
 def main(args: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
@@ -193,14 +202,19 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--dry_run", action="store_true", help="print what would go, and stop")
     parser.add_argument("--force", action="store_true", help="also where changes are not committed")
     options = parser.parse_args(list(args))
-    check(options.kind, sorted(path.parent.name for path in (ROOT / "src/data").glob("*/__init__.py")))
+    files = read(ROOT)
+    there = kinds(files)
+    if options.kind not in there:
+        raise ConfigError(f"{options.kind} is none of the kinds {', '.join(there)}{nearest(options.kind, there)}")
+    if len(there) == 1:
+        raise ConfigError(f"{options.kind} is the last kind of data -> add another before you remove it")
     if git(ROOT, "status", "--porcelain") and not (options.force or options.dry_run):
         raise ConfigError("this checkout has changes that are not committed -> commit them, or give --force")
-    removal = Removal(options.kind, read(ROOT))
+    removal = Removal(options.kind, files)
     if left := removal.left_over():
         raise ConfigError(f"{len(left)} lines name what would go -> put them between markers: {'; '.join(left)}")
-    rank_zero_print("\n".join([f"removed  {path}" for path in sorted(removal.gone)]))
-    rank_zero_print("\n".join([f"changed  {path}" for path in sorted(removal.edits)]))
+    rank_zero_print("\n".join(f"removed  {path}" for path in sorted(removal.gone)))
+    rank_zero_print("\n".join(f"changed  {path}" for path in sorted(removal.edits)))
     if not options.dry_run:
         removal.carry_out(ROOT)
     return 0
