@@ -36,8 +36,6 @@ BASES = {
     "Model": "src.models.base.Model",
     "DataModule": "src.data.module.DataModule",
     "NetworkFactory": "torch.nn.Module",
-    "Augmentation": "src.data.images.augment.Augmentation",
-    "Mix": "src.data.images.mix.Mix",
     "Optimizer": "torch.optim.Optimizer",
     "LRScheduler": "torch.optim.lr_scheduler.LRScheduler",
 }
@@ -61,9 +59,16 @@ def versions() -> str:
 
 
 @cache
+def bases() -> dict[str, type]:
+    """Words in annotations that stand for a class to be named: those of BASES and of the kinds of data."""
+    parts = [resolve_name(path) for path in classes() if path.startswith("src.data.")]
+    own = {part.__name__: part for part in parts if inspect.isabstract(part)}
+    return {word: resolve_name(path) for word, path in BASES.items()} | own
+
+
+@cache
 def known_classes() -> dict[str, str]:
-    """Dotted path of each class that can be used -> the word of BASES that it fits."""
-    bases = {word: resolve_name(path) for word, path in BASES.items()}
+    """Dotted path of each class that can be used -> the word of bases() that it fits."""
     paths = [path for path in classes() if not path.startswith("src.callbacks.")]
     for module in ("torch.optim", "torch.optim.lr_scheduler"):
         paths += [f"{module}.{name}" for name in sorted(vars(resolve_name(module))) if name[0] != "_"]
@@ -71,8 +76,8 @@ def known_classes() -> dict[str, str]:
     for path in paths:
         cls = resolve_name(path)
         part = path.startswith("src.networks.") and not set(facts()) & set(arguments(path) or ())  # takes no fact
-        if inspect.isclass(cls) and cls not in bases.values() and not inspect.isabstract(cls) and not part:
-            found[path] = next((word for word, base in bases.items() if issubclass(cls, base)), "")
+        if inspect.isclass(cls) and cls not in bases().values() and not inspect.isabstract(cls) and not part:
+            found[path] = next((word for word, base in bases().items() if issubclass(cls, base)), "")
     return {path: word for path, word in found.items() if word}
 
 
@@ -118,7 +123,7 @@ def converted(node: ast.expr) -> Schema:
             inside = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
             return generic(ast.unparse(node.value).rpartition(".")[2], inside)
     word = ast.unparse(node).rpartition(".")[2]
-    return spec(word) if word in BASES else PLAIN.get(word, {})
+    return spec(word) if word in bases() else PLAIN.get(word, {})
 
 
 def generic(word: str, inside: list[ast.expr]) -> Schema:

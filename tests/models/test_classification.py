@@ -1,12 +1,17 @@
+from functools import partial
+
 import pytest
 import torch
-from conftest import SMALL
+from conftest import (
+    SMALL,
+    SMALL_CNN,  # kind: images
+)
 from lightning.pytorch import Trainer, seed_everything
 from sklearn.metrics import f1_score, log_loss, roc_auc_score
 from torch.nn import functional as F
 
-from src.data.images.module import ImageDataModule
 from src.data.module import Arrays
+from src.data.waves import WavesDataModule
 from src.models.classification import Classification, loss_weights
 from src.models.factory import build_network
 from src.models.metrics import f1_by_class
@@ -18,13 +23,10 @@ from src.run.errors import ConfigError, DataError
 def trained(tmp_path):
     """trained(data class, epochs, data arguments, **arguments of the model) -> trainer, model, data."""
 
-    def trained(kind=ImageDataModule, epochs=8, data=None, **how):
+    def trained(kind=WavesDataModule, epochs=8, data=None, **how):
         seed_everything(0, verbose=False)
         data = kind(batch_size=50, cache_dir=str(tmp_path), **(data or {}))  # 144 and 360 samples leave padding
-        factory = lambda num_classes, in_channels, image_size: MLP(  # noqa: E731
-            (64,), num_classes=num_classes, in_channels=in_channels, image_size=image_size
-        )
-        model = Classification(network=factory, optimizer=lambda p: torch.optim.AdamW(p, lr=3e-3), **how)
+        model = Classification(network=partial(MLP, (64,)), optimizer=lambda p: torch.optim.AdamW(p, lr=3e-3), **how)
         trainer = Trainer(
             max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, num_sanity_val_steps=0,
             enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=5,
@@ -54,7 +56,7 @@ def test_metrics_of_one_label_are_scikit_learns(trained):
     assert metrics["test/auroc"] == pytest.approx(roc_auc_score(targets, p, multi_class="ovr"), abs=1e-4)
 
 
-class WithoutSevens(ImageDataModule):
+class WithoutSevens(WavesDataModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         val = self.splits["val"]
@@ -70,7 +72,7 @@ def test_a_class_that_val_lacks_is_said_once_and_left_out(trained, capsys):
 
 def test_mixed_batches_train_against_both_labels(trained):
     _, model, data = trained(epochs=1, label_smoothing=0.1, class_weights="balanced")
-    batch = data.on_after_batch_transfer(data.splits["train"][torch.arange(50)], 0)
+    batch = data.splits["train"][torch.arange(50)]
     hot = F.one_hot(batch["targets"], 10).float()
     batch["soft_targets"] = 0.7 * hot + 0.3 * hot.roll(1, 0)
     log_p = model(batch["x"]).log_softmax(1)
@@ -103,16 +105,14 @@ def test_f1_of_a_class_that_is_not_there_is_nan():
     assert f1[2].isnan()
 
 
-class SeveralLabels(ImageDataModule):
+class SeveralLabels(WavesDataModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         self.splits = {name: Arrays(a.x, F.one_hot(a.targets, 10)) for name, a in self.splits.items()}
 
 
 def test_several_labels_for_a_sample_are_refused(trained):
-    with pytest.raises(
-        DataError, match=r"SeveralLabels.setup: labels are of shape \[\d+, 10\] -> make them int64, one"
-    ):
+    with pytest.raises(DataError, match=r"SeveralLabels.setup: labels are of shape \[\d+, 10\] -> make them int64"):
         trained(SeveralLabels, 1)
 
 
@@ -123,12 +123,25 @@ def test_label_smoothing_is_a_share():
 
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
 def test_weights_of_any_precision_train(run, tmp_path, precision):
-    mixed = ["--data.mix", "src.data.images.mix.MixUp", "--model.class_weights", "balanced", "--ema.decay", 0.9]
+    flags = ["--model.class_weights", "balanced", "--ema.decay", 0.9, "--trainer.precision", precision]
+    out = run([*SMALL, *flags, "--trainer.max_epochs", 1, "--pictures.enabled", "true", "--run_dir", tmp_path / "run"])
+    assert "test      loss" in out
+    saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert saved["network.head.weight"].dtype == {"bf16-true": torch.bfloat16, "64-true": torch.float64}[precision]
+
+
+# kind: images
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_weights_of_any_precision_train_on_mixed_images(run, tmp_path, precision):
+    mixed = ["--data.mix", "torchvision.transforms.v2.MixUp", "--model.class_weights", "balanced", "--ema.decay", 0.9]
     short = ["--trainer.precision", precision, "--trainer.max_epochs", 1, "--pictures.enabled", "true"]
-    out = run([*SMALL, *mixed, *short, "--run_dir", tmp_path / "run"])
+    out = run([*SMALL_CNN, *mixed, *short, "--run_dir", tmp_path / "run"])
     assert "test      loss" in out
     saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert saved["network.head.1.weight"].dtype == {"bf16-true": torch.bfloat16, "64-true": torch.float64}[precision]
+
+
+# end
 
 
 def test_a_run_without_end_needs_no_schedule_that_knows_it(run, tmp_path):
@@ -139,7 +152,7 @@ def test_a_run_without_end_needs_no_schedule_that_knows_it(run, tmp_path):
     run([*endless, *constant, "--checkpoints.monitor", "val/loss", "--run_dir", tmp_path / "other"])
 
 
-class Mirrored(ImageDataModule):
+class Mirrored(WavesDataModule):
     def views(self, x):
         return [x, x.flip(-1)]
 
@@ -156,10 +169,10 @@ def test_the_logits_of_all_views_are_averaged(trained):
 
 
 def test_a_network_of_another_output_is_refused(run, tmp_path):
-    network = ["--model.network", "torch.nn.Conv2d", "--model.network.in_channels", 1]
-    network += ["--model.network.out_channels", 10, "--model.network.kernel_size", 3]
+    network = ["--model.network", "torch.nn.Linear", "--model.network.in_features", 64]
+    network += ["--model.network.out_features", 7]
     out = run([*SMALL, *network, "--run_dir", tmp_path / "run"], code=2)
-    assert "Conv2d gives [2, 10, 6, 6] for x [2, 1, 8, 8], where logits [2, 10] are wanted -> " in out
+    assert "Linear gives [2, 7] for x [2, 64], where logits [2, 10] are wanted -> " in out
 
 
 def test_a_network_in_place_of_its_class_is_refused():

@@ -5,7 +5,10 @@ from functools import partial
 import pytest
 import torch
 import torchvision
-from conftest import SMALL
+from conftest import (
+    SMALL,
+    SMALL_CNN,  # kind: images
+)
 from lightning.pytorch import Trainer
 from torch import nn
 
@@ -181,15 +184,19 @@ def test_numbers_are_made_as_the_weights_are():
     fit(TooWide, lambda: Arrays(torch.rand(20, 100, dtype=torch.float64), LABELS), {"num_classes": 2})
 
 
+# kind: images
 def test_a_function_is_taken_where_a_module_has_its_name(run, tmp_path):
     flags = ["--model.network", "torchvision.models.googlenet", "--run_dir", tmp_path / "run", "--dry_run"]
-    config = [*SMALL, "--data.channels", "3"]
+    config = [*SMALL_CNN, "--data.channels", "3"]
     assert "GoogLeNet cannot take x [2, 3, 8, 8]" in run([*config, *flags], code=2)
 
 
+# end
+
+
 def test_a_flag_before_its_class_is_told(run):
-    config = ["--config", "configs/experiment/digits_cnn.yaml", "--model.network.widths", "[4,4]"]
-    output = run([*config, "--model.network", "src.networks.mlp.MLP", "--print_config"])
+    config = [*SMALL, "--model.network.widths", "[4,4]"]
+    output = run([*config, "--model.network", "torch.nn.Linear", "--print_config"])
     assert "--model.network.widths is dropped, because --model.network comes after it" in output
-    output = run([*config, "--model.network", "src.networks.cnn.CNN", "--print_config"])
+    output = run([*config, "--model.network", "src.networks.mlp.MLP", "--print_config"])
     assert "is dropped" not in output
