@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
-from torch.optim.adamw import adamw
+from torch.optim import AdamW, Optimizer
 
 from src.run.device import has_bfloat16
 
@@ -51,11 +50,12 @@ class Muon(Optimizer):
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "betas": betas, "eps": eps}
         # `fused` tells load_state_dict to keep AdamW's step counters on the device
         super().__init__(params, {**defaults, "fused": True, "hidden": True})
-        for group in self.param_groups:
-            if not group["hidden"]:
-                group["lr"] = adam_lr
-            elif min(p.ndim for p in group["params"]) < 2:
-                raise ValueError("Muon is for matrices: put vectors into a group with hidden: false")
+        if any(p.ndim < 2 for group in self.param_groups if group["hidden"] for p in group["params"]):
+            raise ValueError("Muon is for matrices: put vectors into a group with hidden: false")
+        others = [group for group in self.param_groups if not group["hidden"]]
+        for group in others:
+            group["lr"] = adam_lr
+        self.adamw = AdamW(others, fused=True) if others else None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -63,38 +63,25 @@ class Muon(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        found_inf = getattr(self, "found_inf", None)
+        if self.adamw:  # it works on our groups and our state, which are others after a checkpoint is loaded
+            self.adamw.param_groups = [group for group in self.param_groups if not group["hidden"]]
+            self.adamw.state, self.adamw.found_inf = self.state, found_inf  # type: ignore[attr-defined]
+            self.adamw.step()
         for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if not group["hidden"]:
-                self.step_adamw(params, group)
-                continue
             by_shape = defaultdict(list)
-            for p in params:
-                by_shape[p.flatten(1).shape].append(p)
+            for p in group["params"] if group["hidden"] else ():
+                if p.grad is not None:
+                    by_shape[p.flatten(1).shape].append(p)
             for same in by_shape.values():
-                self.step_muon(same, group)
+                self.step_muon(same, group, found_inf)
         return loss
 
-    def step_adamw(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        states: list[Any] = [self.state[p] for p in params]
-        grads: list[Any] = [p.grad for p in params]
-        for p, state in zip(params, states, strict=True):
-            if not state:
-                state |= {"step": torch.zeros((), device=p.device)}
-                state |= {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
-        means, squares, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
-        (beta1, beta2), found_inf = group["betas"], getattr(self, "found_inf", None)
-        adamw(
-            params, grads, means, squares, [], steps, fused=True, found_inf=found_inf,
-            amsgrad=False, beta1=beta1, beta2=beta2, lr=group["lr"], weight_decay=group["weight_decay"],
-            eps=group["eps"], maximize=False,
-        )  # fmt: skip
-
-    def step_muon(self, params: list[Tensor], group: dict[str, Any]) -> None:
+    def step_muon(self, params: list[Tensor], group: dict[str, Any], found_inf: Tensor | None) -> None:
         """One step of matrices of the same shape, together."""
         buffers = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in params]
         grads: list[Any] = [p.grad for p in params]
-        lr, momentum, found_inf = group["lr"], group["momentum"], getattr(self, "found_inf", None)
+        lr, momentum = group["lr"], group["momentum"]
         if found_inf is not None:  # as in torch's fused optimizers: 1 on the device makes this step change nothing
             grads = [torch.where(found_inf.bool(), b, g) for b, g in zip(buffers, grads, strict=True)]
             lr = lr * (1 - found_inf)
