@@ -4,12 +4,13 @@ CONFIG ?= configs/experiment/digits_cnn.yaml
 ARGS ?=
 RUNS ?=
 NAME ?=
+KIND ?=
 VENV := .venv
 READY := $(VENV)/ready
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install train view runs compare test test-long check schema rename lock clean
+.PHONY: help install train view runs compare test test-long check schema rename remove lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -60,6 +61,10 @@ rename:  ## give your fork its name: NAME=mine
 	@perl -pi -e 's/\bleyden\b/$(NAME)/gi' pyproject.toml requirements.lock README.md configs/default.yaml src/__init__.py
 	@[ ! -e $(READY) ] || touch $(READY)  # nothing to install again
 	@echo 'Renamed to $(NAME): pyproject.toml, README.md, configs/default.yaml (the W&B project).'
+
+remove: $(READY)  ## take a kind of data out of your fork, with all that only it needs: KIND=text
+	@[ -n "$(KIND)" ] || { echo 'error: which kind of data? -> make remove KIND=text' >&2; exit 2; }
+	@$(RUN) -m src.remove $(KIND) $(ARGS)
 
 lock:  ## renew requirements.lock from pyproject.toml (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade --extra dev --no-emit-index-url \

@@ -1,3 +1,4 @@
+# kind: images
 """What a training step costs over a hand-written loop with the same batches, network and optimizer.
 
     python -m benchmarks.step_overhead --repeats 9 --steps 400 --widths 8 8
@@ -101,3 +102,6 @@ def main():
 
 if __name__ == "__main__":
     main()
+
+
+# end

@@ -12,10 +12,13 @@ import pytest
 
 os.environ.setdefault("WANDB_MODE", "disabled")  # the tests of W&B set it themselves
 ROOT = Path(__file__).parent.parent
+# What all kinds of data share is tested on data that is no kind: a run of a second or two, 3 epochs of 20 steps.
+SMALL = ["--config", "tests/small.yaml"]
+# kind: images
 DIGITS = ["--config", "configs/experiment/digits_cnn.yaml"]
-# A run of the digits that takes a second or two: 3 epochs of 20 steps.
-SMALL = [*DIGITS, "--trainer.max_epochs", "3", "--model.network.widths", "[8,8]", "--model.network.hidden", "16"]
-SMALL += ["--pictures.enabled", "false"]
+SMALL_CNN = [*DIGITS, "--trainer.max_epochs", "3", "--model.network.widths", "[8,8]", "--model.network.hidden", "16"]
+SMALL_CNN += ["--pictures.enabled", "false"]
+# end
 
 
 class Child:

@@ -3,7 +3,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SMALL
 
 from src.config.request import command_parser, read_request
 from src.run.device import fastest_precision
@@ -25,7 +25,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_in_a_run_folder_the_precision_stays_what_it_was(tmp_path):
     from src.config.build import settled_precision
 
-    flags = ["--config", "configs/experiment/digits_cnn.yaml", "--run_dir", str(tmp_path)]
+    flags = [*SMALL, "--run_dir", str(tmp_path)]
     request = read_request(command_parser("train", None), flags)
     assert settled_precision(request) == fastest_precision("auto")
     (tmp_path / "config.yaml").write_text("trainer: {precision: 64-true}")
@@ -34,7 +34,7 @@ def test_in_a_run_folder_the_precision_stays_what_it_was(tmp_path):
 
 def test_one_batch_is_not_all_of_them(run):
     for given in ("1", "1.0"):
-        flags = ["--config", "configs/experiment/digits_cnn.yaml", "--trainer.limit_val_batches", given]
+        flags = [*SMALL, "--trainer.limit_val_batches", given]
         assert f"limit_val_batches: {given}\n" in run([*flags, "--print_config"])
 
 

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, SMALL
 
 # No dropout and no batch norm, which see each device's samples apart.
 TINY = [
-    "--config",
-    "configs/experiment/digits_mlp.yaml",
+    *SMALL,
     "--model.network.dropout",
     "0",
     "--model.network.widths",

@@ -24,9 +24,13 @@ ELSEWHERE = {
     "make test-long": "is as long as it says",
     "make check": "test_habits.py",
     "pytest tests/test_experiments.py tests/test_habits.py tests/test_schema.py": "these run as they are",
+    # kind: images
     "python -m src.train --config configs/experiment/cifar10_resnet.yaml --data.data_dir DIR/cifar10 "
     "--trainer.accelerator cpu --trainer.devices 2": "unpacked in test_experiments.py",
+    # end
 }
+ELSEWHERE |= {f"make remove KIND={path.parent.name}": "test_remove.py" for path in ROOT.glob("src/data/*/__init__.py")}
+EXPERIMENT = re.search(r"^CONFIG \?= configs/experiment/(\w+)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -69,9 +73,9 @@ def trained(tmp_path_factory) -> Path:
         (fork / ".venv" / part.name).symlink_to(part)
     (fork / ".venv/ready").unlink(missing_ok=True)  # a link, which would touch that of this project
     (fork / ".venv/ready").touch()
-    for name, more in (("first", ""), ("second", '--model.network.widths "[16,32]"')):  # as the README makes them
-        flags = f"--run_dir logs/digits_cnn/{name} --wandb.mode offline {more}"
-        execute(f"python -m src.train --config configs/experiment/digits_cnn.yaml {SMOKE} {flags}", fork)
+    for name, more in (("first", ""), ("second", "--trainer.max_steps 600")):  # as the README makes them
+        flags = f"--run_dir logs/{EXPERIMENT}/{name} --wandb.mode offline {more}"
+        execute(f"python -m src.train --config configs/experiment/{EXPERIMENT}.yaml {SMOKE} {flags}", fork)
     return fork
 
 
@@ -104,13 +108,14 @@ def test_commands_run(path, trained, tmp_path):
         pytest.skip("no commands in it")
     fork = tmp_path / "fork"
     shutil.copytree(trained, fork, symlinks=True)
-    if any("src.train" in command and "--run_dir logs/digits_cnn/first" in command for command in todo):
-        shutil.rmtree(fork / "logs/digits_cnn/first")  # this page makes it
+    if any("src.train" in command and f"--run_dir logs/{EXPERIMENT}/first" in command for command in todo):
+        shutil.rmtree(fork / f"logs/{EXPERIMENT}/first")  # this page makes it
     write_files(path, fork)
     for command in dict.fromkeys(map(shortened, todo)):
         execute(command, fork)
 
 
+# kind: images
 def test_make_it_yours(trained, tmp_path):
     """The four steps of the README, then the checks that a fork would run."""
     if 'name = "leyden"' not in (ROOT / "pyproject.toml").read_text():
@@ -119,7 +124,7 @@ def test_make_it_yours(trained, tmp_path):
     shutil.copytree(trained, fork, symlinks=True)
     before = (fork / "configs/schema.json").read_text()
     files = write_files(ROOT / "README.md", fork)
-    assert files == ["src/networks/average.py", "src/data/parity.py", "configs/experiment/parity_average.yaml"]
+    assert files == ["src/networks/average.py", "src/data/images/parity.py", "configs/experiment/parity_average.yaml"]
     output = execute(f"python -m src.train --config {files[2]} --trainer.max_epochs 3", fork)
     assert re.search(r"^network +Average, 4,\d\d\d parameters$", output, re.MULTILINE)
     assert float(re.search(r"^test .*acc ([\d.]+)", output, re.MULTILINE)[1]) > 0.6
@@ -135,16 +140,23 @@ def test_make_it_yours(trained, tmp_path):
     execute("pytest -q tests/test_experiments.py -k parity", fork)
 
 
+# end
+
+
 def test_files_shown_in_add_are_clean(trained, tmp_path):
     fork = tmp_path / "fork"
     shutil.copytree(trained, fork, symlinks=True)
-    assert len(write_files(ROOT / "docs/add.md", fork)) == 5
+    assert len(write_files(ROOT / "docs/add.md", fork)) == 4
     execute("ruff check src && ruff format --check src && mypy", fork)
 
 
+# kind: images
 def test_python_of_the_readme_runs(trained):
     (code,) = [block for block in blocks(ROOT / "README.md", "python") if "load_run" in block]
     execute(f"python -c '{code}\nassert logits.shape == (4, 10)'", trained)
+
+
+# end
 
 
 def test_view_shows_the_runs(trained):
@@ -173,7 +185,7 @@ def test_make_explains_its_targets():
     assert {t for t in targets if not re.search(rf"^{t} +\S", shown, re.MULTILINE)} == set()
 
 
-@pytest.mark.parametrize("target", ["compare", "rename", "rename NAME=Not_Good"])
+@pytest.mark.parametrize("target", ["compare", "remove", "rename", "rename NAME=Not_Good"])
 def test_make_says_what_is_missing(target, trained):
     done = subprocess.run(f"make {target}", shell=True, cwd=trained, capture_output=True, text=True)
     assert done.returncode == 2

@@ -4,13 +4,19 @@ import json
 import pyarrow.parquet
 import pytest
 import torch
-from conftest import SMALL
+from conftest import (
+    SMALL,
+    SMALL_CNN,  # kind: images
+)
 
 import src.evaluate
-import src.generate
+import src.generate  # kind: text
 import src.predict
 from src import load_run
 from src.run.errors import CheckpointError
+
+COMMANDS = [src.evaluate.main, src.predict.main]
+COMMANDS += [src.generate.main]  # kind: text
 
 
 @pytest.fixture
@@ -69,7 +75,7 @@ def test_load_run_gives_the_trained_model(run, trained):
     data.setup("test")
     split = data.splits["test"]
     with torch.no_grad():
-        logits = model(data.standardize(split.x.float() / 255))
+        logits = model(split.x)
     accuracy = (logits.argmax(1) == split.targets).float().mean().item()
     assert accuracy == pytest.approx(json.loads((trained / "summary.json").read_text())["test/acc"])
 
@@ -105,9 +111,9 @@ def test_a_run_without_a_checkpoint(run, trained):
     assert "the run was cut short after 60 steps -> give its command again" in output
 
 
-@pytest.mark.parametrize("command", [src.evaluate.main, src.predict.main, src.generate.main])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_run_that_failed_before_its_first_checkpoint(run, tmp_path, command):
-    flags = ["--data.dataset", "folder", "--data.data_dir", tmp_path / "none", "--run_dir", tmp_path / "run"]
+    flags = ["--data.batch_size", 5000, "--run_dir", tmp_path / "run"]
     run([*SMALL, *flags], code=3)
     error = json.loads((tmp_path / "run/summary.json").read_text())["error"].partition(" -> ")[0]
     output = run(["--run_dir", tmp_path / "run"], code=4, command=command)
@@ -124,12 +130,13 @@ def test_code_that_has_changed_since_is_said(run, trained, capsys):
     (trained / "run.json").write_text(json.dumps(state))
     for command in (src.evaluate.main, src.predict.main):
         assert run(args, command=command).count(words) == 1
-    assert words in run(args, command=src.generate.main, code=2)  # its model is not of text
+    assert words in run(args, command=src.generate.main, code=2)  # kind: text
     assert words not in run([*args, "--print_config"], command=src.evaluate.main)
     load_run(trained)
     assert words in capsys.readouterr().out
 
 
+# kind: images
 def test_limited_batches_are_a_sample_of_all_classes(run, tmp_path):
     """The images of a folder lie by class; the first 64 of its 360 tests would be of two."""
     from PIL import Image
@@ -141,7 +148,7 @@ def test_limited_batches_are_a_sample_of_all_classes(run, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((image * 15).astype("uint8")).save(path)
     flags = ["--data.dataset", "folder", "--data.data_dir", tmp_path / "data", "--data.cache_dir", tmp_path / "cache"]
-    output = run([*SMALL, *flags, "--trainer.limit_test_batches", "1", "--run_dir", tmp_path / "run"])
+    output = run([*SMALL_CNN, *flags, "--trainer.limit_test_batches", "1", "--run_dir", tmp_path / "run"])
     assert "test has only, or no, samples of class" not in output
     limited = json.loads((tmp_path / "run/summary.json").read_text())["test/acc"]
     run(["--run_dir", tmp_path / "run"], command=src.evaluate.main)
@@ -149,3 +156,6 @@ def test_limited_batches_are_a_sample_of_all_classes(run, tmp_path):
     assert limited != whole["test/acc"]
     assert limited == pytest.approx(whole["test/acc"], abs=0.15)
     assert whole["test/auroc"] > 0.9
+
+
+# end

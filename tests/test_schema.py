@@ -9,7 +9,7 @@ from conftest import ROOT
 
 from src import schema
 
-CONFIGS = [*sorted((ROOT / "configs").rglob("*.yaml")), ROOT / "tests/faults/tiny.yaml"]
+CONFIGS = [*sorted((ROOT / "configs").rglob("*.yaml")), *sorted((ROOT / "tests").rglob("*.yaml"))]
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +47,18 @@ def test_shipped_configs_fit_and_name_the_schema(path, validator):
         (["model", "init_args", "network", "init_args", "widths"], 8),
         (["model", "init_args", "optimizer", "init_args", "learning_rate"], 0.1),
         (["model", "init_args", "optimizer", "class_path"], "os.system"),
-        (["data", "init_args", "dataset"], "digit"),
-        (["data", "class_path"], "src.networks.cnn.CNN"),
+        (["data", "init_args", "noise"], "much"),
+        # kind: images
+        (["data"], {"class_path": "src.data.images.module.ImageDataModule", "init_args": {"dataset": "digit"}}),
+        # end
+        (["data", "class_path"], "src.networks.mlp.MLP"),
         (["checkpoints", "mode"], "minimum"),
         (["optimizer"], {}),
     ],
     ids=str,
 )
 def test_mistakes_are_marked(keys, value, validator):
-    config = yaml.safe_load((ROOT / "configs/experiment/digits_cnn.yaml").read_text())
+    config = yaml.safe_load((ROOT / "tests/small.yaml").read_text())
     node = config
     for key in keys[:-1]:
         node = node.setdefault(key, {})
@@ -76,7 +79,7 @@ def test_mistakes_are_marked(keys, value, validator):
     ids=["by name", "torchvision", "added to a list"],
 )
 def test_what_the_parser_takes_is_not_marked(keys, value, validator):
-    config = yaml.safe_load((ROOT / "configs/experiment/digits_cnn.yaml").read_text())
+    config = yaml.safe_load((ROOT / "tests/small.yaml").read_text())
     node = config
     for key in keys[:-1]:
         node = node[key]

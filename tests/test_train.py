@@ -1,13 +1,13 @@
 import csv
 import json
-import resource
-import time
+import resource  # kind: text
+import time  # kind: text
 
 import pytest
 import torch
 from conftest import SMALL
 
-import src.train
+import src.train  # kind: text
 
 
 def test_a_run_leaves_a_whole_folder(run, tmp_path):
@@ -39,6 +39,7 @@ def test_another_config_is_refused(run, tmp_path):
     assert "data.batch_size was 64, now 32" in output
 
 
+# kind: text
 def test_seven_billion_parameters_are_counted_in_seconds_and_little_memory(run, tmp_path):
     def dry_run(args):
         code = src.train.main(args)
@@ -58,6 +59,9 @@ def test_seven_billion_parameters_are_counted_in_seconds_and_little_memory(run, 
     for name in ("data", "steps", "compute", "device"):
         assert f"\n{name} " in output
     assert not (tmp_path / "run").exists()
+
+
+# end
 
 
 @pytest.mark.parametrize("flags", [[], ["--seeds", "2"]])

@@ -6,7 +6,11 @@ import sys
 
 import pytest
 import yaml
-from conftest import DIGITS, ROOT
+from conftest import (
+    DIGITS,  # kind: images
+    ROOT,
+    SMALL,
+)
 
 from src.config import source
 from src.config.request import command_parser, read_request
@@ -56,17 +60,19 @@ FLAGS = {
     "unknown flag": (["--tainer.max_epochs", "3"], r"tainer.*trainer"),
     "abbreviated option": (["--run_di", "x"], r"run_di"),
     "network's key": (["--model.network.widhts", "[1]"], r"model.network.widhts.*widths"),
+    # kind: images
     "augmentation's key": (
-        ["--data.augment", "[{class_path: src.data.images.augment.Flip, init_args: {q: 1}}]"],
+        [*DIGITS, "--data.augment", "[{class_path: src.data.images.augment.Flip, init_args: {q: 1}}]"],
         r"\bq\b",
     ),
+    # end
     "optimizer's key at the model": (
         ["--model.lr", "0.1"],
         r"model.lr: unknown key; did you mean model.optimizer.lr\?",
     ),
     "no training": (["--trainer.max_epochs", "0"], r"trainer.max_epochs: 0 trains nothing -> take 1 or more"),
     "no value": (["--data.batch_size"], r"data.batch_size: a value is missing"),
-    "a lone word": (["configs/experiment/digits_cnn.yaml"], r"what is this for"),
+    "a lone word": (["tests/small.yaml"], r"what is this for"),
     "class as a flag": (["--model.network", EVIL], r"evil_module"),
 }
 
@@ -75,13 +81,13 @@ FLAGS = {
 def test_wrong_file(name, tmp_path, monkeypatch):
     text, message = FILES[name]
     (tmp_path / "bad.yaml").write_text(text)
-    refused([*DIGITS, "--config", str(tmp_path / "bad.yaml")], message, tmp_path, monkeypatch)
+    refused([*SMALL, "--config", str(tmp_path / "bad.yaml")], message, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("name", FLAGS)
 def test_wrong_flag(name, tmp_path, monkeypatch):
     flags, message = FLAGS[name]
-    args = flags if name == "a lone word" else [*DIGITS, *flags]
+    args = flags if name == "a lone word" else [*SMALL, *flags]
     refused(args, message, tmp_path, monkeypatch)
 
 
@@ -96,7 +102,7 @@ def test_wrong_bytes(content, message, tmp_path, monkeypatch):
 
 
 def test_missing_file_names_the_nearest(tmp_path, monkeypatch):
-    refused(["--config", "configs/experiment/digit_cnn.yaml"], r"digits_cnn.yaml", tmp_path, monkeypatch)
+    refused(["--config", "configs/trainer/smok.yaml"], r"smoke.yaml", tmp_path, monkeypatch)
 
 
 def test_what_plain_values_mean():
@@ -111,11 +117,11 @@ def test_what_plain_values_mean():
 def test_help_explains_the_keys(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit):
-        read_request(command_parser("train", "The manual."), [*DIGITS, "--help"])
+        read_request(command_parser("train", "The manual."), [*SMALL, "--help"])
     shown = capsys.readouterr().out
     assert "The manual." in shown
-    assert re.search(r"^  --trainer.max_epochs 60 +Stop training once", shown, re.MULTILINE)
-    assert re.search(r"^  --model.network.widths \[32, 64, 64\] +channels of each convolution", shown, re.MULTILINE)
+    assert re.search(r"^  --trainer.max_epochs 3 +Stop training once", shown, re.MULTILINE)
+    assert re.search(r"^  --model.network.widths \[32, 16\] +units of each hidden layer", shown, re.MULTILINE)
     assert "--model.network.num_classes" not in shown  # is filled in
     assert re.search(
         r"^  --model.optimizer.betas \[0.9, 0.999\] +coefficients", shown, re.MULTILINE
@@ -136,7 +142,7 @@ def refused(args, message, tmp_path, monkeypatch):
 
 def test_a_typo_is_refused_before_torch_is_loaded():
     code = "import sys, src.train; c = src.train.main(sys.argv[1:]); print(c, 'torch' in sys.modules)"
-    command = [sys.executable, "-c", code, *DIGITS, "--trainer.max_epoch", "3"]
+    command = [sys.executable, "-c", code, *SMALL, "--trainer.max_epoch", "3"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.split() == ["2", "False"]
     assert done.stderr.startswith("error: --trainer.max_epoch: ")
@@ -148,8 +154,7 @@ VALUES = {
     "data.batch_size": "-3",
     "data.micro_batch_size": "7",
     "data.num_workers": "-1",
-    "data.dataset": "nope",
-    "data.val_frac": "2",
+    "data.noise": "much",
     "model.network.widths": "banana",
     "model.optimizer.lr": "[1]",
     "model.optimizer.momentumm": "1",
@@ -168,7 +173,7 @@ VALUES = {
 @pytest.mark.parametrize("key", VALUES)
 def test_wrong_value(key, run, tmp_path):
     flags = [f"--{key}", VALUES[key], "--run_dir", tmp_path / "run"]
-    output = run([*DIGITS, "--config", "configs/trainer/smoke.yaml", *flags], code=2)
+    output = run([*SMALL, "--config", "configs/trainer/smoke.yaml", *flags], code=2)
     line = output.splitlines()[-1]
     assert line.startswith("error: ")
     assert key.split(".")[-1] in line
@@ -186,12 +191,12 @@ MISPLACED = {
 
 @pytest.mark.parametrize("key", MISPLACED)
 def test_a_flag_without_its_path_gets_a_hint(key, run):
-    assert run([*DIGITS, f"--{key}", "3"], code=2).endswith(f"unknown key {key}; did you mean {MISPLACED[key]}?\n")
+    assert run([*SMALL, f"--{key}", "3"], code=2).endswith(f"unknown key {key}; did you mean {MISPLACED[key]}?\n")
 
 
 @pytest.mark.parametrize("name", ["torch.optim.SGD", "src.optim.muon.Muon"])
 def test_a_class_without_its_path_gets_a_hint(name, run):
-    output = run([*DIGITS, "--model.optimizer", name.rpartition(".")[2]], code=2)
+    output = run([*SMALL, "--model.optimizer", name.rpartition(".")[2]], code=2)
     assert output.endswith(f"did you mean {name}?\n")
 
 
@@ -203,20 +208,27 @@ def test_a_python_without_the_packages_is_told_so():
 
 NETWORKS = {
     "ours": ["--model.network", "src.networks.mlp.MLP"],
-    "function": ["--model.network", "torchvision.models.resnet18", "--data.channels", "3"],
+    # kind: images
+    "function": [*DIGITS, "--model.network", "torchvision.models.resnet18", "--data.channels", "3"],
     "function with arguments": [
-        *["--model.network", "{class_path: torchvision.models.resnet18, init_args: {zero_init_residual: true}}"],
+        *[
+            *DIGITS,
+            "--model.network",
+            "{class_path: torchvision.models.resnet18, init_args: {zero_init_residual: true}}",
+        ],
         *["--data.channels", "3"],
     ],
+    # end
     "fact that agrees": ["--model.network.num_classes", "10"],
 }
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_network_is_named_in_the_config(kind, run, tmp_path):
-    run([*DIGITS, "--config", "configs/trainer/smoke.yaml", *NETWORKS[kind], "--run_dir", tmp_path / "run"])
+    run([*SMALL, "--config", "configs/trainer/smoke.yaml", *NETWORKS[kind], "--run_dir", tmp_path / "run"])
 
 
+# kind: images
 def test_a_network_that_does_not_fit_the_images(run, tmp_path):
     flags = ["--model.network", "torchvision.models.resnet18", "--run_dir", tmp_path / "run"]
     output = run([*DIGITS, *flags], code=2)
@@ -224,8 +236,11 @@ def test_a_network_that_does_not_fit_the_images(run, tmp_path):
     assert output.endswith("data.channels 3\n")
 
 
+# end
+
+
 def test_printed_and_saved_configs_can_be_used_again(run, tmp_path):
-    printed = run([*DIGITS, "--data.batch_size", "32", "--model.optimizer.lr", "1e-2", "--print_config"])
+    printed = run([*SMALL, "--data.batch_size", "32", "--model.optimizer.lr", "1e-2", "--print_config"])
     config = yaml.safe_load(printed)
     assert config["data"]["init_args"]["batch_size"] == 32
     assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 0.01
@@ -239,12 +254,11 @@ def test_printed_and_saved_configs_can_be_used_again(run, tmp_path):
 @pytest.mark.parametrize(
     ("flag", "value", "message"),
     [
-        ("--data.data_dir", "mine", "error: data.data_dir: mine is not read by the digits -> "),
         ("--data.batch_size", "0", "error: data.batch_size: 0 is less than 1\n"),
     ],
 )
 def test_what_a_class_says_of_its_arguments_is_told_alone(flag, value, message, run, tmp_path):
-    assert message in run([*DIGITS, flag, value, "--run_dir", tmp_path / "run"], code=2)
+    assert message in run([*SMALL, flag, value, "--run_dir", tmp_path / "run"], code=2)
 
 
 @pytest.mark.parametrize(
@@ -262,17 +276,12 @@ def test_what_a_class_says_of_its_arguments_is_told_alone(flag, value, message, 
             "torchvision.models has no resnet19; did you mean resnet18?",
         ),
         ("--data.batch_size", "1.5", "expected int, not 1.5"),
-        (
-            "--data.augment",
-            "[src.networks.cnn.CNN]",
-            "data.augment.0: src.networks.cnn.CNN is not derived from src.data.images.augment.Augmentation",
-        ),
         ("--checkpoints.mode", "up", "expected 'min' or 'max', not \"up\""),
         ("--trainer.max_epochs", "x", 'expected int, not "x"'),
     ],
 )
 def test_a_wrong_type_is_told_with_its_whole_key_and_value(flag, value, message, run, tmp_path):
-    out = run([*DIGITS, flag, value, "--run_dir", tmp_path / "run"], code=2)
+    out = run([*SMALL, flag, value, "--run_dir", tmp_path / "run"], code=2)
     assert out.splitlines()[-1] == f"error: {flag}: {message}"
 
 
@@ -328,6 +337,32 @@ def test_what_is_refused_when_the_objects_are_made(flags, message, run, tmp_path
     assert message in line
     assert "Traceback" not in output
     assert len(line) < 500
+
+
+# kind: images
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--data.dataset", "nope", "dataset"),
+        ("--data.val_frac", "2", "val_frac"),
+        ("--data.data_dir", "mine", "error: data.data_dir: mine is not read by the digits -> "),
+        (
+            "--data.augment",
+            "[src.networks.cnn.CNN]",
+            "error: --data.augment: data.augment.0: src.networks.cnn.CNN is not derived from src.data.images.augment.Augmentation",
+        ),
+    ],
+)
+def test_a_wrong_value_of_images(flag, value, message, run, tmp_path):
+    output = run([*DIGITS, flag, value, "--run_dir", tmp_path / "run"], code=2)
+    line = output.splitlines()[-1]
+    assert line.startswith("error: ")
+    assert message in line
+    assert "Traceback" not in output
+    assert len(line) < 500
+
+
+# end
 
 
 def test_a_module_of_ours_that_is_not_python_is_named(tmp_path, monkeypatch):

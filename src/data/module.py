@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 
 from src.data.loader import Arrays, Batch, Loader
 from src.data.order import EvalOrder, Order, TrainOrder, shuffled
@@ -138,6 +139,14 @@ class DataModule(LightningDataModule):
         if not x.is_floating_point():
             return batch
         return {**batch, "x": self.trainer.precision_plugin.convert_input(x.float()) if self.trainer else x.float()}
+
+    def views(self, x: Tensor) -> list[Tensor]:
+        """What a batch x is classified by in evaluation: the mean over these."""
+        return [x]
+
+    def hint(self, message: str) -> str:
+        """Which option of the data to change where a network refuses its input with this message; empty if none."""
+        return ""
 
     def picture(self, batch: Batch) -> "Figure | None":
         """Samples as the network gets them, for `samples.png`."""

@@ -7,19 +7,20 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import get_model_weights, list_models
 
-from src.run import checkpoint as files
+from src.run import checkpoint
 from src.run.errors import CheckpointError, ConfigError, EnvironmentFault, nearest
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
-def load_weights(network: nn.Module, path: str) -> str:
+
+def load_weights(network: nn.Module, source: str) -> str:
     """Take over what fits a network by name and shape.
 
     Args:
-        path: a run folder, of which the best checkpoint is taken; a checkpoint; a file of weights alone; or the name of
-            torchvision's own weights, which are downloaded once.
+        source: a run folder, of which the best checkpoint is taken; a checkpoint; a file of weights alone; or the name
+            of torchvision's own weights, which are downloaded once.
 
     Returns:
         A line that says what was taken and what was not.
@@ -28,28 +29,37 @@ def load_weights(network: nn.Module, path: str) -> str:
         CheckpointError: the file is missing or damaged, or no parameter fits.
         ConfigError, EnvironmentFault: torchvision has no such weights, or they cannot be fetched.
     """
-    by_name = re.fullmatch(r"\w+Weights\.\w+", path) and not Path(path).exists()
-    given, own = pretrained(path) if by_name else read_weights(Path(path)), network.state_dict()
-    fits = {name: t for name, t in given.items() if name in own and t.shape == own[name].shape}
+    by_name = re.fullmatch(r"\w+Weights\.\w+", source) and not Path(source).exists()
+    given, wanted = (torchvision_weights(source) if by_name else read_weights(Path(source))), network.state_dict()
+    fits = {name: t for name, t in given.items() if name in wanted and t.shape == wanted[name].shape}
     if not fits.keys() & dict(network.named_parameters()).keys():
         raise CheckpointError(
-            f"model.init_from: nothing in {path} fits {type(network).__name__}: "
-            f"there {listed(given)}; here {listed(own)} -> take the weights of such a network"
+            f"model.init_from: nothing in {source} fits {type(network).__name__}: "
+            f"there {listed(given)}; here {listed(wanted)} -> take the weights of such a network"
         )
     network.load_state_dict(fits, strict=False)
-    new = {name: t for name, t in own.items() if name not in fits}
-    unused = {name: t for name, t in given.items() if name not in fits}
-    parts = [f"{len(fits)} of {len(own)} tensors from {path}"]
-    parts += [f"new here: {listed(new)}"] if new else []
-    parts += [f"not used from there: {listed(unused)}"] if unused else []
-    return f"weights   {'; '.join(parts)}"
+    line = f"weights   {len(fits)} of {len(wanted)} tensors from {source}"
+    for what, state in (("new here", wanted), ("not used from there", given)):
+        rest = {name: t for name, t in state.items() if name not in fits}
+        line += f"; {what}: {listed(rest)}" if rest else ""
+    return line
 
 
-def pretrained(name: str) -> dict[str, Tensor]:
-    """Weights of torchvision, such as `ResNet18_Weights.DEFAULT`."""
-    known = {
-        f"{enum.__name__}.{w}": enum[w] for enum in map(get_model_weights, list_models()) for w in enum.__members__
-    }
+def listed(state: dict[str, Tensor]) -> str:
+    first = [f"{name} {list(t.shape)}" for name, t in list(state.items())[:4]]
+    return ", ".join(first) + (f" and {len(state) - 4} more" if len(state) > 4 else "")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Names, as the network has them, and tensors."""
+    saved = checkpoint.read(path / "checkpoints" / "best.ckpt" if path.is_dir() else path)
+    state = saved.get("state_dict", saved)
+    return {name.removeprefix("network."): t for name, t in state.items() if isinstance(t, Tensor)}
+
+
+def torchvision_weights(name: str) -> dict[str, Tensor]:
+    enums = [get_model_weights(model) for model in list_models()]
+    known = {f"{enum.__name__}.{member}": enum[member] for enum in enums for member in enum.__members__}
     if name not in known:
         raise ConfigError(f"model.init_from: torchvision has no weights {name}{nearest(name, known)}")
     url = known[name].url
@@ -58,21 +68,9 @@ def pretrained(name: str) -> dict[str, Tensor]:
         return dict(known[name].get_state_dict(progress=False, check_hash=True, weights_only=True))
     except Exception as e:  # what a broken file makes torch raise has no common base
         if file.exists():
-            what = str(e).splitlines()[0] if str(e) else type(e).__name__
+            what = (str(e) or type(e).__name__).splitlines()[0]
             raise CheckpointError(f"model.init_from: {file}: {what} -> delete it, so that it is fetched again") from e
         raise EnvironmentFault(f"model.init_from: {url}: {e} -> put the file into {file.parent} by hand") from e
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Names, as the network has them, and tensors."""
-    saved = files.read(path / "checkpoints" / "best.ckpt" if path.is_dir() else path)
-    state = saved.get("state_dict", saved)
-    return {name.removeprefix("network."): t for name, t in state.items() if isinstance(t, Tensor)}
-
-
-def listed(state: dict[str, Tensor]) -> str:
-    first = [f"{name} {list(t.shape)}" for name, t in list(state.items())[:4]]
-    return ", ".join(first) + (f" and {len(state) - 4} more" if len(state) > 4 else "")
 
 
 def freeze(network: nn.Module, patterns: Sequence[str]) -> None:
@@ -94,5 +92,5 @@ def freeze(network: nn.Module, patterns: Sequence[str]) -> None:
     if not any(p.requires_grad for p in parameters.values()):
         raise ConfigError("model.freeze: nothing is left to train -> freeze less")
     for module in network.modules():
-        if isinstance(module, _BatchNorm) and module.weight is not None and not module.weight.requires_grad:
+        if isinstance(module, BATCH_NORMS) and module.affine and not module.weight.requires_grad:
             module.eval()  # Lightning puts back each module's own mode after validation

@@ -5,7 +5,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from src.data.module import Batch
-from src.models.base import MaskedMean, Model
+from src.models.base import Model
+from src.models.metrics import MaskedMean
 
 
 class LanguageModeling(Model):

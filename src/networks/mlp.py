@@ -7,14 +7,15 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU on the flattened image.
+    """Linear layers with ReLU on all numbers of a sample.
 
     Args:
         widths: units of each hidden layer.
         dropout: share of hidden units zeroed in training.
         num_classes, in_channels, image_size: of the data; `image_size` is height and width in pixels.
+        in_features: of data that are no images, in place of these: the numbers of a sample.
 
-    Shapes: x [N, in_channels, height, width] -> logits [N, num_classes].
+    Shapes: x [N, in_features] or [N, in_channels, height, width] -> logits [N, num_classes].
     """
 
     def __init__(
@@ -24,9 +25,10 @@ class MLP(nn.Module):
         num_classes: int = 10,
         in_channels: int = 1,
         image_size: tuple[int, int] = (28, 28),
+        in_features: int | None = None,
     ) -> None:
         super().__init__()
-        sizes = [in_channels * math.prod(image_size), *widths]
+        sizes = [in_features or in_channels * math.prod(image_size), *widths]
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.Linear(a, b), nn.ReLU(), nn.Dropout(dropout)) for a, b in itertools.pairwise(sizes)
         )

@@ -1,4 +1,8 @@
-"""Muon (Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024) and AdamW in one optimizer."""
+"""Muon (Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024) and AdamW in one optimizer.
+
+The Trainer steps one optimizer by itself. torch.optim.Muon is for matrices alone: it takes no kernels of convolutions,
+steps one matrix after the other, and knows no `found_inf`, with which a step that is not finite changes nothing.
+"""
 
 import math
 from collections import defaultdict
@@ -7,8 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
-from torch.optim.adamw import adamw
+from torch.optim import AdamW, Optimizer
 
 from src.run.device import has_bfloat16
 
@@ -44,14 +47,15 @@ class Muon(Optimizer):
     ) -> None:
         if min(lr, adam_lr, momentum, weight_decay, *betas) < 0 or max(momentum, *betas) >= 1:
             raise ValueError("rates and weight_decay are at least 0; momentum and betas are at least 0 and below 1")
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "betas": betas, "eps": eps}
         # `fused` tells load_state_dict to keep AdamW's step counters on the device
-        kept = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "betas": betas, "eps": eps, "fused": True}
-        super().__init__(params, {**kept, "hidden": True})
-        for group in self.param_groups:
-            if not group["hidden"]:
-                group["lr"] = adam_lr
-            elif min(p.ndim for p in group["params"]) < 2:
-                raise ValueError("Muon is for matrices: put vectors into a group with hidden: false")
+        super().__init__(params, {**defaults, "fused": True, "hidden": True})
+        if any(p.ndim < 2 for group in self.param_groups if group["hidden"] for p in group["params"]):
+            raise ValueError("Muon is for matrices: put vectors into a group with hidden: false")
+        others = [group for group in self.param_groups if not group["hidden"]]
+        for group in others:
+            group["lr"] = adam_lr
+        self.adamw = AdamW(others, fused=True) if others else None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -59,60 +63,43 @@ class Muon(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        found_inf = getattr(self, "found_inf", None)
+        if self.adamw:  # it works on our groups and our state, which are others after a checkpoint is loaded
+            self.adamw.param_groups = [group for group in self.param_groups if not group["hidden"]]
+            self.adamw.state, self.adamw.found_inf = self.state, found_inf  # type: ignore[attr-defined]
+            self.adamw.step()
         for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if params and not group["hidden"]:
-                self.step_adamw(params, group)
             by_shape = defaultdict(list)
-            for p in params if group["hidden"] else ():
-                by_shape[p.flatten(1).shape].append(p)
-            for (rows, columns), same in by_shape.items():
-                self.step_muon(same, group, math.sqrt(max(1, rows / columns)))
+            for p in group["params"] if group["hidden"] else ():
+                if p.grad is not None:
+                    by_shape[p.flatten(1).shape].append(p)
+            for same in by_shape.values():
+                self.step_muon(same, group, found_inf)
         return loss
 
-    def step_adamw(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        states = [self.state[p] for p in params]
-        for p, state in zip(params, states, strict=True):
-            if not state:
-                state |= {"step": torch.zeros((), device=p.device)}
-                state |= {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
-        means, squares, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
-        (beta1, beta2), found_inf = group["betas"], getattr(self, "found_inf", None)
-        adamw(
-            params, gradients(params), means, squares, [], steps, fused=True, found_inf=found_inf,
-            amsgrad=False, beta1=beta1, beta2=beta2, lr=group["lr"], weight_decay=group["weight_decay"],
-            eps=group["eps"], maximize=False,
-        )  # fmt: skip
-
-    def step_muon(self, params: list[Tensor], group: dict[str, Any], scale: float) -> None:
+    def step_muon(self, params: list[Tensor], group: dict[str, Any], found_inf: Tensor | None) -> None:
         """One step of matrices of the same shape, together."""
         buffers = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in params]
-        grads, lr, momentum = gradients(params), group["lr"], group["momentum"]
-        found_inf = getattr(self, "found_inf", None)
+        grads: list[Any] = [p.grad for p in params]
+        lr, momentum = group["lr"], group["momentum"]
         if found_inf is not None:  # as in torch's fused optimizers: 1 on the device makes this step change nothing
             grads = [torch.where(found_inf.bool(), b, g) for b, g in zip(buffers, grads, strict=True)]
             lr = lr * (1 - found_inf)
         torch._foreach_lerp_(buffers, grads, 1 - momentum)
-        updates = orthogonal(torch.stack(torch._foreach_lerp(grads, buffers, momentum)).flatten(2)) * (-lr * scale)
+        updates = torch.stack(torch._foreach_lerp(grads, buffers, momentum)).flatten(2)  # [N, rows, columns]
+        scale = math.sqrt(max(1, updates.shape[1] / updates.shape[2]))
+        updates = orthogonal(updates) * (-lr * scale)
         torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
         torch._foreach_add_(params, [u.view_as(p) for u, p in zip(updates, params, strict=True)])
 
 
-def gradients(params: list[Tensor]) -> list[Tensor]:
-    return [p.grad for p in params if p.grad is not None]
-
-
 def orthogonal(x: Tensor) -> Tensor:
-    """For each matrix of x [N, rows, columns] one with its singular vectors and singular values near 1."""
+    """For each matrix of x [N, rows, columns] one with its singular vectors and singular values near 1, by five steps
+    of Newton-Schulz with Jordan's coefficients."""
     tall = x.shape[1] > x.shape[2]
-    y = newton_schulz((x.mT if tall else x).to(torch.bfloat16 if has_bfloat16(x.device) else torch.float32))
-    return (y.mT if tall else y).to(x.dtype)
-
-
-def newton_schulz(y: Tensor) -> Tensor:
-    """Five steps of Newton-Schulz with Jordan's coefficients, for y [N, rows, columns] with rows <= columns."""
+    y = (x.mT if tall else x).to(torch.bfloat16 if has_bfloat16(x.device) else torch.float32)
     y = y / y.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(5):
         gram = y @ y.mT
         y = 3.4445 * y + (-4.7750 * gram + 2.0315 * gram @ gram) @ y
-    return y
+    return (y.mT if tall else y).to(x.dtype)

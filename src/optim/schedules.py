@@ -1,12 +1,16 @@
+"""Learning rates over a run of known length.
+
+Torch's own schedules keep that length in their state, with which a fork could not train for longer. The function of a
+LambdaLR is no part of its state.
+"""
+
 import math
-from typing import Any
 
-from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 
-class WarmupCosine(LRScheduler):
+class WarmupCosine(LambdaLR):
     """Learning rate that rises linearly, then falls along half a cosine (Loshchilov and Hutter, SGDR, 2017).
 
     Args:
@@ -24,26 +28,18 @@ class WarmupCosine(LRScheduler):
         final_frac: float = 0.0,
         warmup_steps: int | None = None,
     ) -> None:
-        self.num_steps, self.final_frac = num_steps, final_frac
-        self.warmup = in_steps("warmup", warmup_frac, warmup_steps, num_steps)
-        super().__init__(optimizer)
+        warmup = in_steps("warmup", warmup_frac, warmup_steps, num_steps)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Where it is; its shape follows from the config, so that a fork may train for longer."""
-        return {name: self.__dict__[name] for name in ("last_epoch", "base_lrs", "_last_lr", "_step_count")}
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / (warmup + 1)
+            share = min(1.0, (step - warmup) / max(1.0, num_steps - warmup))
+            return final_frac + (1 - final_frac) * 0.5 * (1 + math.cos(math.pi * share))
 
-    def get_lr(self) -> list[float | Tensor]:
-        return [base * self.factor(self.last_epoch) for base in self.base_lrs]
-
-    def factor(self, step: int) -> float:
-        """The rate at an optimizer step (the first is 0), as a share of the highest."""
-        if step < self.warmup:
-            return (step + 1) / (self.warmup + 1)
-        share = min(1.0, (step - self.warmup) / max(1.0, self.num_steps - self.warmup))
-        return self.final_frac + (1 - self.final_frac) * 0.5 * (1 + math.cos(math.pi * share))
+        super().__init__(optimizer, factor)
 
 
-class WarmupStableDecay(WarmupCosine):
+class WarmupStableDecay(LambdaLR):
     """Learning rate that rises linearly, stays, and falls linearly (Hu et al., MiniCPM, 2024).
 
     Args:
@@ -65,14 +61,16 @@ class WarmupStableDecay(WarmupCosine):
         warmup_steps: int | None = None,
         decay_steps: int | None = None,
     ) -> None:
-        self.decay = in_steps("decay", decay_frac, decay_steps, num_steps)
-        super().__init__(optimizer, num_steps, warmup_frac, final_frac, warmup_steps)
+        warmup = in_steps("warmup", warmup_frac, warmup_steps, num_steps)
+        decay = in_steps("decay", decay_frac, decay_steps, num_steps)
 
-    def factor(self, step: int) -> float:
-        left = self.num_steps - step
-        if step < self.warmup or left >= self.decay:
-            return min(1.0, (step + 1) / (self.warmup + 1))
-        return self.final_frac + (1 - self.final_frac) * max(0.0, left / self.decay)
+        def factor(step: int) -> float:
+            left = num_steps - step
+            if step < warmup or left >= decay:
+                return min(1.0, (step + 1) / (warmup + 1))
+            return final_frac + (1 - final_frac) * max(0.0, left / decay)
+
+        super().__init__(optimizer, factor)
 
 
 def in_steps(name: str, share: float, steps: int | None, num_steps: int) -> float:

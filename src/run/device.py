@@ -6,7 +6,7 @@ from lightning.pytorch.accelerators import XLAAccelerator
 
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a device computes in bfloat16 itself. One that emulates it is slow: a CPU took 17 times as long as with
-    float32 (benchmarks/precision.py)."""
+    float32 (docs/results.md)."""
     if device.type == "cuda":
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     able = torch.cpu.get_capabilities()

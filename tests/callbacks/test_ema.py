@@ -2,12 +2,15 @@ import csv
 
 import pytest
 import torch
-from conftest import SMALL
+from conftest import (
+    SMALL,
+    SMALL_CNN,  # kind: images
+)
 from lightning.pytorch import LightningModule
 
 from src import evaluate
 from src.callbacks.ema import EMA
-from src.networks.gpt import GPT
+from src.networks.gpt import GPT  # kind: text
 
 KEEP_ALL = ["--checkpoints.every_n_steps", 1, "--checkpoints.keep_last", 99]
 
@@ -16,8 +19,9 @@ def saved(run_dir, step):
     return torch.load(run_dir / f"checkpoints/step-{step:08d}.ckpt", weights_only=True)
 
 
+# kind: images
 def test_a_checkpoint_holds_the_average_and_what_is_trained(run, tmp_path):
-    short = [*SMALL, *KEEP_ALL, "--trainer.max_epochs", 1, "--trainer.limit_train_batches", 12]
+    short = [*SMALL_CNN, *KEEP_ALL, "--trainer.max_epochs", 1, "--trainer.limit_train_batches", 12]
     run([*short, "--run_dir", tmp_path / "plain"])
     run([*short, "--ema.decay", 0.5, "--run_dir", tmp_path / "ema"])
     average = saved(tmp_path / "ema", 1)["state_dict"]
@@ -35,6 +39,9 @@ def test_a_checkpoint_holds_the_average_and_what_is_trained(run, tmp_path):
     assert int(both["state_dict"]["network.blocks.0.1.num_batches_tracked"]) == 12
 
 
+# end
+
+
 def test_the_average_is_what_is_validated_and_tested(run, tmp_path):
     run([*SMALL, "--ema.decay", 0.9, "--run_dir", tmp_path / "run"])
     with open(tmp_path / "run/metrics.csv") as f:
@@ -43,6 +50,7 @@ def test_the_average_is_what_is_validated_and_tested(run, tmp_path):
     assert f"val/loss {best:.4f}" in output
 
 
+# kind: text
 def test_layers_that_share_a_weight_share_its_average():
     module, ema = LightningModule(), EMA(0.5)
     module.network = GPT(dim=8, depth=1, num_heads=2)
@@ -59,6 +67,9 @@ def test_layers_that_share_a_weight_share_its_average():
     assert torch.equal(module.network.head.weight, start)
     ema.swap(None, module)
     assert torch.equal(module.network.head.weight, start + 1)
+
+
+# end
 
 
 @pytest.mark.parametrize("decay", [1, -0.1])

@@ -10,7 +10,7 @@ from src.run.device import has_bfloat16
 def test_without_a_terminal_there_are_lines_only(run, tmp_path):
     output = run([*SMALL, "--progress.line_sec", "0", "--run_dir", tmp_path / "run"])
     assert "\x1b" not in output
-    assert re.search(r"^network +CNN, 2,\d+ parameters$", output, re.MULTILINE)
+    assert re.search(r"^network +MLP, 2,\d+ parameters$", output, re.MULTILINE)
     assert re.search(r"^data +train 1,293, val 144, test 360 samples$", output, re.MULTILINE)
     assert re.search(r"^steps +60 of 64 samples in 3 epochs$", output, re.MULTILINE)
     assert re.search(r"^compute +[\d.]+ KFLOP a sample forward, [\d.]+ [MG]FLOP in all$", output, re.MULTILINE)

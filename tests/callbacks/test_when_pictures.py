@@ -1,16 +1,20 @@
 import csv
 
 import numpy as np
-from conftest import SMALL
-from PIL import Image
+from conftest import (
+    SMALL,
+    SMALL_CNN,  # kind: images
+)
+from PIL import Image  # kind: images
 
 DRAWN = [*SMALL, "--pictures.enabled", "true"]
 
 
+# kind: images
 def test_pictures_are_in_the_run_folder_and_in_wandb(run, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder = tmp_path / "run"
-    output = run([*DRAWN, "--run_dir", folder])
+    output = run([*SMALL_CNN, "--pictures.enabled", "true", "--run_dir", folder])
     assert "pictures  confusion.png, curves.png, samples.png" in output
     assert output.count("W&B") == 2, output  # that it records, and how to send it: nothing went wrong
     for name in ("confusion", "curves", "samples"):
@@ -21,15 +25,22 @@ def test_pictures_are_in_the_run_folder_and_in_wandb(run, tmp_path, monkeypatch)
     assert not list(folder.glob("*.tmp"))
 
 
+# end
+
+
+# kind: images
 def test_drawing_changes_nothing_in_training(run, tmp_path):
-    run([*DRAWN, "--run_dir", tmp_path / "with"])
-    run([*SMALL, "--run_dir", tmp_path / "without"])
+    run([*SMALL_CNN, "--pictures.enabled", "true", "--run_dir", tmp_path / "with"])
+    run([*SMALL_CNN, "--run_dir", tmp_path / "without"])
     with_, without = ((tmp_path / n / "checkpoints/last.ckpt").resolve() for n in ("with", "without"))
     import torch
 
     one, other = (torch.load(p, weights_only=True)["state_dict"] for p in (with_, without))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert not list((tmp_path / "without").glob("*.png"))
+
+
+# end
 
 
 def test_evaluating_draws_nothing(run, tmp_path):

@@ -15,6 +15,7 @@ import torch
 from src.run import checkpoint
 
 TINY = ["--config", "tests/faults/tiny.yaml"]
+IMAGES = ["--config", "tests/data/images/tiny.yaml"]  # kind: images
 EVERY_STEP = ["--checkpoints.every_n_steps", 1]
 SELDOM = ["--checkpoints.every_sec", 1000]  # only where the run gets better, and at its end
 STEPS = 12
@@ -24,6 +25,8 @@ EPOCHS = [*SHORT, "--trainer.max_epochs", 3, "--trainer.limit_train_batches", 4]
 # Networks and settings of every kind, each a run of 12 steps.
 SETTINGS: dict[str, list] = {
     "mlp": [*TINY, *EVERY_STEP],
+    # kind: images
+    "images": [*IMAGES, *EVERY_STEP],
     "cnn": [
         *["--config", "configs/experiment/digits_cnn.yaml", *EPOCHS, *EVERY_STEP, "--data.batch_size", 32],
         *["--model.network.widths", "[4,4]", "--model.network.hidden", 8],
@@ -36,11 +39,14 @@ SETTINGS: dict[str, list] = {
         *["--config", "configs/experiment/digits_vit.yaml", *EPOCHS, *SELDOM, "--trainer.precision", "bf16-mixed"],
         *["--data.batch_size", 16, "--model.network.dim", 16, "--model.network.depth", 1],
     ],
+    # end
+    # kind: text
     "gpt": [
         *["--config", "configs/experiment/text_gpt.yaml", *SHORT, "--checkpoints.every_n_steps", 3],
         *["--trainer.max_steps", 12, "--trainer.val_check_interval", 4, "--data.batch_size", 4, "--data.seq_len", 16],
         *["--model.network.dim", 12, "--model.network.depth", 1],
     ],
+    # end
 }
 
 

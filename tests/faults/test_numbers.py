@@ -9,19 +9,18 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, SMALL
 from harness import EVERY_STEP, SELDOM, SETTINGS, STEPS, TINY, assert_same_end, assert_sound, together
 from test_resume import at_step
 
 from src.callbacks import gradients
 from src.callbacks.checkpoints import Checkpoints
-from src.data.images.module import ImageDataModule
+from src.data.module import DataModule
 from src.models.classification import Classification
 from src.networks.mlp import MLP
 from src.run import checkpoint
 
 STEP = 5
-DIGITS_MLP = ["--config", "configs/experiment/digits_mlp.yaml", "--pictures.enabled", "false"]
 
 
 def in_step(change, steps=(STEP,), micro_batch=None):
@@ -87,15 +86,16 @@ def test_on_a_device_nothing_bad_is_saved_before_the_host_looks(run, tmp_path):
 
 def test_names_the_samples_whose_input_is_bad(run, tmp_path):
     def first():
-        standardize = ImageDataModule.standardize
+        transfer = DataModule.on_after_batch_transfer
 
-        def dirty(self, x):
-            x = standardize(self, x).clone()
+        def dirty(self, batch, dataloader_idx):
+            batch = transfer(self, batch, dataloader_idx)
+            x = batch["x"].clone()
             if len(x) == 32 and self.trainer and self.trainer.training and self.trainer.global_step == STEP:
                 x[7] = float("inf")
-            return x
+            return {**batch, "x": x}
 
-        ImageDataModule.standardize = dirty
+        DataModule.on_after_batch_transfer = dirty
 
     output = run([*TINY, "--run_dir", tmp_path / "run"], code=5, first=first)
     assert "step 5: " in output
@@ -128,6 +128,7 @@ def test_skips_and_goes_on(run, tmp_path, change):
     assert {int(s["step"]) for s in state["optimizer_states"][0]["state"].values()} == {STEPS - 2}
 
 
+# kind: images
 @pytest.mark.parametrize("on_host", [True, False])
 @pytest.mark.parametrize("micro", [32, 16])
 def test_a_skipped_step_leaves_batch_norms_as_they_were(start, run, tmp_path, on_host, micro):
@@ -157,6 +158,9 @@ def test_a_skipped_step_leaves_batch_norms_as_they_were(start, run, tmp_path, on
     assert_same_end(tmp_path / "killed", tmp_path / "whole")
 
 
+# end
+
+
 def test_too_many_skips_stop_the_run(run, tmp_path):
     args = [*TINY, *SELDOM, "--gradients.nonfinite", "skip", "--gradients.max_skips", 2, "--run_dir", tmp_path / "run"]
     output = run(args, code=5, first=in_step(nan_loss, steps=(2, 4, 5, 7, 8, 9)))
@@ -177,7 +181,7 @@ def test_killed_at_each_step_while_it_skips(start, run, tmp_path):
 
 def test_a_healthy_run_of_a_thousand_steps_skips_none(run, tmp_path):
     flags = ["--trainer.max_epochs", -1, "--trainer.max_steps", 1000, "--gradients.nonfinite", "skip"]
-    run([*DIGITS_MLP, *flags, "--trainer.check_val_every_n_epoch", 25, "--run_dir", tmp_path / "healthy"])
+    run([*SMALL, *flags, "--trainer.check_val_every_n_epoch", 25, "--run_dir", tmp_path / "healthy"])
     assert rows_of(tmp_path / "healthy", "optim/skipped")[-1] == 0
 
 

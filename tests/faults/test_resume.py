@@ -10,6 +10,7 @@ import pytest
 import torch
 from harness import (
     EVERY_STEP,
+    IMAGES,  # kind: images
     SELDOM,
     SETTINGS,
     STEPS,
@@ -38,29 +39,42 @@ def early_stopping(patience):
     return f"[{{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {arguments}}}]"
 
 
+OPERATIONS = ("Flip", "Crop", "Color", "Erasing", "RandAugment")  # kind: images
 KINDS = {
     "plain": [],
     "accumulation and validation in mid-epoch": [
         *["--data.micro_batch_size", 16, "--trainer.limit_train_batches", 8],
         *["--trainer.val_check_interval", 4],
     ],
+    # kind: images
     "augmented, mixed, balanced": [
-        "--data.augment",
-        f"[{', '.join(f'src.data.images.augment.{name}' for name in ('Flip', 'Crop', 'Color', 'Erasing', 'RandAugment'))}]",
+        *IMAGES,
+        *["--data.augment", f"[{', '.join(f'src.data.images.augment.{name}' for name in OPERATIONS)}]"],
         *["--data.mix", "src.data.images.mix.CutMix", "--data.balance", "true", "--model.class_weights", "balanced"],
     ],
+    # end
     "two workers": ["--data.num_workers", 2],
     "plateau": [
         *["--model.schedule", "torch.optim.lr_scheduler.ReduceLROnPlateau"],
         *["--model.schedule.patience", 0, "--model.schedule.threshold", 0.5],
     ],
     "average": ["--ema.decay", 0.9, "--trainer.val_check_interval", 2],
+    # kind: images
     "average, Muon, one cycle": [
-        *["--model.network", "src.networks.cnn.CNN", "--model.network.widths", "[4,4]", "--model.network.hidden", 8],
+        *[
+            *IMAGES,
+            "--model.network",
+            "src.networks.cnn.CNN",
+            "--model.network.widths",
+            "[4,4]",
+            "--model.network.hidden",
+            8,
+        ],
         *["--model.network.batch_norm", "true", "--model.network.padding", 1, "--ema.decay", 0.9],
         *["--model.optimizer", "src.optim.muon.Muon", "--model.optimizer.adam_lr", 0.02],
         *["--model.schedule", "torch.optim.lr_scheduler.OneCycleLR", "--model.schedule.max_lr", 0.02],
     ],
+    # end
     "bfloat16": ["--trainer.precision", "bf16-mixed"],
     "early stopping": ["--trainer.max_epochs", 9, "--trainer.callbacks", early_stopping(patience=2)],  # after 12 steps
 }
@@ -87,6 +101,7 @@ def at_step(step):
     return first
 
 
+SLOW = [kind for kind in SLOW if kind in KINDS]
 CASES = [
     pytest.param(kind, saving, marks=pytest.mark.long if kind in SLOW else ())
     for kind in KINDS

@@ -91,7 +91,7 @@ def test_everything_is_recorded_offline(run, tmp_path):
     assert recorded["model"] == saved["model"]
     assert recorded["trainer"]["max_epochs"] == 3
     assert recorded["code"]["src_sha256"]
-    assert recorded["command"].startswith("python -m src.train --config configs/experiment/digits_cnn.yaml")
+    assert recorded["command"].startswith("python -m src.train --config tests/small.yaml")
     assert recorded["hardware"]["cores"] == os.cpu_count()
     result = json.loads((folder / "summary.json").read_text())
     assert summary(folder)["test/acc"] == pytest.approx(result["test/acc"])

@@ -1,46 +1,32 @@
+from functools import partial
+
 import pytest
 import torch
-from conftest import SMALL
+from conftest import (
+    SMALL,
+    SMALL_CNN,  # kind: images
+)
 from lightning.pytorch import Trainer, seed_everything
 from sklearn.metrics import f1_score, log_loss, roc_auc_score
 from torch.nn import functional as F
 
-from src.data.images.mix import CutMix
-from src.data.images.module import ImageDataModule
 from src.data.module import Arrays
-from src.models.classification import Classification, presence_and_f1, weights
+from src.data.waves import WavesDataModule
+from src.models.classification import Classification, loss_weights
 from src.models.factory import build_network
+from src.models.metrics import f1_by_class
 from src.networks.mlp import MLP
-from src.predict import to_table
-from src.run.errors import ConfigError
-
-PARTS = torch.tensor([[k % 2 == 0, k >= 5, k in (0, 6, 8, 9)] for k in range(10)]).long()
-
-
-class LabelledDigits(ImageDataModule):
-    """Digits with three labels: even, at least five, with a loop."""
-
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        if self.facts["num_classes"] == 10:
-            self.splits = {name: Arrays(a.x, PARTS[a.targets]) for name, a in self.splits.items()}
-            self.facts["num_classes"], self.statistics["class_names"] = 3, ["0", "1", "2"]
-
-    def picture(self, batch):
-        return None
+from src.run.errors import ConfigError, DataError
 
 
 @pytest.fixture
 def trained(tmp_path):
     """trained(data class, epochs, data arguments, **arguments of the model) -> trainer, model, data."""
 
-    def trained(kind=ImageDataModule, epochs=8, data=None, **how):
+    def trained(kind=WavesDataModule, epochs=8, data=None, **how):
         seed_everything(0, verbose=False)
         data = kind(batch_size=50, cache_dir=str(tmp_path), **(data or {}))  # 144 and 360 samples leave padding
-        factory = lambda num_classes, in_channels, image_size: MLP(  # noqa: E731
-            (64,), num_classes=num_classes, in_channels=in_channels, image_size=image_size
-        )
-        model = Classification(network=factory, optimizer=lambda p: torch.optim.AdamW(p, lr=3e-3), **how)
+        model = Classification(network=partial(MLP, (64,)), optimizer=lambda p: torch.optim.AdamW(p, lr=3e-3), **how)
         trainer = Trainer(
             max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, num_sanity_val_steps=0,
             enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=5,
@@ -70,25 +56,7 @@ def test_metrics_of_one_label_are_scikit_learns(trained):
     assert metrics["test/auroc"] == pytest.approx(roc_auc_score(targets, p, multi_class="ovr"), abs=1e-4)
 
 
-def test_several_labels_are_trained_and_measured(trained):
-    trainer, model, data = trained(LabelledDigits, 15, class_weights="balanced", label_smoothing=0.02)
-    assert model.weights.tolist() == pytest.approx([1.0, 1.0, 1.5], abs=0.2)
-    assert set(trainer.callback_metrics) >= {"val/loss", "val/acc", "val/f1", "val/auroc", "train/loss", "train/acc"}
-    metrics, targets, p = measure(trainer, model, data)
-    assert targets.shape == p.shape == (360, 3)
-    assert metrics["test/acc"] > 0.9
-    assert metrics["test/acc"] == pytest.approx(((p > 0.5) == targets).float().mean().item())
-    assert metrics["test/loss"] == pytest.approx(F.binary_cross_entropy(p, targets.float()).item(), rel=1e-4)
-    assert metrics["test/f1"] == pytest.approx(f1_score(targets, p > 0.5, average="macro"), rel=1e-5)
-    assert metrics["test/auroc"] == pytest.approx(roc_auc_score(targets, p), abs=1e-4)
-    assert model.pictures() == {}
-    table = to_table(trainer.predict(model, datamodule=data), data)
-    assert table.column_names[:7] == ["id", *(f"{name}_{k}" for name in ("target", "prediction") for k in range(3))]
-    assert table["target_2"].to_pylist() == targets[:, 2].tolist()
-    assert table["prediction_2"].to_pylist() == (p[:, 2] > 0.5).long().tolist()
-
-
-class WithoutSevens(ImageDataModule):
+class WithoutSevens(WavesDataModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         val = self.splits["val"]
@@ -102,32 +70,11 @@ def test_a_class_that_val_lacks_is_said_once_and_left_out(trained, capsys):
     assert 0.8 < trainer.callback_metrics["val/f1"] <= 1
 
 
-def test_unbalanced_data_is_trained_in_balance(trained):
-    class Unbalanced(ImageDataModule):
-        def setup(self, stage: str) -> None:
-            super().setup(stage)
-            train = self.splits["train"]
-            kept = (train.targets < 5) | (torch.arange(len(train)) % 10 == 0)
-            self.splits["train"] = Arrays(train.x[kept], train.targets[kept])
-
-    _, model, data = trained(Unbalanced, 6, {"balance": True})
-    order = data.train_dataloader().order
-    order.position = lambda: (0, 0)
-    counts = torch.bincount(torch.cat([data.splits["train"][index]["targets"] for index in order]))
-    assert counts.max() - counts.min() <= 10  # the last samples wait
-    recall = model.counts.diagonal() / model.counts.sum(1)
-    assert recall[5:].mean() > 0.6
-
-
-def test_several_labels_are_not_balanced(trained):
-    with pytest.raises(ConfigError, match=r"data.balance: the samples have several labels"):
-        trained(LabelledDigits, 1, {"balance": True})
-
-
 def test_mixed_batches_train_against_both_labels(trained):
-    _, model, data = trained(epochs=1, data={"mix": CutMix()}, label_smoothing=0.1, class_weights="balanced")
+    _, model, data = trained(epochs=1, label_smoothing=0.1, class_weights="balanced")
     batch = data.splits["train"][torch.arange(50)]
-    batch = CutMix()({**batch, "x": batch["x"] / 255}, 10, seed=0, epoch=0)
+    hot = F.one_hot(batch["targets"], 10).float()
+    batch["soft_targets"] = 0.7 * hot + 0.3 * hot.roll(1, 0)
     log_p = model(batch["x"]).log_softmax(1)
     soft = batch["soft_targets"] * 0.9 + 0.01
     assert model.training_step(batch, 0).item() == pytest.approx(-(soft * log_p * model.weights).sum(1).mean().item())
@@ -145,22 +92,28 @@ def test_weighted_losses_do_not_depend_on_how_a_batch_is_divided(trained):
 
 def test_weights_of_classes():
     targets = torch.tensor([0, 0, 0, 2])
-    assert weights("balanced", targets, 3).tolist() == pytest.approx([4 / 9, 4 / 3, 4 / 3])
-    assert weights("balanced", torch.tensor([[1, 1], [0, 1], [0, 1], [0, 0]]), 2).tolist() == pytest.approx([3, 1 / 3])
-    assert weights([1.0, 2.0, 0.0], targets, 3).tolist() == [1, 2, 0]
+    assert loss_weights("balanced", targets, 3).tolist() == pytest.approx([4 / 9, 4 / 3, 4 / 3])
+    assert loss_weights([1.0, 2.0, 0.0], targets, 3).tolist() == [1, 2, 0]
     for wrong in ([1.0, 2.0], [1.0, 2.0, -1.0], []):
         with pytest.raises(ConfigError, match=r"model.class_weights: .* give 3 numbers"):
-            weights(wrong, targets, 3)
+            loss_weights(wrong, targets, 3)
 
 
-def test_f1_leaves_out_what_is_not_there():
-    there, f1 = presence_and_f1(torch.tensor([[3, 1, 0], [0, 4, 0], [0, 0, 0]]))
-    assert there.tolist() == [True, True, False]
+def test_f1_of_a_class_that_is_not_there_is_nan():
+    f1 = f1_by_class(torch.tensor([[3, 1, 0], [0, 4, 0], [0, 0, 0]]))
     assert f1[:2].tolist() == pytest.approx([6 / 7, 8 / 9])
     assert f1[2].isnan()
-    there, f1 = presence_and_f1(torch.tensor([[[5, 1], [2, 4]], [[0, 0], [3, 4]]]))
-    assert there.tolist() == [True, False]  # of the second label there are no samples without it
-    assert f1[0].item() == pytest.approx(8 / 11)
+
+
+class SeveralLabels(WavesDataModule):
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self.splits = {name: Arrays(a.x, F.one_hot(a.targets, 10)) for name, a in self.splits.items()}
+
+
+def test_several_labels_for_a_sample_are_refused(trained):
+    with pytest.raises(DataError, match=r"SeveralLabels.setup: labels are of shape \[\d+, 10\] -> make them int64"):
+        trained(SeveralLabels, 1)
 
 
 def test_label_smoothing_is_a_share():
@@ -170,12 +123,25 @@ def test_label_smoothing_is_a_share():
 
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
 def test_weights_of_any_precision_train(run, tmp_path, precision):
-    mixed = ["--data.mix", "src.data.images.mix.MixUp", "--model.class_weights", "balanced", "--ema.decay", 0.9]
+    flags = ["--model.class_weights", "balanced", "--ema.decay", 0.9, "--trainer.precision", precision]
+    out = run([*SMALL, *flags, "--trainer.max_epochs", 1, "--pictures.enabled", "true", "--run_dir", tmp_path / "run"])
+    assert "test      loss" in out
+    saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert saved["network.head.weight"].dtype == {"bf16-true": torch.bfloat16, "64-true": torch.float64}[precision]
+
+
+# kind: images
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_weights_of_any_precision_train_on_mixed_images(run, tmp_path, precision):
+    mixed = ["--data.mix", "torchvision.transforms.v2.MixUp", "--model.class_weights", "balanced", "--ema.decay", 0.9]
     short = ["--trainer.precision", precision, "--trainer.max_epochs", 1, "--pictures.enabled", "true"]
-    out = run([*SMALL, *mixed, *short, "--run_dir", tmp_path / "run"])
+    out = run([*SMALL_CNN, *mixed, *short, "--run_dir", tmp_path / "run"])
     assert "test      loss" in out
     saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert saved["network.head.1.weight"].dtype == {"bf16-true": torch.bfloat16, "64-true": torch.float64}[precision]
+
+
+# end
 
 
 def test_a_run_without_end_needs_no_schedule_that_knows_it(run, tmp_path):
@@ -186,26 +152,27 @@ def test_a_run_without_end_needs_no_schedule_that_knows_it(run, tmp_path):
     run([*endless, *constant, "--checkpoints.monitor", "val/loss", "--run_dir", tmp_path / "other"])
 
 
-@pytest.mark.parametrize("views", ["mirrored", "shifted"])
-def test_an_image_is_seen_in_several_ways(trained, views):
-    trainer, model, data = trained(epochs=1, views=views)
+class Mirrored(WavesDataModule):
+    def views(self, x):
+        return [x, x.flip(-1)]
+
+
+def test_the_logits_of_all_views_are_averaged(trained):
+    trainer, model, data = trained(Mirrored, 1)
     metrics, targets, p = measure(trainer, model, data)
-    test = data.splits["test"]
-    x = data.on_after_batch_transfer(test[torch.arange(360)], 0)["x"]
-    rows = torch.arange(8)
-    up, down = (x[:, :, near][..., near] for near in ((rows + 1).clamp(max=7), (rows - 1).clamp(min=0)))
-    seen = [x] if views == "mirrored" else [x, up, down]
+    x = data.on_after_batch_transfer(data.splits["test"][torch.arange(360)], 0)["x"]
     with torch.no_grad():
-        logits = sum(model(view) + model(view.flip(-1)) for view in seen) / (2 * len(seen))
+        logits = (model(x) + model(x.flip(-1))) / 2
+        assert not torch.allclose(model(x).softmax(1), p, atol=1e-3)
     assert torch.allclose(p, logits.softmax(1), atol=1e-6)
     assert metrics["test/loss"] == pytest.approx(F.cross_entropy(logits, targets).item(), rel=1e-5)
 
 
 def test_a_network_of_another_output_is_refused(run, tmp_path):
-    network = ["--model.network", "torch.nn.Conv2d", "--model.network.in_channels", 1]
-    network += ["--model.network.out_channels", 10, "--model.network.kernel_size", 3]
+    network = ["--model.network", "torch.nn.Linear", "--model.network.in_features", 64]
+    network += ["--model.network.out_features", 7]
     out = run([*SMALL, *network, "--run_dir", tmp_path / "run"], code=2)
-    assert "Conv2d gives [2, 10, 6, 6] for x [2, 1, 8, 8], where logits [2, 10] are wanted -> " in out
+    assert "Linear gives [2, 7] for x [2, 64], where logits [2, 10] are wanted -> " in out
 
 
 def test_a_network_in_place_of_its_class_is_refused():

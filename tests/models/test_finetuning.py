@@ -5,8 +5,12 @@ import signal
 
 import pytest
 import torch
-import torchvision
-from conftest import DIGITS, SMALL
+import torchvision  # kind: images
+from conftest import (
+    DIGITS,  # kind: images
+    SMALL,
+    SMALL_CNN,  # kind: images
+)
 
 from src import evaluate
 from src.models.classification import Classification
@@ -25,34 +29,34 @@ def weights(run_dir, name="last"):
     return {name.removeprefix("network."): t for name, t in state["state_dict"].items()}
 
 
-def frozen_from(source, run_dir):
+def frozen_from(source, run_dir, config=SMALL):
     """A run that begins with the weights of another, of which only the last layer is trained."""
-    return [
-        *SMALL,
-        *SMOKE,
-        "--model.init_from",
-        source,
-        "--model.freeze",
-        "['blocks.*', head.1.*]",
-        "--run_dir",
-        run_dir,
-    ]
+    others = "['blocks.*']" if config is SMALL else "['blocks.*', head.1.*]"
+    return [*config, *SMOKE, "--model.init_from", source, "--model.freeze", others, "--run_dir", run_dir]
 
 
+LAST = [(SMALL, 6, {"head.weight", "head.bias"})]
+LAST += [(SMALL_CNN, 16, {"head.4.weight", "head.4.bias"})]  # kind: images
+
+
+@pytest.mark.parametrize(("config", "tensors", "last"), LAST, ids=["network", "with batch norms"][: len(LAST)])
 @pytest.mark.parametrize("kind", ["run", "checkpoint", "weights"])
-def test_frozen_weights_stay_those_of_the_source(run, tmp_path, first, kind):
+def test_frozen_weights_stay_those_of_the_source(run, tmp_path, kind, config, tensors, last):
+    first = tmp_path / "first"
+    run([*config, *SMOKE, "--run_dir", first])
     source = {"run": first, "checkpoint": first / "checkpoints/best.ckpt", "weights": tmp_path / "my_Weights.pt"}[kind]
     torch.save(weights(first, "best"), tmp_path / "my_Weights.pt")
-    output = run(frozen_from(source, tmp_path / "run"))
-    assert f"weights   16 of 16 tensors from {source}\n" in output
+    output = run(frozen_from(source, tmp_path / "run", config))
+    assert f"weights   {tensors} of {tensors} tensors from {source}\n" in output
     before, after = weights(first, "best"), weights(tmp_path / "run")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {"head.4.weight", "head.4.bias"}  # the batch norms' statistics are frozen, too
+    assert changed == last  # the batch norms' statistics are frozen, too
     saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]
     assert len(saved["state"]) == 2
 
 
-RESNET = [*SMALL, *SMOKE, "--data.channels", "3", "--model.network", "torchvision.models.resnet18"]
+# kind: images
+RESNET = [*SMALL_CNN, *SMOKE, "--data.channels", "3", "--model.network", "torchvision.models.resnet18"]
 
 
 def test_weights_of_torchvision_are_taken_by_name(run, tmp_path, monkeypatch):
@@ -84,6 +88,9 @@ def test_weights_of_torchvision_that_cannot_be_had(run, tmp_path, monkeypatch):
     assert "-> delete it, so that it is fetched again" in run(flags, code=4)
 
 
+# end
+
+
 def test_afterwards_the_source_is_not_needed(run, tmp_path, first):
     run([*frozen_from(first, tmp_path / "run"), "--trainer.limit_test_batches", "1.0"])
     shutil.rmtree(first)
@@ -92,20 +99,24 @@ def test_afterwards_the_source_is_not_needed(run, tmp_path, first):
 
 
 def test_a_head_of_another_size_begins_anew(run, tmp_path, first):
-    flags = ["--model.network.hidden", 24, "--model.init_from", first]
+    flags = ["--model.network.widths", "[32,24]", "--model.init_from", first]
     output = run([*SMALL, *SMOKE, *flags, "--run_dir", tmp_path / "run"])
     (line,) = [line for line in output.splitlines() if line.startswith("weights ")]
-    assert "13 of 16 tensors" in line
-    assert "new here: head.1.weight [24, 128], head.1.bias [24], head.4.weight [10, 24]" in line
-    assert "not used from there: head.1.weight [16, 128]" in line
+    assert "3 of 6 tensors" in line
+    assert "new here: blocks.1.0.weight [24, 32], blocks.1.0.bias [24], head.weight [10, 24]" in line
+    assert "not used from there: blocks.1.0.weight [16, 32]" in line
 
 
+# kind: images
 def test_weights_of_torchvision(run, tmp_path):
     torch.save(torchvision.models.resnet18(num_classes=5).state_dict(), tmp_path / "w.pth")
     flags = ["--model.network", "torchvision.models.resnet18", "--data.channels", 3, "--model.freeze", "[layer*]"]
     flags += ["--model.init_from", tmp_path / "w.pth", "--data.batch_size", 8, "--run_dir", tmp_path / "run"]
     output = run([*DIGITS, *SMOKE, *flags])
     assert "new here: fc.weight [10, 512], fc.bias [10]" in output
+
+
+# end
 
 
 def test_a_run_that_goes_on_takes_its_own_checkpoint(start, run, tmp_path, first):
@@ -136,7 +147,7 @@ def test_bad_sources_are_refused(run, tmp_path, first):
     torch.save([1], tmp_path / "list.pt")
     for name, message in {
         "nowhere": "no such file", "junk.pt": "not a file that can be read safely", "list.pt": "no names",
-        "other.pt": "fits CNN: there a [2]; here blocks.0.0.weight [8, 1, 3, 3]",
+        "other.pt": "fits MLP: there a [2]; here blocks.0.0.weight [32, 64]",
     }.items():  # fmt: skip
         flags = ["--model.init_from", tmp_path / name, "--run_dir", tmp_path / f"run_{name}"]
         output = run([*SMALL, *SMOKE, *flags], code=4)

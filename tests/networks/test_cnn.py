@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from src.networks.cnn import CNN
-from src.networks.mlp import MLP
 
 
 def test_default_layers_are_the_beginners_cnn():
@@ -19,9 +18,3 @@ def test_sizes_follow_from_the_facts():
 def test_too_many_widths_are_refused():
     with pytest.raises(ValueError, match="too many for images"):
         CNN(image_size=(8, 8))
-
-
-def test_mlp_flattens_the_image():
-    network = MLP((5, 6), num_classes=3, in_channels=2, image_size=(4, 4))
-    assert network(torch.zeros(2, 2, 4, 4)).shape == (2, 3)
-    assert sum(p.numel() for p in network.parameters()) == (32 * 5 + 5) + (5 * 6 + 6) + (6 * 3 + 3)

@@ -3,7 +3,10 @@ import json
 
 import pytest
 import torch
-from conftest import DIGITS, SMALL
+from conftest import (
+    DIGITS,  # kind: images
+    SMALL,
+)
 from torch import nn
 
 from src.optim.muon import Muon, orthogonal
@@ -97,10 +100,14 @@ def test_vectors_and_rates_below_zero_are_refused():
         Muon(matrices(), lr=-0.1)
 
 
+# kind: images
 def test_learns_the_digits(run, tmp_path):
     flags = ["--model.optimizer", "src.optim.muon.Muon", "--trainer.max_epochs", 4, "--pictures.enabled", "false"]
     run([*DIGITS, *flags, "--model.network.widths", "[16,16]", "--run_dir", tmp_path / "run"])
     assert json.loads((tmp_path / "run/summary.json").read_text())["test/acc"] > 0.93
+
+
+# end
 
 
 @pytest.mark.parametrize("optimizer", ["torch.optim.AdamW", "src.optim.muon.Muon"])

@@ -1,7 +1,7 @@
 """The Trainer does what a plain PyTorch loop does, bit for bit."""
 
 import torch
-from conftest import SMALL
+from conftest import SMALL_CNN
 from lightning.pytorch import seed_everything
 from torch.nn import functional as F
 
@@ -13,7 +13,7 @@ from src.optim.schedules import WarmupCosine
 
 
 def test_ten_lines_give_the_same_weights(run, tmp_path):
-    run([*SMALL, "--run_dir", tmp_path / "run"])
+    run([*SMALL_CNN, "--run_dir", tmp_path / "run"])
     trained = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     data = ImageDataModule(batch_size=64, cache_dir=str(tmp_path))
     data.setup("fit")

@@ -1,10 +1,8 @@
 import pytest
 import torch
-from torchvision.models import VisionTransformer
 
 from src.networks.gpt import GPT, rotation
 from src.networks.transformer import rotate
-from src.networks.vit import ViT
 
 
 def count(network) -> int:
@@ -49,62 +47,9 @@ def test_rotated_products_depend_on_the_distance_alone():
     assert not torch.allclose(products[3, 1], products[3, 2], atol=1e-4)
 
 
-def to_ours(state: dict, depth: int) -> dict:
-    """Weights of torchvision's VisionTransformer under our names."""
-    names = {"class_token": "token", "conv_proj": "patches", "encoder.pos_embedding": "positions"}
-    names |= {"encoder.ln.": "norm.", "heads.head": "head", "ln_1": "norm1", "ln_2": "norm2", "mlp.0": "up"}
-    names |= {"mlp.3": "down", "self_attention.in_proj_": "qkv.", "self_attention.out_proj": "out"}
-    names |= {f"encoder.layers.encoder_layer_{i}": f"blocks.{i}" for i in range(depth)}
-    out = {}
-    for name, weight in state.items():
-        for theirs, ours in names.items():
-            name = name.replace(theirs, ours)
-        out[name] = weight
-    return out
-
-
-def test_vit_is_torchvisions():
-    theirs = VisionTransformer(16, 4, num_layers=3, num_heads=4, hidden_dim=32, mlp_dim=128, num_classes=7).eval()
-    torch.nn.init.normal_(theirs.heads.head.weight)  # zero at the start
-    ours = ViT(4, 32, 3, 4, num_classes=7, in_channels=3, image_size=(16, 16)).eval()
-    ours.load_state_dict(to_ours(theirs.state_dict(), 3))
-    x = torch.randn(5, 3, 16, 16)
-    assert torch.allclose(ours(x), theirs(x), atol=1e-5)
-
-
-def test_vit_b_16_has_its_published_size():
-    with torch.device("meta"):
-        network = ViT(16, 768, 12, 12, num_classes=1000, in_channels=3, image_size=(224, 224))
-    assert count(network) == 86_567_656
-
-
-@pytest.mark.parametrize("tie", [True, False])
-def test_every_parameter_learns(tie):
-    network = GPT(16, 2, 2, dropout=0.1, tie_embeddings=tie, vocab_size=9, seq_len=8)
-    network(torch.arange(8)[None] % 9).square().sum().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
-    vit = ViT(2, 16, 2, 2, dropout=0.1, num_classes=3, image_size=(4, 6))
-    vit(torch.randn(2, 1, 4, 6)).square().sum().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in vit.parameters())
-
-
 def test_bf16():
     with torch.autocast("cpu", torch.bfloat16):
         assert GPT(16, 1, 2, vocab_size=9, seq_len=8)(torch.arange(8)[None]).dtype == torch.bfloat16
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: GPT(dim=10, num_heads=4), "take one of .1, 2, 5, 10"),
-        (lambda: GPT(dim=12, num_heads=4), "even"),
-        (lambda: ViT(patch_size=3, image_size=(28, 28)), "take one of .1, 2, 4, 7, 14, 28"),
-        (lambda: ViT(dim=10, num_heads=3), "divisible"),
-    ],
-)
-def test_sizes_that_do_not_fit_are_refused(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
 
 
 def test_positions_of_a_network_made_in_bfloat16_are_exact():
@@ -114,3 +59,22 @@ def test_positions_of_a_network_made_in_bfloat16_are_exact():
     finally:
         torch.set_default_dtype(torch.float32)
     assert all(torch.equal(a, b) for a, b in zip(low, rotation(1000, 32), strict=True))
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_every_parameter_learns(tie):
+    network = GPT(16, 2, 2, dropout=0.1, tie_embeddings=tie, vocab_size=9, seq_len=8)
+    network(torch.arange(8)[None] % 9).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GPT(dim=10, num_heads=4), "take one of .1, 2, 5, 10"),
+        (lambda: GPT(dim=12, num_heads=4), "even"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,146 @@
+"""Each kind of data can be taken out, and all else still passes, in a copy of this project."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from src.config.check import facts
+from src.config.signatures import arguments, classes
+from src.remove import Removal, dotted, kinds, read
+
+KINDS = kinds(path.relative_to(ROOT).as_posix() for path in ROOT.glob("src/data/*/__init__.py"))
+# A part of each folder of tests, for a minute; all that remain are run by a long test.
+QUICK = ["tests/test_cli.py", "tests/test_schema.py", "tests/optim", "tests/networks", "tests/data/test_module.py"]
+QUICK += ["tests/faults/test_resume.py::test_killed_at_each_step_in_turn[plain-seldom]"]
+QUICK += ["tests/test_habits.py::test_docs_name_only_files_that_are_there"]
+QUICK += ["tests/test_habits.py::test_no_import_goes_round"]
+# Words of a kind that are plain words, too.
+PLAIN = {"text", "files", "clean", "Samples", "channels"}
+
+
+def execute(folder: Path, *args: str, code: int = 0, timeout: int = 300) -> str:
+    done = subprocess.run([sys.executable, "-m", *args], cwd=folder, capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == code, f"{args}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def git(folder: Path, *args: str) -> str:
+    command = ["git", "-c", "user.name=test", "-c", "user.email=test", *args]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def copied(folder: Path) -> Path:
+    """A checkout of this project with nothing to commit."""
+    done = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip("needs a git checkout")
+    for name in filter(lambda name: (ROOT / name).is_file(), done.stdout.splitlines()):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name)
+    git(folder, "init", "-q")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "all")
+    return folder
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def removed(request, tmp_path_factory) -> Path:
+    """A copy from which a kind was taken out."""
+    if len(KINDS) == 1:
+        pytest.skip("the last kind cannot be removed")
+    folder = copied(tmp_path_factory.mktemp(f"without_{request.param}") / "fork")
+    output = execute(folder, "src.remove", request.param)
+    assert f"removed  src/data/{request.param}/__init__.py\n" in output
+    changed = {line[3:] for line in git(folder, "status", "--porcelain", "-uall").splitlines()}
+    assert changed - {"configs/schema.json"} == set(re.findall(r"^\w+ +(\S+)$", output, re.MULTILINE))
+    assert not (folder / f"src/data/{request.param}").exists()
+    return folder
+
+
+@pytest.mark.parametrize("tool", ["ruff check .", "ruff format --check .", "mypy"])
+def test_checks_pass(removed, tool):
+    execute(removed, *tool.split())
+
+
+def test_everything_can_be_imported_and_collected(removed):
+    modules = [dotted(path.relative_to(removed).as_posix()) for path in (removed / "src").rglob("*.py")]
+    code = f"import importlib\nfor name in {modules}: importlib.import_module(name)"
+    subprocess.run([sys.executable, "-c", code], cwd=removed, check=True)
+    execute(removed, "pytest", "--collect-only", "-q")
+
+
+def test_commands_and_experiments_run(removed, tmp_path):
+    for path in (removed / "src").glob("[a-z]*.py"):
+        assert f"python -m src.{path.stem}" in execute(removed, f"src.{path.stem}", "--help")
+    manual = execute(removed, "src.train", "--help")
+    named = re.findall(r"configs/\S+\.yaml", manual)
+    assert named
+    assert all((removed / name).exists() for name in named)
+    default = re.search(r"^CONFIG \?= (\S+)", (removed / "Makefile").read_text(), re.MULTILINE)[1]
+    for path in (removed / "configs/experiment").glob("*.yaml"):
+        ready = "--data." not in path.read_text()
+        execute(removed, "src.train", "--config", str(path), "--dry_run" if ready else "--print_config")
+    flags = ["--config", "configs/trainer/smoke.yaml", "--run_dir", str(tmp_path / "run")]
+    execute(removed, "src.train", "--config", default, *flags)
+
+
+def test_a_part_of_the_tests_passes(removed):
+    output = execute(removed, "pytest", "-q", "-p", "no:cacheprovider", *QUICK)
+    assert re.search(r"\d+ passed", output)
+
+
+@pytest.mark.long
+def test_all_tests_that_remain_pass(removed):
+    flags = ["-q", "-m", "not long", "--ignore", "tests/test_remove.py"]
+    execute(removed, "pytest", *flags, timeout=7200)
+
+
+def test_it_refuses_what_it_should(tmp_path):
+    folder = copied(tmp_path / "fork")
+    assert f"none of the kinds {', '.join(KINDS)}; did you mean {KINDS[0]}?" in execute(
+        folder, "src.remove", f"{KINDS[0]}s", code=2
+    )
+    assert f"removed  src/data/{KINDS[0]}/" in execute(folder, "src.remove", KINDS[0], "--dry_run")
+    (folder / "README.md").open("a").write("mine\n")
+    assert "not committed" in execute(folder, "src.remove", KINDS[0], code=2)
+    git(folder, "checkout", "README.md")
+    (folder / "src/mine.py").write_text(f"import src.data.{KINDS[0]}.module\n")
+    (folder / "src/models/mine.py").write_text(f"from src.data.{KINDS[0]} import module\n")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "mine")
+    assert f"src/models/mine.py: from src.data.{KINDS[0]} import" in execute(folder, "src.remove", KINDS[0], code=2)
+    assert git(folder, "status", "--porcelain") == ""
+    for name in KINDS[1:]:
+        shutil.rmtree(folder / "src/data" / name)
+    assert "the last kind of data" in execute(folder, "src.remove", KINDS[0], "--force", code=2)
+
+
+def own_options(kind: str) -> set[str]:
+    """Arguments of the kind's data module that are not those of all data modules."""
+    found = [path for path in classes() if path.startswith(f"src.data.{kind}.") and path.endswith("DataModule")]
+    return {name for path in found for name in arguments(path) or ()} - set(
+        arguments("src.data.module.DataModule") or ()
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_shared_names_no_kind(kind):
+    """Neither its folder, its classes, its experiments (but as the example in a manual), nor options of its data."""
+    removal = Removal(kind, read(ROOT))
+    defined = {name for path in removal.gone for name in re.findall(r"^class (\w+)", removal.files[path], re.MULTILINE)}
+    options = own_options(kind).difference(*(own_options(other) for other in KINDS if other != kind), facts())
+    names = {kind, kind.removesuffix("s")} | defined | options | removal.experiments
+    words = re.compile(rf"\b({'|'.join(names - PLAIN)})\b")
+    shared = [p for p in removal.files if re.match(r"src/(?!data/\w+/|networks/|remove)", p) and p not in removal.gone]
+    found = []
+    for path in shared:
+        code = re.sub(r"^ +python -m src.*$", "", removal.files[path], flags=re.MULTILINE)  # in a manual
+        found += [
+            f"{path}: {line.strip()}" for line in code.splitlines() if words.search(line) and "log_image" not in line
+        ]
+    assert not found, "\n".join(found)
