@@ -67,12 +67,13 @@ def dry_run(cli: "CLI") -> int:
     import torch
 
     from src.callbacks.progress import plan
+    from src.run.private import attach_data
 
     cli.build(logger=False)
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     data.prepare_data()
     trainer.strategy.connect(model)  # this and the next line are what fit begins with
-    trainer._data_connector.attach_data(model, datamodule=data)
+    attach_data(trainer, model, data)
     data.setup("fit")
     with torch.device("meta"):
         model.configure_model()

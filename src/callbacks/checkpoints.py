@@ -8,20 +8,20 @@ from typing import Any, Literal, NoReturn
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, LambdaCallback
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.callbacks import Checkpoint
 
 from src.callbacks.ema import EMA
+from src.callbacks.resumption import Resumption, complete
 from src.data.loader import Loader
 from src.run import checkpoint as files
 from src.run.errors import ConfigError, EnvironmentFault, Stopped, nearest
-from src.run.folder import RunFolder
-from src.run.rng import gathered, rng_state, set_rng_state
+from src.run.rng import rng_state
 from src.run.signals import Signals, requeued
 
 
 class Checkpoints(Checkpoint):
-    """Writes checkpoints from which a run goes on bit for bit.
+    """Writes checkpoints from which a run goes on bit for bit. Lightning's ModelCheckpoint cannot: it saves before the
+    loops have counted the step, without the random generators, and not on a signal.
 
     All are taken at the same kind of moment: between two optimizer steps, after the validation that belongs to the
     first, before the second begins. There the whole state is: weights, optimizer, schedule, callbacks, the loops'
@@ -53,96 +53,112 @@ class Checkpoints(Checkpoint):
         self.every_n_steps, self.keep_last = every_n_steps, keep_last
         self.best_score: float | None = None
         self.best: str | None = None
+        self.improved = False  # whether the weights of this moment are the best so far, and not saved yet
         self.trained = False  # whether training came to its end
         self.in_validation = False  # whether the checkpoint is of the moment before a validation
-        self.rng_before: dict[str, Any] = {}
-        self.better = False  # whether the weights of this moment are the best so far, and not saved yet
+        self.rng_before_validation: dict[str, Any] = {}
         self.saved_step = -1
-        self.resumed: dict[str, Any] | None = None
-        self.signals = Signals()
+        self.resumption, self.signals = Resumption(), Signals()
         self.folder = Path()
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_score": self.best_score, "best": self.best, "by": [self.monitor, self.mode]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        there = state["best"] is None or (self.folder / state["best"]).exists()  # else it began with a lone checkpoint
-        if there and state.get("by", [self.monitor, self.mode]) == [self.monitor, self.mode]:  # else it is a fork
+        exists = state["best"] is None or (self.folder / state["best"]).exists()  # else it began with a lone checkpoint
+        if exists and state.get("by", [self.monitor, self.mode]) == [self.monitor, self.mode]:  # else it is a fork
             self.best_score, self.best = state["best_score"], state["best"]
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        rng = self.rng_before_validation if self.in_validation else rng_state()
+        complete(checkpoint, trainer, rng, self.in_validation, self.trained)
+        checkpoint["best"] = self.best
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.resumption.load(trainer, checkpoint)
+        self.saved_step = -1 if checkpoint["in_validation"] else checkpoint["global_step"]
+
+    # The moments of a run
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.folder = Path(trainer.default_root_dir) / "checkpoints"
         if stage == "test":
-            self.put_back_counts(trainer)  # where nothing was left to train
+            self.resumption.put_back_counts(trainer)  # where nothing was left to train
         self.t0 = time.monotonic()
 
-    # When to save
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        check_whole_steps(trainer)
         self.folder.mkdir(exist_ok=True)
-        every, step = trainer.val_check_batch, trainer.accumulate_grad_batches
-        if isinstance(every, int) and every % step and every != trainer.num_training_batches:
-            raise ConfigError(
-                f"trainer.val_check_interval: it comes to {every} micro-batches, but a step has {step}, "
-                "and the weights that are measured are saved between steps -> take a multiple"
-            )
         self.signals.watch(trainer)
         if isinstance(loader := trainer.train_dataloader, Loader):
             loader.while_waiting = partial(self.while_waiting, trainer)
 
-    def answer(self, trainer: Trainer, signum: int, done: str) -> None:
-        """A checkpoint has been written, because there was a signal."""
-        name, self.signals.save = signal.Signals(signum).name, False
-        if signum == self.signals.save_signal:
-            if not self.signals.requeues or not trainer.strategy.broadcast(trainer.is_global_zero and requeued()):
-                return
-            name, signum = f"{name}; SLURM has the job in its queue again", signal.SIGTERM
-        raise Stopped(f"{done} {name}; a checkpoint is written -> the same command goes on", signum)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.resumed is not None and not trainer.sanity_checking:
-            self.put_back(trainer)
-        self.rng_before = rng_state()
-
-    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Cut a long validation short: the checkpoint is of the moment before it, and going on repeats it."""
-        if not self.signals.overdue or trainer.sanity_checking:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.resumption.put_back(trainer)
+        if batch_idx % trainer.accumulate_grad_batches:
+            if self.signals.overdue:
+                self.stop_without_checkpoint(trainer, "step")
             return
-        if trainer.world_size > 1:  # the others may have heard nothing, and wait
-            self.give_up(trainer, "validation")
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, EMA):
-                callback.on_validation_end(trainer, pl_module)  # the weights are training's again
-        self.in_validation = True
-        io_of(trainer).finish()
-        path = self.folder / f"step-{trainer.global_step:08d}-before-validation.ckpt"
-        if files.damage(path, alone=False):  # else the run began with it, and a checkpoint never changes
-            trainer.save_checkpoint(path)
-            io_of(trainer).finish()
-        self.answer(trainer, self.signals.stop, f"in the validation after {trainer.global_step} steps stopped by")
-
-    def give_up(self, trainer: Trainer, within: str) -> NoReturn:
-        name, last = signal.Signals(self.signals.stop).name, "from the last checkpoint, if there is one"
-        text = f"in the {within} after {trainer.global_step} steps stopped by {name} -> the same command goes on {last}"
-        raise Stopped(text, self.signals.stop)
+        if signum := self.signal_to_answer(trainer):
+            self.save_and_answer(trainer, signum)
+        io_of(trainer).check()
+        if self.improved or self.is_due(trainer):
+            self.save(trainer, wait=False)
 
     def while_waiting(self, trainer: Trainer) -> None:
         """A worker gives nothing, and a signal waits for an answer."""
         if not self.signals.overdue:
             return
         begun = trainer.fit_loop.epoch_loop.batch_progress.current.completed % trainer.accumulate_grad_batches
-        if begun or trainer.world_size > 1 or self.resumed is not None:
-            self.give_up(trainer, "step")
-        self.answer_with_checkpoint(trainer, self.signals.stop)
+        if begun or trainer.world_size > 1 or self.resumption.state is not None:
+            self.stop_without_checkpoint(trainer, "step")
+        self.save_and_answer(trainer, self.signals.stop)
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.score(trainer)  # finds a wrong name before training, not after the first epoch
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self.resumption.put_back(trainer)
+        self.rng_before_validation = rng_state()
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Cut a long validation short: the checkpoint is of the moment before it, and going on repeats it."""
+        if not self.signals.overdue or trainer.sanity_checking:
+            return
+        if trainer.world_size > 1:  # the others may have heard nothing, and wait
+            self.stop_without_checkpoint(trainer, "validation")
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, EMA):
+                callback.on_validation_end(trainer, pl_module)  # the weights are training's again
+        self.in_validation = True
+        path = self.folder / f"step-{trainer.global_step:08d}-before-validation.ckpt"
+        if files.damage(path, alone=False):  # else the run began with it, and a checkpoint never changes
+            trainer.save_checkpoint(path)
+        io_of(trainer).finish()
+        self.answer(trainer, self.signals.stop, f"in the validation after {trainer.global_step} steps stopped by")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         score = math.nan if trainer.sanity_checking else self.score(trainer)
         sign = 1 if self.mode == "min" else -1
         if math.isfinite(score) and (self.best_score is None or sign * score < sign * self.best_score):
-            self.best_score, self.better = score, True
+            self.best_score, self.improved = score, True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.trained = True
+        if self.best is None and self.best_score is None:
+            self.improved = True  # nothing was validated: the last is the best
+        self.save(trainer)
+        self.signals.restore()  # before asking: what comes later ends the test at once
+        if signum := self.signal_to_answer(trainer, now=True):
+            self.answer(trainer, signum, "after training and before the test stopped by")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.signals.restore()
+        with suppress(EnvironmentFault):  # the first error is the one to tell
+            io_of(trainer).finish()
+
+    # When to save
 
     def score(self, trainer: Trainer) -> float:
         metrics = trainer.callback_metrics
@@ -152,35 +168,7 @@ class Checkpoints(Checkpoint):
             raise ConfigError(f"checkpoints.monitor: no metric {self.monitor}{hint}")
         return float(metrics[self.monitor])
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self.resumed is not None:
-            self.put_back(trainer)
-        if batch_idx % trainer.accumulate_grad_batches:
-            if self.signals.overdue:
-                self.give_up(trainer, "step")
-            return
-        if signum := self.asked(trainer):
-            self.answer_with_checkpoint(trainer, signum)
-        io_of(trainer).check()
-        if self.better or self.due(trainer):
-            self.save(trainer, wait=False)
-
-    def answer_with_checkpoint(self, trainer: Trainer, signum: int) -> None:
-        self.save(trainer)
-        self.answer(trainer, signum, f"after {trainer.global_step} steps stopped by")
-
-    def asked(self, trainer: Trainer, now: bool = False) -> int:
-        """The signal to answer, or 0. Where one of several processes got it, all answer; they ask each other when the
-        log is written."""
-        signum = self.signals.asked
-        if trainer.world_size > 1:
-            if not now and not asks(trainer):
-                return 0
-            own = torch.tensor(float(signum), device=trainer.strategy.root_device)
-            signum = int(trainer.strategy.reduce(own, reduce_op="max"))
-        return signum
-
-    def due(self, trainer: Trainer) -> bool:
+    def is_due(self, trainer: Trainer) -> bool:
         step = trainer.global_step
         if step in (0, self.saved_step):
             return False
@@ -188,105 +176,79 @@ class Checkpoints(Checkpoint):
             return True
         late = time.monotonic() - self.t0 > self.every_sec
         # Clocks differ, so one device decides for all, and seldom, because that is a message.
-        return late if trainer.world_size == 1 else asks(trainer) and trainer.strategy.broadcast(late)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.trained = True
-        if self.best is None and self.best_score is None:
-            self.better = True  # nothing was validated: the last is the best
-        self.save(trainer)
-        self.signals.restore()  # before asking: what comes later ends the test at once
-        if signum := self.asked(trainer, now=True):
-            self.answer(trainer, signum, "after training and before the test stopped by")
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.signals.restore()
-        with suppress(EnvironmentFault):  # the first error is the one to tell
-            io_of(trainer).finish()
+        return late if trainer.world_size == 1 else processes_talk(trainer) and trainer.strategy.broadcast(late)
 
     def save(self, trainer: Trainer, wait: bool = True) -> None:
         """Take a checkpoint now; whether to wait until it is on the disk, or to let a thread write it."""
         if trainer.global_step != self.saved_step:  # a checkpoint never changes
             path = self.folder / f"step-{trainer.global_step:08d}.ckpt"
-            if self.better:
-                self.best, self.better = path.name, False
+            if self.improved:
+                self.best, self.improved = path.name, False
             self.saved_step, self.t0 = trainer.global_step, time.monotonic()
             trainer.save_checkpoint(path, storage_options=self.keep_last)
         if wait:
             io_of(trainer).finish()
 
-    # What a checkpoint holds besides what Lightning puts in
+    # Signals
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        for count in (progress["total"], progress["current"]):
-            for name in ("ready", "started", "processed"):
-                count[name] = count["completed"]  # the batch of this moment is not yet begun
-        progress["is_last_batch"] = False
-        if self.in_validation:
-            self.before_validation(checkpoint)
-        checkpoint["trained"] = limits(trainer) if self.trained else None
-        checkpoint["best"] = self.best
-        checkpoint["in_validation"] = self.in_validation
-        checkpoint["should_stop"] = trainer.should_stop
-        lasting = {name: value for name, value in trainer.callback_metrics.items() if not name.startswith("perf/")}
-        checkpoint["metrics"] = {name: value.detach().cpu() for name, value in lasting.items()}
-        checkpoint["steps_logged"] = trainer.fit_loop.epoch_loop._batches_that_stepped
-        checkpoint["rng"] = gathered(self.rng_before if self.in_validation else rng_state(), trainer)
+    def signal_to_answer(self, trainer: Trainer, now: bool = False) -> int:
+        """Its number, or 0. Where one of several processes got one, all answer; they ask each other when the log is
+        written."""
+        signum = self.signals.asked
+        if trainer.world_size > 1:
+            if not now and not processes_talk(trainer):
+                return 0
+            mine = torch.tensor(float(signum), device=trainer.strategy.root_device)
+            signum = int(trainer.strategy.reduce(mine, reduce_op="max"))
+        return signum
 
-    def before_validation(self, checkpoint: dict[str, Any]) -> None:
-        """Count as Lightning does when the first batch of a validation has begun: it then repeats that validation."""
-        count = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
-        done = count["total"]["completed"]
-        count["total"] |= {"ready": done + 1, "started": done + 1, "processed": done}
-        count["current"] |= dict.fromkeys(count["current"], 0)
+    def save_and_answer(self, trainer: Trainer, signum: int) -> None:
+        self.save(trainer)
+        self.answer(trainer, signum, f"after {trainer.global_step} steps stopped by")
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self.resumed = {name: checkpoint[name] for name in ("rng", "metrics", "steps_logged")}
-        self.resumed["should_stop"] = checkpoint["should_stop"] and not checkpoint["trained"]
-        self.saved_step = -1 if checkpoint["in_validation"] else checkpoint["global_step"]
-        if trainer.state.fn == TrainerFn.FITTING:
-            # Lightning moves this callback to the end.
-            first = LambdaCallback(on_train_batch_start=self.put_back_counts, on_validation_start=self.put_back_counts)
-            trainer.callbacks = [first, *trainer.callbacks]  # type: ignore[attr-defined]
-            if checkpoint["trained"] == limits(trainer):
-                trainer.should_stop = True  # also where an early stop ended training before max_epochs
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            state = checkpoint["callbacks"].get(callback.state_key, {})
-            if "patience" in state:  # Lightning would take it from there, and a fork's own would say nothing
-                state["patience"] = callback.patience
-        # Lightning adds one after a restart, because it saves before it counts.
-        checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"] = (
-            checkpoint["steps_logged"] - 1
-        )
+    def answer(self, trainer: Trainer, signum: int, when: str) -> None:
+        """A checkpoint has been written, because there was a signal."""
+        name, self.signals.save = signal.Signals(signum).name, False
+        if signum == self.signals.save_signal:
+            if not self.signals.requeues or not trainer.strategy.broadcast(trainer.is_global_zero and requeued()):
+                return
+            name, signum = f"{name}; SLURM has the job in its queue again", signal.SIGTERM
+        raise Stopped(f"{when} {name}; a checkpoint is written -> the same command goes on", signum)
 
-    def put_back_counts(self, trainer: Trainer, *_: Any) -> None:
-        """What callbacks that come before this one look at, too."""
-        if self.resumed is not None:
-            trainer.callback_metrics.update(self.resumed["metrics"])
-            # Lightning sometimes counts one step too many after a restart.
-            trainer.fit_loop.epoch_loop._batches_that_stepped = self.resumed["steps_logged"]
-
-    def put_back(self, trainer: Trainer) -> None:
-        """What Lightning does not restore, or counts on from a wrong number."""
-        assert self.resumed is not None
-        states = self.resumed["rng"]
-        set_rng_state(states[trainer.global_rank % len(states)])
-        # An early stop may wait for min_epochs; plateau schedules may look at the last validation.
-        trainer.should_stop = self.resumed["should_stop"]
-        trainer.fit_loop.restarting = False  # as long as it is true, plateau schedules sleep until the epoch's end
-        self.resumed = None
+    def stop_without_checkpoint(self, trainer: Trainer, within: str) -> NoReturn:
+        name, last = signal.Signals(self.signals.stop).name, "from the last checkpoint, if there is one"
+        text = f"in the {within} after {trainer.global_step} steps stopped by {name} -> the same command goes on {last}"
+        raise Stopped(text, self.signals.stop)
 
 
 def io_of(trainer: Trainer) -> files.VerifiedCheckpointIO:
     return trainer.strategy.checkpoint_io  # type: ignore[return-value]
 
 
-def asks(trainer: Trainer) -> bool:
+def processes_talk(trainer: Trainer) -> bool:
     """Whether it is time for several processes to ask each other."""
     return trainer.global_step % max(1, trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]
 
 
-def limits(trainer: Trainer) -> dict[str, Any]:
-    """What says how long to train: a run that has come to its end has more to do where a fork changes that."""
-    return RunFolder(Path(trainer.default_root_dir)).config()["trainer"]
+def check_whole_steps(trainer: Trainer) -> None:
+    """An epoch, and what is trained between two validations, are whole steps: a step on a part of its micro-batches
+    would have a part of its gradient, and weights that are measured in the midst of one could not be saved.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    step, limit, every = trainer.accumulate_grad_batches, trainer.limit_train_batches, trainer.val_check_batch
+    if every is None and step > 1:
+        raise ConfigError("trainer.val_check_interval: a time may come within a step -> give a number of micro-batches")
+    limits = {
+        "trainer.fast_dev_run": trainer.fast_dev_run,  # type: ignore[attr-defined]
+        "trainer.overfit_batches": trainer.overfit_batches,  # type: ignore[attr-defined]
+        "trainer.limit_train_batches": isinstance(limit, int) or limit < 1,  # 1 is one batch, 1.0 is all
+        "the training loader of data": True,
+    }
+    epoch_key = next(key for key, limited in limits.items() if limited)
+    for key, count in ((epoch_key, trainer.num_training_batches), ("trainer.val_check_interval", every)):
+        if isinstance(count, int) and count % step:
+            low = count // step * step
+            valid = " or ".join(str(n) for n in (low, low + step) if n)
+            raise ConfigError(f"{key}: it comes to {count} micro-batches, but a step has {step} -> take {valid}")

@@ -6,7 +6,7 @@ from lightning.pytorch.loggers import WandbLogger
 from src.data.report import table
 from src.run.files import write_json
 
-MAX_ROWS = 1000  # of what was left out, in W&B; the file has all
+MAX_ROWS = 1000  # of what was left out, in W&B; the file has all of them
 
 
 class DataReport(Callback):
@@ -16,9 +16,8 @@ class DataReport(Callback):
         report = trainer.datamodule.report  # type: ignore[attr-defined]
         if not report or not trainer.is_global_zero:
             return
-        shown = {name: value for name, value in report.items() if name != "tokenizer"}  # the checkpoint has it
-        write_json(Path(trainer.default_root_dir) / "data_report.json", shown)
-        tables = {"data/splits": table(report)} if "train" in report else {}  # other kinds of data tell what they like
+        write_json(Path(trainer.default_root_dir) / "data_report.json", report)
+        tables = {"data/splits": table(report)} if "train" in report else {}  # a data module may report what it likes
         if removed := report.get("removed"):
             tables["data/removed"] = list(removed[0]), [list(r.values()) for r in removed[:MAX_ROWS]]
         for logger in trainer.loggers:

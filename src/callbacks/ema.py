@@ -13,6 +13,10 @@ class EMA(Callback):
     """Exponential moving average of the weights (Polyak and Juditsky, 1992). It is the average that is validated, is
     tested, and stands in a checkpoint as the model's weights; those that are trained stand beside it, under `ema`.
 
+    Lightning's EMAWeightAveraging (2.6.6) would break two promises: a run's last checkpoint has the average in place of
+    what is trained, so nothing could train on from it; and counters in buffers are averaged. It also keeps the average
+    on the CPU while a GPU trains, and its decay does not warm up.
+
     The statistics of batch norms are averaged like weights. In the first steps the average forgets faster, by at most
     (1 + step) / (10 + step) for `decay`, so that the random weights of the start do not stay in it.
 
@@ -25,19 +29,19 @@ class EMA(Callback):
             raise ConfigError(f"ema.decay: {decay} is not from 0 to below 1")
         self.decay = decay
         self.step = 0
-        self.trained: dict[str, Tensor] | None = None  # of a checkpoint
+        self.trained_weights: dict[str, Tensor] | None = None  # of a checkpoint
         self.average: list[Tensor] = []
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
-            self.trained = checkpoint.get("ema")  # without one, the average begins with these weights
+            self.trained_weights = checkpoint.get("ema")  # without one, the average begins with these weights
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.decay is not None:
             self.average = [t.detach().clone() for t in tensors(pl_module)]
-        if self.trained is not None:  # the model has the average of the checkpoint now
-            pl_module.load_state_dict(self.trained)
-            self.trained = None
+        if self.trained_weights is not None:  # the model has the average of the checkpoint now
+            pl_module.load_state_dict(self.trained_weights)
+            self.trained_weights = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.step = trainer.global_step

@@ -1,9 +1,11 @@
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
+from src.callbacks.throughput import Throughput
+from src.data.module import Batch
 from src.loggers.curves import curves
 from src.loggers.metrics_csv import read_curves
 from src.run import figures
@@ -23,22 +25,26 @@ class Pictures(Callback):
     """
 
     def __init__(self, enabled: bool = True) -> None:
-        self.enabled, self.trains = enabled, False
+        self.enabled, self.draws, self.has_samples = enabled, False, False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.trains |= stage == "fit" and self.enabled and trainer.is_global_zero
+        self.draws |= stage == "fit" and self.enabled and trainer.is_global_zero
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.trains:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Draw the first batch when it has been trained on: to load matplotlib and draw takes a second."""
+        if not self.draws or self.has_samples:
             return
+        self.has_samples = True
         data = trainer.datamodule  # type: ignore[attr-defined]
-        index = next(iter(data.train_dataloader().order), None)  # of the batch that comes next
-        if index is not None:
-            batch = data.transfer_batch_to_device(data.splits["train"][index[:NUM_SAMPLES]], pl_module.device, 0)
-            self.save(trainer, "samples", data.picture(data.on_after_batch_transfer(batch, 0)))
+        self.save(trainer, "samples", data.picture({name: t[:NUM_SAMPLES] for name, t in batch.items()}))
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Throughput):
+                callback.pause(trainer, pl_module)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.trains:
+        if self.draws:
             metrics = read_curves(Path(trainer.default_root_dir), ("train/", "val/"))
             self.save(trainer, "curves", curves({"": [metrics]}) if metrics else None)
             for name, figure in pl_module.pictures().items():  # type: ignore[operator]

@@ -11,32 +11,33 @@ from src.models.base import Model
 from src.run.device import has_bfloat16
 from src.run.terminal import console, count, duration, rows
 
-MEASURE_SEC, MEASURE_STEPS, SLOW_SEC = 0.5, 5, 30.0  # before the time of a step is told
+MEASURE_SEC, MEASURE_STEPS, SLOW_SEC = 0.5, 5, 30.0  # before the time of a step is known
 
 
 class ThrottledProgress(Callback):
-    """A bar over the whole training, and a line of metrics after each validation, or each minute of training.
+    """A bar over the whole training, and lines of metrics: when the first are logged, after each validation, and each
+    minute in between.
 
     The bar is drawn a few times a second, whatever the number of steps; where there is no terminal, only lines are
-    written.
+    written. Lightning's RichProgressBar begins anew at each epoch and leaves no lines in a log file.
 
     Args:
         refresh_sec: seconds between two drawings.
-        line_sec: least seconds between two lines.
-        train_line_sec: after so many seconds without a line there is one without a validation.
+        line_sec: least seconds between two lines that follow validations.
+        train_line_sec: after so many seconds without a line there is one of training alone.
     """
 
     def __init__(self, refresh_sec: float = 0.2, line_sec: float = 5.0, train_line_sec: float = 60.0) -> None:
         self.refresh_sec, self.line_sec, self.train_line_sec = refresh_sec, line_sec, train_line_sec
         self.console = console()
         self.bar: Progress | None = None
-        self.t_draw = self.t_line = self.t_told = 0.0
+        self.t_draw = self.t_line = self.t_val_line = 0.0
         self.first: tuple[float, int] | None = None  # when the first step had ended, and its number
-        self.told = False
+        self.knows_step_sec = self.knows_loss = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.console.print(rows(plan(trainer, pl_module)))  # type: ignore[arg-type]
-        self.t_told = time.monotonic()
+        self.t_line = time.monotonic()
         if self.console.is_terminal:
             columns = (BarColumn(None), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn())
             self.bar = Progress(
@@ -48,18 +49,23 @@ class ThrottledProgress(Callback):
             self.bar.start()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        now, step = time.monotonic(), trainer.global_step
-        self.first = self.first or (now, step)
-        steps, sec = step - self.first[1], now - self.first[0]
-        if not self.told and steps and (sec > SLOW_SEC or (sec > MEASURE_SEC and steps >= MEASURE_STEPS)):
-            self.told, step_sec = True, sec / steps
-            step_text = f"{step_sec:.3g} s" if step_sec >= 1 else f"{step_sec * 1000:.3g} ms"
-            self.console.print(rows({"time": f"{self.left(trainer)}, {step_text} a step"}))
+        now = time.monotonic()
+        self.first = self.first or (now, trainer.global_step)
+        if not self.knows_step_sec:
+            self.measure_step(trainer, now - self.first[0], trainer.global_step - self.first[1])
         if now - self.t_draw > self.refresh_sec:
             self.t_draw = now
             self.draw(trainer)
-        if now - self.t_told > self.train_line_sec and "train/loss" in trainer.logged_metrics:
-            self.tell(trainer, ("train/", "optim/lr"))
+        is_first = not self.knows_loss and "train/loss" in trainer.logged_metrics
+        if is_first or now - self.t_line > self.train_line_sec:
+            self.print_metrics(trainer, ("train/", "optim/lr"))
+
+    def measure_step(self, trainer: Trainer, sec: float, steps: int) -> None:
+        """Print how long a step takes, as soon as that can be said."""
+        if steps and (sec > SLOW_SEC or (sec > MEASURE_SEC and steps >= MEASURE_STEPS)):
+            self.knows_step_sec, step_sec = True, sec / steps
+            step_text = f"{step_sec:.3g} s" if step_sec >= 1 else f"{step_sec * 1000:.3g} ms"
+            self.console.print(rows({"time": f"{self.left(trainer)}, {step_text} a step"}))
 
     def left(self, trainer: Trainer) -> str:
         """The time that is left, from the mean of the steps and validations so far (but for the slow first step)."""
@@ -80,16 +86,17 @@ class ThrottledProgress(Callback):
         now, epoch = time.monotonic(), trainer.current_epoch + 1
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        if now - self.t_line < self.line_sec and epoch < last_epoch(trainer):
-            return
-        self.tell(trainer, ("train/", "val/", "optim/lr"))
+        if now - self.t_val_line > self.line_sec or epoch >= last_epoch(trainer):
+            self.t_val_line = now
+            self.print_metrics(trainer, ("train/", "val/", "optim/lr"))
 
-    def tell(self, trainer: Trainer, kinds: tuple[str, ...]) -> None:
-        self.t_line = self.t_told = time.monotonic()
+    def print_metrics(self, trainer: Trainer, kinds: tuple[str, ...]) -> None:
+        self.t_line = time.monotonic()
         shown = sorted(n for n in trainer.logged_metrics if n.startswith(kinds))
+        self.knows_loss = self.knows_loss or "train/loss" in shown
         values = "  ".join(f"{name} {float(trainer.logged_metrics[name]):.4g}" for name in shown)
         ends = trainer.global_step >= trainer.estimated_stepping_batches
-        left = "" if self.bar or not self.told or ends else f"  {self.left(trainer)}"
+        left = "" if self.bar or not self.knows_step_sec or ends else f"  {self.left(trainer)}"
         self.console.print(f"epoch {trainer.current_epoch + 1}  step {trainer.global_step}  {values}{left}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: Any = None) -> None:

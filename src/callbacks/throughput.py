@@ -11,7 +11,8 @@ class Throughput(Callback):
     `perf/data_wait_frac`, the share of the time in which training waited for its next batch.
 
     Only the host's clock is read. It is right on a GPU too, because the log that is written at the same steps waits for
-    the device anyway. Validation and checkpoints do not count.
+    the device anyway; Lightning's ThroughputMonitor waits for it at each batch. Validation and checkpoints do not
+    count.
     """
 
     def __init__(self) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
 from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from src.data.order import EvalOrder, TrainOrder
 from src.run.errors import DataError, EnvironmentFault, KnownError
+from src.run.private import worker_processes
+from src.run.processes import end_with_parent
 
 POLL_SEC = 1.0
 SHOWN = 5  # samples that an error names
@@ -127,7 +128,7 @@ class Loader:
             pin_memory=torch.cuda.is_available(),
             persistent_workers=True,
             timeout=POLL_SEC,
-            worker_init_fn=end_with_parent,
+            worker_init_fn=bind_to_parent,
             generator=torch.Generator(),  # without one, each new iterator would draw from torch's own generator
         )
 
@@ -140,7 +141,7 @@ class Loader:
         worker = self.received % self.num_workers  # batch n is always fetched by worker n % num_workers
         how, what = f"gave nothing for {self.worker_timeout_sec:g} s", "mend that, or raise data.worker_timeout_sec"
         if not slow:
-            processes = getattr(self.workers._iterator, "_workers", [])
+            processes = worker_processes(self.workers)
             with suppress(RuntimeError):  # the signal may come only now
                 for process in processes if broken else ():
                     process.join(1)
@@ -176,8 +177,8 @@ def out_of_memory(e: BaseException) -> bool:
     return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator: can't allocate" in str(e)
 
 
-def end_with_parent(worker: int) -> None:
-    _prctl_pr_set_pdeathsig(signal.SIGKILL)  # Linux; elsewhere in 5 s, unless it hangs
+def bind_to_parent(worker: int) -> None:
+    end_with_parent(signal.SIGKILL)  # Linux; elsewhere in 5 s, unless it hangs
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         Thread(target=heed_parent, daemon=True).start()

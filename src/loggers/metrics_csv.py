@@ -36,7 +36,8 @@ class MetricsCSV(Logger):
     """`metrics.csv` in the run folder: a row for each logged step, a column for each metric, rows added as they come.
 
     `step` is the index of the optimizer step, from 0. A run that goes on after `resume_step` steps first drops the rows
-    from there on, because it will write them again.
+    from there on, because it will write them again. Lightning's CSVLogger deletes the file of a run that goes on, and a
+    kill loses what it has not written yet, or the whole file while it adds a column.
     """
 
     def __init__(self, run_dir: Path, resume_step: int = 0) -> None:

@@ -24,7 +24,7 @@ from src.run.files import ROOT
 from src.run.redact import redact, secrets_in
 from src.run.terminal import rank_zero_print
 
-PROBE_SEC, FINISH_SEC, SEND_SEC = 3.0, 10.0, 10.0
+PROBE_SEC, FINISH_SEC, SEND_SEC = 3, 10.0, 10.0
 FLUSH_SEC = 1.0  # a run that is killed loses the record of this last time; wandb's own default is 15
 WAITING = 2000  # calls that wandb's recorder may lag behind; a run that goes on makes `REPEATED` at once
 REPEATED = 500  # rows that a run which goes on records again, because they may have been in that last time
@@ -53,19 +53,19 @@ class WandbOptions:
         notes: str | None = None,
         mode: Literal["online", "offline", "disabled"] = "online",
     ) -> None:
-        self.filed = redact({"project": project, "entity": entity, "tags": tags, "group": group, "notes": notes})
+        self.init_args = redact({"project": project, "entity": entity, "tags": tags, "group": group, "notes": notes})
         self.mode = os.environ.get("WANDB_MODE") or mode
 
 
 class RunLogger(WandbLogger):
-    """Lightning's logger on a run of ours: what goes wrong in it is said once and stops nothing.
+    """Lightning's logger on a run of ours: what goes wrong in it is a line in the terminal, once, and stops nothing.
 
     A thread hands everything to wandb's recorder, because one that does not answer would hold up training.
     """
 
-    def __init__(self, run: Any, sender: subprocess.Popen | None, say: Callable[[str], None]) -> None:
+    def __init__(self, run: Any, sender: subprocess.Popen | None, warn: Callable[[str], None]) -> None:
         super().__init__(experiment=run)
-        self.folder, self.sender, self.say = Path(run.settings.sync_dir), sender, say
+        self.folder, self.sender, self.warn = Path(run.settings.sync_dir), sender, warn
         self.broken, self.recorded = False, 0
         self.queue: queue.Queue[Callable[[], None]] = queue.Queue(WAITING)
         self.thread = threading.Thread(target=self.work, daemon=True)
@@ -110,7 +110,7 @@ class RunLogger(WandbLogger):
 
     def give_up(self, why: str) -> None:
         self.broken = True
-        self.say(f"W&B: {why}; nothing more is recorded there. metrics.csv has all metrics.")
+        self.warn(f"W&B: {why}; nothing more is recorded there. metrics.csv has all metrics.")
 
     def close(self, summary: dict[str, Any], exit_code: int) -> bool:
         """Record how the run ended, as long as the recorder gets on, and wait a little for that to be sent; whether
@@ -152,7 +152,7 @@ def start(options: WandbOptions, run_dir: Path, run_id: str, config: dict[str, A
         earlier = earlier_records(run_dir)
         why_not = "as asked for" if options.mode in ("offline", "dryrun") else why_offline(wandb.setup().settings)
         run = wandb.init(
-            **options.filed, config=config, id=run_id, name=f"{run_dir.parent.name}/{run_dir.name}",
+            **options.init_args, config=config, id=run_id, name=f"{run_dir.parent.name}/{run_dir.name}",
             resume="allow", dir=str(run_dir), mode="offline",
             settings=wandb.Settings(
                 console="off", silent=True, x_transaction_log_flush_interval=FLUSH_SEC,
@@ -166,7 +166,9 @@ def start(options: WandbOptions, run_dir: Path, run_id: str, config: dict[str, A
         rank_zero_print(f"W&B: {type(e).__name__} {e}; the run is not recorded there. metrics.csv has all metrics.")
         return None
     rank_zero_print(
-        f"W&B: recorded offline ({why_not})" if why_not else f"W&B: run {run_id} in project {options.filed['project']}"
+        f"W&B: recorded offline ({why_not})"
+        if why_not
+        else f"W&B: run {run_id} in project {options.init_args['project']}"
     )
     return RunLogger(run, sender, rank_zero_print)
 
@@ -194,30 +196,14 @@ def send(folders: list[Path], log: Path) -> subprocess.Popen:
 
 def why_offline(settings: Any) -> str | None:
     """The reason why nothing can be sent to W&B, or None. Takes a few seconds at most."""
+    import wandb
     from requests.utils import get_netrc_auth
 
     key = settings.api_key or (get_netrc_auth(settings.base_url) or (None, None))[1]
     if not key:
         return "no key; `wandb login` gives one"
-    found = [f"no answer from {settings.base_url}"]
-    thread = threading.Thread(target=lambda: found.append(probe(settings.base_url, key)), daemon=True)
-    thread.start()
-    thread.join(PROBE_SEC)  # neither looking a name up nor a whole answer has a time-out of its own
-    return found[-1] or None
-
-
-def probe(url: str, key: str) -> str:
-    """Ask who we are: what is wrong, or nothing."""
-    import requests
-
     try:
-        query = {"query": "query Viewer { viewer { entity } }"}
-        answer = requests.post(f"{url}/graphql", json=query, auth=("api", key), timeout=PROBE_SEC)
-        known = answer.ok and answer.json()["data"]["viewer"]
-    except requests.RequestException as e:
-        return f"{url} cannot be reached: {type(e).__name__}"
-    except (LookupError, TypeError, ValueError):
-        return f"{url} is not a W&B server"
-    if known:
-        return ""
-    return f"{url} answers {answer.status_code}" if not answer.ok else "the key is not accepted"
+        wandb.Api(overrides={"base_url": settings.base_url}, api_key=key, timeout=PROBE_SEC)  # asks who we are
+    except Exception as e:  # its own errors have no common base
+        return " ".join(str(e).split())
+    return None

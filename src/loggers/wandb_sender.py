@@ -3,19 +3,17 @@
 The last folder is the record that grows; those before it, which may be unfinished, are of the same run, cut short.
 """
 
-import ctypes
 import signal
 import sys
 from collections.abc import Sequence
 
 from wandb.cli.cli import cli
 
-PR_SET_PDEATHSIG = 1
+from src.run.processes import end_with_parent
 
 
 def main(folders: Sequence[str]) -> None:
-    if sys.platform == "linux":  # end with the training: of a run that was killed, this would wait for more for ever
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    end_with_parent(signal.SIGTERM)  # of a run that was killed, this would wait for more for ever
     *earlier, growing = folders
     if earlier:
         try:

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from src.data.loader import Loader, out_of_memory
 from src.data.module import DataModule
 from src.models.base import Model
 from src.run.command import exit_code
-from src.run.errors import DataError, EnvironmentFault, KnownError
+from src.run.errors import ConfigError, DataError, EnvironmentFault, KnownError
 from src.run.terminal import count
 
 OTHERS_SEC = 5.0  # for other processes to end by themselves
@@ -23,6 +24,8 @@ def known(e: BaseException, trainer: Trainer, model: Model, data: DataModule) ->
     text, codes = " ".join(str(e).split()), end_others(trainer)
     if out_of_memory(e):
         return EnvironmentFault(levers(trainer, model, data))
+    if isinstance(e, MisconfigurationException) or text.startswith("`val_check_interval`"):
+        return ConfigError(f"trainer: {text[:300]}")
     if isinstance(e, IndexError) and "Target" in text and "out of bounds" in text:  # cross_entropy's, on a CPU
         return DataError(f"targets: {text}, the network has {data.facts.get('num_classes')} classes -> mend the labels")
     if isinstance(e, UserWarning) and "Using a target size" in text:  # made an error in src/config/build.py

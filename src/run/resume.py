@@ -103,7 +103,9 @@ def begin_together(trainer: "Trainer", folder: RunFolder) -> Path | None:
     """
     from lightning.pytorch.plugins.environments import LightningEnvironment
 
-    environment = trainer._accelerator_connector.cluster_environment
+    from src.run.private import cluster_environment
+
+    environment = cluster_environment(trainer)
     if trainer.world_size == 1 or isinstance(environment, LightningEnvironment):
         return begin(folder)
     start = begin(folder) if rank() == 0 else None

@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
+from src.run.private import cluster_environment
 from src.run.terminal import rank_zero_print
 
 TOGETHER_SEC = 2.0  # one request may come twice: to the process and to its group, from the terminal and from --seeds
@@ -23,7 +24,7 @@ class Signals:
         self.handlers: dict[int, Any] = {}
 
     def watch(self, trainer: Trainer) -> None:
-        slurm = trainer._accelerator_connector.cluster_environment
+        slurm = cluster_environment(trainer)
         self.requeues = isinstance(slurm, SLURMEnvironment) and slurm.auto_requeue
         self.save_signal = getattr(slurm, "requeue_signal", signal.SIGUSR1)
         # Lightning would end the run on SIGTERM without a checkpoint, on SIGINT with exit code 1, and save for SLURM in

@@ -40,7 +40,15 @@ def test_the_time_that_is_left_is_told_again_and_again(run, tmp_path):
 
 def test_lines_are_far_apart_and_the_last_is_there(run, tmp_path):
     output = run([*SMALL, "--progress.line_sec", "1000", "--run_dir", tmp_path / "run"])
-    assert re.findall(r"^epoch (\d)", output, re.MULTILINE) == ["1", "3"]
+    assert re.findall(r"^epoch (\d) .* val/loss", output, re.MULTILINE) == ["1", "3"]
+
+
+def test_the_first_loss_is_told_when_it_is_logged(run, tmp_path):
+    """Without a terminal and without a validation; then there is a line each minute."""
+    flags = ["--trainer.log_every_n_steps", "5", "--run_dir", tmp_path / "run"]
+    lines = [line for line in run([*SMALL, *flags]).splitlines() if line.startswith("epoch 1 ")]
+    assert re.fullmatch(r"epoch 1 +step 6  optim/lr [\d.]+  train/acc [\d.]+  train/loss [\d.]+.*", lines[0])
+    assert [line.split()[3] for line in lines] == ["6", "20"]  # and the validation of so short an epoch
 
 
 def test_a_long_epoch_is_told_without_a_validation(run, tmp_path):

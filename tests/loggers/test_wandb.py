@@ -292,7 +292,8 @@ def test_a_key_that_is_wrong(run, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_address[1]}")
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     output = run([*SMALL, "--run_dir", tmp_path / "run"])
-    assert "recorded offline (the key is not accepted)" in output
+    assert "recorded offline (Failed to verify credentials" in output
+    assert "did not recognize an account" in output
 
 
 def test_a_full_disk_under_its_records(run, tmp_path, monkeypatch):

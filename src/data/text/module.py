@@ -171,7 +171,7 @@ class TextDataModule(DataModule):
         if not len(self.splits["train"]) and not self.is_other:
             raise DataError(f"train has {self.report['train']['tokens']} tokens -> lower data.seq_len {self.seq_len}")
         self.facts = {"vocab_size": self.report["vocab_size"], "seq_len": self.seq_len}
-        self.statistics = {"tokenizer": self.report["tokenizer"]}
+        self.statistics = {"tokenizer": self.report.pop("tokenizer")}  # in checkpoints, not in data_report.json
 
     def adopt(self, state: dict[str, Any]) -> None:
         """Make the text tokens of the checkpoint's tokenizer; raises DataError where it cannot."""
