@@ -225,7 +225,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_network_is_named_in_the_config(kind, run, tmp_path):
-    run([*SMALL, "--config", "configs/trainer/smoke.yaml", *NETWORKS[kind], "--run_dir", tmp_path / "run"])
+    run([*SMALL, *NETWORKS[kind], "--config", "configs/trainer/smoke.yaml", "--run_dir", tmp_path / "run"])
 
 
 # kind: images
