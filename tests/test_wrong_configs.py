@@ -225,7 +225,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_network_is_named_in_the_config(kind, run, tmp_path):
-    run([*SMALL, "--config", "configs/trainer/smoke.yaml", *NETWORKS[kind], "--run_dir", tmp_path / "run"])
+    run([*SMALL, *NETWORKS[kind], "--config", "configs/trainer/smoke.yaml", "--run_dir", tmp_path / "run"])
 
 
 # kind: images
@@ -349,7 +349,7 @@ def test_what_is_refused_when_the_objects_are_made(flags, message, run, tmp_path
         (
             "--data.augment",
             "[src.networks.cnn.CNN]",
-            "error: --data.augment: data.augment.0: src.networks.cnn.CNN is not derived from src.data.images.augment.Augmentation",
+            "data.augment.0: src.networks.cnn.CNN is not derived from src.data.images.augment.Augmentation",
         ),
     ],
 )

@@ -11,6 +11,7 @@ def test_a_report_may_say_what_it_likes(tmp_path):
     assert json.loads((tmp_path / "data_report.json").read_text()) == {"note": "synthetic", "rows": 3}
 
 
+# kind: text
 def test_a_tokenizer_is_not_in_the_report_of_a_text(run, tmp_path):
     flags = ["--trainer.max_steps", 1, "--trainer.val_check_interval", 1, "--trainer.limit_val_batches", 1]
     flags += ["--trainer.limit_test_batches", 1, "--data.batch_size", 4, "--data.seq_len", 16]
@@ -19,3 +20,6 @@ def test_a_tokenizer_is_not_in_the_report_of_a_text(run, tmp_path):
     report = json.loads((tmp_path / "run/data_report.json").read_text())
     assert report["vocab_size"] > 2
     assert "tokenizer" not in report
+
+
+# end

@@ -13,7 +13,7 @@ def test_without_a_terminal_there_are_lines_only(run, tmp_path):
     assert re.search(r"^network +MLP, 2,\d+ parameters$", output, re.MULTILINE)
     assert re.search(r"^data +train 1,293, val 144, test 360 samples$", output, re.MULTILINE)
     assert re.search(r"^steps +60 of 64 samples in 3 epochs$", output, re.MULTILINE)
-    assert re.search(r"^compute +[\d.]+ KFLOP a sample forward, [\d.]+ [MG]FLOP in all$", output, re.MULTILINE)
+    assert re.search(r"^compute +5,440 FLOP a sample forward, [\d.]+ [MG]FLOP in all$", output, re.MULTILINE)
     assert re.search(r"^device +1 x cpu, 1 threads, precision 32-true$", output, re.MULTILINE)
     lines = re.findall(r"^epoch (\d) +step (\d+) .*train/loss [\d.]+ .*val/acc [\d.]+", output, re.MULTILINE)
     assert lines == [("1", "20"), ("2", "40"), ("3", "60")]

@@ -196,7 +196,7 @@ def test_a_function_is_taken_where_a_module_has_its_name(run, tmp_path):
 
 def test_a_flag_before_its_class_is_told(run):
     config = [*SMALL, "--model.network.widths", "[4,4]"]
-    output = run([*config, "--model.network", "torch.nn.Linear", "--print_config"])
+    output = run([*config, "--model.network", "torch.nn.Identity", "--print_config"])
     assert "--model.network.widths is dropped, because --model.network comes after it" in output
     output = run([*config, "--model.network", "src.networks.mlp.MLP", "--print_config"])
     assert "is dropped" not in output
