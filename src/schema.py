@@ -37,7 +37,6 @@ BASES = {
     "DataModule": "src.data.module.DataModule",
     "NetworkFactory": "torch.nn.Module",
     "Augmentation": "src.data.images.augment.Augmentation",
-    "Mix": "src.data.images.mix.Mix",
     "Optimizer": "torch.optim.Optimizer",
     "LRScheduler": "torch.optim.lr_scheduler.LRScheduler",
 }

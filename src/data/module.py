@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 
+from src.data import cache
 from src.data.loader import Arrays, Batch, Loader
 from src.data.order import EvalOrder, Order, TrainOrder, shuffled
 from src.run.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+State = dict[str, Any]  # of a data module in a checkpoint: facts, statistics, num_samples, content
 
 
 class DataModule(LightningDataModule):
@@ -30,8 +34,9 @@ class DataModule(LightningDataModule):
         seed: of order and augmentation; follows `seed_everything`.
         cache_dir: folder of the prepared data.
         worker_timeout_sec: how long to wait for a worker's batch before the run ends; 0 waits for ever.
-        auto_micro_batch: when memory runs out, halve the micro-batch and go on; the batch size stays.
     """
+
+    sources: tuple[str, ...] = ()  # the arguments that say which data it is
 
     def __init__(
         self,
@@ -41,19 +46,19 @@ class DataModule(LightningDataModule):
         seed: int = 0,
         cache_dir: str = ".cache",
         worker_timeout_sec: float = 120.0,
-        auto_micro_batch: bool = False,
     ) -> None:
         super().__init__()
-        self.worker_timeout_sec, self.auto_micro_batch = worker_timeout_sec, auto_micro_batch
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
-        self.num_workers, self.seed, self.cache_dir = num_workers, seed, Path(cache_dir)
+        self.num_workers, self.worker_timeout_sec = num_workers, worker_timeout_sec
+        self.seed, self.cache_dir = seed, Path(cache_dir)
         self.predict_split = "test"
         self.splits: dict[str, Arrays] = {}
         self.facts: dict[str, Any] = {}
         self.statistics: dict[str, Any] = {}
         self.report: dict[str, Any] = {}
         self.content: dict[str, Any] = {}  # of the prepared arrays, by which other data is told from the run's own
-        self.fitted: dict[str, Any] | None = None  # the state of a checkpoint, for `setup` to adopt
+        self.folder: Path | None = None  # of the prepared data
+        self.fitted: State | None = None  # of a checkpoint, for `setup` to take on
         for name, least in (("batch_size", 1), ("num_workers", 0), ("worker_timeout_sec", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"data.{name}: {getattr(self, name)} is less than {least}")
@@ -108,11 +113,12 @@ class DataModule(LightningDataModule):
     def train_dataloader(self) -> Loader:
         self.check_sizes()
         arrays, (micro, rank, world_size) = self.splits["train"], self.share()
-        where = self.position, rank, world_size
-        order = TrainOrder(len(arrays), self.batch_size, micro, self.seed, *where, self.ordered())
+        order = TrainOrder(
+            len(arrays), self.batch_size, micro, self.seed, self.position, rank, world_size, self.epoch_order()
+        )
         return Loader(arrays, order, self.num_workers, self.worker_timeout_sec)
 
-    def ordered(self) -> Callable[[int, int, int], Order]:
+    def epoch_order(self) -> Callable[[int, int, int], Order]:
         """Gives an epoch's order from (number of samples, seed, epoch)."""
         return shuffled
 
@@ -139,6 +145,14 @@ class DataModule(LightningDataModule):
             return batch
         return {**batch, "x": self.trainer.precision_plugin.convert_input(x.float()) if self.trainer else x.float()}
 
+    def views(self, x: Tensor) -> list[Tensor]:
+        """What a batch x is classified by in evaluation: the mean over these."""
+        return [x]
+
+    def hint(self, message: str) -> str:
+        """Which option of the data to change where a network refuses its input with this message; empty if none."""
+        return ""
+
     def picture(self, batch: Batch) -> "Figure | None":
         """Samples as the network gets them, for `samples.png`."""
         return None
@@ -147,10 +161,27 @@ class DataModule(LightningDataModule):
         """The files of a split's samples, if each is a file."""
         return []
 
-    def state_dict(self) -> dict[str, Any]:
+    def prepared(self, name: str, build: Callable[[State | None], cache.Prepared]) -> Path:
+        """The folder of the prepared data `name`. A trained model on other data than its own gets a folder of its own.
+
+        Args:
+            build: gives the arrays and the report: from None as for training, from the state of a checkpoint all of
+                the data, in terms of what that was fitted on.
+        """
+        try:
+            folder = cache.prepare(self.cache_dir, name, lambda: build(None))
+            if self.fitted is None or trained_on(self.fitted, cache.content(folder)):
+                return folder
+        except DataError:  # what cannot be divided, or lacks a class, is other data
+            if self.fitted is None:
+                raise
+        name += f"-{cache.fingerprint(self.fitted)}"
+        return cache.prepare(self.cache_dir, name, lambda: build(self.fitted))
+
+    def state_dict(self) -> State:
         return {name: getattr(self, name) for name in ("facts", "statistics", "num_samples", "content")}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Refuse to train on with other data; evaluation takes other data, with the checkpoint's statistics.
 
         Raises:
@@ -164,10 +195,18 @@ class DataModule(LightningDataModule):
                 before, after = (str(value)[:100] for value in (state[name], now))
                 raise DataError(f"the data has changed since this run began: {name} was {before}, now {after}")
 
-    def adopt(self, state: dict[str, Any]) -> None:
-        """Take on what was fitted on the training data of a checkpoint, in place of what was fitted on this data."""
+    def adopt(self, state: State) -> None:
+        """Take on what was fitted on the training data of a checkpoint; splits made without it are made anew."""
+        if self.fitted is None:
+            self.fitted, self.folder, self.splits = state, None, {}
+            self.setup(self.trainer.state.fn or "test" if self.trainer else "test")
         self.facts, self.statistics = state["facts"], state["statistics"]
 
     @property
     def num_samples(self) -> dict[str, int]:
         return {split: len(arrays) for split, arrays in self.splits.items()}
+
+
+def trained_on(state: State, content: dict[str, Any]) -> bool:
+    """Whether a checkpoint was fitted on the train split of this content."""
+    return all(state["content"].get(file) == value for file, value in content.items() if file.startswith("train_"))

@@ -80,4 +80,4 @@ def test_batches_for_a_gpu_are_page_locked(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda t: locked.append(t) or t)
     assert len(list(Loader(ARRAYS, EvalOrder(40, 20)))) == 2
-    assert len(locked) == 2 * 4
+    assert len(locked) == 2 * 3

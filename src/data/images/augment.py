@@ -6,7 +6,6 @@ are a function of (seed, epoch, sample, operation): a resumed run, or one on oth
 
 import math
 from abc import ABC, abstractmethod
-from functools import reduce
 from typing import Literal
 
 import torch
@@ -156,62 +155,6 @@ class Erasing(Augmentation):
         inside = rectangle(x, (area * ratio).sqrt(), (area / ratio).sqrt(), u[:, 3], u[:, 4])
         erased = inside & (u[:, 0] < self.p)[:, None, None, None]
         return torch.lerp(x, x.mean((2, 3), keepdim=True), erased.float())
-
-
-class RandAugment(Augmentation):
-    """Each sample gets some operations of a set, all of one strength (Cubuk et al., RandAugment, 2019).
-
-    The set: nothing; turn, shear and shift, to random sides; brightness, contrast and saturation, more or less of it;
-    solarize, posterize, stretch of the contrast. Equalize and sharpness, which cost more than all these, are left
-    out. A sample's moves come before its changes of color, in one sampling.
-
-    Args:
-        num_ops: operations on a sample.
-        magnitude: strength, from 0 to 1; 1 turns by 30 degrees, shears by 0.3, shifts by 0.45 of the image, and
-            changes brightness, contrast and saturation by 0.9.
-    """
-
-    kinds = 12
-
-    def __init__(self, num_ops: int = 2, magnitude: float = 0.3) -> None:
-        if num_ops < 1 or not 0 <= magnitude <= 1:
-            raise ConfigError(f"RandAugment: num_ops {num_ops}, magnitude {magnitude} -> at least 1, and from 0 to 1")
-        self.num_ops, self.magnitude, self.draws = num_ops, magnitude, 2 * num_ops
-
-    def __call__(self, x: Tensor, u: Tensor) -> Tensor:
-        kind, side = (u[:, : self.num_ops] * self.kinds).long(), u[:, self.num_ops :] < 0.5
-        chosen = F.one_hot(kind, self.kinds) * self.magnitude  # [N, num_ops, kinds], zero for what is not chosen
-        signed = torch.where(side[:, :, None], -chosen, chosen)
-        whole = reduce(torch.matmul, [turn_shear_shift(move) for move in signed[:, :, 1:6].unbind(1)])
-        x = warp(x, list(whole[:, :2].flatten(1).unbind(1)))
-        for color, strength in zip(signed.unbind(1), chosen.unbind(1), strict=True):
-            x = recolor(x, color[:, 6:9], strength[:, 9:])
-        return x
-
-
-def turn_shear_shift(strength: Tensor) -> Tensor:
-    """strength [N, 5] in [-1, 1] of a turn, two shears and two shifts -> matrices [N, 3, 3]."""
-    angle, shear_x, shear_y, dx, dy = strength.unbind(1)
-    angle, zero = angle * math.radians(30), torch.zeros_like(dx)
-    cos, sin = torch.cos(angle), torch.sin(angle)
-    rows = [cos, 0.3 * shear_x - sin, 0.9 * dx, 0.3 * shear_y + sin, cos, 0.9 * dy, zero, zero, zero + 1]
-    return torch.stack(rows, 1).view(-1, 3, 3)
-
-
-def recolor(x: Tensor, signed: Tensor, strength: Tensor) -> Tensor:
-    """signed [N, 3] of brightness, contrast, saturation; strength [N, 3] of solarize, posterize, stretch. Of each
-    sample's six at most one is not zero, so that those that blend with a grey image need one blend."""
-    is_bright, is_contrast, _ = (signed[:, :, None, None, None] != 0).float().unbind(1)  # [N, 1, 1, 1] each
-    other = grey(x)
-    other = torch.lerp(other, other.mean((2, 3), keepdim=True), is_contrast) * (1 - is_bright)
-    x = blend(x, other, 1 + 0.9 * signed.sum(1))
-    solarize, posterize, stretch = strength[:, :, None, None, None].unbind(1)
-    x.lerp_(1 - x, (x > 1 - solarize).float())
-    step = torch.exp2((4 * posterize).round())  # of the 256 levels; at the most 4 of 8 bits go
-    x.lerp_((x * 255).add_(1e-3).div_(step).floor_().mul_(step / 255), (posterize > 0).float())
-    low, high = x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
-    stretched = (stretch > 0) & (high > low)
-    return x.sub_(low * stretched).div_(torch.where(stretched, high - low, 1.0))
 
 
 def warp(x: Tensor, matrix: list[Tensor]) -> Tensor:

@@ -37,9 +37,9 @@ Heads = dict[str, list[tuple[Item, tuple[Size, bool]]]]  # the size of each file
 
 def read(
     folder: Path, image_size: Size | None, cache_dir: Path, cleaning: Cleaning, known: Sequence[str] = ()
-) -> tuple[dict[str, Samples], dict[str, Any]]:
-    """The images of `folder/SPLIT/CLASS/` or `folder/CLASS/`, with `class_names` and `came_in`. For a trained model
-    also those of a folder without its classes: a test split whose targets are -1.
+) -> tuple[dict[str, Samples], list[str], int]:
+    """The images of `folder/SPLIT/CLASS/` or `folder/CLASS/`, their class names, and how many files came in. For a
+    trained model also those of a folder without its classes, or one file: a test split whose targets are -1.
 
     Args:
         image_size: shorter sides are resized to it, and the centre is taken; by default see `choose_size`.
@@ -49,7 +49,7 @@ def read(
     Raises:
         DataError: there is no such layout, or a file that cannot be used.
     """
-    root = top(folder, cleaning)
+    root = find_root(folder, cleaning, bool(known))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of files that can be read all the same
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -61,23 +61,20 @@ def read(
         listed = {split: known_classes(split, found, class_names, cleaning) for split, found in listed.items()}
         heads = {split: list(readable(split, found, header, cleaning)) for split, found in listed.items()}
         cleaning.check_limit(came_in)
-        shape, (new, note) = None, common_shape(heads, image_size, cleaning)
-        while new != shape:  # again where a file that could not be decoded had its say in the size
-            shape, samples = new, {}
-            for split, found in heads.items():
-                images = readable(split, [item for item, _ in found], partial(decode, shape=shape), cleaning)
-                x, used = pack(split, images, shape, cache_dir, cleaning)
-                targets = np.array([class_names.index(name) if name else -1 for _, name in used], np.int64)
-                samples[split] = Samples(x, targets, [cleaning.name(path) for path, _ in used])
-                good = set(used)
-                heads[split] = [head for head in found if head[0] in good]
-            new, note = common_shape(heads, image_size, cleaning)
+        packed, note = pack_all(heads, image_size, cache_dir, cleaning)
     cleaning.notes += [note] if note else []
-    return samples, {"class_names": class_names, "came_in": came_in}
+    samples = {}
+    for split, (x, items) in packed.items():
+        targets = np.array([class_names.index(name) if name else -1 for _, name in items], np.int64)
+        samples[split] = Samples(x, targets, [cleaning.name(path) for path, _ in items])
+    return samples, class_names, came_in
 
 
-def top(folder: Path, cleaning: Cleaning) -> Path:
-    """The folder that holds splits or classes: the given one, or one that is alone in it."""
+def find_root(folder: Path, cleaning: Cleaning, takes_file: bool) -> Path:
+    """What holds splits or classes: the given folder, or one that is alone in it; or the given file."""
+    if takes_file and folder.is_file():
+        cleaning.root = folder.parent
+        return folder
     if not folder.is_dir():
         raise DataError(f"data.data_dir: {folder} is no folder -> name one of images in CLASS/ or train/CLASS/")
     while len(inner := subfolders(folder)) == 1 and subfolders(inner[0]) and inner[0].name.lower() not in SPLIT_NAMES:
@@ -91,7 +88,7 @@ def top(folder: Path, cleaning: Cleaning) -> Path:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__MACOSX")))
+    return sorted(p for p in folder.glob("*") if p.is_dir() and not p.name.startswith((".", "__MACOSX")))
 
 
 def split_folders(root: Path, trains: bool) -> dict[str, Path]:
@@ -117,37 +114,41 @@ def split_folders(root: Path, trains: bool) -> dict[str, Path]:
 
 def list_files(root: Path, cleaning: Cleaning, known: Sequence[str] = ()) -> tuple[Listed, int]:
     """The image files of each split with their classes, and how many files there were of any kind."""
-    listed: Listed = {}
     came_in = len(cleaning.removed)
     unlabelled = known and not any(p.name in known or p.name.lower() in SPLIT_NAMES for p in subfolders(root))
-    for split, folder in {"test": root}.items() if unlabelled else split_folders(root, not known).items():
-        listed[split], files, others = [], files_in(folder), {}
-        came_in += len(files)
-        for path in files:
-            parts = path.relative_to(folder).parts
+    folders = {"test": root} if unlabelled else split_folders(root, trains=not known)
+    files = {split: files_in(folder) for split, folder in folders.items()}
+    listed: Listed = {split: [] for split in folders}
+    for split, folder in folders.items():
+        others = {}  # first part of the path -> a file there that is no image by its name
+        for path in files[split]:
+            parts = path.relative_to(folder).parts or (path.name,)
             if any(part.startswith((".", "__MACOSX")) for part in parts):
-                cleaning.remove(split, path, "hidden file")
+                cleaning.ignore(split, path, "hidden file")
             elif path.suffix.lower() not in SUFFIXES + OTHERS * (len(parts) > 1):
-                cleaning.remove(split, path, "no image by its name")
+                cleaning.ignore(split, path, "no image by its name")
                 others[parts[0]] = path
-            elif unlabelled:
-                listed[split].append((path, ""))
-            elif len(parts) == 1:
+            elif len(parts) == 1 and not unlabelled:
                 cleaning.skip(split, path, "in no class folder", "move it into the folder of its class")
             else:
-                listed[split].append((path, parts[0]))
-        folders = set() if unlabelled else {p.name for p in subfolders(folder)}
-        for empty in sorted(folders - {name for _, name in listed[split]}):
-            if empty in others:
-                raise DataError(
-                    f"{folder / empty}: no image in it, but {others[empty].name} -> add some, or take it out"
-                )
-            cleaning.notes.append(f"class folder {(folder / empty).relative_to(root)}/ has no images and is left out")
+                listed[split].append((path, "" if unlabelled else parts[0]))
+        if not unlabelled:
+            note_empty_classes(folder, {name for _, name in listed[split]}, others, cleaning)
     if known and not any(listed.values()):
         raise DataError(f"{root}: no image is in it, nor in folders there -> name a folder with images")
     if not known and not listed["train"]:
         raise DataError(f"{root}: no image is in a class folder -> put images into CLASS/ or train/CLASS/")
-    return listed, came_in
+    return listed, came_in + sum(map(len, files.values()))
+
+
+def note_empty_classes(folder: Path, used: set[str], others: dict[str, Path], cleaning: Cleaning) -> None:
+    """Raises DataError where a class folder has files, but none that is an image by its name."""
+    for empty in sorted({p.name for p in subfolders(folder)} - used):
+        if empty in others:
+            raise DataError(f"{folder / empty}: no image in it, but {others[empty].name} -> add some, or take it out")
+        cleaning.notes.append(
+            f"class folder {(folder / empty).relative_to(cleaning.root)}/ has no images and is left out"
+        )
 
 
 def known_classes(split: str, found: list[Item], class_names: list[str], cleaning: Cleaning) -> list[Item]:
@@ -174,6 +175,22 @@ def choose_size(sizes: Sequence[Size]) -> tuple[Size, str]:
     side = min(MAX_SIDE, int(statistics.median(min(size) for size in sizes)))
     what = f"images of {len(kinds):,} sizes" if len(kinds) > 1 else f"images of {sizes[0][0]}x{sizes[0][1]} pixels"
     return (side, side), f"{what} are made {side}x{side}; data.image_size sets another size"
+
+
+def pack_all(
+    heads: Heads, image_size: Size | None, cache_dir: Path, cleaning: Cleaning
+) -> tuple[dict[str, tuple[np.ndarray, list[Item]]], str]:
+    """Each split as `pack` gives it, all images of one shape, and what to tell of that."""
+    shape, (wanted, note) = None, common_shape(heads, image_size, cleaning)
+    while wanted != shape:  # again where a file that could not be decoded had its say in the size
+        shape, out = wanted, {}
+        for split, found in heads.items():
+            images = readable(split, [item for item, _ in found], partial(decode, shape=shape), cleaning)
+            out[split] = pack(split, images, shape, cache_dir, cleaning)
+            good = set(out[split][1])
+            heads[split] = [head for head in found if head[0] in good]
+        wanted, note = common_shape(heads, image_size, cleaning)
+    return out, note
 
 
 def pack(

@@ -1,11 +1,14 @@
+"""Figures of images for the data report: samples of each class, mean and deviation of each channel, and their shift."""
+
 from typing import Any
 
 import numpy as np
 
-from src.data.report import count, total_variation
+from src.data.cache import Rows
+from src.data.report import class_counts, total_variation
 
 
-def channel_moments(x: np.ndarray) -> tuple[list[float], list[float]]:
+def channel_moments(x: np.ndarray | Rows) -> tuple[list[float], list[float]]:
     """Mean and standard deviation (1 if constant) of each channel of uint8 x [N, C, H, W], as if in [0, 1]; exact."""
     counts = np.zeros((x.shape[1], 256), np.int64)
     step = max(1, 2**24 // max(1, x[:1].size))
@@ -18,9 +21,9 @@ def channel_moments(x: np.ndarray) -> tuple[list[float], list[float]]:
     return mean.tolist(), np.where(std < 1e-6, 1, std).tolist()
 
 
-def image_split(x: np.ndarray, targets: np.ndarray, num_classes: int) -> dict[str, Any]:
+def image_split(x: np.ndarray | Rows, targets: np.ndarray, num_classes: int) -> dict[str, Any]:
     mean, std = channel_moments(x)
-    return {"samples": len(targets), "per_class": count(targets, num_classes).tolist(), "mean": mean, "std": std}
+    return {"samples": len(targets), "per_class": class_counts(targets, num_classes).tolist(), "mean": mean, "std": std}
 
 
 def image_shift(report: dict[str, Any]) -> dict[str, Any]:

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.images.clean import stratified
+from src.data.images.datasets import digits as digits_of_sklearn
 from src.data.images.module import ImageDataModule
-from src.data.images.module import digits as digits_of_sklearn
+from src.data.splits import stratified
 from src.run.errors import ConfigError, DataError
 
 
@@ -70,9 +70,9 @@ def test_a_set_that_is_not_there_is_one_line(tmp_path):
 
 
 def test_a_class_with_one_sample_cannot_be_split():
-    with pytest.raises(DataError, match="class ant has 1 usable image, 2 are needed -> add some, or take"):
+    with pytest.raises(DataError, match="class ant has 1 usable sample, 2 are needed -> add some, or take"):
         stratified(np.array([0, 0, 0, 0, 1]), 0.5, class_names=["bee", "ant"])
-    with pytest.raises(DataError, match=r"data.val_frac: 0.9 of 10 images leaves too few for 2 classes -> lower it"):
+    with pytest.raises(DataError, match=r"data.val_frac: 0.9 of 10 samples leaves too few for 2 classes -> lower it"):
         stratified(np.arange(10) % 2, 0.9)
 
 
@@ -145,10 +145,7 @@ def put(name, value, row=None):
         (put("y", 7, 5), "train row 5: label out of range: 7 is not in 0..1"),
         (put("y_test", 2, 1), "test row 1: label out of range: 2 is not in 0..1"),
         (put("y", lambda y: y + 1), "train: no sample has label 0 -> number the classes"),
-        (
-            put("y", lambda y: np.eye(2, dtype=int)[y]),
-            r"differ in shape: train \[1, 4, 4\] \[2\], test \[1, 4, 4\] \[\] ",
-        ),
+        (put("y", lambda y: np.eye(2, dtype=int)[y]), r"train: labels are \[40, 2\] -> give one whole number"),
         (put("y", lambda y: y[:, None]), r"train: labels are \[40, 1\] -> give one whole number"),
         (put("y", lambda y: y.astype(np.float32)), "train row 0: label 0.0 is float32 -> give int64"),
         (put("y", lambda y: np.where(y > 0, y, np.nan)), "train row 0: label nan is float64"),
@@ -165,7 +162,7 @@ def put(name, value, row=None):
         ),
         (
             put("x_test", lambda x: x[:, :, :3]),
-            r"images or labels differ in shape: train \[1, 4, 4\] \[\], test \[1, 3, 4\]",
+            r"images differ in shape: train \[1, 4, 4\], test \[1, 3, 4\]",
         ),
         (put("x_test", lambda x: x[:0]), "test: 0 images, but 8 labels"),
         (lambda sets: sets.update(x=sets["x"][:0], y=sets["y"][:0]), "the train split is empty"),
@@ -289,27 +286,6 @@ def test_a_file_that_an_argument_names_makes_new_data_when_it_changes(tmp_path):
         data.setup("fit")
         means += data.statistics["mean"]
     assert means[1] > means[0] + 0.3
-
-
-def test_several_labels_of_each_image(own):
-    rows = np.random.default_rng(1).integers(0, 2, (48, 3))
-
-    def several(sets):
-        sets["y"], sets["y_test"] = rows[:40], rows[40:].astype(bool)
-        sets["x"][1:4] = sets["x"][0]
-        sets["y"][:4] = [[0, 1, 1], [0, 1, 1], [0, 1, 0], [0, 1, 1]]
-        sets["x"][5], sets["y"][4] = sets["x"][4], sets["y"][5]
-
-    data = own(several, val_frac=0.2)
-    assert data.report["removed_counts"] == {"two labels": 4, "duplicate": 1}
-    assert data.num_samples == {"train": 28, "val": 7, "test": 8}
-    assert data.facts["num_classes"] == 3
-    assert data.report["test"]["per_class"] == rows[40:].sum(0).tolist()
-    assert torch.equal(data.splits["test"].targets, torch.tensor(rows[40:]))
-    wider = dict(data.state_dict(), statistics=data.statistics | {"class_names": ["z", "2", "1", "0"]})
-    data.adopt(wider)
-    assert torch.equal(data.splits["test"].targets[:, 1:], torch.tensor(rows[40:]).flip(1))
-    assert not data.splits["test"].targets[:, 0].any()
 
 
 def test_a_constant_channel_has_a_deviation_of_1(own):
