@@ -8,7 +8,6 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from src.data import cache
 from src.data.loader import Arrays, Batch, Loader
 from src.data.order import EvalOrder, Order, TrainOrder, shuffled
 from src.run.errors import ConfigError, DataError
@@ -57,7 +56,6 @@ class DataModule(LightningDataModule):
         self.statistics: dict[str, Any] = {}
         self.report: dict[str, Any] = {}
         self.content: dict[str, Any] = {}  # of the prepared arrays, by which other data is told from the run's own
-        self.folder: Path | None = None  # of the prepared data
         self.fitted: State | None = None  # of a checkpoint, for `setup` to take on
         for name, least in (("batch_size", 1), ("num_workers", 0), ("worker_timeout_sec", 0)):
             if getattr(self, name) < least:
@@ -161,23 +159,6 @@ class DataModule(LightningDataModule):
         """The files of a split's samples, if each is a file."""
         return []
 
-    def prepared(self, name: str, build: Callable[[State | None], cache.Prepared]) -> Path:
-        """The folder of the prepared data `name`. A trained model on other data than its own gets a folder of its own.
-
-        Args:
-            build: gives the arrays and the report: from None as for training, from the state of a checkpoint all of
-                the data, in terms of what that was fitted on.
-        """
-        try:
-            folder = cache.prepare(self.cache_dir, name, lambda: build(None))
-            if self.fitted is None or trained_on(self.fitted, cache.content(folder)):
-                return folder
-        except DataError:  # what cannot be divided, or lacks a class, is other data
-            if self.fitted is None:
-                raise
-        name += f"-{cache.fingerprint(self.fitted)}"
-        return cache.prepare(self.cache_dir, name, lambda: build(self.fitted))
-
     def state_dict(self) -> State:
         return {name: getattr(self, name) for name in ("facts", "statistics", "num_samples", "content")}
 
@@ -196,17 +177,9 @@ class DataModule(LightningDataModule):
                 raise DataError(f"the data has changed since this run began: {name} was {before}, now {after}")
 
     def adopt(self, state: State) -> None:
-        """Take on what was fitted on the training data of a checkpoint; splits made without it are made anew."""
-        if self.fitted is None:
-            self.fitted, self.folder, self.splits = state, None, {}
-            self.setup(self.trainer.state.fn or "test" if self.trainer else "test")
+        """Take on what was fitted on the training data of a checkpoint, in place of what was fitted on this data."""
         self.facts, self.statistics = state["facts"], state["statistics"]
 
     @property
     def num_samples(self) -> dict[str, int]:
         return {split: len(arrays) for split, arrays in self.splits.items()}
-
-
-def trained_on(state: State, content: dict[str, Any]) -> bool:
-    """Whether a checkpoint was fitted on the train split of this content."""
-    return all(state["content"].get(file) == value for file, value in content.items() if file.startswith("train_"))

@@ -24,6 +24,7 @@ class Cleaning:
     skipped: list[str] = field(default_factory=list)
     hint: str = ""  # what to do about the first of them
     notes: list[str] = field(default_factory=list)  # for the terminal
+    came_in: int = 0  # files or rows
     num_ignored: int = 0
 
     def name(self, file: str | Path) -> str:
@@ -43,9 +44,9 @@ class Cleaning:
     def remove(self, split: str, file: str | Path, reason: str, detail: str = "") -> None:
         self.removed.append({"split": split, "file": self.name(file), "reason": reason, "detail": detail})
 
-    def check_limit(self, came_in: int) -> int:
+    def check_limit(self) -> int:
         """How many of the files or rows that came in are samples; raises DataError where too many are left out."""
-        samples, skipped = max(1, came_in - self.num_ignored), len(self.skipped)
+        samples, skipped = max(1, self.came_in - self.num_ignored), len(self.skipped)
         if skipped and self.invalid == "error":
             more = f"; {skipped - 1} more of {samples} cannot be used" if skipped > 1 else ""
             what = f"leave {'them' if more else 'it'} out with --data.invalid skip"
@@ -58,11 +59,11 @@ class Cleaning:
             )
         return samples
 
-    def report(self, came_in: int) -> dict[str, Any]:
-        samples = self.check_limit(came_in)
+    def report(self) -> dict[str, Any]:
+        samples = self.check_limit()
         counts = Counter(r["reason"] for r in self.removed)
         return {
-            "came_in": came_in,
+            "came_in": self.came_in,
             "removed_counts": dict(counts.most_common()),
             "data/missing_frac": len(self.skipped) / samples,
             "data/duplicate_frac": sum(counts[r] for r in DUPLICATES) / samples,

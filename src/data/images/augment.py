@@ -102,7 +102,11 @@ class Affine(Augmentation):
         angle, scale, dx, dy = (u * 2 - 1).unbind(1)
         angle, scale = angle * math.radians(self.degrees), 1 + scale * self.scale
         cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
-        return warp(x, [cos, -sin, 2 * dx * self.translate, sin, cos, 2 * dy * self.translate])
+        aspect = x.shape[2] / x.shape[3]  # so that a turn keeps right angles where the image is not square
+        dx, dy = 2 * dx * self.translate, 2 * dy * self.translate  # in half images from the centre
+        matrix = torch.stack([cos, -sin * aspect, dx, sin / aspect, cos, dy], dim=1).view(-1, 2, 3)
+        grid = F.affine_grid(matrix, list(x.shape), align_corners=False)  # [N, H, W, 2]: where in x each pixel is from
+        return F.grid_sample(x, grid, align_corners=False)
 
 
 class Color(Augmentation):
@@ -155,20 +159,6 @@ class Erasing(Augmentation):
         inside = rectangle(x, (area * ratio).sqrt(), (area / ratio).sqrt(), u[:, 3], u[:, 4])
         erased = inside & (u[:, 0] < self.p)[:, None, None, None]
         return torch.lerp(x, x.mean((2, 3), keepdim=True), erased.float())
-
-
-def warp(x: Tensor, matrix: list[Tensor]) -> Tensor:
-    """Sample x [N, C, H, W] at other places, with zeros around it.
-
-    Args:
-        matrix: the six elements, each [N], of 2 x 3 matrices from a place in the result to one in x, in half images
-            from the centre.
-    """
-    a, b, dx, c, d, dy = matrix
-    aspect = x.shape[2] / x.shape[3]  # so that a turn keeps right angles where the image is not square
-    rows = torch.stack([a, b * aspect, dx, c / aspect, d, dy], dim=1).view(-1, 2, 3)
-    grid = F.affine_grid(rows, list(x.shape), align_corners=False)  # [N, H, W, 2]
-    return F.grid_sample(x, grid, align_corners=False)
 
 
 def rectangle(x: Tensor, height: Tensor, width: Tensor, top: Tensor, left: Tensor) -> Tensor:

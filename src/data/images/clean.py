@@ -41,6 +41,7 @@ def from_arrays(loaded: Any, source: str, num_classes: int | None, cleaning: Cle
     train, test = (list(x.shape[1:]) for x, _ in arrays.values())
     if train != test:
         raise DataError(f"images differ in shape: train {train}, test {test} -> give all of them one")
+    cleaning.came_in = sum(len(targets) for _, targets in arrays.values())
     num_classes = num_classes or count_classes(arrays["train"][1])
     at_least_two([str(k) for k in range(num_classes)])
     return {split: in_range(split, x, targets, num_classes, cleaning) for split, (x, targets) in arrays.items()}

@@ -37,9 +37,9 @@ Heads = dict[str, list[tuple[Item, tuple[Size, bool]]]]  # the size of each file
 
 def read(
     folder: Path, image_size: Size | None, cache_dir: Path, cleaning: Cleaning, known: Sequence[str] = ()
-) -> tuple[dict[str, Samples], list[str], int]:
-    """The images of `folder/SPLIT/CLASS/` or `folder/CLASS/`, their class names, and how many files came in. For a
-    trained model also those of a folder without its classes, or one file: a test split whose targets are -1.
+) -> tuple[dict[str, Samples], list[str]]:
+    """The images of `folder/SPLIT/CLASS/` or `folder/CLASS/`, and the names of the classes. For a trained model also
+    those of a folder without its classes, or one file: a test split whose targets are -1.
 
     Args:
         image_size: shorter sides are resized to it, and the centre is taken; by default see `choose_size`.
@@ -53,21 +53,21 @@ def read(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of files that can be read all the same
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        listed, came_in = list_files(root, cleaning, known)
+        listed = list_files(root, cleaning, known)
         class_names = list(known) or sorted({name for _, name in listed["train"]})
         if bad := [n for name in class_names if (n := os.fsencode(name).decode(errors="replace")) != name]:
             raise DataError(f"{root}: the name of class folder {bad[0]} is not UTF-8 -> rename it")
         at_least_two(class_names)
         listed = {split: known_classes(split, found, class_names, cleaning) for split, found in listed.items()}
         heads = {split: list(readable(split, found, header, cleaning)) for split, found in listed.items()}
-        cleaning.check_limit(came_in)
+        cleaning.check_limit()
         packed, note = pack_all(heads, image_size, cache_dir, cleaning)
     cleaning.notes += [note] if note else []
     samples = {}
     for split, (x, items) in packed.items():
         targets = np.array([class_names.index(name) if name else -1 for _, name in items], np.int64)
         samples[split] = Samples(x, targets, [cleaning.name(path) for path, _ in items])
-    return samples, class_names, came_in
+    return samples, class_names
 
 
 def find_root(folder: Path, cleaning: Cleaning, takes_file: bool) -> Path:
@@ -81,6 +81,7 @@ def find_root(folder: Path, cleaning: Cleaning, takes_file: bool) -> Path:
         cleaning.root = folder
         for path in sorted(folder.iterdir()):
             if path.suffix.lower() in SUFFIXES:
+                cleaning.came_in += 1
                 cleaning.skip("", path, "in no class folder", f"move it to its class in {inner[0].name}")
         folder = inner[0]
     cleaning.root = folder
@@ -112,16 +113,15 @@ def split_folders(root: Path, trains: bool) -> dict[str, Path]:
     return splits
 
 
-def list_files(root: Path, cleaning: Cleaning, known: Sequence[str] = ()) -> tuple[Listed, int]:
-    """The image files of each split with their classes, and how many files there were of any kind."""
-    came_in = len(cleaning.removed)
+def list_files(root: Path, cleaning: Cleaning, known: Sequence[str] = ()) -> Listed:
+    """The image files of each split with their classes."""
     unlabelled = known and not any(p.name in known or p.name.lower() in SPLIT_NAMES for p in subfolders(root))
     folders = {"test": root} if unlabelled else split_folders(root, trains=not known)
-    files = {split: files_in(folder) for split, folder in folders.items()}
     listed: Listed = {split: [] for split in folders}
     for split, folder in folders.items():
-        others = {}  # first part of the path -> a file there that is no image by its name
-        for path in files[split]:
+        files, others = files_in(folder), {}  # first part of the path -> a file there that is no image by its name
+        cleaning.came_in += len(files)
+        for path in files:
             parts = path.relative_to(folder).parts or (path.name,)
             if any(part.startswith((".", "__MACOSX")) for part in parts):
                 cleaning.ignore(split, path, "hidden file")
@@ -138,7 +138,7 @@ def list_files(root: Path, cleaning: Cleaning, known: Sequence[str] = ()) -> tup
         raise DataError(f"{root}: no image is in it, nor in folders there -> name a folder with images")
     if not known and not listed["train"]:
         raise DataError(f"{root}: no image is in a class folder -> put images into CLASS/ or train/CLASS/")
-    return listed, came_in + sum(map(len, files.values()))
+    return listed
 
 
 def note_empty_classes(folder: Path, used: set[str], others: dict[str, Path], cleaning: Cleaning) -> None:

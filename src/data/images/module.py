@@ -15,10 +15,12 @@ from torch.nn import functional as F
 
 from src.data import cache, splits
 from src.data.images import clean, datasets, folder, pictures, report
-from src.data.images.augment import Augmentation, augment, within
+from src.data.images.augment import Augmentation, augment
 from src.data.images.clean import Samples
 from src.data.images.datasets import Images
-from src.data.module import Arrays, Batch, DataModule, State
+from src.data.loader import Arrays, Batch
+from src.data.module import State
+from src.data.prepared import PreparedDataModule
 from src.data.report import SPLITS, Cleaning, stored_as
 from src.run.errors import ConfigError, DataError
 from src.run.terminal import rank_zero_print
@@ -26,10 +28,8 @@ from src.run.terminal import rank_zero_print
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-KEYED = ("dataset", "val_frac", "test_frac", "image_size", "invalid", "max_skipped_frac")  # change the prepared data
 
-
-class ImageDataModule(DataModule):
+class ImageDataModule(PreparedDataModule):
     """Images with one label each.
 
     Args:
@@ -43,9 +43,6 @@ class ImageDataModule(DataModule):
         image_size: height and width to which the images of a folder are brought, by their shorter side and then
             their centre; by default as they are, or where they differ or are large, squares of the median shorter
             side, at most 224.
-        invalid: whether a file or label that cannot be used is an `error`, or left out (`skip`) and listed in the
-            report. Duplicates, and training images that are also in test, are always left out.
-        max_skipped_frac: the largest share of samples that may be left out as invalid.
         channels: 1 or 3; a grey image is repeated to make 3. By default as the images are.
         normalize: subtract the mean and divide by the standard deviation of each channel, measured on train alone.
         augment: operations on the training images, in this order.
@@ -66,8 +63,6 @@ class ImageDataModule(DataModule):
         val_frac: float = 0.1,
         test_frac: float = 0.2,
         image_size: tuple[int, int] | None = None,
-        invalid: Literal["error", "skip"] = "error",
-        max_skipped_frac: float = 0.05,
         channels: Literal[1, 3] | None = None,
         normalize: bool = True,
         augment: list[Augmentation] | None = None,
@@ -79,7 +74,6 @@ class ImageDataModule(DataModule):
         for name, share in (("val_frac", val_frac), ("test_frac", test_frac)):
             if not 0 < share < 1:
                 raise ConfigError(f"data.{name}: {share} is not between 0 and 1")
-        within("data.max_skipped_frac", max_skipped_frac, 0, 1)
         if image_size and (dataset != "folder" or min(image_size) < 1):
             raise ConfigError(f"data.image_size: {list(image_size)} -> give height and width, for a folder only")
         self.reads_files = dataset != "digits" or type(self).load is not ImageDataModule.load
@@ -87,26 +81,19 @@ class ImageDataModule(DataModule):
             raise ConfigError(f"data.data_dir: {data_dir} is not read by the digits -> set data.dataset, to folder?")
         self.dataset, self.data_dir, self.download = dataset, Path(data_dir), download
         self.val_frac, self.test_frac, self.image_size = val_frac, test_frac, image_size
-        self.invalid, self.max_skipped_frac = invalid, max_skipped_frac
         self.channels, self.normalize = channels, normalize
         self.augment, self.mix, self.evaluated_by = augment or [], mix, views
         self.mixer: nn.Module | None = None
         self.class_names: list[str] = []  # a `load` may set it; else classes are called by their numbers
 
-    def prepare_data(self) -> None:
-        self.prepare()
-
-    def prepare(self) -> Path:
-        if self.folder is None:
-            options = {name: getattr(self, name) for name in KEYED} | self.options_of_subclass()
-            modules = {type(self).__module__, *(m.__name__ for m in (clean, datasets, folder, report, splits))}
-            source = [inspect.getsource(sys.modules[name]) for name in sorted({__name__, *modules})]
-            paths = [self.data_dir] if self.reads_files else []
-            paths += [Path(v) for v in self.options_of_subclass().values() if isinstance(v, (str, Path))]  # for `load`
-            files = [file for path in paths for file in cache.files_in(path)]
-            key = cache.fingerprint({**options, "source": source}, files)
-            self.folder = self.prepared(f"{type(self).__name__}-{self.dataset}-{key}", self.build)
-        return self.folder
+    def depends_on(self) -> tuple[dict[str, Any], list[Path]]:
+        options = {name: getattr(self, name) for name in ("dataset", "val_frac", "test_frac", "image_size")}
+        modules = {type(self).__module__, *(m.__name__ for m in (clean, datasets, folder, report, splits))}
+        options["source"] = [inspect.getsource(sys.modules[name]) for name in sorted({__name__, *modules})]
+        more = self.options_of_subclass()
+        paths = [self.data_dir] if self.reads_files else []
+        paths += [Path(value) for value in more.values() if isinstance(value, (str, Path))]  # a `load` may read them
+        return options | more, [file for path in paths for file in cache.files_in(path)]
 
     def options_of_subclass(self) -> dict[str, Any]:
         """The plain values that a subclass keeps besides ours: its `load` may depend on them."""
@@ -125,11 +112,9 @@ class ImageDataModule(DataModule):
             )
         return datasets.digits()
 
-    def build(self, fitted: State | None) -> cache.Prepared:
-        """Train, val and test; of other data than a trained model's, what it is measured on, as `test`."""
-        cleaning = Cleaning(self.invalid, self.max_skipped_frac)
-        samples, class_names, came_in = self.read(cleaning, fitted)
-        cleaning.check_limit(came_in)
+    def build(self, cleaning: Cleaning, fitted: State | None) -> cache.Prepared:
+        samples, class_names = self.read(cleaning, fitted)
+        cleaning.check_limit()
         if fitted:
             measured = next(samples[split] for split in ("test", "val", "train") if split in samples)
             parts = {"test": as_trained(measured, class_names, fitted)}
@@ -141,20 +126,10 @@ class ImageDataModule(DataModule):
             for split, s in parts.items()
         }
         classes = {"num_classes": len(class_names), "class_names": class_names}
-        return arrays, classes | self.figures(parts, class_names) | cleaning.report(came_in)
+        return arrays, classes | report.figures({split: (s.x, s.targets) for split, s in parts.items()}, class_names)
 
-    def figures(self, parts: dict[str, Samples], class_names: list[str]) -> dict[str, Any]:
-        """The data report of each split; raises DataError where train lacks a class."""
-        out = {split: report.image_split(s.x, s.targets, len(class_names)) for split, s in parts.items()}
-        if "train" not in parts:
-            return {split: {"same_as": "test", **out["test"]} for split in SPLITS}
-        if 0 in out["train"]["per_class"]:
-            name = class_names[out["train"]["per_class"].index(0)]
-            raise DataError(f"class {name}: train has no usable sample that is not in test or val -> add some")
-        return out | {"shift": report.image_shift(out)}
-
-    def read(self, cleaning: Cleaning, fitted: State | None) -> tuple[dict[str, Samples], list[str], int]:
-        """The samples of each split that there is, the names of the classes, and how many files or rows came in."""
+    def read(self, cleaning: Cleaning, fitted: State | None) -> tuple[dict[str, Samples], list[str]]:
+        """The samples of each split that there is, and the names of the classes."""
         known = fitted["statistics"]["class_names"] if fitted else []
         if self.dataset == "folder":
             size = self.image_size or (fitted["facts"]["image_size"] if fitted else None)
@@ -163,7 +138,7 @@ class ImageDataModule(DataModule):
         class_names = self.class_names or known
         samples = clean.from_arrays(loaded, f"{type(self).__name__}.load", len(class_names) or None, cleaning)
         class_names = class_names or [str(k) for k in range(1 + samples["train"].targets.max())]
-        return samples, class_names, sum(len(targets) for _, targets in loaded)
+        return samples, class_names
 
     def divide(self, samples: dict[str, Samples], class_names: list[str]) -> dict[str, Samples]:
         """Hold test and val out of train where they are not given."""
@@ -176,33 +151,25 @@ class ImageDataModule(DataModule):
                 samples = {**samples, "train": train.take(rest), split: train.take(held)}
         return {split: samples[split] for split in SPLITS}
 
-    def setup(self, stage: str) -> None:
-        if self.splits:
-            return
-        prepared = self.prepare()
-        self.report, self.content = cache.report(prepared), cache.content(prepared)
-        for split in SPLITS:
-            x, targets = (cache.read(prepared, stored_as(self.report, split), name) for name in ("x", "targets"))
-            self.splits[split] = Arrays(x, targets)
+    def open(self, split: str, read: Callable[[str], Tensor]) -> Arrays:
+        return Arrays(read("x"), read("targets"))
+
+    def measure(self) -> tuple[dict[str, Any], dict[str, Any]]:
         _, channels, *image_size = self.splits["test"].x.shape
         if self.channels and channels > self.channels:
             raise ConfigError(f"data.channels: the images have {channels} -> take {channels}, or leave it out")
-        if self.fitted:
-            self.facts, self.statistics = self.fitted["facts"], self.fitted["statistics"]
-            self.check_other(stage)
-            return
-        self.facts = {"num_classes": self.report["num_classes"], "in_channels": self.channels or channels}
-        self.facts["image_size"] = tuple(image_size)
-        self.statistics = {name: self.report["train"][name] for name in ("mean", "std")}
-        self.statistics["class_names"] = self.report["class_names"]
-        self.mixer = self.make_mixer()
+        facts = {"num_classes": self.report["num_classes"], "in_channels": self.channels or channels}
+        train, class_names = self.report["train"], self.report["class_names"]
+        statistics = {"mean": train["mean"], "std": train["std"], "class_names": class_names}
+        return facts | {"image_size": tuple(image_size)}, statistics
 
-    def check_other(self, stage: str) -> None:
-        """Tell where the data is not the trained model's own; raises DataError where it cannot be measured."""
-        assert self.fitted is not None
-        count, *_, height, width = self.splits["test"].x.shape
-        if self.content != self.fitted["content"]:
-            rank_zero_print(f"Other data than the model was trained on: {count:,} images, at {height}x{width} pixels.")
+    def size(self, split: str) -> str:
+        count, *_, height, width = self.splits[split].x.shape
+        return f"{count:,} images, at {height}x{width} pixels"
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self.mixer = self.make_mixer()
         if stage != "predict" and (self.splits["test"].targets < 0).any():
             what = "nothing says the classes of these images -> name folders so, or take python -m src.predict"
             raise DataError(f"{self.data_dir}: {what}")

@@ -6,6 +6,7 @@ import numpy as np
 
 from src.data.cache import Rows
 from src.data.report import class_counts, total_variation
+from src.run.errors import DataError
 
 
 def channel_moments(x: np.ndarray | Rows) -> tuple[list[float], list[float]]:
@@ -21,17 +22,23 @@ def channel_moments(x: np.ndarray | Rows) -> tuple[list[float], list[float]]:
     return mean.tolist(), np.where(std < 1e-6, 1, std).tolist()
 
 
-def image_split(x: np.ndarray | Rows, targets: np.ndarray, num_classes: int) -> dict[str, Any]:
-    mean, std = channel_moments(x)
-    return {"samples": len(targets), "per_class": class_counts(targets, num_classes).tolist(), "mean": mean, "std": std}
+def figures(splits: dict[str, tuple[np.ndarray | Rows, np.ndarray]], class_names: list[str]) -> dict[str, Any]:
+    """The data report of each split's (x, targets); raises DataError where train lacks a class."""
+    out: dict[str, Any] = {}
+    for split, (x, targets) in splits.items():
+        mean, std = channel_moments(x)
+        per_class = class_counts(targets, len(class_names)).tolist()
+        out[split] = {"samples": len(targets), "per_class": per_class, "mean": mean, "std": std}
+    if "train" not in out:
+        return out
+    if 0 in out["train"]["per_class"]:
+        name = class_names[out["train"]["per_class"].index(0)]
+        raise DataError(f"class {name}: train has no usable sample that is not in test or val -> add some")
+    return out | {"shift": {split: shift(out["train"], out[split]) for split in ("val", "test")}}
 
 
-def image_shift(report: dict[str, Any]) -> dict[str, Any]:
-    """How far val and test are from train: means in train's standard deviations, class shares as total variation."""
-    train, out = report["train"], {}
-    for split in ("val", "test"):
-        other = report[split]
-        mean = (np.array(other["mean"]) - train["mean"]) / train["std"]
-        shares = total_variation(np.array(other["per_class"]), np.array(train["per_class"]))
-        out[split] = {"mean": mean.round(4).tolist(), "class_shares": round(shares, 4)}
-    return out
+def shift(train: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """How far a split is from train: means in train's standard deviations, class shares as total variation."""
+    mean = (np.array(other["mean"]) - train["mean"]) / train["std"]
+    shares = total_variation(np.array(other["per_class"]), np.array(train["per_class"]))
+    return {"mean": mean.round(4).tolist(), "class_shares": round(shares, 4)}

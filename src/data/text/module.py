@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from torch import Tensor
 
 from src.data import cache
-from src.data.module import Batch, DataModule, State
+from src.data.loader import Batch
+from src.data.module import State
 from src.data.order import Order
-from src.data.report import SPLITS, Cleaning, stored_as
-from src.data.text import pictures
+from src.data.prepared import PreparedDataModule
+from src.data.report import Cleaning
+from src.data.text import pictures, report
 from src.data.text.reading import clean, read, source_files, topics
-from src.data.text.report import text_shift, text_split
-from src.data.text.splits import divide, num_cut
+from src.data.text.splits import divide
 from src.data.text.tokens import decode, encode, make_tokenizer, vocabulary_size
 from src.data.text.windows import Windows, moved
 from src.run.errors import ConfigError, DataError
@@ -24,10 +26,8 @@ from src.run.terminal import rank_zero_print
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-KEYED = ("tokenizer", "vocab_size", "split_by", "fractions", "invalid", "max_skipped_frac")  # change the prepared data
 
-
-class TextDataModule(DataModule):
+class TextDataModule(PreparedDataModule):
     """Text for language models; a sample is a window of tokens.
 
     Args:
@@ -39,8 +39,6 @@ class TextDataModule(DataModule):
         split_by: `position` cuts the joined text, `document` deals whole documents out by their hash.
         val_frac: share of the text held out for validation.
         test_frac: share of the text held out for testing; at 0 the validation text is the test text too.
-        invalid: whether a file that is not UTF-8 is an `error`, or left out (`skip`) and listed in the report.
-        max_skipped_frac: the largest share of files that may be left out.
     """
 
     sources = ("files",)
@@ -54,8 +52,6 @@ class TextDataModule(DataModule):
         split_by: Literal["position", "document"] = "position",
         val_frac: float = 0.1,
         test_frac: float = 0.0,
-        invalid: Literal["error", "skip"] = "error",
-        max_skipped_frac: float = 0.05,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -67,71 +63,47 @@ class TextDataModule(DataModule):
             raise ConfigError(f"data.vocab_size: {vocab_size} -> bpe needs the 256 bytes and at least one merge")
         self.files, self.tokenizer, self.vocab_size, self.seq_len = files, tokenizer, vocab_size, seq_len
         self.split_by, self.fractions = split_by, (val_frac, test_frac)
-        self.invalid, self.max_skipped_frac = invalid, max_skipped_frac
+        self.found: tuple[list[Path], list[Path]] = ([], [])  # texts, and what lies between them
 
     def prepare_data(self) -> None:
         if self.files is None:
             rank_zero_print("data.files is not given: the text is the language reference that ships with Python.")
-        self.prepare()
+        super().prepare_data()
 
-    def prepare(self) -> Path:
-        if self.folder is None:
-            paths, others = source_files(self.files) if self.files is not None else ([], [])
-            options = {name: getattr(self, name) for name in KEYED} | {"version": 4, "others": len(others)}
-            if self.files is None:
-                options["topics"] = hashlib.sha256("".join(topics().values()).encode()).hexdigest()
-            name = f"text-{cache.fingerprint(options, paths)}"
-            self.folder = self.prepared(name, partial(self.build, paths, others))
-        return self.folder
+    def depends_on(self) -> tuple[dict[str, Any], list[Path]]:
+        options = {name: getattr(self, name) for name in ("tokenizer", "vocab_size", "split_by", "fractions")}
+        options["version"] = 4  # of how text is made tokens
+        if self.files is None:
+            return options | {"topics": hashlib.sha256("".join(topics().values()).encode()).hexdigest()}, []
+        self.found = source_files(self.files)
+        return options | {"others": len(self.found[1])}, self.found[0]
 
-    def build(self, paths: list[Path], others: list[Path], fitted: State | None) -> cache.Prepared:
-        """Train, val and test; of other text than a trained model's all of it, in the model's tokens, as `test`."""
-        cleaning = Cleaning(self.invalid, self.max_skipped_frac)
-        texts = read(paths, others, cleaning) if self.files is not None else topics()
+    def build(self, cleaning: Cleaning, fitted: State | None) -> cache.Prepared:
+        texts = topics() if self.files is None else read(*self.found, cleaning)
+        cleaning.came_in = cleaning.came_in or len(texts)
         documents, num_control = clean(texts, cleaning)
-        report: dict[str, Any] = {"documents": len(documents), "control_characters": num_control}
+        figures: dict[str, Any] = {"documents": len(documents), "control_characters": num_control}
         if fitted:
             parts, tokenizer = {"test": "\n".join(documents)}, fitted["statistics"]["tokenizer"]
         else:
             parts = divide(documents, self.split_by, *self.fractions)
             tokenizer = make_tokenizer(self.tokenizer, parts, self.vocab_size)
-            if self.split_by == "position":
-                report["documents_in_two_splits"] = num_cut(documents, parts)
         size = vocabulary_size(tokenizer)
-        if not fitted and self.tokenizer == "bpe" and size < self.vocab_size:
-            cleaning.notes.append(f"the text gives bpe {size:,} tokens, not {self.vocab_size:,}")
         tokens = {split: encode(tokenizer, text) for split, text in parts.items()}
-        came_in = len(texts) + len(cleaning.skipped) + len(others)
-        report |= {"tokenizer": tokenizer, "vocab_size": size, **cleaning.report(came_in)}
-        return rows(tokens, size), report | self.figures(parts, tokens)
+        figures |= {"tokenizer": tokenizer, "vocab_size": size}
+        return rows(tokens, size), figures | report.figures(parts, tokens, has_test=bool(fitted or self.fractions[1]))
 
-    def figures(self, parts: dict[str, str], tokens: dict[str, np.ndarray]) -> dict[str, Any]:
-        """The data report of each split, and how far val and test are from train."""
-        out: dict[str, Any] = {split: text_split(parts[split], tokens[split]) for split in parts}
-        if "train" not in parts:
-            return {split: {"same_as": "test", **out["test"]} for split in SPLITS}
-        if not self.fractions[1]:
-            out["test"] = {"same_as": "val", **out["val"]}
-        held_out = {split: text_shift(parts, tokens, split) for split in ("val", "test") if parts[split]}
-        return out | {"shift": {"test": held_out.get("test", held_out.get("val", {})), **held_out}}
+    def open(self, split: str, read: Callable[[str], Tensor]) -> Windows:
+        return Windows(read("tokens"), self.seq_len, stride=1 if split == "train" else self.seq_len)
 
-    def setup(self, stage: str) -> None:
-        if self.splits:
-            return
-        folder = self.prepare()
-        self.report, self.content = cache.report(folder), cache.content(folder)
-        for split in SPLITS:
-            row = cache.read(folder, stored_as(self.report, split), "tokens")
-            stride = 1 if split == "train" else self.seq_len
-            self.splits[split] = Windows(row, self.seq_len, stride)  # type: ignore[assignment]
-        self.facts = {"vocab_size": self.report["vocab_size"], "seq_len": self.seq_len}
-        self.statistics = {"tokenizer": self.report["tokenizer"]}
-        if self.fitted is None and not len(self.splits["train"]):
+    def measure(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        if not len(self.splits["train"]) and not self.fitted:
             raise DataError(f"train has {self.report['train']['tokens']} tokens -> lower data.seq_len {self.seq_len}")
-        if self.fitted:
-            self.facts = self.fitted["facts"]
-            if "same_as" in self.report["train"]:
-                rank_zero_print("Other text than the model was trained on: all of it is measured.")
+        facts = {"vocab_size": self.report["vocab_size"], "seq_len": self.seq_len}
+        return facts, {"tokenizer": self.report["tokenizer"]}
+
+    def size(self, split: str) -> str:
+        return f"{self.report[split]['bytes']:,} bytes of text"
 
     def bytes_per_token(self, split: str) -> float:
         return self.report[split]["bytes_per_token"]

@@ -51,6 +51,10 @@ def read(paths: list[Path], others: list[Path], cleaning: Cleaning) -> dict[str,
         DataError: a file is not UTF-8 or cannot be read, and may not be left out.
     """
     out = {}
+    cleaning.came_in = len(paths) + len(others)
+    for path in others:
+        hidden = path.suffix.lower() in SUFFIXES
+        cleaning.ignore("", str(path), "hidden file" if hidden else "no text by its name")
     for path in paths:
         try:
             data = path.read_bytes()
@@ -67,10 +71,7 @@ def read(paths: list[Path], others: list[Path], cleaning: Cleaning) -> dict[str,
             cleaning.skip("", str(path), reason, "save it as UTF-8")
         except OSError as e:
             cleaning.skip("", str(path), f"cannot be read: {e.strerror}", "mend it")
-    cleaning.check_limit(len(paths))
-    for path in others:
-        hidden = path.suffix.lower() in SUFFIXES
-        cleaning.ignore("", str(path), "hidden file" if hidden else "no text by its name")
+    cleaning.check_limit()
     return out
 
 

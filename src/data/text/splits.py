@@ -2,8 +2,6 @@
 
 import hashlib
 
-import numpy as np
-
 from src.data.report import SPLITS
 from src.run.errors import DataError
 
@@ -23,10 +21,3 @@ def divide(documents: list[str], split_by: str, val_frac: float, test_frac: floa
             few = f"data.split_by: none of {len(documents)} documents fell to {split}"
             raise DataError(f"{few} -> take split_by position, or more documents")
     return {split: "\n".join(texts) for split, texts in parts.items()}
-
-
-def num_cut(documents: list[str], parts: dict[str, str]) -> int:
-    """How many documents lie in more than one split."""
-    starts = np.cumsum([0, *(len(text) + 1 for text in documents)])
-    borders = np.cumsum([len(parts["train"]), len(parts["val"])])
-    return len({int(np.searchsorted(starts, b)) for b in borders if b not in starts and b < starts[-1] - 1})
