@@ -1,6 +1,5 @@
 import numpy as np
 
-from src.data.images import pictures as image_pictures
 from src.loggers.curves import curves
 from src.models import pictures
 from src.run import figures
@@ -31,17 +30,5 @@ def test_many_classes_are_drawn_without_numbers(tmp_path):
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_images_are_stretched_over_all():
-    x = np.stack([np.full((1, 2, 2), 3.0), np.full((1, 2, 2), 5.0)])
-    figure = image_pictures.images(x, ["a", "b"])
-    assert [float(axes.images[0].get_array().max()) for axes in figure.axes[:2]] == [0, 1]
-
-
-def test_one_image_with_any_title(tmp_path):
-    figures.save(image_pictures.images(np.zeros((1, 1, 4, 4)), ["$_$"]), tmp_path / "one.png")
+def test_confusion_with_any_class_names(tmp_path):
     figures.save(pictures.confusion(np.eye(2, dtype=int), ["$_$", "$^$"]), tmp_path / "two.png")
-
-
-def test_letters_that_the_font_lacks_are_no_warnings(tmp_path, recwarn):
-    figures.save(image_pictures.images(np.zeros((1, 1, 4, 4)), ["猫"]), tmp_path / "a.png")
-    assert not [w for w in recwarn if "Glyph" in str(w.message)]

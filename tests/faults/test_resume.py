@@ -44,10 +44,10 @@ KINDS = {
         *["--data.micro_batch_size", 16, "--trainer.limit_train_batches", 8],
         *["--trainer.val_check_interval", 4],
     ],
-    "augmented, mixed, balanced": [
+    "augmented, mixed": [
         "--data.augment",
-        f"[{', '.join(f'src.data.images.augment.{name}' for name in ('Flip', 'Crop', 'Color', 'Erasing', 'RandAugment'))}]",
-        *["--data.mix", "src.data.images.mix.CutMix", "--data.balance", "true", "--model.class_weights", "balanced"],
+        f"[{', '.join(f'src.data.images.augment.{name}' for name in ('Flip', 'Crop', 'Color', 'Erasing'))}]",
+        *["--data.mix", "torchvision.transforms.v2.CutMix", "--model.class_weights", "balanced"],
     ],
     "two workers": ["--data.num_workers", 2],
     "plateau": [
@@ -65,7 +65,7 @@ KINDS = {
     "early stopping": ["--trainer.max_epochs", 9, "--trainer.callbacks", early_stopping(patience=2)],  # after 12 steps
 }
 SLOW = (
-    *["two workers", "plateau", "average, Muon, one cycle", "augmented, mixed, balanced", "bfloat16"],
+    *["two workers", "plateau", "average, Muon, one cycle", "augmented, mixed", "bfloat16"],
     "early stopping",
 )
 

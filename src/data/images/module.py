@@ -20,6 +20,7 @@ from src.data.images.clean import Samples
 from src.data.images.datasets import Images
 from src.data.loader import Arrays, Batch
 from src.data.module import State
+from src.data.order import key
 from src.data.prepared import PreparedDataModule
 from src.data.report import SPLITS, Cleaning, stored_as
 from src.run.errors import ConfigError, DataError
@@ -27,6 +28,8 @@ from src.run.terminal import rank_zero_print
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+MIXERS = "torchvision.transforms.v2.MixUp or CutMix"
 
 
 class ImageDataModule(PreparedDataModule):
@@ -175,10 +178,15 @@ class ImageDataModule(PreparedDataModule):
             raise DataError(f"{self.data_dir}: {what}")
 
     def make_mixer(self) -> nn.Module | None:
+        from torchvision.transforms.v2 import Transform
+
         try:
-            return self.mix(num_classes=self.facts["num_classes"]) if self.mix else None
+            mixer = self.mix(num_classes=self.facts["num_classes"]) if self.mix else None
         except (TypeError, ValueError) as e:
-            raise ConfigError(f"data.mix: {str(e).splitlines()[0]} -> take torchvision.transforms.v2.MixUp") from e
+            raise ConfigError(f"data.mix: {str(e).splitlines()[0]} -> take {MIXERS}") from e
+        if not isinstance(mixer, Transform | None):
+            raise ConfigError(f"data.mix: {type(mixer).__name__} mixes no images -> take {MIXERS}")
+        return mixer
 
     def sample_names(self, split: str) -> list[str]:
         if self.dataset != "folder":
@@ -188,13 +196,14 @@ class ImageDataModule(PreparedDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Whole batch, on the device: x uint8 [N, C, H, W] -> augmented and mixed in training, normalized; float32, or
-        what `trainer.precision` makes the weights. Mixing gives `soft_targets` [N, num_classes] besides `targets`; it
-        draws from torch's generator, which a run that goes on finds as it was."""
+        what `trainer.precision` makes the weights. Mixing gives `soft_targets` [N, num_classes] besides `targets`."""
         batch = {**batch, "x": batch["x"].float().div_(255)}
         if self.trainer and self.trainer.training:
             batch["x"] = augment(batch["x"], batch["index"], self.augment, self.seed, self.trainer.current_epoch)
             if self.mixer:
-                batch["x"], batch["soft_targets"] = self.mixer(batch["x"], batch["targets"])
+                with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's generator of the CPU
+                    torch.default_generator.manual_seed(key(self.seed, *self.position(), self.trainer.global_rank))
+                    batch["x"], batch["soft_targets"] = self.mixer(batch["x"], batch["targets"])
         x = self.standardize(batch["x"])
         return {**batch, "x": self.trainer.precision_plugin.convert_input(x) if self.trainer else x}
 

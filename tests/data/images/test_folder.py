@@ -397,6 +397,12 @@ def test_images_without_classes_are_predicted(run, tmp_path):
     with torch.no_grad():
         p = model(model.data.standardize(x)).softmax(1)
     assert [float(row["probability_cow"]) for row in rows] == pytest.approx(p[:, 1].tolist(), abs=1e-5)
+    one = tmp_path / "new" / rows[-1]["file"]
+    run(["--run_dir", tmp_path / "run", "--data.data_dir", one], command=src.predict.main)
+    with open(tmp_path / f"run/predictions_{one.stem}.csv") as f:
+        (row,) = csv.DictReader(f)
+    assert row["file"] == one.name
+    assert float(row["probability_cow"]) == pytest.approx(float(rows[-1]["probability_cow"]), abs=1e-6)
     out = run(flags, code=3, command=src.evaluate.main)
     assert "new: nothing says the classes of these images -> name folders so, or take python -m src.predict" in out
 
@@ -431,6 +437,41 @@ def test_a_trained_model_knows_its_own_data_wherever_it_lies(make, tmp_path, cap
     assert moved.num_samples == own.num_samples
     assert moved.sample_names("test") == own.sample_names("test")
     assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("cut.png", "cut.png: unreadable: not an image"), ("notes.txt", "notes.txt: no image is in it")],
+)
+def test_one_file_that_is_no_image(make, tmp_path, name, message):
+    fitted = make(fill(tmp_path / "a", [""], count=30)).state_dict()
+    (tmp_path / name).write_text("no")
+    other = ImageDataModule("folder", data_dir=str(tmp_path / name), cache_dir=str(tmp_path))
+    with pytest.raises(DataError, match=f"data.data_dir: .*{name} is no folder"):
+        other.setup("fit")
+    other.fitted = fitted
+    with pytest.raises(DataError, match=message):
+        other.setup("predict")
+
+
+def test_new_images_in_test_do_not_move_those_of_the_other_splits(make, tmp_path):
+    own = make(fill(tmp_path / "a", ("train", "test")))
+    noise().save(tmp_path / "a/test/cat/new.png")
+    data = ImageDataModule("folder", data_dir=str(tmp_path / "a"), cache_dir=str(tmp_path / "cache"), batch_size=8)
+    data.fitted = own.state_dict()
+    data.setup("test")
+    assert data.num_samples == own.num_samples | {"test": 25}
+    assert data.sample_names("val") == own.sample_names("val")
+
+
+def test_other_data_is_taken_on_without_the_commands(make, tmp_path):
+    """As Lightning does that restores a data module from a checkpoint."""
+    state = make(fill(tmp_path / "a", [""], ("ant", "cat", "dog"), 30)).state_dict()
+    other = make(fill(tmp_path / "b", [""], ("cat", "dog"), 30))
+    other.adopt(state)
+    assert other.num_samples["test"] == 60
+    assert other.facts == state["facts"]
+    assert set(other.splits["test"].targets.tolist()) == {1, 2}
 
 
 def test_names_that_are_not_utf8(make, tmp_path):

@@ -1,6 +1,12 @@
+import inspect
+from functools import partial
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.plugins import Precision
+from torchvision.transforms import v2
 
 from src.data.images.datasets import digits as digits_of_sklearn
 from src.data.images.module import ImageDataModule
@@ -333,3 +339,83 @@ def test_labels_that_were_swapped_are_refused_on_resume(tmp_path):
     other.setup("fit")
     with pytest.raises(DataError, match="the data has changed since this run began: content"):
         other.load_state_dict(one.state_dict())
+
+
+def in_training(data, epoch=3, number=5, rank=0):
+    progress = SimpleNamespace(current=SimpleNamespace(completed=number))
+    fit_loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+    where = {"current_epoch": epoch, "global_rank": rank, "fit_loop": fit_loop}
+    data.trainer = SimpleNamespace(training=True, precision_plugin=Precision(), **where)
+    return data
+
+
+@pytest.mark.parametrize("mix", [v2.MixUp, v2.CutMix, partial(v2.MixUp, alpha=0.4)])
+def test_the_mix_of_a_batch_depends_on_seed_epoch_number_and_device_alone(tmp_path, mix):
+    """So a run that goes on mixes as one that was never stopped, and what else draws random numbers is left alone."""
+    data = ImageDataModule(cache_dir=str(tmp_path), mix=mix, seed=7)
+    data.setup("fit")
+    batch = data.splits["train"][torch.arange(64)]
+    torch.manual_seed(5)
+    state, whole = torch.get_rng_state(), in_training(data).on_after_batch_transfer(batch, 0)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(6)
+    again = data.on_after_batch_transfer(batch, 0)
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
+    for where in ({"epoch": 4}, {"number": 6}, {"rank": 1}):
+        assert not torch.equal(in_training(data, **where).on_after_batch_transfer(batch, 0)["x"], whole["x"])
+    data.seed = 8
+    assert not torch.equal(in_training(data).on_after_batch_transfer(batch, 0)["x"], whole["x"])
+
+
+def test_mixing_gives_soft_targets_and_is_for_training_alone(tmp_path):
+    data, plain = (ImageDataModule(cache_dir=str(tmp_path), mix=mix) for mix in (partial(v2.CutMix, alpha=9.0), None))
+    for module in (data, plain):
+        module.setup("fit")
+    batch = data.splits["train"][torch.arange(64)]
+    assert data.on_after_batch_transfer(batch, 0).keys() == {"x", "targets", "index"}
+    mixed, alone = (in_training(module).on_after_batch_transfer(batch, 0) for module in (data, plain))
+    assert torch.equal(mixed["targets"], batch["targets"])
+    soft, x, partners = mixed["soft_targets"], alone["x"], alone["x"].roll(1, 0)
+    assert soft.shape == (64, 10)
+    assert torch.allclose(soft.sum(1), torch.ones(64))
+    foreign = (mixed["x"] != x).any(0)
+    assert torch.equal(torch.where(foreign, partners, x), mixed["x"])
+    different = batch["targets"] != batch["targets"].roll(1, 0)
+    shares = soft.gather(1, batch["targets"][:, None])[:, 0][different]
+    assert torch.allclose(shares, shares[:1])
+    assert 0 < shares[0] < 1
+    assert alone.keys() == {"x", "targets", "index"}
+
+
+@pytest.mark.parametrize(
+    ("mix", "message"),
+    [
+        (v2.Resize, "unexpected keyword argument 'num_classes' -> take torchvision.transforms.v2.MixUp or CutMix"),
+        (partial(v2.MixUp, alpha=0.0), "data.mix: Expected parameter concentration .* -> take"),
+        (lambda num_classes: torch.nn.Linear(8, num_classes), "data.mix: Linear mixes no images -> take"),
+    ],
+)
+def test_what_does_not_mix_is_refused(tmp_path, mix, message):
+    with pytest.raises(ConfigError, match=message):
+        ImageDataModule(cache_dir=str(tmp_path), mix=mix).setup("fit")
+
+
+@pytest.mark.parametrize(("name", "moves"), [("one", [0]), ("mirrored", [0]), ("shifted", [0, 1, -1])])
+def test_views_in_evaluation(name, moves):
+    x = torch.rand(2, 3, 6, 5, generator=torch.Generator().manual_seed(0))
+    views = ImageDataModule(views=name).views(x)
+    framed = torch.nn.functional.pad(x, [1] * 4, mode="replicate")
+    expected = [framed[..., 1 - d : 7 - d, 1 - d : 6 - d] for d in moves]
+    expected += [view.flip(-1) for view in expected] if name != "one" else []
+    assert len(views) == len(expected)
+    assert all(torch.equal(a, b) for a, b in zip(views, expected, strict=True))
+
+
+def test_a_network_of_colour_images_has_a_hint():
+    data = ImageDataModule()
+    assert data.hint("expected input[2, 1, 8, 8] to have 3 channels") == "if it wants colour images: data.channels 3"
+    assert data.hint("mat1 and mat2 shapes cannot be multiplied") == ""
+
+
+def test_what_is_the_data_are_arguments():
+    assert set(ImageDataModule.sources) <= inspect.signature(ImageDataModule).parameters.keys()

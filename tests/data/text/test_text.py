@@ -147,8 +147,13 @@ def test_a_folder_without_text(make, tmp_path):
         make(files=[str(tmp_path / "empty")])
 
 
-def test_pythons_reference_needs_no_file(tmp_path):
+def test_pythons_reference_needs_no_file_and_is_named(make, tmp_path, capsys):
     data = TextDataModule(tokenizer="bytes", cache_dir=str(tmp_path))
+    data.prepare_data()
+    said = capsys.readouterr().out
+    assert said == "data.files is not given: the text is the language reference that ships with Python.\n"
+    make().prepare_data()
+    assert not capsys.readouterr().out
     data.setup("fit")
     assert data.facts == {"vocab_size": 256, "seq_len": 64}
     assert data.splits["train"].tokens.numpy().dtype == np.uint8
