@@ -166,14 +166,14 @@ def rectangle(x: Tensor, height: Tensor, width: Tensor, top: Tensor, left: Tenso
 
     Args:
         height, width: [N] shares of the image; at most all of it is taken.
-        top, left: [N] places in [0, 1) among those where it fits in.
+        top, left: [N] offsets in [0, 1), from the first to the last at which it fits in.
     """
     sides = []
-    for pixels, share, place in ((x.shape[2], height, top), (x.shape[3], width, left)):
+    for pixels, share, offset in ((x.shape[2], height, top), (x.shape[3], width, left)):
         size = (share * pixels).round().clamp(max=pixels)
-        start = (place * (pixels - size + 1)).floor()
-        at = torch.arange(pixels, device=x.device)
-        sides.append((at >= start[:, None]) & (at < (start + size)[:, None]))  # [N, pixels]
+        start = (offset * (pixels - size + 1)).floor()
+        i = torch.arange(pixels, device=x.device)
+        sides.append((i >= start[:, None]) & (i < (start + size)[:, None]))  # [N, pixels]
     return sides[0][:, None, :, None] & sides[1][:, None, None, :]
 
 

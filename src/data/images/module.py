@@ -93,9 +93,9 @@ class ImageDataModule(PreparedDataModule):
         options = {name: getattr(self, name) for name in ("dataset", "val_frac", "test_frac", "image_size")}
         modules = {type(self).__module__, *(m.__name__ for m in (clean, datasets, folder, report, splits))}
         options["source"] = [inspect.getsource(sys.modules[name]) for name in sorted({__name__, *modules})]
-        more = self.options_of_subclass()
-        paths = [self.data_dir] if self.reads_files else []
-        paths += [Path(value) for value in more.values() if isinstance(value, (str, Path))]  # a `load` may read them
+        more = self.options_of_subclass()  # a `load` may read what they name
+        named = [Path(v) for v in more.values() if isinstance(v, (str, Path)) and os.path.exists(v)]
+        paths = [self.data_dir, *named] if self.reads_files else named
         return options | more, [file for path in paths for file in cache.files_in(path)]
 
     def options_of_subclass(self) -> dict[str, Any]:

@@ -57,13 +57,13 @@ def test_two_epochs_of_alternating_flips_show_both_sides():
     assert 0 < mirrored < 6
 
 
-@pytest.mark.parametrize(("mode", "theirs"), [("zeros", "constant"), ("reflect", "reflect")])
-def test_crops_are_torchvisions(mode, theirs):
+@pytest.mark.parametrize(("mode", "padding_mode"), [("zeros", "constant"), ("reflect", "reflect")])
+def test_crops_are_torchvisions(mode, padding_mode):
     crop, index = Crop(3, mode), torch.arange(64)
-    places = (uniform(0, 1, index, 0, 2) * 7).long().tolist()
-    assert len({tuple(p) for p in places}) > 25
-    for x, out, (top, left) in zip(COLORED, augment(COLORED, index, [crop], 0, 1), places, strict=True):
-        padded = reference.pad(x, [3] * 4, padding_mode=theirs)
+    corners = (uniform(0, 1, index, 0, 2) * 7).long().tolist()
+    assert len({tuple(p) for p in corners}) > 25
+    for x, out, (top, left) in zip(COLORED, augment(COLORED, index, [crop], 0, 1), corners, strict=True):
+        padded = reference.pad(x, [3] * 4, padding_mode=padding_mode)
         assert torch.equal(out, reference.crop(padded, top, left, 16, 12))
 
 

@@ -101,7 +101,7 @@ def test_image_size_is_for_folders():
         ImageDataModule(image_size=(8, 8))
 
 
-class Own(ImageDataModule):
+class Given(ImageDataModule):
     """Two classes of random images; `given` is what a test makes of them."""
 
     given = None
@@ -111,13 +111,13 @@ class Own(ImageDataModule):
 
 
 @pytest.fixture
-def own(tmp_path):
+def make(tmp_path):
     def make(change=lambda sets: None, **options):
         rng = np.random.default_rng(0)
         sets = {"x": rng.integers(0, 256, (40, 1, 4, 4), dtype=np.uint8), "y": np.arange(40) % 2}
         sets |= {"x_test": rng.integers(0, 256, (8, 1, 4, 4), dtype=np.uint8), "y_test": np.arange(8) % 2}
         change(sets)
-        module = Own(cache_dir=str(tmp_path), batch_size=8, **options)
+        module = Given(cache_dir=str(tmp_path), batch_size=8, **options)
         module.given = (sets["x"], sets["y"]), (sets["x_test"], sets["y_test"])
         module.setup("fit")
         return module
@@ -134,64 +134,67 @@ def test_a_data_set_whose_load_is_misspelt_is_told_that_it_takes_the_digits(tmp_
     assert "Misspelt has no load() and" in capsys.readouterr().out
 
 
-def put(name, value, row=None):
-    def change(sets):
+def change(name, value, row=None):
+    def apply(sets):
         if row is None:
             sets[name] = value(sets[name]) if callable(value) else value
         else:
             sets[name][row] = value
 
-    return change
+    return apply
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (put("y", -1, 3), "train row 3: label out of range: -1 is not in 0..1 -> number the classes"),
-        (put("y", 7, 5), "train row 5: label out of range: 7 is not in 0..1"),
-        (put("y_test", 2, 1), "test row 1: label out of range: 2 is not in 0..1"),
-        (put("y", lambda y: y + 1), "train: no sample has label 0 -> number the classes"),
-        (put("y", lambda y: np.eye(2, dtype=int)[y]), r"train: labels are \[40, 2\] -> give one whole number"),
-        (put("y", lambda y: y[:, None]), r"train: labels are \[40, 1\] -> give one whole number"),
-        (put("y", lambda y: y.astype(np.float32)), "train row 0: label 0.0 is float32 -> give int64"),
-        (put("y", lambda y: np.where(y > 0, y, np.nan)), "train row 0: label nan is float64"),
-        (put("y", lambda y: y + 0.5 * (np.arange(40) == 6)), "train row 6: label 0.5 is float64"),
-        (put("y", lambda y: y.astype(str)), "train row 0: label 0 is <U21"),
-        (put("y", lambda y: y[:-1]), "train: 40 images, but 39 labels"),
-        (put("y", lambda y: y * 2), "train: there are labels 0 and 2, but not 1 -> number the classes"),
-        (put("y", lambda y: y * 0), r"one class only \(0\)"),
-        (put("x", lambda x: x / 255), r"train: images are float64 \[40, 1, 4, 4\] -> give uint8 \[N, C, H, W\]"),
-        (put("x", lambda x: x[:, 0]), r"train: images are uint8 \[40, 4, 4\]"),
+        (change("y", -1, 3), "train row 3: label out of range: -1 is not in 0..1 -> number the classes"),
+        (change("y", 7, 5), "train row 5: label out of range: 7 is not in 0..1"),
+        (change("y_test", 2, 1), "test row 1: label out of range: 2 is not in 0..1"),
+        (change("y", lambda y: y + 1), "train: no sample has label 0 -> number the classes"),
+        (change("y", lambda y: np.eye(2, dtype=int)[y]), r"train: labels are \[40, 2\] -> give one whole number"),
+        (change("y", lambda y: y[:, None]), r"train: labels are \[40, 1\] -> give one whole number"),
+        (change("y", lambda y: y.astype(np.float32)), "train row 0: label 0.0 is float32 -> give int64"),
+        (change("y", lambda y: np.where(y > 0, y, np.nan)), "train row 0: label nan is float64"),
+        (change("y", lambda y: y + 0.5 * (np.arange(40) == 6)), "train row 6: label 0.5 is float64"),
+        (change("y", lambda y: y.astype(str)), "train row 0: label 0 is <U21"),
+        (change("y", lambda y: y[:-1]), "train: 40 images, but 39 labels"),
+        (change("y", lambda y: y * 2), "train: there are labels 0 and 2, but not 1 -> number the classes"),
+        (change("y", lambda y: y * 0), r"one class only \(0\)"),
         (
-            put("x", lambda x: np.zeros((40, 8, 8, 3), np.uint8)),
+            change("x", lambda x: x / 255),
+            r"train: images are float64 \[40, 1, 4, 4\] -> give uint8 \[N, C, H, W\]",
+        ),
+        (change("x", lambda x: x[:, 0]), r"train: images are uint8 \[40, 4, 4\]"),
+        (
+            change("x", lambda x: np.zeros((40, 8, 8, 3), np.uint8)),
             r"\[40, 8, 8, 3\] seem to be \[N, H, W, C\] -> x.transp",
         ),
         (
-            put("x_test", lambda x: x[:, :, :3]),
+            change("x_test", lambda x: x[:, :, :3]),
             r"images differ in shape: train \[1, 4, 4\], test \[1, 3, 4\]",
         ),
-        (put("x_test", lambda x: x[:0]), "test: 0 images, but 8 labels"),
+        (change("x_test", lambda x: x[:0]), "test: 0 images, but 8 labels"),
         (lambda sets: sets.update(x=sets["x"][:0], y=sets["y"][:0]), "the train split is empty"),
-        (put("x", lambda x: [x[0], x[1][:, :2]]), "train: no pair of images and labels"),
+        (change("x", lambda x: [x[0], x[1][:, :2]]), "train: no pair of images and labels"),
     ],
 )
-def test_arrays_that_cannot_be_used_are_refused(own, change, message):
+def test_arrays_that_cannot_be_used_are_refused(make, change, message):
     with pytest.raises(DataError, match=message):
-        own(change)
+        make(change)
 
 
 @pytest.mark.parametrize(("loaded", "what"), [(None, "NoneType"), ((1, 2, 3), "3 things")])
 def test_a_load_gives_two_pairs(tmp_path, loaded, what):
-    class Own(ImageDataModule):
+    class Given(ImageDataModule):
         def load(self):
             return loaded
 
-    with pytest.raises(DataError, match=f"Own.load gives {what} -> give two pairs"):
-        Own(cache_dir=str(tmp_path)).prepare()
+    with pytest.raises(DataError, match=f"Given.load gives {what} -> give two pairs"):
+        Given(cache_dir=str(tmp_path)).prepare()
 
 
-def test_invalid_labels_can_be_left_out_up_to_a_limit(own):
-    data = own(put("y", -1, slice(0, 2)), invalid="skip")
+def test_invalid_labels_can_be_left_out_up_to_a_limit(make):
+    data = make(change("y", -1, slice(0, 2)), invalid="skip")
     assert [(r["file"], r["reason"]) for r in data.report["removed"]] == [
         ("train row 0", "label out of range"),
         ("train row 1", "label out of range"),
@@ -199,17 +202,17 @@ def test_invalid_labels_can_be_left_out_up_to_a_limit(own):
     assert data.report["data/missing_frac"] == 2 / 48
     assert sum(data.num_samples.values()) == 46
     with pytest.raises(DataError, match=r"3 of 48 samples cannot be used, .*max_skipped_frac 0.05; .*train row 0"):
-        own(put("y", -1, slice(0, 3)), invalid="skip", val_frac=0.2)
+        make(change("y", -1, slice(0, 3)), invalid="skip", val_frac=0.2)
 
 
-def test_copies_go_and_test_stays(own):
+def test_copies_go_and_test_stays(make):
     def copy(sets):
         sets["x"][4] = sets["x"][2]  # the same label: one of them stays
         sets["x"][7] = sets["x"][6]  # another label: both go
         sets["x"][9], sets["x"][11] = sets["x_test"][1], sets["x_test"][2]  # in test
         sets["x_test"][4] = sets["x_test"][2]
 
-    data = own(copy)
+    data = make(copy)
     found = {r["file"]: (r["reason"], r["detail"]) for r in data.report["removed"]}
     assert found == {
         "train row 4": ("duplicate", "train row 2"),
@@ -224,25 +227,25 @@ def test_copies_go_and_test_stays(own):
     assert data.num_samples["test"] == 8
 
 
-def test_no_image_is_left(own):
+def test_no_image_is_left(make):
     with pytest.raises(DataError, match="train: each of its images is also in test or val"):
-        own(lambda sets: sets.update(x=sets["x_test"], y=sets["y_test"]))
+        make(lambda sets: sets.update(x=sets["x_test"], y=sets["y_test"]))
 
 
-def test_statistics_do_not_know_test_or_val(own):
-    before, after = own().statistics, own(put("x_test", 255, slice(0, 8)), val_frac=0.1).statistics
+def test_statistics_do_not_know_test_or_val(make):
+    before, after = make().statistics, make(change("x_test", 255, slice(0, 8)), val_frac=0.1).statistics
     assert before == after
-    data = own(val_frac=0.25)
+    data = make(val_frac=0.25)
     x = data.splits["train"].x.double() / 255
     assert data.statistics["mean"] == pytest.approx([x.mean().item()])
 
 
-def test_shift_between_train_and_test_is_measured(own):
+def test_shift_between_train_and_test_is_measured(make):
     def shift(sets):
         sets["x_test"] = (sets["x_test"] // 4 + 192).astype(np.uint8)
         sets["y_test"][:] = 0
 
-    report = own(shift).report
+    report = make(shift).report
     assert report["shift"]["test"]["mean"][0] > 1
     assert report["shift"]["test"]["class_shares"] == pytest.approx(0.5, abs=0.02)
     assert abs(report["shift"]["val"]["mean"][0]) < 0.5
@@ -294,13 +297,13 @@ def test_a_file_that_an_argument_names_makes_new_data_when_it_changes(tmp_path):
     assert means[1] > means[0] + 0.3
 
 
-def test_a_constant_channel_has_a_deviation_of_1(own):
+def test_a_constant_channel_has_a_deviation_of_1(make):
     def color(sets):
         for name in ("x", "x_test"):
             sets[name] = np.concatenate([sets[name], sets[name] // 2], 1)
         sets["x"][:, 1] = 77
 
-    data = own(color)
+    data = make(color)
     assert data.statistics["std"][1] == 1
     assert data.standardize(data.splits["test"].x / 255).abs().max() < 3
 

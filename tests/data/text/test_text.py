@@ -18,8 +18,8 @@ TEXT = "The quick brown fox, jumps over it.\n" * 60
 def make(tmp_path):
     def data(text: bytes = TEXT.encode(), **options):
         (tmp_path / "a.txt").write_bytes(text)
-        places = {"files": [str(tmp_path)], "cache_dir": str(tmp_path / ".cache")}
-        module = TextDataModule(**places | {"seq_len": 16, "batch_size": 12} | options)
+        folders = {"files": [str(tmp_path)], "cache_dir": str(tmp_path / ".cache")}
+        module = TextDataModule(**folders | {"seq_len": 16, "batch_size": 12} | options)
         module.setup("fit")
         return module
 
@@ -100,14 +100,14 @@ def test_shift_and_leakage_are_measured(make, tmp_path):
 
 
 def test_evaluation_takes_the_checkpoints_tokenizer(make):
-    theirs = make((TEXT + "~" * 3 + TEXT).encode())
-    own = make()
-    assert own.statistics != theirs.statistics
-    own.adopt(theirs.state_dict())
-    assert own.facts == theirs.facts
-    targets = torch.cat([batch["targets"].flatten() for batch in own.eval_loader("val")])
-    assert decode(theirs.statistics["tokenizer"], targets[targets >= 0].tolist()) == TEXT  # all of other text
-    assert own.bytes_per_token("test") == 1
+    trained = make((TEXT + "~" * 3 + TEXT).encode())
+    other = make()
+    assert other.statistics != trained.statistics
+    other.adopt(trained.state_dict())
+    assert other.facts == trained.facts
+    targets = torch.cat([batch["targets"].flatten() for batch in other.eval_loader("val")])
+    assert decode(trained.statistics["tokenizer"], targets[targets >= 0].tolist()) == TEXT  # all of other text
+    assert other.bytes_per_token("test") == 1
 
 
 @pytest.mark.parametrize("kind", ["bytes", "characters"])
