@@ -7,7 +7,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache as kept
+from functools import cache as remember
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,27 +26,28 @@ MANIFEST = "files.json"  # size and checksum of each file; written last
 class Rows:
     """Rows of an array, fetched when they are asked for, so that a set need not fit in memory."""
 
-    def __init__(self, array: np.ndarray, index: np.ndarray) -> None:
+    def __init__(self, array: "np.ndarray | Rows", index: np.ndarray) -> None:
         self.array, self.index = array, index
-        self.dtype, self.shape = array.dtype, (len(index), *array.shape[1:])
+        self.dtype: np.dtype = array.dtype
+        self.shape: tuple[int, ...] = (len(index), *array.shape[1:])
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, part: slice) -> np.ndarray:
+    def __getitem__(self, part: slice | np.ndarray) -> np.ndarray:
         return self.array[self.index[part]]
 
 
 Splits = Mapping[str, Mapping[str, np.ndarray | Rows]]  # split -> {"x": ..., "targets": ...}
-Build = Callable[[], tuple[Splits, dict[str, Any]]]
+Prepared = tuple[Splits, dict[str, Any]]  # with the data report
 
 
-def files_in(folder: Path) -> list[Path]:
-    """All files below a folder, in order, also through links."""
-    out: list[Path] = []
-    for at, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not is_loop(Path(at), name))
-        out += [Path(at, name) for name in sorted(names)]
+def files_in(path: Path) -> list[Path]:
+    """All files below a folder, in order, also through links; of a file, itself."""
+    out = [path] if path.is_file() else []
+    for parent, folders, names in os.walk(path, followlinks=True):
+        folders[:] = sorted(name for name in folders if not is_loop(Path(parent), name))
+        out += [Path(parent, name) for name in sorted(names)]
     return out
 
 
@@ -61,7 +62,7 @@ def fingerprint(options: dict[str, Any], files: Iterable[Path] = ()) -> str:
     return hashlib.sha256(json.dumps([options, stats], sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def prepare(cache_dir: Path, name: str, build: Build) -> Path:
+def prepare(cache_dir: Path, name: str, build: Callable[[], Prepared]) -> Path:
     """The folder `cache_dir/name`, built if it is not there or damaged: whole or not at all, by one process at a time.
 
     Args:
@@ -97,7 +98,7 @@ def prepare(cache_dir: Path, name: str, build: Build) -> Path:
     return folder
 
 
-def build_into(tmp: Path, folder: Path, build: Build) -> None:
+def build_into(tmp: Path, folder: Path, build: Callable[[], Prepared]) -> None:
     tmp.mkdir()
     try:
         splits, report = build()
@@ -140,7 +141,7 @@ def state(file: Path) -> list[int]:
     return [stat.st_size, crc32(file, stat.st_ino, stat.st_size, stat.st_mtime_ns) if stat.st_size else 0]
 
 
-@kept
+@remember
 def crc32(file: Path, *state: int) -> int:
     """Read once by each process, and of a large file no more than the first GiB: that takes a second at most."""
     return zlib.crc32(np.memmap(file, mode="r").data[: 2**30])

@@ -20,8 +20,7 @@ from src.run.processes import end_with_parent
 
 POLL_SEC = 1.0
 SHOWN = 5  # samples that an error names
-# x, targets, and index: the samples' places in their split, -1 for padding; draw is what their random numbers follow
-Batch = dict[str, Tensor]
+Batch = dict[str, Tensor]  # x, targets, and index: which samples of their split these are, -1 for padding
 
 
 class Arrays(Dataset):
@@ -37,10 +36,8 @@ class Arrays(Dataset):
         return len(self.targets)
 
     def __getitem__(self, index: Tensor) -> Batch:
-        rows = index.clamp(min=0) % len(self)  # a balanced order counts on beyond the end
-        return {
-            "x": self.x[rows], "targets": self.targets[rows], "index": torch.where(index < 0, -1, rows), "draw": index
-        }  # fmt: skip
+        rows = index.clamp(min=0)  # padding repeats the first sample
+        return {"x": self.x[rows], "targets": self.targets[rows], "index": index}
 
 
 class Watched(Dataset):
@@ -48,27 +45,26 @@ class Watched(Dataset):
 
     def __init__(self, arrays: Dataset, num_workers: int) -> None:
         self.arrays = arrays
-        self.at = torch.full((max(1, num_workers), SHOWN), -1).share_memory_()
+        self.fetching = torch.full((max(1, num_workers), SHOWN), -1).share_memory_()  # the first ones of a batch
 
     def __getitem__(self, index: Tensor) -> Batch:
         info = get_worker_info()
         worker = info.id if info else 0
-        self.at[worker] = pad(index[:SHOWN], (0, SHOWN - len(index[:SHOWN])), value=-1)
+        self.fetching[worker] = pad(index[:SHOWN], (0, SHOWN - len(index[:SHOWN])), value=-1)
         try:
             return self.arrays[index]
         except Exception as e:
             if not info and (isinstance(e, KnownError) or out_of_memory(e)):
                 raise
-            text = f"{f'data worker {worker}' if info else 'the data'} failed, {self.where(worker)}: "
+            text = f"{f'data worker {worker}' if info else 'the data'} failed, {self.last_samples(worker)}: "
             if out_of_memory(e):
                 raise EnvironmentFault(f"{text}out of memory -> lower data.num_workers") from e
             text += f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
             raise DataError(f"{text} -> mend or leave out the bad one (--debug: where)") from e
 
-    def where(self, worker: int) -> str:
-        size = len(self.arrays) if isinstance(self.arrays, Arrays) else 2**63
-        known = [str(n % size) for n in self.at[worker].tolist() if n >= 0]
-        return f"last at samples {', '.join(known)}, ... of its split" if known else "at no samples yet"
+    def last_samples(self, worker: int) -> str:
+        index = [str(n) for n in self.fetching[worker].tolist() if n >= 0]
+        return f"last at samples {', '.join(index)}, ... of its split" if index else "at no samples yet"
 
 
 class Loader:
@@ -151,8 +147,8 @@ class Loader:
             worker, code = next(iter(codes.items()), (worker, None))
             how = f"was killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with exit code {code}"
             what = "mend that (is memory short?)"
-        where = self.watched.where(worker)
-        return EnvironmentFault(f"data worker {worker} {how}, {where} -> {what}; the same command goes on")
+        samples = self.watched.last_samples(worker)
+        return EnvironmentFault(f"data worker {worker} {how}, {samples} -> {what}; the same command goes on")
 
     # The order follows from (seed, epoch, step), so there is nothing to save; having these two methods tells
     # Lightning that this loader goes on in mid-epoch.

@@ -15,6 +15,8 @@ from src.run.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+State = dict[str, Any]  # of a data module in a checkpoint: facts, statistics, num_samples, content
+
 
 class DataModule(LightningDataModule):
     """Base of the data modules.
@@ -31,8 +33,9 @@ class DataModule(LightningDataModule):
         seed: of order and augmentation; follows `seed_everything`.
         cache_dir: folder of the prepared data.
         worker_timeout_sec: how long to wait for a worker's batch before the run ends; 0 waits for ever.
-        auto_micro_batch: when memory runs out, halve the micro-batch and go on; the batch size stays.
     """
+
+    sources: tuple[str, ...] = ()  # the arguments that say which data it is
 
     def __init__(
         self,
@@ -42,19 +45,18 @@ class DataModule(LightningDataModule):
         seed: int = 0,
         cache_dir: str = ".cache",
         worker_timeout_sec: float = 120.0,
-        auto_micro_batch: bool = False,
     ) -> None:
         super().__init__()
-        self.worker_timeout_sec, self.auto_micro_batch = worker_timeout_sec, auto_micro_batch
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
-        self.num_workers, self.seed, self.cache_dir = num_workers, seed, Path(cache_dir)
+        self.num_workers, self.worker_timeout_sec = num_workers, worker_timeout_sec
+        self.seed, self.cache_dir = seed, Path(cache_dir)
         self.predict_split = "test"
         self.splits: dict[str, Arrays] = {}
         self.facts: dict[str, Any] = {}
         self.statistics: dict[str, Any] = {}
         self.report: dict[str, Any] = {}
         self.content: dict[str, Any] = {}  # of the prepared arrays, by which other data is told from the run's own
-        self.fitted: dict[str, Any] | None = None  # the state of a checkpoint, for `setup` to adopt
+        self.fitted: State | None = None  # of a checkpoint, for `setup` to take on
         for name, least in (("batch_size", 1), ("num_workers", 0), ("worker_timeout_sec", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"data.{name}: {getattr(self, name)} is less than {least}")
@@ -109,11 +111,12 @@ class DataModule(LightningDataModule):
     def train_dataloader(self) -> Loader:
         self.check_sizes()
         arrays, (micro, rank, world_size) = self.splits["train"], self.share()
-        where = self.position, rank, world_size
-        order = TrainOrder(len(arrays), self.batch_size, micro, self.seed, *where, self.ordered())
+        order = TrainOrder(
+            len(arrays), self.batch_size, micro, self.seed, self.position, rank, world_size, self.epoch_order()
+        )
         return Loader(arrays, order, self.num_workers, self.worker_timeout_sec)
 
-    def ordered(self) -> Callable[[int, int, int], Order]:
+    def epoch_order(self) -> Callable[[int, int, int], Order]:
         """Gives an epoch's order from (number of samples, seed, epoch)."""
         return shuffled
 
@@ -156,10 +159,10 @@ class DataModule(LightningDataModule):
         """The files of a split's samples, if each is a file."""
         return []
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         return {name: getattr(self, name) for name in ("facts", "statistics", "num_samples", "content")}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Refuse to train on with other data; evaluation takes other data, with the checkpoint's statistics.
 
         Raises:
@@ -173,7 +176,7 @@ class DataModule(LightningDataModule):
                 before, after = (str(value)[:100] for value in (state[name], now))
                 raise DataError(f"the data has changed since this run began: {name} was {before}, now {after}")
 
-    def adopt(self, state: dict[str, Any]) -> None:
+    def adopt(self, state: State) -> None:
         """Take on what was fitted on the training data of a checkpoint, in place of what was fitted on this data."""
         self.facts, self.statistics = state["facts"], state["statistics"]
 

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 LARGE = 10_000_000  # above it a shuffled list of all indices costs too much memory and time at each epoch's start
 MASK = 0xFFFFFFFF
-BALANCE, MIX = 2**32 - 1, 2**32 - 2  # uses of randomness besides the augmentations, which count from 0
 
 T = TypeVar("T", int, Tensor)
 Order = Callable[[int, int], Tensor]  # start, stop -> [stop - start] indices
@@ -35,14 +34,6 @@ def key(*parts: int) -> int:
     return h
 
 
-def random_bits(seed: int, epoch: int, index: Tensor, operation: int, draws: int) -> Tensor:
-    """What `uniform` is made from: [N, draws] integers of 32 bits."""
-    # key(seed, epoch, operation, d) for all d, made on the device: to copy them there would stop it.
-    d = torch.arange(draws, device=index.device)
-    keys = fmix32((key(seed, epoch, operation) * 31 + 0x9E3779B9 + d) & MASK)
-    return fmix32(fmix32(index[:, None] & MASK) ^ keys)
-
-
 def uniform(seed: int, epoch: int, index: Tensor, operation: int, draws: int) -> Tensor:
     """Random numbers that belong to a sample, wherever and whenever it is drawn.
 
@@ -54,7 +45,11 @@ def uniform(seed: int, epoch: int, index: Tensor, operation: int, draws: int) ->
     Returns:
         [N, draws] float32 in [0, 1), on the device of `index`.
     """
-    return (random_bits(seed, epoch, index, operation, draws) >> 8).to(torch.float32) * 2.0**-24
+    # key(seed, epoch, operation, d) for all d, made on the device: to copy them there would stop it.
+    d = torch.arange(draws, device=index.device)
+    keys = fmix32((key(seed, epoch, operation) * 31 + 0x9E3779B9 + d) & MASK)
+    bits = fmix32(fmix32(index[:, None] & MASK) ^ keys)
+    return (bits >> 8).to(torch.float32) * 2.0**-24
 
 
 def feistel(position: Tensor, n: int, seed: int, epoch: int, rounds: int = 6) -> Tensor:
@@ -78,30 +73,6 @@ def shuffled(n: int, seed: int, epoch: int) -> Order:
         return lambda start, stop: feistel(torch.arange(start, stop), n, seed, epoch)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(key(seed, epoch)))
     return lambda start, stop: order[start:stop]
-
-
-class Balanced:
-    """Takes the classes of `targets` [N] equally often, and of each class any sample, with replacement.
-
-    An object of it takes the place of `shuffled`: the same arguments, the same kind of function. Its indices are those
-    of the samples plus multiples of N, each another one, so that a sample that comes again is augmented differently.
-    """
-
-    def __init__(self, targets: Tensor) -> None:
-        self.members = targets.argsort(stable=True)  # class by class
-        _, self.counts = targets.unique(return_counts=True)
-        self.first = self.counts.cumsum(0) - self.counts
-
-    def __call__(self, n: int, seed: int, epoch: int) -> Order:
-        places = shuffled(n, seed, epoch)
-
-        def order(start: int, stop: int) -> Tensor:
-            place = places(start, stop)
-            kind, turn = place % len(self.counts), place // len(self.counts)
-            bits = random_bits(seed, epoch, torch.arange(start, stop), BALANCE, 1)[:, 0]
-            return self.members[self.first[kind] + ((bits * self.counts[kind]) >> 32)] + turn * n
-
-        return order
 
 
 @dataclass

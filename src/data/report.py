@@ -10,11 +10,6 @@ import numpy as np
 from src.run.errors import DataError
 
 SPLITS = ("train", "val", "test")
-NO_SAMPLES = (
-    "hidden file",
-    "no image by its name",
-    "no text by its name",
-)  # reasons of files that came in and were never meant as samples
 DUPLICATES = ("duplicate", "two labels", "also in test", "also in val")  # reasons that are no fault of a file
 
 
@@ -29,6 +24,8 @@ class Cleaning:
     skipped: list[str] = field(default_factory=list)
     hint: str = ""  # what to do about the first of them
     notes: list[str] = field(default_factory=list)  # for the terminal
+    came_in: int = 0  # files or rows
+    num_ignored: int = 0
 
     def name(self, file: str | Path) -> str:
         return file if isinstance(file, str) else str(file.relative_to(self.root))
@@ -39,12 +36,17 @@ class Cleaning:
         self.skipped.append(f"{self.root / file}: {reason}")
         self.remove(split, file, reason.partition(":")[0], reason.partition(": ")[2])
 
+    def ignore(self, split: str, file: str | Path, reason: str) -> None:
+        """Leave out a file that was never meant as a sample, and counts as none."""
+        self.num_ignored += 1
+        self.remove(split, file, reason)
+
     def remove(self, split: str, file: str | Path, reason: str, detail: str = "") -> None:
         self.removed.append({"split": split, "file": self.name(file), "reason": reason, "detail": detail})
 
-    def check_limit(self, came_in: int) -> int:
+    def check_limit(self) -> int:
         """How many of the files or rows that came in are samples; raises DataError where too many are left out."""
-        samples, skipped = max(1, came_in - sum(r["reason"] in NO_SAMPLES for r in self.removed)), len(self.skipped)
+        samples, skipped = max(1, self.came_in - self.num_ignored), len(self.skipped)
         if skipped and self.invalid == "error":
             more = f"; {skipped - 1} more of {samples} cannot be used" if skipped > 1 else ""
             what = f"leave {'them' if more else 'it'} out with --data.invalid skip"
@@ -57,11 +59,11 @@ class Cleaning:
             )
         return samples
 
-    def report(self, came_in: int) -> dict[str, Any]:
-        samples = self.check_limit(came_in)
+    def report(self) -> dict[str, Any]:
+        samples = self.check_limit()
         counts = Counter(r["reason"] for r in self.removed)
         return {
-            "came_in": came_in,
+            "came_in": self.came_in,
             "removed_counts": dict(counts.most_common()),
             "data/missing_frac": len(self.skipped) / samples,
             "data/duplicate_frac": sum(counts[r] for r in DUPLICATES) / samples,
@@ -75,9 +77,14 @@ def total_variation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a / max(1, a.sum()) - b / max(1, b.sum())).sum() / 2)
 
 
-def count(targets: np.ndarray, num_classes: int = 0) -> np.ndarray:
-    """Samples of each class [num_classes], of targets [N], -1 where unknown, or [N, num_classes]."""
-    return targets.sum(0) if targets.ndim == 2 else np.bincount(targets[targets >= 0], minlength=num_classes)
+def class_counts(targets: np.ndarray, num_classes: int = 0) -> np.ndarray:
+    """Samples of each class [num_classes], of targets [N], -1 where unknown."""
+    return np.bincount(targets[targets >= 0], minlength=num_classes)
+
+
+def stored_as(report: dict[str, Any], split: str) -> str:
+    """The split whose prepared arrays are those of this one, too."""
+    return report[split].get("same_as", split)
 
 
 def lines(report: dict[str, Any], file: str = "data_report.json") -> dict[str, str]:

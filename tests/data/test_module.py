@@ -38,10 +38,10 @@ def test_workers_change_nothing_and_draw_nothing(run, num_workers):
     def take_two_epochs(_) -> int:
         state = torch.get_rng_state()
         loader = Loader(ARRAYS, TrainOrder(40, 8, 8, 0, lambda: (3, 2)), num_workers)
-        here = [ARRAYS[index] for index in TrainOrder(40, 8, 8, 0, lambda: (3, 2))]
+        batches = [ARRAYS[index] for index in TrainOrder(40, 8, 8, 0, lambda: (3, 2))]
         for epoch in [list(loader) for _ in range(2)]:
             assert len(epoch) == 3
-            for got, expected in zip(epoch, here, strict=True):
+            for got, expected in zip(epoch, batches, strict=True):
                 assert all(torch.equal(got[name], expected[name]) for name in ("x", "targets", "index"))
         assert torch.equal(torch.get_rng_state(), state)
         return 0
@@ -80,4 +80,4 @@ def test_batches_for_a_gpu_are_page_locked(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda t: locked.append(t) or t)
     assert len(list(Loader(ARRAYS, EvalOrder(40, 20)))) == 2
-    assert len(locked) == 2 * 4
+    assert len(locked) == 2 * 3

@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from src.data import order
-from src.data.loader import Arrays
-from src.data.order import Balanced, EvalOrder, TrainOrder, feistel, shuffled, uniform
+from src.data.order import EvalOrder, TrainOrder, feistel, shuffled, uniform
 
 
 def take(epoch=0, first=0, seed=0, rank=0, world_size=1, micro=10, n=105):
@@ -73,45 +72,3 @@ def test_random_numbers_are_uniform_and_independent():
     assert 60 < chi2 < 150  # 99 degrees of freedom: 99.9 % lie in 61 to 149
     assert torch.corrcoef(u.T)[0, 1].abs() < 0.01
     assert torch.corrcoef(torch.stack([u[1:, 0], u[:-1, 0]]))[0, 1].abs() < 0.01
-
-
-def balanced(epoch=0, first=0, rank=0, world_size=1, micro=10):
-    targets = torch.tensor([0] * 70 + [1] * 30 + [5] * 5)[
-        torch.randperm(105, generator=torch.Generator().manual_seed(0))
-    ]
-    position = lambda: (epoch, first)  # noqa: E731
-    order = TrainOrder(105, 20, micro, 0, position, rank, world_size, Balanced(targets))
-    index = torch.stack(list(order)) % 105
-    return index, targets[index]
-
-
-def test_balanced_epochs_take_all_classes_equally_often():
-    index, targets = balanced()
-    assert index.shape == (10, 10)
-    assert sorted(torch.bincount(targets.flatten())[[0, 1, 5]].tolist()) in ([32, 33, 35], [33, 33, 34], [32, 34, 34])
-    taken = torch.cat([balanced(epoch)[0].flatten() for epoch in range(60)])
-    counts = torch.bincount(taken, minlength=105)
-    assert (counts > 0).all()  # each sample has its chance
-    assert counts.max() < 60 * 35 / 5 * 1.3
-
-
-def test_balanced_epochs_go_on_and_are_shared_like_others():
-    index, _ = balanced(epoch=4)
-    assert torch.equal(balanced(epoch=4, first=7)[0], index[7:])
-    assert not torch.equal(balanced(epoch=5)[0], index)
-    shares = torch.cat([balanced(epoch=4, rank=r, world_size=2)[0] for r in range(2)], dim=1)  # [5, 2 * 10]
-    assert torch.equal(shares.sort(1).values, index.view(5, 20).sort(1).values)
-
-
-def test_a_class_of_any_size_is_taken_evenly():
-    order = Balanced(torch.zeros(3_000, dtype=torch.long))(3_000, 0, 0)
-    counts = torch.histc((order(0, 3_000) % 3_000).float(), 10, 0, 3_000)
-    assert ((counts - 300) ** 2 / 300).sum() < 28  # 9 degrees of freedom: 99.9 %
-
-
-def test_a_sample_that_comes_again_draws_other_numbers():
-    index = Balanced(torch.tensor([0] * 99 + [1]))(100, 0, 0)(0, 100)
-    batch = Arrays(torch.arange(100), torch.arange(100))[index]
-    again = batch["draw"][batch["index"] == 99]
-    assert len(again) == 50
-    assert len(uniform(0, 0, again, 0, 1).unique()) == 50

@@ -39,7 +39,7 @@ def early_stopping(patience):
     return f"[{{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {arguments}}}]"
 
 
-OPERATIONS = ("Flip", "Crop", "Color", "Erasing", "RandAugment")  # kind: images
+OPERATIONS = ("Flip", "Crop", "Color", "Erasing")  # kind: images
 KINDS = {
     "plain": [],
     "accumulation and validation in mid-epoch": [
@@ -47,10 +47,10 @@ KINDS = {
         *["--trainer.val_check_interval", 4],
     ],
     # kind: images
-    "augmented, mixed, balanced": [
+    "augmented, mixed": [
         *IMAGES,
         *["--data.augment", f"[{', '.join(f'src.data.images.augment.{name}' for name in OPERATIONS)}]"],
-        *["--data.mix", "src.data.images.mix.CutMix", "--data.balance", "true", "--model.class_weights", "balanced"],
+        *["--data.mix", "torchvision.transforms.v2.CutMix", "--model.class_weights", "balanced"],
     ],
     # end
     "two workers": ["--data.num_workers", 2],
@@ -79,7 +79,7 @@ KINDS = {
     "early stopping": ["--trainer.max_epochs", 9, "--trainer.callbacks", early_stopping(patience=2)],  # after 12 steps
 }
 SLOW = (
-    *["two workers", "plateau", "average, Muon, one cycle", "augmented, mixed, balanced", "bfloat16"],
+    *["two workers", "plateau", "average, Muon, one cycle", "augmented, mixed", "bfloat16"],
     "early stopping",
 )
 

@@ -6,7 +6,6 @@ are a function of (seed, epoch, sample, operation): a resumed run, or one on oth
 
 import math
 from abc import ABC, abstractmethod
-from functools import reduce
 from typing import Literal
 
 import torch
@@ -103,7 +102,11 @@ class Affine(Augmentation):
         angle, scale, dx, dy = (u * 2 - 1).unbind(1)
         angle, scale = angle * math.radians(self.degrees), 1 + scale * self.scale
         cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
-        return warp(x, [cos, -sin, 2 * dx * self.translate, sin, cos, 2 * dy * self.translate])
+        aspect = x.shape[2] / x.shape[3]  # so that a turn keeps right angles where the image is not square
+        dx, dy = 2 * dx * self.translate, 2 * dy * self.translate  # in half images from the centre
+        matrix = torch.stack([cos, -sin * aspect, dx, sin / aspect, cos, dy], dim=1).view(-1, 2, 3)
+        grid = F.affine_grid(matrix, list(x.shape), align_corners=False)  # [N, H, W, 2]: where in x each pixel is from
+        return F.grid_sample(x, grid, align_corners=False)
 
 
 class Color(Augmentation):
@@ -158,89 +161,19 @@ class Erasing(Augmentation):
         return torch.lerp(x, x.mean((2, 3), keepdim=True), erased.float())
 
 
-class RandAugment(Augmentation):
-    """Each sample gets some operations of a set, all of one strength (Cubuk et al., RandAugment, 2019).
-
-    The set: nothing; turn, shear and shift, to random sides; brightness, contrast and saturation, more or less of it;
-    solarize, posterize, stretch of the contrast. Equalize and sharpness, which cost more than all these, are left
-    out. A sample's moves come before its changes of color, in one sampling.
-
-    Args:
-        num_ops: operations on a sample.
-        magnitude: strength, from 0 to 1; 1 turns by 30 degrees, shears by 0.3, shifts by 0.45 of the image, and
-            changes brightness, contrast and saturation by 0.9.
-    """
-
-    kinds = 12
-
-    def __init__(self, num_ops: int = 2, magnitude: float = 0.3) -> None:
-        if num_ops < 1 or not 0 <= magnitude <= 1:
-            raise ConfigError(f"RandAugment: num_ops {num_ops}, magnitude {magnitude} -> at least 1, and from 0 to 1")
-        self.num_ops, self.magnitude, self.draws = num_ops, magnitude, 2 * num_ops
-
-    def __call__(self, x: Tensor, u: Tensor) -> Tensor:
-        kind, side = (u[:, : self.num_ops] * self.kinds).long(), u[:, self.num_ops :] < 0.5
-        chosen = F.one_hot(kind, self.kinds) * self.magnitude  # [N, num_ops, kinds], zero for what is not chosen
-        signed = torch.where(side[:, :, None], -chosen, chosen)
-        whole = reduce(torch.matmul, [turn_shear_shift(move) for move in signed[:, :, 1:6].unbind(1)])
-        x = warp(x, list(whole[:, :2].flatten(1).unbind(1)))
-        for color, strength in zip(signed.unbind(1), chosen.unbind(1), strict=True):
-            x = recolor(x, color[:, 6:9], strength[:, 9:])
-        return x
-
-
-def turn_shear_shift(strength: Tensor) -> Tensor:
-    """strength [N, 5] in [-1, 1] of a turn, two shears and two shifts -> matrices [N, 3, 3]."""
-    angle, shear_x, shear_y, dx, dy = strength.unbind(1)
-    angle, zero = angle * math.radians(30), torch.zeros_like(dx)
-    cos, sin = torch.cos(angle), torch.sin(angle)
-    rows = [cos, 0.3 * shear_x - sin, 0.9 * dx, 0.3 * shear_y + sin, cos, 0.9 * dy, zero, zero, zero + 1]
-    return torch.stack(rows, 1).view(-1, 3, 3)
-
-
-def recolor(x: Tensor, signed: Tensor, strength: Tensor) -> Tensor:
-    """signed [N, 3] of brightness, contrast, saturation; strength [N, 3] of solarize, posterize, stretch. Of each
-    sample's six at most one is not zero, so that those that blend with a grey image need one blend."""
-    is_bright, is_contrast, _ = (signed[:, :, None, None, None] != 0).float().unbind(1)  # [N, 1, 1, 1] each
-    other = grey(x)
-    other = torch.lerp(other, other.mean((2, 3), keepdim=True), is_contrast) * (1 - is_bright)
-    x = blend(x, other, 1 + 0.9 * signed.sum(1))
-    solarize, posterize, stretch = strength[:, :, None, None, None].unbind(1)
-    x.lerp_(1 - x, (x > 1 - solarize).float())
-    step = torch.exp2((4 * posterize).round())  # of the 256 levels; at the most 4 of 8 bits go
-    x.lerp_((x * 255).add_(1e-3).div_(step).floor_().mul_(step / 255), (posterize > 0).float())
-    low, high = x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
-    stretched = (stretch > 0) & (high > low)
-    return x.sub_(low * stretched).div_(torch.where(stretched, high - low, 1.0))
-
-
-def warp(x: Tensor, matrix: list[Tensor]) -> Tensor:
-    """Sample x [N, C, H, W] at other places, with zeros around it.
-
-    Args:
-        matrix: the six elements, each [N], of 2 x 3 matrices from a place in the result to one in x, in half images
-            from the centre.
-    """
-    a, b, dx, c, d, dy = matrix
-    aspect = x.shape[2] / x.shape[3]  # so that a turn keeps right angles where the image is not square
-    rows = torch.stack([a, b * aspect, dx, c / aspect, d, dy], dim=1).view(-1, 2, 3)
-    grid = F.affine_grid(rows, list(x.shape), align_corners=False)  # [N, H, W, 2]
-    return F.grid_sample(x, grid, align_corners=False)
-
-
 def rectangle(x: Tensor, height: Tensor, width: Tensor, top: Tensor, left: Tensor) -> Tensor:
     """Which pixels of x [N, C, H, W] are in each sample's rectangle: bool [N, 1, H, W].
 
     Args:
         height, width: [N] shares of the image; at most all of it is taken.
-        top, left: [N] places in [0, 1) among those where it fits in.
+        top, left: [N] offsets in [0, 1), from the first to the last at which it fits in.
     """
     sides = []
-    for pixels, share, place in ((x.shape[2], height, top), (x.shape[3], width, left)):
+    for pixels, share, offset in ((x.shape[2], height, top), (x.shape[3], width, left)):
         size = (share * pixels).round().clamp(max=pixels)
-        start = (place * (pixels - size + 1)).floor()
-        at = torch.arange(pixels, device=x.device)
-        sides.append((at >= start[:, None]) & (at < (start + size)[:, None]))  # [N, pixels]
+        start = (offset * (pixels - size + 1)).floor()
+        i = torch.arange(pixels, device=x.device)
+        sides.append((i >= start[:, None]) & (i < (start + size)[:, None]))  # [N, pixels]
     return sides[0][:, None, :, None] & sides[1][:, None, None, :]
 
 

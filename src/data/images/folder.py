@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -28,18 +28,25 @@ GREY = ("1", "L", "LA", "La", "I")
 MAX_SIDE = 224  # of images whose size the config leaves open
 CHUNK = 512  # images decoded before they are written
 
-Item = tuple[Path, str]  # a file and its class
-Listed = dict[str, list[Item]]
 Size = tuple[int, int]  # height, width
 Shape = tuple[int, int, int]  # channels, height, width
-Heads = dict[str, list[tuple[Item, tuple[Size, bool]]]]  # the size of each file, and whether it is grey
+
+
+class File(NamedTuple):
+    path: Path
+    class_name: str  # empty if unknown
+    size: Size = (0, 0)
+    is_grey: bool = False
+
+
+Files = dict[str, list[File]]  # of each split
 
 
 def read(
     folder: Path, image_size: Size | None, cache_dir: Path, cleaning: Cleaning, known: Sequence[str] = ()
-) -> tuple[dict[str, Samples], dict[str, Any]]:
-    """The images of `folder/SPLIT/CLASS/` or `folder/CLASS/`, with `class_names` and `came_in`. For a trained model
-    also those of a folder without its classes: a test split whose targets are -1.
+) -> tuple[dict[str, Samples], list[str]]:
+    """The images of `folder/SPLIT/CLASS/` or `folder/CLASS/`, and the names of the classes. For a trained model also
+    those of a folder without its classes, or one file: a test split whose targets are -1.
 
     Args:
         image_size: shorter sides are resized to it, and the centre is taken; by default see `choose_size`.
@@ -49,41 +56,41 @@ def read(
     Raises:
         DataError: there is no such layout, or a file that cannot be used.
     """
-    root = top(folder, cleaning)
+    root = find_root(folder, cleaning, bool(known))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of files that can be read all the same
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        listed, came_in = list_files(root, cleaning, known)
-        class_names = list(known) or sorted({name for _, name in listed["train"]})
+        files = list_files(root, cleaning, known)
+        class_names = list(known) or sorted({file.class_name for file in files["train"]})
         if bad := [n for name in class_names if (n := os.fsencode(name).decode(errors="replace")) != name]:
             raise DataError(f"{root}: the name of class folder {bad[0]} is not UTF-8 -> rename it")
         at_least_two(class_names)
-        listed = {split: known_classes(split, found, class_names, cleaning) for split, found in listed.items()}
-        heads = {split: list(readable(split, found, header, cleaning)) for split, found in listed.items()}
-        cleaning.check_limit(came_in)
-        shape, (new, note) = None, common_shape(heads, image_size, cleaning)
-        while new != shape:  # again where a file that could not be decoded had its say in the size
-            shape, samples = new, {}
-            for split, found in heads.items():
-                images = readable(split, [item for item, _ in found], partial(decode, shape=shape), cleaning)
-                x, used = pack(split, images, shape, cache_dir, cleaning)
-                targets = np.array([class_names.index(name) if name else -1 for _, name in used], np.int64)
-                samples[split] = Samples(x, targets, [cleaning.name(path) for path, _ in used])
-                good = set(used)
-                heads[split] = [head for head in found if head[0] in good]
-            new, note = common_shape(heads, image_size, cleaning)
-    cleaning.notes += [note] if note else []
-    return samples, {"class_names": class_names, "came_in": came_in}
+        files = {split: known_classes(split, found, class_names, cleaning) for split, found in files.items()}
+        for split, found in files.items():
+            heads = readable(split, found, header, cleaning)
+            files[split] = [file._replace(size=size, is_grey=is_grey) for file, (size, is_grey) in heads]
+        cleaning.check_limit()
+        arrays = pack_all(files, image_size, cache_dir, cleaning)
+    samples = {}
+    for split, x in arrays.items():
+        names = [file.class_name for file in files[split]]
+        targets = np.array([class_names.index(name) if name else -1 for name in names], np.int64)
+        samples[split] = Samples(x, targets, [cleaning.name(file.path) for file in files[split]])
+    return samples, class_names
 
 
-def top(folder: Path, cleaning: Cleaning) -> Path:
-    """The folder that holds splits or classes: the given one, or one that is alone in it."""
+def find_root(folder: Path, cleaning: Cleaning, takes_file: bool) -> Path:
+    """What holds splits or classes: the given folder, or one that is alone in it; or the given file."""
+    if takes_file and folder.is_file():
+        cleaning.root = folder.parent
+        return folder
     if not folder.is_dir():
         raise DataError(f"data.data_dir: {folder} is no folder -> name one of images in CLASS/ or train/CLASS/")
     while len(inner := subfolders(folder)) == 1 and subfolders(inner[0]) and inner[0].name.lower() not in SPLIT_NAMES:
         cleaning.root = folder
         for path in sorted(folder.iterdir()):
             if path.suffix.lower() in SUFFIXES:
+                cleaning.came_in += 1
                 cleaning.skip("", path, "in no class folder", f"move it to its class in {inner[0].name}")
         folder = inner[0]
     cleaning.root = folder
@@ -91,7 +98,7 @@ def top(folder: Path, cleaning: Cleaning) -> Path:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__MACOSX")))
+    return sorted(p for p in folder.glob("*") if p.is_dir() and not p.name.startswith((".", "__MACOSX")))
 
 
 def split_folders(root: Path, trains: bool) -> dict[str, Path]:
@@ -115,55 +122,60 @@ def split_folders(root: Path, trains: bool) -> dict[str, Path]:
     return splits
 
 
-def list_files(root: Path, cleaning: Cleaning, known: Sequence[str] = ()) -> tuple[Listed, int]:
-    """The image files of each split with their classes, and how many files there were of any kind."""
-    listed: Listed = {}
-    came_in = len(cleaning.removed)
+def list_files(root: Path, cleaning: Cleaning, known: Sequence[str] = ()) -> Files:
+    """The image files of each split with their classes."""
     unlabelled = known and not any(p.name in known or p.name.lower() in SPLIT_NAMES for p in subfolders(root))
-    for split, folder in {"test": root}.items() if unlabelled else split_folders(root, not known).items():
-        listed[split], files, others = [], files_in(folder), {}
-        came_in += len(files)
+    folders = {"test": root} if unlabelled else split_folders(root, trains=not known)
+    out: Files = {split: [] for split in folders}
+    for split, folder in folders.items():
+        files, others = files_in(folder), {}  # first part of the path -> a file there that is no image by its name
+        cleaning.came_in += len(files)
         for path in files:
-            parts = path.relative_to(folder).parts
+            parts = path.relative_to(folder).parts or (path.name,)
             if any(part.startswith((".", "__MACOSX")) for part in parts):
-                cleaning.remove(split, path, "hidden file")
+                cleaning.ignore(split, path, "hidden file")
             elif path.suffix.lower() not in SUFFIXES + OTHERS * (len(parts) > 1):
-                cleaning.remove(split, path, "no image by its name")
+                cleaning.ignore(split, path, "no image by its name")
                 others[parts[0]] = path
-            elif unlabelled:
-                listed[split].append((path, ""))
-            elif len(parts) == 1:
+            elif len(parts) == 1 and not unlabelled:
                 cleaning.skip(split, path, "in no class folder", "move it into the folder of its class")
             else:
-                listed[split].append((path, parts[0]))
-        folders = set() if unlabelled else {p.name for p in subfolders(folder)}
-        for empty in sorted(folders - {name for _, name in listed[split]}):
-            if empty in others:
-                raise DataError(
-                    f"{folder / empty}: no image in it, but {others[empty].name} -> add some, or take it out"
-                )
-            cleaning.notes.append(f"class folder {(folder / empty).relative_to(root)}/ has no images and is left out")
-    if known and not any(listed.values()):
+                out[split].append(File(path, "" if unlabelled else parts[0]))
+        if not unlabelled:
+            note_empty_classes(folder, {file.class_name for file in out[split]}, others, cleaning)
+    if known and not any(out.values()):
         raise DataError(f"{root}: no image is in it, nor in folders there -> name a folder with images")
-    if not known and not listed["train"]:
+    if not known and not out["train"]:
         raise DataError(f"{root}: no image is in a class folder -> put images into CLASS/ or train/CLASS/")
-    return listed, came_in
+    return out
 
 
-def known_classes(split: str, found: list[Item], class_names: list[str], cleaning: Cleaning) -> list[Item]:
-    for path, name in found:
-        if name and name not in class_names:
-            cleaning.skip(split, path, f"class not in train: {name}", "take it out, or train with samples of it")
-    return [(path, name) for path, name in found if not name or name in class_names]
+def note_empty_classes(folder: Path, used: set[str], others: dict[str, Path], cleaning: Cleaning) -> None:
+    """Raises DataError where a class folder has files, but none that is an image by its name."""
+    for empty in sorted({p.name for p in subfolders(folder)} - used):
+        if empty in others:
+            raise DataError(f"{folder / empty}: no image in it, but {others[empty].name} -> add some, or take it out")
+        cleaning.notes.append(
+            f"class folder {(folder / empty).relative_to(cleaning.root)}/ has no images and is left out"
+        )
 
 
-def common_shape(heads: Heads, image_size: Size | None, cleaning: Cleaning) -> tuple[Shape, str]:
+def known_classes(split: str, files: list[File], class_names: list[str], cleaning: Cleaning) -> list[File]:
+    known = {"", *class_names}
+    for file in files:
+        if file.class_name not in known:
+            reason = f"class not in train: {file.class_name}"
+            cleaning.skip(split, file.path, reason, "take it out, or train with samples of it")
+    return [file for file in files if file.class_name in known]
+
+
+def common_shape(files: Files, image_size: Size | None, cleaning: Cleaning) -> tuple[Shape, str]:
     """What all images are made: one channel if all are grey, and one size; and what to tell of it."""
-    found = [head for pairs in heads.values() for _, head in pairs]
+    found = [file for split in files.values() for file in split]
     if not found:
         raise DataError(f"{cleaning.root}: no image can be read -> see {cleaning.skipped[0]}")
-    size, note = choose_size([size for size, _ in found]) if image_size is None else (image_size, "")
-    return (1 if all(grey for _, grey in found) else 3, *size), note
+    size, note = choose_size([file.size for file in found]) if image_size is None else (image_size, "")
+    return (1 if all(file.is_grey for file in found) else 3, *size), note
 
 
 def choose_size(sizes: Sequence[Size]) -> tuple[Size, str]:
@@ -176,37 +188,50 @@ def choose_size(sizes: Sequence[Size]) -> tuple[Size, str]:
     return (side, side), f"{what} are made {side}x{side}; data.image_size sets another size"
 
 
+def pack_all(files: Files, image_size: Size | None, cache_dir: Path, cleaning: Cleaning) -> dict[str, np.ndarray]:
+    """The images of each split, all of one shape; files that cannot be decoded are taken out of `files`."""
+    shape, (wanted, note) = None, common_shape(files, image_size, cleaning)
+    while wanted != shape:  # again where a file that could not be decoded had its say in the size
+        shape, out = wanted, {}
+        for split in files:
+            images = readable(split, files[split], partial(decode, shape=shape), cleaning)
+            out[split], files[split] = pack(split, images, shape, cache_dir, cleaning)
+        wanted, note = common_shape(files, image_size, cleaning)
+    cleaning.notes += [note] if note else []
+    return out
+
+
 def pack(
-    split: str, decoded: Iterable[tuple[Item, np.ndarray]], shape: Shape, cache_dir: Path, cleaning: Cleaning
-) -> tuple[np.ndarray, list[Item]]:
-    """Decoded images [N, *shape] in a file without a name, and which files they are of."""
+    split: str, decoded: Iterable[tuple[File, np.ndarray]], shape: Shape, cache_dir: Path, cleaning: Cleaning
+) -> tuple[np.ndarray, list[File]]:
+    """Decoded images [N, *shape], kept in a file without a name, and which files they are of."""
     used = []
-    with tempfile.TemporaryFile(dir=cache_dir) as file:
-        for item, image in decoded:
-            file.write(image.tobytes())
-            used.append(item)
+    with tempfile.TemporaryFile(dir=cache_dir) as target:
+        for file, image in decoded:
+            target.write(image.tobytes())
+            used.append(file)
         if not used:
             raise DataError(f"{cleaning.root}: the {split} split has no image that can be read -> give it images")
-        file.flush()
-        return np.memmap(file, np.uint8, "r", shape=(len(used), *shape)), used
+        target.flush()
+        return np.memmap(target, np.uint8, "r", shape=(len(used), *shape)), used
 
 
 def readable(
-    split: str, found: list[Item], act: Callable[[Path], Any], cleaning: Cleaning
-) -> Iterator[tuple[Item, Any]]:
+    split: str, files: list[File], act: Callable[[Path], Any], cleaning: Cleaning
+) -> Iterator[tuple[File, Any]]:
     """Files with `act(path)`, without those at which it fails; in parallel, as PIL decodes without Python's lock."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(found), CHUNK):
-            part = found[start : start + CHUNK]
-            results = [pool.submit(act, path) for path, _ in part]
-            for item, result in zip(part, results, strict=True):
+        for start in range(0, len(files), CHUNK):
+            part = files[start : start + CHUNK]
+            results = [pool.submit(act, file.path) for file in part]
+            for file, result in zip(part, results, strict=True):
                 if error := result.exception():  # PIL's readers raise a dozen kinds at broken files
-                    cleaning.skip(split, item[0], why(error, item[0]), "replace or delete it")
+                    cleaning.skip(split, file.path, reason(error, file.path), "replace or delete it")
                 else:
-                    yield item, result.result()
+                    yield file, result.result()
 
 
-def why(e: BaseException, path: Path) -> str:
+def reason(e: BaseException, path: Path) -> str:
     if isinstance(e, Image.UnidentifiedImageError):
         return f"unreadable: {'not an image of ' + ', '.join(FORMATS) if path.stat().st_size else 'it is empty'}"
     return f"unreadable: {str(e) or type(e).__name__}".split("\n")[0]

@@ -1,3 +1,5 @@
+"""Training windows as text, for `samples.png`."""
+
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,6 @@ def text(samples: Sequence[str]) -> "Figure":
     """Each sample as one line; line ends are shown as ⏎."""
     fig = figure(10, 0.3 * len(samples) + 0.2)
     for i, sample in enumerate(samples):
-        shown, place = sample.replace("\n", "⏎")[:110], 1 - (i + 0.5) / len(samples)
-        fig.text(0.01, place, shown, family="monospace", size=8, va="center", parse_math=False)
+        shown, y = sample.replace("\n", "⏎")[:110], 1 - (i + 0.5) / len(samples)
+        fig.text(0.01, y, shown, family="monospace", size=8, va="center", parse_math=False)
     return fig

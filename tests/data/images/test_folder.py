@@ -52,9 +52,9 @@ def test_splits_that_are_there_are_kept(make, tmp_path):
     assert data.facts == {"num_classes": 2, "in_channels": 3, "image_size": (12, 12)}
     assert data.statistics["class_names"] == ["cat", "dog"]
     image = np.asarray(Image.open(tmp_path / "a/train/dog/03.png")).transpose(2, 0, 1)
-    place = data.sample_names("train").index("train/dog/03.png")
-    assert np.array_equal(data.splits["train"].x[place].numpy(), image)
-    assert data.splits["train"].targets[place] == 1
+    i = data.sample_names("train").index("train/dog/03.png")
+    assert np.array_equal(data.splits["train"].x[i].numpy(), image)
+    assert data.splits["train"].targets[i] == 1
 
 
 def test_classes_alone_are_split(make, tmp_path):
@@ -231,7 +231,7 @@ def test_the_limit_counts_images_alone(make, tmp_path):
         make(root, invalid="skip")
 
 
-def test_images_beside_the_one_inner_folder_are_told(make, tmp_path):
+def test_images_beside_the_one_inner_folder_are_noted(make, tmp_path):
     fill(tmp_path / "a/inner", [""], count=30)
     noise().save(tmp_path / "a/loose.png")
     with pytest.raises(DataError, match=r"a/loose.png: in no class folder -> move it to its class in inner"):
@@ -283,7 +283,7 @@ def test_a_file_that_cannot_be_used_has_no_say_in_the_size(make, tmp_path):
     assert np.array_equal(data.splits["train"].x[data.sample_names("train").index("train/dog/03.png")].numpy(), image)
 
 
-def test_copies_within_test_are_told(make, tmp_path):
+def test_copies_within_test_are_noted(make, tmp_path):
     root = fill(tmp_path / "a")
     for i in range(3):
         shutil.copy(root / f"test/cat/{i:02}.png", root / f"test/dog/copy{i}.png")
@@ -304,7 +304,7 @@ def test_links_are_followed_and_loops_are_not(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b/train").symlink_to(root / "train")
     (tmp_path / "b/train/cat/loop").symlink_to(root / "train")
-    listed, _ = folder.list_files(tmp_path / "b", Cleaning())
+    listed = folder.list_files(tmp_path / "b", Cleaning())
     assert len(listed["train"]) == 24
 
 
@@ -349,12 +349,12 @@ def test_evaluation_applies_the_checkpoints_statistics(run, tmp_path):
     from src import load_run
 
     model = load_run(tmp_path / "run")
-    own = ImageDataModule("folder", data_dir=str(other), cache_dir=str(tmp_path / "cache"), batch_size=8)
-    own.setup("test")
-    assert own.statistics["mean"] != model.data.statistics["mean"]
+    other_data = ImageDataModule("folder", data_dir=str(other), cache_dir=str(tmp_path / "cache"), batch_size=8)
+    other_data.setup("test")
+    assert other_data.statistics["mean"] != model.data.statistics["mean"]
     assert model.data.statistics["class_names"] == ["cat", "cow", "dog"]
     with torch.no_grad():
-        p = model(model.data.standardize(own.splits["test"].x.float() / 255)).softmax(1)
+        p = model(model.data.standardize(other_data.splits["test"].x.float() / 255)).softmax(1)
     assert [float(row["probability_cow"]) for row in rows] == pytest.approx(p[:, 1].tolist(), abs=1e-5)
 
     fill(other, classes=("emu",))
@@ -397,6 +397,12 @@ def test_images_without_classes_are_predicted(run, tmp_path):
     with torch.no_grad():
         p = model(model.data.standardize(x)).softmax(1)
     assert [float(row["probability_cow"]) for row in rows] == pytest.approx(p[:, 1].tolist(), abs=1e-5)
+    one = tmp_path / "new" / rows[-1]["file"]
+    run(["--run_dir", tmp_path / "run", "--data.data_dir", one], command=src.predict.main)
+    with open(tmp_path / f"run/predictions_{one.stem}.csv") as f:
+        (row,) = csv.DictReader(f)
+    assert row["file"] == one.name
+    assert float(row["probability_cow"]) == pytest.approx(float(rows[-1]["probability_cow"]), abs=1e-6)
     out = run(flags, code=3, command=src.evaluate.main)
     assert "new: nothing says the classes of these images -> name folders so, or take python -m src.predict" in out
 
@@ -423,14 +429,49 @@ def test_a_trained_model_takes_all_of_other_data(make, tmp_path, splits, classes
 
 
 def test_a_trained_model_knows_its_own_data_wherever_it_lies(make, tmp_path, capsys):
-    own = make(fill(tmp_path / "a", [""], count=30))
+    trained = make(fill(tmp_path / "a", [""], count=30))
     (tmp_path / "a").rename(tmp_path / "b")
     moved = ImageDataModule("folder", data_dir=str(tmp_path / "b"), cache_dir=str(tmp_path / "cache"))
-    moved.fitted = own.state_dict()
+    moved.fitted = trained.state_dict()
     moved.setup("test")
-    assert moved.num_samples == own.num_samples
-    assert moved.sample_names("test") == own.sample_names("test")
+    assert moved.num_samples == trained.num_samples
+    assert moved.sample_names("test") == trained.sample_names("test")
     assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("cut.png", "cut.png: unreadable: not an image"), ("notes.txt", "notes.txt: no image is in it")],
+)
+def test_one_file_that_is_no_image(make, tmp_path, name, message):
+    fitted = make(fill(tmp_path / "a", [""], count=30)).state_dict()
+    (tmp_path / name).write_text("no")
+    other = ImageDataModule("folder", data_dir=str(tmp_path / name), cache_dir=str(tmp_path))
+    with pytest.raises(DataError, match=f"data.data_dir: .*{name} is no folder"):
+        other.setup("fit")
+    other.fitted = fitted
+    with pytest.raises(DataError, match=message):
+        other.setup("predict")
+
+
+def test_new_images_in_test_do_not_move_those_of_the_other_splits(make, tmp_path):
+    trained = make(fill(tmp_path / "a", ("train", "test")))
+    noise().save(tmp_path / "a/test/cat/new.png")
+    data = ImageDataModule("folder", data_dir=str(tmp_path / "a"), cache_dir=str(tmp_path / "cache"), batch_size=8)
+    data.fitted = trained.state_dict()
+    data.setup("test")
+    assert data.num_samples == trained.num_samples | {"test": 25}
+    assert data.sample_names("val") == trained.sample_names("val")
+
+
+def test_other_data_is_taken_on_without_the_commands(make, tmp_path):
+    """As Lightning does that restores a data module from a checkpoint."""
+    state = make(fill(tmp_path / "a", [""], ("ant", "cat", "dog"), 30)).state_dict()
+    other = make(fill(tmp_path / "b", [""], ("cat", "dog"), 30))
+    other.adopt(state)
+    assert other.num_samples["test"] == 60
+    assert other.facts == state["facts"]
+    assert set(other.splits["test"].targets.tolist()) == {1, 2}
 
 
 def test_names_that_are_not_utf8(make, tmp_path):

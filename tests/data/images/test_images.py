@@ -1,10 +1,16 @@
+import inspect
+from functools import partial
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.plugins import Precision
+from torchvision.transforms import v2
 
-from src.data.images.clean import stratified
+from src.data.images.datasets import digits as digits_of_sklearn
 from src.data.images.module import ImageDataModule
-from src.data.images.module import digits as digits_of_sklearn
+from src.data.splits import stratified
 from src.run.errors import ConfigError, DataError
 
 
@@ -70,9 +76,9 @@ def test_a_set_that_is_not_there_is_one_line(tmp_path):
 
 
 def test_a_class_with_one_sample_cannot_be_split():
-    with pytest.raises(DataError, match="class ant has 1 usable image, 2 are needed -> add some, or take"):
+    with pytest.raises(DataError, match="class ant has 1 usable sample, 2 are needed -> add some, or take"):
         stratified(np.array([0, 0, 0, 0, 1]), 0.5, class_names=["bee", "ant"])
-    with pytest.raises(DataError, match=r"data.val_frac: 0.9 of 10 images leaves too few for 2 classes -> lower it"):
+    with pytest.raises(DataError, match=r"data.val_frac: 0.9 of 10 samples leaves too few for 2 classes -> lower it"):
         stratified(np.arange(10) % 2, 0.9)
 
 
@@ -95,7 +101,7 @@ def test_image_size_is_for_folders():
         ImageDataModule(image_size=(8, 8))
 
 
-class Own(ImageDataModule):
+class Given(ImageDataModule):
     """Two classes of random images; `given` is what a test makes of them."""
 
     given = None
@@ -105,13 +111,13 @@ class Own(ImageDataModule):
 
 
 @pytest.fixture
-def own(tmp_path):
+def make(tmp_path):
     def make(change=lambda sets: None, **options):
         rng = np.random.default_rng(0)
         sets = {"x": rng.integers(0, 256, (40, 1, 4, 4), dtype=np.uint8), "y": np.arange(40) % 2}
         sets |= {"x_test": rng.integers(0, 256, (8, 1, 4, 4), dtype=np.uint8), "y_test": np.arange(8) % 2}
         change(sets)
-        module = Own(cache_dir=str(tmp_path), batch_size=8, **options)
+        module = Given(cache_dir=str(tmp_path), batch_size=8, **options)
         module.given = (sets["x"], sets["y"]), (sets["x_test"], sets["y_test"])
         module.setup("fit")
         return module
@@ -128,67 +134,67 @@ def test_a_data_set_whose_load_is_misspelt_is_told_that_it_takes_the_digits(tmp_
     assert "Misspelt has no load() and" in capsys.readouterr().out
 
 
-def put(name, value, row=None):
-    def change(sets):
+def change(name, value, row=None):
+    def apply(sets):
         if row is None:
             sets[name] = value(sets[name]) if callable(value) else value
         else:
             sets[name][row] = value
 
-    return change
+    return apply
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (put("y", -1, 3), "train row 3: label out of range: -1 is not in 0..1 -> number the classes"),
-        (put("y", 7, 5), "train row 5: label out of range: 7 is not in 0..1"),
-        (put("y_test", 2, 1), "test row 1: label out of range: 2 is not in 0..1"),
-        (put("y", lambda y: y + 1), "train: no sample has label 0 -> number the classes"),
+        (change("y", -1, 3), "train row 3: label out of range: -1 is not in 0..1 -> number the classes"),
+        (change("y", 7, 5), "train row 5: label out of range: 7 is not in 0..1"),
+        (change("y_test", 2, 1), "test row 1: label out of range: 2 is not in 0..1"),
+        (change("y", lambda y: y + 1), "train: no sample has label 0 -> number the classes"),
+        (change("y", lambda y: np.eye(2, dtype=int)[y]), r"train: labels are \[40, 2\] -> give one whole number"),
+        (change("y", lambda y: y[:, None]), r"train: labels are \[40, 1\] -> give one whole number"),
+        (change("y", lambda y: y.astype(np.float32)), "train row 0: label 0.0 is float32 -> give int64"),
+        (change("y", lambda y: np.where(y > 0, y, np.nan)), "train row 0: label nan is float64"),
+        (change("y", lambda y: y + 0.5 * (np.arange(40) == 6)), "train row 6: label 0.5 is float64"),
+        (change("y", lambda y: y.astype(str)), "train row 0: label 0 is <U21"),
+        (change("y", lambda y: y[:-1]), "train: 40 images, but 39 labels"),
+        (change("y", lambda y: y * 2), "train: there are labels 0 and 2, but not 1 -> number the classes"),
+        (change("y", lambda y: y * 0), r"one class only \(0\)"),
         (
-            put("y", lambda y: np.eye(2, dtype=int)[y]),
-            r"differ in shape: train \[1, 4, 4\] \[2\], test \[1, 4, 4\] \[\] ",
+            change("x", lambda x: x / 255),
+            r"train: images are float64 \[40, 1, 4, 4\] -> give uint8 \[N, C, H, W\]",
         ),
-        (put("y", lambda y: y[:, None]), r"train: labels are \[40, 1\] -> give one whole number"),
-        (put("y", lambda y: y.astype(np.float32)), "train row 0: label 0.0 is float32 -> give int64"),
-        (put("y", lambda y: np.where(y > 0, y, np.nan)), "train row 0: label nan is float64"),
-        (put("y", lambda y: y + 0.5 * (np.arange(40) == 6)), "train row 6: label 0.5 is float64"),
-        (put("y", lambda y: y.astype(str)), "train row 0: label 0 is <U21"),
-        (put("y", lambda y: y[:-1]), "train: 40 images, but 39 labels"),
-        (put("y", lambda y: y * 2), "train: there are labels 0 and 2, but not 1 -> number the classes"),
-        (put("y", lambda y: y * 0), r"one class only \(0\)"),
-        (put("x", lambda x: x / 255), r"train: images are float64 \[40, 1, 4, 4\] -> give uint8 \[N, C, H, W\]"),
-        (put("x", lambda x: x[:, 0]), r"train: images are uint8 \[40, 4, 4\]"),
+        (change("x", lambda x: x[:, 0]), r"train: images are uint8 \[40, 4, 4\]"),
         (
-            put("x", lambda x: np.zeros((40, 8, 8, 3), np.uint8)),
+            change("x", lambda x: np.zeros((40, 8, 8, 3), np.uint8)),
             r"\[40, 8, 8, 3\] seem to be \[N, H, W, C\] -> x.transp",
         ),
         (
-            put("x_test", lambda x: x[:, :, :3]),
-            r"images or labels differ in shape: train \[1, 4, 4\] \[\], test \[1, 3, 4\]",
+            change("x_test", lambda x: x[:, :, :3]),
+            r"images differ in shape: train \[1, 4, 4\], test \[1, 3, 4\]",
         ),
-        (put("x_test", lambda x: x[:0]), "test: 0 images, but 8 labels"),
+        (change("x_test", lambda x: x[:0]), "test: 0 images, but 8 labels"),
         (lambda sets: sets.update(x=sets["x"][:0], y=sets["y"][:0]), "the train split is empty"),
-        (put("x", lambda x: [x[0], x[1][:, :2]]), "train: no pair of images and labels"),
+        (change("x", lambda x: [x[0], x[1][:, :2]]), "train: no pair of images and labels"),
     ],
 )
-def test_arrays_that_cannot_be_used_are_refused(own, change, message):
+def test_arrays_that_cannot_be_used_are_refused(make, change, message):
     with pytest.raises(DataError, match=message):
-        own(change)
+        make(change)
 
 
 @pytest.mark.parametrize(("loaded", "what"), [(None, "NoneType"), ((1, 2, 3), "3 things")])
 def test_a_load_gives_two_pairs(tmp_path, loaded, what):
-    class Own(ImageDataModule):
+    class Given(ImageDataModule):
         def load(self):
             return loaded
 
-    with pytest.raises(DataError, match=f"Own.load gives {what} -> give two pairs"):
-        Own(cache_dir=str(tmp_path)).prepare()
+    with pytest.raises(DataError, match=f"Given.load gives {what} -> give two pairs"):
+        Given(cache_dir=str(tmp_path)).prepare()
 
 
-def test_invalid_labels_can_be_left_out_up_to_a_limit(own):
-    data = own(put("y", -1, slice(0, 2)), invalid="skip")
+def test_invalid_labels_can_be_left_out_up_to_a_limit(make):
+    data = make(change("y", -1, slice(0, 2)), invalid="skip")
     assert [(r["file"], r["reason"]) for r in data.report["removed"]] == [
         ("train row 0", "label out of range"),
         ("train row 1", "label out of range"),
@@ -196,17 +202,17 @@ def test_invalid_labels_can_be_left_out_up_to_a_limit(own):
     assert data.report["data/missing_frac"] == 2 / 48
     assert sum(data.num_samples.values()) == 46
     with pytest.raises(DataError, match=r"3 of 48 samples cannot be used, .*max_skipped_frac 0.05; .*train row 0"):
-        own(put("y", -1, slice(0, 3)), invalid="skip", val_frac=0.2)
+        make(change("y", -1, slice(0, 3)), invalid="skip", val_frac=0.2)
 
 
-def test_copies_go_and_test_stays(own):
+def test_copies_go_and_test_stays(make):
     def copy(sets):
         sets["x"][4] = sets["x"][2]  # the same label: one of them stays
         sets["x"][7] = sets["x"][6]  # another label: both go
         sets["x"][9], sets["x"][11] = sets["x_test"][1], sets["x_test"][2]  # in test
         sets["x_test"][4] = sets["x_test"][2]
 
-    data = own(copy)
+    data = make(copy)
     found = {r["file"]: (r["reason"], r["detail"]) for r in data.report["removed"]}
     assert found == {
         "train row 4": ("duplicate", "train row 2"),
@@ -221,25 +227,25 @@ def test_copies_go_and_test_stays(own):
     assert data.num_samples["test"] == 8
 
 
-def test_no_image_is_left(own):
+def test_no_image_is_left(make):
     with pytest.raises(DataError, match="train: each of its images is also in test or val"):
-        own(lambda sets: sets.update(x=sets["x_test"], y=sets["y_test"]))
+        make(lambda sets: sets.update(x=sets["x_test"], y=sets["y_test"]))
 
 
-def test_statistics_do_not_know_test_or_val(own):
-    before, after = own().statistics, own(put("x_test", 255, slice(0, 8)), val_frac=0.1).statistics
+def test_statistics_do_not_know_test_or_val(make):
+    before, after = make().statistics, make(change("x_test", 255, slice(0, 8)), val_frac=0.1).statistics
     assert before == after
-    data = own(val_frac=0.25)
+    data = make(val_frac=0.25)
     x = data.splits["train"].x.double() / 255
     assert data.statistics["mean"] == pytest.approx([x.mean().item()])
 
 
-def test_shift_between_train_and_test_is_measured(own):
+def test_shift_between_train_and_test_is_measured(make):
     def shift(sets):
         sets["x_test"] = (sets["x_test"] // 4 + 192).astype(np.uint8)
         sets["y_test"][:] = 0
 
-    report = own(shift).report
+    report = make(shift).report
     assert report["shift"]["test"]["mean"][0] > 1
     assert report["shift"]["test"]["class_shares"] == pytest.approx(0.5, abs=0.02)
     assert abs(report["shift"]["val"]["mean"][0]) < 0.5
@@ -291,34 +297,13 @@ def test_a_file_that_an_argument_names_makes_new_data_when_it_changes(tmp_path):
     assert means[1] > means[0] + 0.3
 
 
-def test_several_labels_of_each_image(own):
-    rows = np.random.default_rng(1).integers(0, 2, (48, 3))
-
-    def several(sets):
-        sets["y"], sets["y_test"] = rows[:40], rows[40:].astype(bool)
-        sets["x"][1:4] = sets["x"][0]
-        sets["y"][:4] = [[0, 1, 1], [0, 1, 1], [0, 1, 0], [0, 1, 1]]
-        sets["x"][5], sets["y"][4] = sets["x"][4], sets["y"][5]
-
-    data = own(several, val_frac=0.2)
-    assert data.report["removed_counts"] == {"two labels": 4, "duplicate": 1}
-    assert data.num_samples == {"train": 28, "val": 7, "test": 8}
-    assert data.facts["num_classes"] == 3
-    assert data.report["test"]["per_class"] == rows[40:].sum(0).tolist()
-    assert torch.equal(data.splits["test"].targets, torch.tensor(rows[40:]))
-    wider = dict(data.state_dict(), statistics=data.statistics | {"class_names": ["z", "2", "1", "0"]})
-    data.adopt(wider)
-    assert torch.equal(data.splits["test"].targets[:, 1:], torch.tensor(rows[40:]).flip(1))
-    assert not data.splits["test"].targets[:, 0].any()
-
-
-def test_a_constant_channel_has_a_deviation_of_1(own):
+def test_a_constant_channel_has_a_deviation_of_1(make):
     def color(sets):
         for name in ("x", "x_test"):
             sets[name] = np.concatenate([sets[name], sets[name] // 2], 1)
         sets["x"][:, 1] = 77
 
-    data = own(color)
+    data = make(color)
     assert data.statistics["std"][1] == 1
     assert data.standardize(data.splits["test"].x / 255).abs().max() < 3
 
@@ -357,3 +342,83 @@ def test_labels_that_were_swapped_are_refused_on_resume(tmp_path):
     other.setup("fit")
     with pytest.raises(DataError, match="the data has changed since this run began: content"):
         other.load_state_dict(one.state_dict())
+
+
+def in_training(data, epoch=3, number=5, rank=0):
+    progress = SimpleNamespace(current=SimpleNamespace(completed=number))
+    fit_loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+    where = {"current_epoch": epoch, "global_rank": rank, "fit_loop": fit_loop}
+    data.trainer = SimpleNamespace(training=True, precision_plugin=Precision(), **where)
+    return data
+
+
+@pytest.mark.parametrize("mix", [v2.MixUp, v2.CutMix, partial(v2.MixUp, alpha=0.4)])
+def test_the_mix_of_a_batch_depends_on_seed_epoch_number_and_device_alone(tmp_path, mix):
+    """So a run that goes on mixes as one that was never stopped, and what else draws random numbers is left alone."""
+    data = ImageDataModule(cache_dir=str(tmp_path), mix=mix, seed=7)
+    data.setup("fit")
+    batch = data.splits["train"][torch.arange(64)]
+    torch.manual_seed(5)
+    state, whole = torch.get_rng_state(), in_training(data).on_after_batch_transfer(batch, 0)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(6)
+    again = data.on_after_batch_transfer(batch, 0)
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
+    for where in ({"epoch": 4}, {"number": 6}, {"rank": 1}):
+        assert not torch.equal(in_training(data, **where).on_after_batch_transfer(batch, 0)["x"], whole["x"])
+    data.seed = 8
+    assert not torch.equal(in_training(data).on_after_batch_transfer(batch, 0)["x"], whole["x"])
+
+
+def test_mixing_gives_soft_targets_and_is_for_training_alone(tmp_path):
+    data, plain = (ImageDataModule(cache_dir=str(tmp_path), mix=mix) for mix in (partial(v2.CutMix, alpha=9.0), None))
+    for module in (data, plain):
+        module.setup("fit")
+    batch = data.splits["train"][torch.arange(64)]
+    assert data.on_after_batch_transfer(batch, 0).keys() == {"x", "targets", "index"}
+    mixed, alone = (in_training(module).on_after_batch_transfer(batch, 0) for module in (data, plain))
+    assert torch.equal(mixed["targets"], batch["targets"])
+    soft, x, partners = mixed["soft_targets"], alone["x"], alone["x"].roll(1, 0)
+    assert soft.shape == (64, 10)
+    assert torch.allclose(soft.sum(1), torch.ones(64))
+    foreign = (mixed["x"] != x).any(0)
+    assert torch.equal(torch.where(foreign, partners, x), mixed["x"])
+    different = batch["targets"] != batch["targets"].roll(1, 0)
+    shares = soft.gather(1, batch["targets"][:, None])[:, 0][different]
+    assert torch.allclose(shares, shares[:1])
+    assert 0 < shares[0] < 1
+    assert alone.keys() == {"x", "targets", "index"}
+
+
+@pytest.mark.parametrize(
+    ("mix", "message"),
+    [
+        (v2.Resize, "unexpected keyword argument 'num_classes' -> take torchvision.transforms.v2.MixUp or CutMix"),
+        (partial(v2.MixUp, alpha=0.0), "data.mix: Expected parameter concentration .* -> take"),
+        (lambda num_classes: torch.nn.Linear(8, num_classes), "data.mix: Linear mixes no images -> take"),
+    ],
+)
+def test_what_does_not_mix_is_refused(tmp_path, mix, message):
+    with pytest.raises(ConfigError, match=message):
+        ImageDataModule(cache_dir=str(tmp_path), mix=mix).setup("fit")
+
+
+@pytest.mark.parametrize(("name", "moves"), [("one", [0]), ("mirrored", [0]), ("shifted", [0, 1, -1])])
+def test_views_in_evaluation(name, moves):
+    x = torch.rand(2, 3, 6, 5, generator=torch.Generator().manual_seed(0))
+    views = ImageDataModule(views=name).views(x)
+    framed = torch.nn.functional.pad(x, [1] * 4, mode="replicate")
+    expected = [framed[..., 1 - d : 7 - d, 1 - d : 6 - d] for d in moves]
+    expected += [view.flip(-1) for view in expected] if name != "one" else []
+    assert len(views) == len(expected)
+    assert all(torch.equal(a, b) for a, b in zip(views, expected, strict=True))
+
+
+def test_a_network_of_colour_images_has_a_hint():
+    data = ImageDataModule()
+    assert data.hint("expected input[2, 1, 8, 8] to have 3 channels") == "if it wants colour images: data.channels 3"
+    assert data.hint("mat1 and mat2 shapes cannot be multiplied") == ""
+
+
+def test_what_is_the_data_are_arguments():
+    assert set(ImageDataModule.sources) <= inspect.signature(ImageDataModule).parameters.keys()

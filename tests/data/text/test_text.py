@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from src.data.order import TrainOrder
-from src.data.text.module import TextDataModule, Windows, moved
+from src.data.text.module import TextDataModule
 from src.data.text.tokens import decode, encode, make_tokenizer
+from src.data.text.windows import Windows, moved
 from src.run.errors import DataError
 
 TEXT = "The quick brown fox, jumps over it.\n" * 60
@@ -17,8 +18,8 @@ TEXT = "The quick brown fox, jumps over it.\n" * 60
 def make(tmp_path):
     def data(text: bytes = TEXT.encode(), **options):
         (tmp_path / "a.txt").write_bytes(text)
-        places = {"files": [str(tmp_path)], "cache_dir": str(tmp_path / ".cache")}
-        module = TextDataModule(**places | {"seq_len": 16, "batch_size": 12} | options)
+        folders = {"files": [str(tmp_path)], "cache_dir": str(tmp_path / ".cache")}
+        module = TextDataModule(**folders | {"seq_len": 16, "batch_size": 12} | options)
         module.setup("fit")
         return module
 
@@ -94,20 +95,19 @@ def test_shift_and_leakage_are_measured(make, tmp_path):
     assert report["shift"]["test"] == report["shift"]["val"]
     assert report["shift"]["val"]["unseen_tokens"] == 0
     assert 0.1 < report["shift"]["val"]["token_shares"] < 1
-    assert report["documents_in_two_splits"] == 1
     (tmp_path / "b.md").write_text("The quick brown fox jumps over the lazy dog, and on.\n" * 40)
     assert make(tokenizer="bytes", val_frac=0.1).report["shift"]["val"]["lines_in_train"] > 0.9
 
 
 def test_evaluation_takes_the_checkpoints_tokenizer(make):
-    theirs = make((TEXT + "~" * 3 + TEXT).encode())
-    own = make()
-    assert own.statistics != theirs.statistics
-    own.adopt(theirs.state_dict())
-    assert own.facts == theirs.facts
-    targets = torch.cat([batch["targets"].flatten() for batch in own.eval_loader("val")])
-    assert decode(theirs.statistics["tokenizer"], targets[targets >= 0].tolist()) == TEXT[int(len(TEXT) * 0.9) :]
-    assert own.bytes_per_token("test") == 1
+    trained = make((TEXT + "~" * 3 + TEXT).encode())
+    other = make()
+    assert other.statistics != trained.statistics
+    other.adopt(trained.state_dict())
+    assert other.facts == trained.facts
+    targets = torch.cat([batch["targets"].flatten() for batch in other.eval_loader("val")])
+    assert decode(trained.statistics["tokenizer"], targets[targets >= 0].tolist()) == TEXT  # all of other text
+    assert other.bytes_per_token("test") == 1
 
 
 @pytest.mark.parametrize("kind", ["bytes", "characters"])
@@ -147,8 +147,13 @@ def test_a_folder_without_text(make, tmp_path):
         make(files=[str(tmp_path / "empty")])
 
 
-def test_pythons_reference_needs_no_file(tmp_path):
+def test_pythons_reference_needs_no_file_and_is_named(make, tmp_path, capsys):
     data = TextDataModule(tokenizer="bytes", cache_dir=str(tmp_path))
+    data.prepare_data()
+    said = capsys.readouterr().out
+    assert said == "data.files is not given: the text is the language reference that ships with Python.\n"
+    make().prepare_data()
+    assert not capsys.readouterr().out
     data.setup("fit")
     assert data.facts == {"vocab_size": 256, "seq_len": 64}
     assert data.splits["train"].tokens.numpy().dtype == np.uint8
