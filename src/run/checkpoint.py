@@ -16,12 +16,20 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 
-from src.run.errors import CheckpointError, EnvironmentFault
+from src.run.errors import CheckpointError, ConfigError, EnvironmentFault
 from src.run.files import sync, write_text
 
 SCHEMA = 1  # of what a checkpoint holds; one with another number is refused
 POSITION = ("global_step", "steps_logged", "best")
+
+
+def check_strategy(strategy: Strategy) -> None:
+    """Refuse one that writes checkpoints of its own, past any CheckpointIO: such a run could not go on."""
+    if isinstance(strategy, (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)):
+        name = type(strategy).__name__
+        raise ConfigError(f"trainer.strategy: {name} writes checkpoints in its own way, unverified -> take ddp")
 
 
 class VerifiedCheckpointIO(CheckpointIO):
