@@ -124,9 +124,7 @@ class RunFolder:
         if differ := self.differences(config):
             shown = ", ".join(differ[:3]) + (f" and {len(differ) - 3} more" if len(differ) > 3 else "")
             path, other = (relative_path(p) for p in (self.path, self.path.with_name(f"{self.path.name}_2")))
-            fits = not any(
-                line.startswith(("data.class_path", "model.class_path", "model.network", *KEPT)) for line in differ
-            )
+            fits = not any(line.startswith(("model.class_path", "model.network", *KEPT)) for line in differ)
             how = f"; to train on from this run: the same command with --resume {path} --run_dir {other}"
             text = f"{self.path}: holds a run with another config ({shown}) -> give another --run_dir"
             raise ConfigError(text + (how if fits else ""))
