@@ -26,7 +26,13 @@ TWO = ["--trainer.accelerator", "cpu", "--trainer.devices", "2"]
             [*TWO, "--trainer.strategy", SHARDED],
             "trainer.strategy: ModelParallelStrategy writes checkpoints in its own",
         ),
-        (["--trainer.callbacks", CALLBACK % ("GradientAccumulationScheduler", "scheduling: {0: 2}")], "trainer: "),
+        (
+            [
+                *["--data.micro_batch_size", 16, "--trainer.callbacks"],
+                CALLBACK % ("GradientAccumulationScheduler", "scheduling: {0: 2}"),
+            ],
+            "trainer: You have set `accumulate_grad_batches` and are using the `GradientAccumulationScheduler`",
+        ),
         (["--trainer.callbacks", CALLBACK % ("LearningRateMonitor", "")], None),
     ],
     ids=["val_check_interval", "sharded", "a callback", "an innocent callback"],
