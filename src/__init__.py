@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-if find_spec("jsonargparse") is None:
+if find_spec("lightning") is None:
     raise SystemExit("error: this Python lacks what requirements.lock lists -> make install; take .venv/bin/python")
 
 from src.config.trained import load_run

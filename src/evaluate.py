@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.config.trained import other_data, run_parser, run_request, tell_other_data, trained, unlimited
+from src.config.trained import other_data, report_other_data, run_parser, run_request, trained, unlimited
 from src.run.command import command, command_line
 from src.run.files import write_json
 from src.run.terminal import rank_zero_print
@@ -25,7 +25,7 @@ def main(args: Sequence[str]) -> int:
     options = request.options
     measure = cli.trainer.validate if options.split == "val" else cli.trainer.test
     metrics = measure(cli.model, datamodule=cli.datamodule, ckpt_path=path, verbose=False)[0]
-    tell_other_data(request, cli.datamodule.report)
+    report_other_data(request, cli.datamodule.report)
     found = {"checkpoint": path.resolve().name, "command": command_line("src.evaluate", args), **metrics}
     if f"limit_{options.split}_batches" in unlimited(request):
         found["samples"] = cli.datamodule.num_samples[options.split]

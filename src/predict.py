@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow
 from pyarrow import csv, parquet
 
-from src.config.trained import other_data, run_parser, run_request, tell_other_data, trained
+from src.config.trained import other_data, report_other_data, run_parser, run_request, trained
 from src.run.command import command
 from src.run.errors import ConfigError, EnvironmentFault
 from src.run.terminal import rank_zero_print
@@ -41,7 +41,7 @@ def main(args: Sequence[str]) -> int:
         raise ConfigError(f"{options.run_dir}: {type(cli.model).__name__} predicts no rows -> {other}")
     cli.datamodule.predict_split = options.split
     batches = cli.trainer.predict(cli.model, datamodule=cli.datamodule, ckpt_path=path)
-    tell_other_data(request, cli.datamodule.report)
+    report_other_data(request, cli.datamodule.report)
     table = to_table(batches, cli.datamodule)
     write(table, output)
     rank_zero_print(f"{table.num_rows} predictions: {output}")

@@ -6,145 +6,118 @@ Made from signatures and docstrings: ours, Lightning's Trainer, torch's optimize
 in its first line, `# yaml-language-server: $schema=../schema.json` (VS Code with the YAML extension, and others).
 """
 
-import ast
-import inspect
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
-from pkgutil import resolve_name
+from importlib.metadata import version
 from typing import Any
 
-from src.config.check import allowed_prefixes, facts, sections, settable
+from src.config.check import CLASSES, FILLED_IN, adapter, allowed_prefixes, sections
 from src.config.request import CommandParser
-from src.config.signatures import ROOT, Argument, Arguments, arguments, classes, described
+from src.config.signatures import (
+    MISSING,
+    Argument,
+    Signature,
+    bases,
+    class_attribute,
+    classes,
+    derives,
+    exported,
+    signature,
+)
 from src.run.command import command
-from src.run.files import write_text
+from src.run.files import ROOT, write_text
 from src.run.terminal import rank_zero_print
 
 FILE = ROOT / "configs" / "schema.json"
+FOREIGN = ("torch.optim", "torch.optim.lr_scheduler")  # whose classes are explained besides ours
+MODULE = "torch.nn.modules.module.Module"
+CLOSED: dict[str, Any] = {"type": "object", "additionalProperties": False}
 Schema = dict[str, Any]
-PLAIN: dict[str, Schema] = {
-    "int": {"type": "integer"}, "float": {"type": "number"}, "str": {"type": "string"}, "bool": {"type": "boolean"},
-    "Path": {"type": "string"}, "None": {"type": "null"}, "Any": {}, "dict": {"type": "object"},
-    "Tensor": {"type": "number"},
-}  # fmt: skip
-PLAIN |= {word: {"type": "array"} for word in ("list", "Sequence", "Iterable", "tuple")}
-CLOSED: Schema = {"type": "object", "additionalProperties": False}
-# Words in annotations that stand for a class to be named in the config.
-BASES = {
-    "Model": "src.models.base.Model",
-    "DataModule": "src.data.module.DataModule",
-    "NetworkFactory": "torch.nn.Module",
-    "Augmentation": "src.data.images.augment.Augmentation",
-    "Mix": "src.data.images.mix.Mix",
-    "Optimizer": "torch.optim.Optimizer",
-    "LRScheduler": "torch.optim.lr_scheduler.LRScheduler",
-}
 
 
 def make() -> Schema:
     """The schema of a config file."""
     top = {name: group(name, known) for name, known in sections().items()}
+    top |= {name: key(argument) for name, argument in CLASSES.items()}
     top |= {"seed_everything": {"type": "integer", "minimum": 0, "description": "seed of all random numbers"}}
-    top |= {"model": spec("Model"), "data": spec("DataModule")}
     made = f"made by `python -m src.schema` with {versions()}"
     head = {"$schema": "http://json-schema.org/draft-07/schema#", "$comment": made, **CLOSED}
-    return {**head, "properties": top, "definitions": {path: definition(path) for path in known_classes()}}
+    definitions = {path: definition(path) for path in known_classes()}
+    definitions |= {f"any {base}": named(base) for base in (*named_bases(), "other")}
+    return {**head, "properties": top, "definitions": definitions}
 
 
 def versions() -> str:
-    import lightning
-    import torch
-
-    return f"torch {torch.__version__.partition('+')[0]}, lightning {lightning.__version__}"
+    return f"torch {version('torch').partition('+')[0]}, lightning {version('lightning')}"
 
 
 @cache
-def known_classes() -> dict[str, str]:
-    """Dotted path of each class that can be used -> the word of BASES that it fits."""
-    bases = {word: resolve_name(path) for word, path in BASES.items()}
-    paths = [path for path in classes() if not path.startswith("src.callbacks.")]
-    for module in ("torch.optim", "torch.optim.lr_scheduler"):
-        paths += [f"{module}.{name}" for name in sorted(vars(resolve_name(module))) if name[0] != "_"]
-    found = {}
-    for path in paths:
-        cls = resolve_name(path)
-        part = path.startswith("src.networks.") and not set(facts()) & set(arguments(path) or ())  # takes no fact
-        if inspect.isclass(cls) and cls not in bases.values() and not inspect.isabstract(cls) and not part:
-            found[path] = next((word for word, base in bases.items() if issubclass(cls, base)), "")
-    return {path: word for path, word in found.items() if word}
+def known_classes() -> tuple[str, ...]:
+    """Dotted paths of the classes that are explained."""
+    ours = [path for path in classes() if not path.startswith("src.callbacks.")]
+    paths = [*ours, *(f"{module}.{name}" for module in FOREIGN for name in sorted(exported(module)))]
+    return tuple(path for path in paths if any(derives(path, base) for base in named_bases()) and is_whole(path))
+
+
+@cache
+def named_bases() -> tuple[str, ...]:
+    """What the arguments of our models and data modules want a class to be derived from."""
+    found = [CLASSES["model"].named, CLASSES["data"].named]
+    found += [a.named for path in classes() for a in (signature(path) or Signature()).arguments.values()]
+    return tuple(dict.fromkeys(named.base for named in found if named and named.base.startswith(("src.", "torch."))))
+
+
+def is_whole(path: str) -> bool:
+    """Whether a class can be used as it is: not abstract, and for a network, no part of one."""
+    required = [n for n, a in (signature(path) or Signature()).arguments.items() if a.default is MISSING]
+    is_part = bool(derives(path, MODULE)) and not derives(path, str(CLASSES["model"].named.base)) and required  # type: ignore[union-attr]
+    return path not in named_bases() and "abc.ABC" not in bases(path) and not is_part
 
 
 def definition(path: str) -> Schema:
     """A class with its arguments."""
-    cls = resolve_name(path)
-    summary = (inspect.getdoc(cls) or path).partition("\n\n")[0].replace("\n", " ")
-    known = settable(path)
-    keys = {"class_path": {"const": path}, "init_args": group(path, foreign(cls) if known is None else known)}
+    known = signature(path) or Signature(open=True)
+    summary = known.doc.partition("\n\n")[0].replace("\n", " ") or path
+    facts = {fact for other in classes() for fact in class_attribute(other, "provides") or ()}
+    is_model = derives(path, CLASSES["model"].named.base)  # type: ignore[union-attr]
+    filled_in = set() if is_model else {*FILLED_IN, *(facts if derives(path, MODULE) else ())}
+    keys = {"class_path": {"const": path}, "init_args": group(path, known, filled_in)}
     return {**CLOSED, "description": summary, "properties": keys, "required": ["class_path"]}
 
 
-def foreign(cls: type) -> Arguments:
-    docs, out = described(cls.__doc__), {}
-    for name, p in inspect.signature(cls).parameters.items():
-        note = "" if p.annotation is p.empty else inspect.formatannotation(p.annotation)
-        out[name] = Argument(note, None if p.default is p.empty else p.default, docs.get(name, ""))
-    return {name: argument for name, argument in out.items() if name not in ("params", "optimizer")}
-
-
-def group(description: str, known: Arguments) -> Schema:
+def group(description: str, known: Signature, filled_in: Collection[str] = ()) -> Schema:
     """A mapping with these keys and no others; `key+` adds to a list."""
-    keys = {name: key(argument) for name, argument in known.items()}
+    keys = {name: key(argument) for name, argument in known.arguments.items() if name not in filled_in}
     return {**CLOSED, "description": description, "properties": keys, "patternProperties": {r"\+$": {}}}
 
 
 def key(argument: Argument) -> Schema:
-    schema = converted(ast.parse(argument.annotation or "Any", mode="eval").body)
-    if argument.doc:
-        schema = {**schema, "description": argument.doc}
-    plain = isinstance(argument.default, (int, float, str, bool)) and "<" not in str(argument.default)
-    return {**schema, "default": argument.default} if plain else schema
+    schema = with_classes(adapter(argument.annotation).json_schema())
+    schema |= {"description": argument.doc} if argument.doc else {}
+    plain = isinstance(argument.default, (int, float, str, bool))
+    return schema | {"default": argument.default} if plain else schema
 
 
-def converted(node: ast.expr) -> Schema:
-    """JSON schema of an annotation."""
-    match node:
-        case ast.Constant(value=str(text)):
-            return converted(ast.parse(text, mode="eval").body)
-        case ast.BinOp():
-            return either(node.left, node.right)
-        case ast.Subscript():
-            inside = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-            return generic(ast.unparse(node.value).rpartition(".")[2], inside)
-    word = ast.unparse(node).rpartition(".")[2]
-    return spec(word) if word in BASES else PLAIN.get(word, {})
+def with_classes(schema: Any) -> Any:
+    """A schema of pydantic's, with a reference to the classes that fit in place of each mark `{"class": base}`."""
+    if isinstance(schema, list):
+        return [with_classes(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "class" not in schema:
+        return {name: with_classes(part) for name, part in schema.items()}
+    return {"$ref": f"#/definitions/any {schema['class'] if schema['class'] in named_bases() else 'other'}"}
 
 
-def generic(word: str, inside: list[ast.expr]) -> Schema:
-    if word == "Literal":
-        return {"enum": [ast.literal_eval(value) for value in inside]}
-    if word == "Callable":
-        return converted(inside[-1])
-    if word in ("Optional", "Union"):
-        return either(*inside, *([ast.Constant(None)] if word == "Optional" else []))
-    outer = PLAIN.get(word, {})
-    return {**outer, "items": converted(inside[0])} if outer == PLAIN["list"] else outer
-
-
-def either(*nodes: ast.expr) -> Schema:
-    flat = [s for schema in map(converted, nodes) for s in schema.get("anyOf", [schema])]
-    return {} if {} in flat else {"anyOf": flat}
-
-
-def spec(word: str) -> Schema:
-    """A class by its path, alone or with its arguments; those that are not known here may have any."""
-    paths = [path for path, fits in known_classes().items() if fits == word]
-    refs: list[Schema] = [{"$ref": f"#/definitions/{path}"} for path in paths]
+def named(base: str) -> Schema:
+    """A class by its path, alone or with its arguments; those that are not explained here may have any."""
+    paths = [path for path in known_classes() if derives(path, base)]
     prefixes = "|".join(prefix.replace(".", r"\.") for prefix in allowed_prefixes())
-    other = {"type": "string", "pattern": rf"^({prefixes})\.", "not": {"enum": sorted(known_classes())}}
+    other = {"type": "string", "pattern": rf"^({prefixes})\.", "not": {"enum": list(known_classes())}}
     free = {**CLOSED, "properties": {"class_path": other, "init_args": {"type": "object"}}}
-    return {"anyOf": [{"enum": paths}, *refs, free, other]}
+    return {"anyOf": [{"enum": paths}, *({"$ref": f"#/definitions/{path}"} for path in paths), free, other]}
 
 
 @command

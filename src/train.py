@@ -114,7 +114,7 @@ def wandb_logger(cli: "CLI", folder: RunFolder, config: dict[str, Any]) -> Any:
         return None
     state = {name: folder.state[name] for name in ("command", "code", "origin")}
     facts = {**config, **state, "hardware": hardware()}
-    return wandb.start(cli.config_init.wandb, folder.path, folder.state["wandb_id"], facts)
+    return wandb.start(cli.sections["wandb"], folder.path, folder.state["wandb_id"], facts)
 
 
 def failure(e: BaseException, cli: "CLI", folder: RunFolder) -> dict[str, Any]:

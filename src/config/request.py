@@ -11,14 +11,13 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, NoReturn
 
-from src.config.check import TOP, check, deeper, facts, fail, sections, shown
-from src.config.signatures import ROOT, Argument, Arguments, arguments
+from src.config.check import CLASSES, TOP, check, deeper, fail, filled_in, sections, shown
+from src.config.signatures import MISSING, ROOT, Argument, Signature, signature
 from src.config.strict_yaml import SPEC, Lines, join, read_file, read_text
 from src.run.errors import ConfigError, nearest
 from src.run.terminal import rank
 
 DEFAULTS = ROOT / "configs" / "default.yaml"
-CLASS = Argument("Class", None, "")
 
 
 @dataclass
@@ -27,7 +26,6 @@ class Request:
 
     config: dict[str, Any]  # all files and flags in one
     lines: Lines
-    stated: dict[str, Any]  # facts of the data that a config states all the same; they are compared, not used
     experiment: str
     options: argparse.Namespace  # of the command itself: run_dir, debug, ...
 
@@ -82,7 +80,7 @@ def read_request(parser: argparse.ArgumentParser, args: Sequence[str]) -> Reques
         config = add(config, given[-1][1], {reduce(join, name.split("."), ""): f"--{name}"}, lines)
     tell_dropped(given, config)
     check(config, lines)
-    return Request(config, lines, take_facts(config), experiment_name(files), options)
+    return Request(config, lines, experiment_name(files), options)
 
 
 def experiment_name(files: list[Path]) -> str:
@@ -125,13 +123,14 @@ def from_flag(name: str, text: str, config: dict[str, Any]) -> dict[str, Any]:
         if isinstance(node, list):
             holder = reduce(join, path, "")
             raise ConfigError(f"--{name}: {holder} is a list -> give it whole, or add to it with --{holder}+")
-        known = sections().get(".".join(path), {})
+        known = sections().get(".".join(path))
         if isinstance(node, dict) and "class_path" in node and part not in SPEC:
             path.append("init_args")
-            known, node = arguments(str(node["class_path"])) or {}, node.get("init_args")
+            known, node = signature(str(node["class_path"])), node.get("init_args")
         path.append(part)
         node = node.get(part) if isinstance(node, dict) else None
-    is_text = part in known and known[part].annotation in ("str", "str | None") and text != "null"
+    argument = known.arguments.get(part) if known else None
+    is_text = argument and argument.annotation in (str, str | None) and text != "null"
     value: Any = text if is_text else read_text(text, f"--{name}")[0]
     for part in reversed(path):
         value = {part: value}
@@ -151,16 +150,20 @@ def tell_dropped(given: list[tuple[str, dict[str, Any]]], config: dict[str, Any]
 
 def add(config: dict[str, Any], data: dict[str, Any], new: Lines, lines: Lines) -> dict[str, Any]:
     """One more file or flag on top; its lines go into `lines`."""
+    leaves = [key for key in new if not any(other.startswith(f"{key}.") for other in new)]
+    for key in [key for key in lines if key.startswith(tuple(f"{leaf}." for leaf in leaves))]:
+        del lines[key]  # what it was is gone
     lines |= new
     for key, value in data.items():
         if key not in TOP:
             fail(lines, key, f"unknown key {key}{nearest(key, TOP) or deeper(key, config)}")
         if key != "seed_everything" and not isinstance(value, dict) and not (key in ("model", "data") and value):
-            fail(lines, key, f"{key} is a group of keys, but here it has the value {shown(value)}")
+            off = " -> --wandb.mode disabled turns W&B off" if key == "wandb" else ""
+            fail(lines, key, f"{key} is a group of keys, but here it has the value {shown(value)}{off}")
     config = merge(config, data)
-    expand(config, {"model": CLASS, "data": CLASS})
+    expand(config, CLASSES)
     for section, known in sections().items():
-        expand(config.get(section, {}), known)
+        expand(config.get(section, {}), known.arguments)
     return config
 
 
@@ -182,7 +185,7 @@ def merge(old: Any, new: Any) -> Any:
     return out
 
 
-def expand(holder: dict[str, Any], known: Arguments) -> None:
+def expand(holder: dict[str, Any], known: dict[str, Argument]) -> None:
     """Put classes that are named by plain text into the form {class_path: ...}."""
     for name, value in holder.items():
         argument, is_list = known.get(name), isinstance(value, list)
@@ -192,16 +195,42 @@ def expand(holder: dict[str, Any], known: Arguments) -> None:
         holder[name] = values if is_list else values[0]
         for spec in values:
             if isinstance(spec, dict) and isinstance(spec.get("init_args"), dict):
-                expand(spec["init_args"], arguments(str(spec.get("class_path"))) or {})
+                expand(spec["init_args"], (signature(str(spec.get("class_path"))) or Signature()).arguments)
 
 
-# Facts of the data, which no config need state
+# The whole config
 
 
-def take_facts(config: dict[str, Any]) -> dict[str, Any]:
-    """Move the facts that a config states out of its network's arguments."""
-    network: Any = config
-    for part in ("model", "init_args", "network", "init_args"):
-        network = network.get(part) if isinstance(network, dict) else None
-    taken = {name: network.pop(name) for name in facts() if name in (network or ())}
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in taken.items() if v is not None}
+def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """The config as plain data, with the default of each argument that it leaves out and that is a plain value."""
+    seed = config["seed_everything"]
+    out = {name: defaults(known) | config.get(name, {}) for name, known in sections().items()}
+    out |= {name: config[name] for name in CLASSES}
+    out = {name: complete(value, filled_in(config, name)) for name, value in out.items()}
+    out["data"]["init_args"]["seed"] = seed
+    return plain({"seed_everything": seed, **out})
+
+
+def complete(node: Any, left_out: tuple[str, ...]) -> Any:
+    """Every class in a value with its defaults."""
+    if isinstance(node, list):
+        return [complete(item, left_out) for item in node]
+    if not isinstance(node, dict):
+        return node
+    node = {name: complete(value, left_out) for name, value in node.items()}
+    if "class_path" not in node:
+        return node
+    known = signature(node["class_path"]) or Signature()
+    missing = {name: value for name, value in defaults(known).items() if name not in left_out}
+    return {"class_path": node["class_path"], "init_args": missing | (node.get("init_args") or {})}
+
+
+def defaults(known: Signature) -> dict[str, Any]:
+    return {name: a.default for name, a in known.arguments.items() if a.default is not MISSING and not a.inherited}
+
+
+def plain(data: Any) -> Any:
+    """Tuples as lists, which is what YAML has."""
+    if isinstance(data, dict):
+        return {name: plain(value) for name, value in data.items()}
+    return [plain(value) for value in data] if isinstance(data, (list, tuple)) else data

@@ -1,106 +1,301 @@
-"""The arguments of our classes and of Lightning's Trainer, read from source without importing it."""
+"""The arguments of classes and functions, read from their source without importing it: ours, Lightning's, torch's.
+
+This is the one reading of signatures: the check of a config, --help, the editors' schema and the builder all use it.
+"""
 
 import ast
 import importlib.util
 import re
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, reduce
+from inspect import cleandoc
+from operator import or_
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
 from docstring_parser import parse
+from pydantic_core import PydanticCustomError, core_schema
 
 from src.run.errors import ConfigError
+from src.run.files import ROOT
 
-ROOT = Path(__file__).parents[2]
-TRAINER = "lightning.pytorch.trainer.trainer.Trainer"
-PLAIN = {"int", "float", "str", "bool", "list", "tuple", "dict", "None", "Literal", "Sequence", "Mapping", "Iterable"}
-PLAIN |= {"Path", "Any", "Union", "Optional", "timedelta"}
+PACKAGES = ("networks", "models", "data", "optim", "callbacks")  # of src: where classes are that a config may name
+MISSING = object()  # the default of an argument that has none, or one that is no plain value
+PLAIN: dict[str, Any] = {
+    "int": int, "float": float, "str": str, "bool": bool, "None": None, "Path": str, "PathLike": str, "Tensor": float,
+    "timedelta": str, "object": Any, "Any": Any,
+}  # fmt: skip
+GENERIC: dict[str, Any] = {"list": list, "tuple": tuple, "dict": dict, "Mapping": dict, "set": list, "Set": list}
+GENERIC |= dict.fromkeys(("Sequence", "Iterable", "Collection"), list)
 
 
-@dataclass
+@dataclass(frozen=True)
+class Named:
+    """In an annotation: a class or function that the config names by `class_path`, to be made or (`factory`) passed on.
+
+    Args:
+        base: the dotted path of what it must be derived from; empty where that cannot be read.
+    """
+
+    base: str
+    factory: bool = False
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        return core_schema.no_info_plain_validator_function(self.check)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        return {"class": self.base}  # src/schema.py puts the classes in its place
+
+    def check(self, value: Any) -> Any:
+        if isinstance(value, dict) and "class_path" in value:
+            return value
+        raise PydanticCustomError("class_path", "the path of a class")
+
+
+@dataclass(frozen=True)
 class Argument:
-    """One argument of a constructor or function, as its source has it."""
+    annotation: Any = Any
+    default: Any = MISSING
+    doc: str = ""
+    inherited: bool = False  # from what gets the **kwargs of a foreign function or class: only some of it may fit
 
-    annotation: str
-    default: Any
-    doc: str
+    @property
+    def named(self) -> Named | None:
+        """The class that the config may name here."""
+        return next((part for part in parts(self.annotation) if isinstance(part, Named)), None)
 
     def names_class(self, value: Any) -> bool:
         """Whether a plain text is the name of a class here."""
-        words = set(re.findall(r"[A-Za-z_]\w*", re.sub(r"'[^']*'", "", self.annotation)))
-        takes_class = any(word not in PLAIN and not word.startswith("_") for word in words)
-        return isinstance(value, str) and takes_class and ("." in value or "str" not in words)
+        return isinstance(value, str) and bool(self.named) and ("." in value or str not in parts(self.annotation))
 
 
-Arguments = dict[str, Argument]
+@dataclass(frozen=True)
+class Signature:
+    """What a class or function takes; `open` if it may take more, which cannot be read."""
+
+    arguments: dict[str, Argument] = field(default_factory=dict)
+    open: bool = False
+    doc: str = ""
+
+
+def parts(annotation: Any) -> Iterator[Any]:
+    """An annotation, and all that it is made of."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from parts(part)
+
+
+# Modules as syntax trees
 
 
 @cache
-def body(module: str) -> list[ast.stmt]:
-    """The statements of a module of ours or of the Trainer's; of any other, none."""
-    base = ROOT
-    if module == TRAINER.rpartition(".")[0]:
-        base = Path(str(importlib.util.find_spec("lightning").origin)).parent.parent  # type: ignore[union-attr]
-    elif not module.startswith("src."):
-        return []
-    base = base.joinpath(*module.split("."))
-    file = next((f for f in (base.with_suffix(".py"), base / "__init__.py") if f.is_file()), None)
+def source_of(module: str) -> Path | None:
+    """The file of a module, found without importing it or its packages."""
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top) if top != "src" else None
+    folders = (spec.submodule_search_locations or []) if spec else [ROOT / "src"] if top == "src" else []
+    bases = [Path(folder).joinpath(*rest) for folder in folders]
+    files = [file for base in bases for file in (base / "__init__.py", base.with_suffix(".py"))]
+    return next((file for file in files if file.is_file()), None)
+
+
+@cache
+def body(module: str) -> tuple[ast.stmt, ...]:
+    """The statements of a module, those within `if` and `try` too; none where it has no source."""
+    file = source_of(module)
     try:
-        return ast.parse(file.read_text(encoding="utf-8")).body if file else []
+        return tuple(flat(ast.parse(file.read_text(encoding="utf-8")).body)) if file else ()
     except SyntaxError as e:
         raise ConfigError(f"{file}:{e.lineno}: not Python: {e.msg} -> mend it") from e
+
+
+def flat(statements: list[ast.stmt]) -> Iterator[ast.stmt]:
+    for node in statements:
+        yield node
+        if isinstance(node, (ast.If, ast.Try)):
+            yield from flat([*node.body, *node.orelse])
+
+
+@cache
+def find(module: str, name: str) -> tuple[str, Any] | None:
+    """The statement that defines a name which a module has, and the module where it stands; re-exports are followed."""
+    return follow(module, name, set())
+
+
+def follow(module: str, name: str, seen: set[tuple[str, str]]) -> tuple[str, Any] | None:
+    """`find`, but not again where it was `seen` on the way: packages import from each other."""
+    if (module, name) in seen:
+        return None
+    seen.add((module, name))
+    for node in reversed(body(module)):
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name:
+            return module, node
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+            return module, node
+        for alias in node.names if isinstance(node, ast.ImportFrom) else ():
+            origin = name if alias.name == "*" else alias.name if (alias.asname or alias.name) == name else ""
+            if origin and (found := follow(absolute(module, node), origin, seen)):
+                return found
+    return None
+
+
+def absolute(module: str, node: Any) -> str:
+    """The module that a statement imports from."""
+    if not node.level:
+        return node.module or ""
+    file, base = source_of(module), module.split(".")
+    up = node.level - bool(file and file.name == "__init__.py")
+    return ".".join([*base[: len(base) - up], *([node.module] if node.module else [])])
+
+
+def path_of(module: str, name: str) -> str:
+    """The dotted path of the class that a module calls by a name, such as `Optimizer` or `nn.Module`."""
+    first, _, rest = name.partition(".")
+    for node in body(module):
+        for alias in node.names if rest and isinstance(node, (ast.Import, ast.ImportFrom)) else ():
+            if (alias.asname or alias.name) == first:
+                base = f"{absolute(module, node)}.{alias.name}" if isinstance(node, ast.ImportFrom) else alias.name
+                return path_of(base, rest)
+    found = find(module, name)
+    return f"{found[0]}.{name}" if found and isinstance(found[1], ast.ClassDef) else ""
+
+
+@cache
+def exported(module: str) -> tuple[str, ...]:
+    """The public names of classes and functions that a module defines or imports from others."""
+    names: dict[str, None] = {}
+    for node in body(module):
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            names[node.name] = None
+        for alias in node.names if isinstance(node, ast.ImportFrom) and absolute(module, node) != module else ():
+            star = exported(absolute(module, node)) if alias.name == "*" else [alias.asname or alias.name]
+            names |= dict.fromkeys(star)
+    return tuple(name for name in names if name[0] != "_")
 
 
 @cache
 def classes() -> tuple[str, ...]:
     """Dotted paths of all classes of ours that a config could name."""
+    files = [file for package in PACKAGES for file in sorted((ROOT / "src" / package).rglob("*.py"))]
+    modules = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files]
     out = []
-    for folder in ("networks", "models", "data", "optim", "callbacks"):
-        for file in sorted((ROOT / "src" / folder).rglob("*.py")):
-            module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
-            with suppress(ConfigError):  # a broken file is told where it is used
-                out += [f"{module}.{node.name}" for node in body(module) if isinstance(node, ast.ClassDef)]
+    for module in modules:
+        with suppress(ConfigError):  # a file that is no Python is reported where it is used
+            out += [f"{module}.{node.name}" for node in body(module) if isinstance(node, ast.ClassDef)]
     return tuple(out)
 
 
-@cache
-def arguments(path: str, method: str = "__init__") -> Arguments | None:
-    """Arguments of one of our classes or functions, those of its bases too where it takes **kwargs; None if it is
-    not ours, or only imported by the module that is named."""
+def is_defined(path: str) -> bool:
+    """Whether a module itself defines the class or function that a path names, and does not only import it."""
     module, _, name = path.rpartition(".")
-    node = named(body(module), name)
-    if isinstance(node, ast.FunctionDef):
-        return of_function(node, 0, ast.get_docstring(node))
-    if node is None:
+    found = find(module, name)
+    return found is not None and found[0] == module and not isinstance(found[1], ast.Assign)
+
+
+def bases(path: str) -> list[str]:
+    """The classes that a class is derived from directly; an empty path for what cannot be read."""
+    module, _, name = path.rpartition(".")
+    found = find(module, name)
+    if not found or not isinstance(found[1], ast.ClassDef):
+        return []
+    return [path_of(found[0], ast.unparse(base)) for base in found[1].bases]
+
+
+def derives(path: str, base: str) -> bool | None:
+    """Whether one class is derived from another, both by their dotted paths; None where that cannot be read."""
+    module, _, name = path.rpartition(".")
+    found = find(module, name)
+    if not found or not isinstance(found[1], ast.ClassDef):
         return None
-    init = named(node.body, method)
-    own = of_function(init, 1, ast.get_docstring(node)) if init else {}
-    for base in node.bases if not init or init.args.kwarg else ():
-        own = (arguments(origin(module, ast.unparse(base)), method) or {}) | own
-    return own
+    if f"{found[0]}.{name}" == base:
+        return True
+    answers = [derives(above, base) if above else None for above in bases(path) or ["object."]]
+    return True if True in answers else None if None in answers and bases(path) else False
 
 
-def named(statements: list[ast.stmt], name: str) -> Any:
-    return next((n for n in statements if isinstance(n, (ast.ClassDef, ast.FunctionDef)) and n.name == name), None)
+def class_attribute(path: str, name: str) -> Any:
+    """The plain value of an attribute in the body of a class or of its bases, or None."""
+    module, _, cls = path.rpartition(".")
+    found = find(module, cls)
+    for node in found[1].body if found and isinstance(found[1], ast.ClassDef) else ():
+        target = (
+            node.target if isinstance(node, ast.AnnAssign) else node.targets[0] if isinstance(node, ast.Assign) else 0
+        )
+        if isinstance(target, ast.Name) and target.id == name:
+            return constant(node.value)  # type: ignore[attr-defined]
+    values = (class_attribute(base, name) for base in bases(path) if base)
+    return next((value for value in values if value is not None), None)
 
 
-def of_function(node: ast.FunctionDef, skip: int, doc: str | None) -> Arguments:
+# Signatures
+
+
+@cache
+def signature(path: str) -> Signature | None:
+    """What a class or function takes, with what its bases take where it has **kwargs; None if it cannot be read."""
+    module, _, name = path.rpartition(".")
+    found = find(module, name)
+    if found and isinstance(found[1], ast.FunctionDef):
+        return of_function(*found, returned(*found))
+    return of_class(*found) if found and isinstance(found[1], ast.ClassDef) else None
+
+
+def returned(module: str, node: Any) -> Signature | None:
+    """What the class takes that a function returns, which gets the function's **kwargs (torchvision's networks)."""
+    return signature(path_of(module, ast.unparse(node.returns))) if node.returns else None
+
+
+def of_class(module: str, node: ast.ClassDef) -> Signature | None:
+    doc, above = ast.get_docstring(node) or assigned_doc(module, node.name), None
+    init = next((n for n in reversed(node.body) if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+    if not init or init.args.kwarg:
+        known = [signature(path) for path in (path_of(module, ast.unparse(base)) for base in node.bases) if path]
+        above = next(filter(None, known), None)
+    if init:
+        return of_function(module, init, above, doc, 1)
+    return Signature(above.arguments, above.open, doc) if above else None
+
+
+def assigned_doc(module: str, name: str) -> str:
+    """The text of a docstring that is put together after a class, as in torch.optim."""
+    assigned = (n for n in body(module) if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == f"{name}.__doc__")
+    text = cleandoc("".join(literal_text(node.value) for node in assigned))
+    return re.sub(r"Args:\n\s*\n", "Args:\n", text)  # where the first entry was no literal
+
+
+def literal_text(node: ast.expr) -> str:
+    match node:
+        case ast.BinOp():
+            return literal_text(node.left) + literal_text(node.right)
+        case ast.JoinedStr():
+            return "".join(map(literal_text, node.values))
+    return str(node.value) if isinstance(node, ast.Constant) else ""
+
+
+def of_function(module: str, node: Any, above: Signature | None, doc: str = "", skip: int = 0) -> Signature:
+    """A function's own arguments, and those of `above` if it has **kwargs."""
     found = [*node.args.posonlyargs, *node.args.args]
     defaults = [None] * (len(found) - len(node.args.defaults)) + node.args.defaults + node.args.kw_defaults
     docs = described(doc) or described(ast.get_docstring(node))
-    return {
-        a.arg: Argument(ast.unparse(a.annotation) if a.annotation else "", constant(d), docs.get(a.arg, ""))
+    own = {
+        a.arg: Argument(annotation(a.annotation, module), constant(d), docs.get(a.arg, ""))
         for a, d in list(zip([*found, *node.args.kwonlyargs], defaults, strict=True))[skip:]
     }
+    if not node.args.kwarg:
+        return Signature(own, doc=doc)
+    ours, more = module.startswith("src.") and above is not None, above.arguments if above else {}
+    if not ours:
+        more = {name: replace(argument, inherited=True) for name, argument in more.items()}
+    return Signature(more | own, not ours or bool(above and above.open), doc)
 
 
 def constant(node: ast.expr | None) -> Any:
     try:
-        return ast.literal_eval(node) if node else None
+        return ast.literal_eval(node) if node else MISSING
     except ValueError:
-        return ast.unparse(node)  # type: ignore[arg-type]
+        return MISSING
 
 
 def described(doc: str | None) -> dict[str, str]:
@@ -108,9 +303,55 @@ def described(doc: str | None) -> dict[str, str]:
     return {entry.arg_name: " ".join((entry.description or "").split()) for entry in parse(doc or "").params}
 
 
-def origin(module: str, name: str) -> str:
-    """The dotted path of a name as a module sees it."""
-    for node in body(module):
-        if isinstance(node, ast.ImportFrom) and any((a.asname or a.name) == name for a in node.names):
-            return f"{node.module}.{name}"
-    return f"{module}.{name}"
+# Annotations as types that pydantic checks
+
+
+def annotation(node: ast.expr | None, module: str) -> Any:
+    """The type of an annotation as a module understands it; Any for what cannot be read."""
+    match node:
+        case None:
+            return Any
+        case ast.Constant(value=None):
+            return None
+        case ast.Constant(value=str(text)):
+            return annotation(ast.parse(text, mode="eval").body, module)
+        case ast.BinOp():
+            return either([node.left, node.right], module)
+        case ast.Subscript():
+            inside = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+            return generic(ast.unparse(node.value).rpartition(".")[2], inside, module)
+    return by_name(ast.unparse(node), module)
+
+
+def either(nodes: list[ast.expr], module: str) -> Any:
+    types = [annotation(node, module) for node in nodes]
+    return Any if Any in types else reduce(or_, types)
+
+
+def generic(word: str, inside: list[ast.expr], module: str) -> Any:
+    if word == "Literal":
+        return Literal[tuple(ast.literal_eval(value) for value in inside)]
+    if word == "Callable":
+        made = annotation(inside[-1], module)
+        base = next((part.base for part in parts(made) if isinstance(part, Named)), "")
+        return Annotated[Any, Named(base, factory=True)]
+    if word in ("Optional", "Union"):
+        return either([*inside, *([ast.Constant(None)] if word == "Optional" else [])], module)
+    kind = GENERIC.get(word.lower(), GENERIC.get(word))
+    if kind is None:
+        return Any
+    types = tuple(... if isinstance(n, ast.Constant) and n.value is ... else annotation(n, module) for n in inside)
+    return kind[types] if kind is not list else list[types[0]]  # type: ignore[valid-type]
+
+
+def by_name(name: str, module: str) -> Any:
+    word = name.rpartition(".")[2]
+    if word in PLAIN:
+        return PLAIN[word]
+    if word in GENERIC:
+        return GENERIC[word]
+    found = find(module, name)
+    if found and isinstance(found[1], ast.Assign):  # an alias
+        return annotation(found[1].value, found[0])
+    base = path_of(module, name)
+    return Annotated[Any, Named(base)] if base or word == "Callable" else Any

@@ -9,7 +9,7 @@ import yaml
 from src.run.errors import ConfigError, nearest
 
 MAX_BYTES, MAX_VALUES, MAX_DEPTH = 200_000, 20_000, 50
-SPEC = ("class_path", "init_args", "dict_kwargs")
+SPEC = ("class_path", "init_args")
 TAG = "tag:yaml.org,2002:"
 Lines = dict[str, str]  # dotted key -> where it was set last
 

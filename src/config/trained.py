@@ -1,10 +1,11 @@
-"""Runs from their folders: how they ended, and the trained models."""
+"""The objects of a trained run, made again from its folder: for the commands that measure and use it, and load_run."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.config.request import CommandParser, Request, command_parser, read_request
+from src.config.signatures import class_attribute
 from src.run.errors import CheckpointError, ConfigError
 from src.run.files import write_json
 from src.run.folder import RunFolder, ending, src_sha256
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 def load_run(path: str | Path, checkpoint: str = "best") -> "Model":
     """The trained model of a run, on the CPU and in evaluation mode.
 
-    `model(x)` gives logits for what the network was trained on; `model.data.standardize` makes that from images
-    [N, C, H, W] in [0, 1].
+    `model(x)` gives logits for what the network was trained on; `model.data` is the data module, with what was fitted
+    on the training data.
 
     Args:
         path: the run folder.
@@ -73,24 +74,25 @@ def unlimited(request: Request) -> dict[str, float]:
     return {name: 1.0 for name in names if not request.lines.get(f"trainer.{name}", "").startswith("--")}
 
 
-def tell_other_data(request: Request, report: dict[str, Any]) -> None:
+def report_other_data(request: Request, report: dict[str, Any]) -> None:
     """Print what is notable of other data than the run's own, and write down all of it."""
     from src.data.report import lines
 
     if name := other_data(request):
         file = f"data_report{name}.json"
         write_json(Path(request.options.run_dir) / file, report)
-        told = lines(report | {"shift": None}, file)
-        console().print(rows(told)) if told else None
+        found = lines(report | {"shift": None}, file)
+        console().print(rows(found)) if found else None
 
 
 def other_data(request: Request) -> str:
     """`_NAME` where flags name other data than the run's own, for the names of files that hold what is found there."""
-    own = RunFolder(Path(request.options.run_dir)).config()["data"]["init_args"]
-    for name in ("data_dir", "files", "dataset"):
-        value = request.config["data"]["init_args"].get(name)
-        if value != own.get(name):
-            return f"_{Path(str(value[0] if isinstance(value, list) else value)).stem}"
+    data = request.config["data"]
+    before = RunFolder(Path(request.options.run_dir)).config()["data"]["init_args"]
+    for name in class_attribute(data["class_path"], "sources") or ():
+        value = (data.get("init_args") or {}).get(name)
+        if value is not None and value != before.get(name):
+            return f"_{Path(value if isinstance(value, str) else value[0]).name}"
     return ""
 
 
@@ -115,13 +117,13 @@ def run_request(parser: CommandParser, args: Sequence[str]) -> Request:
     folder = RunFolder(Path(options.run_dir))
     folder.config()
     if not (folder.checkpoints / f"{options.checkpoint}.ckpt").exists():
-        raise CheckpointError(f"{folder.path}: {without(folder, options.checkpoint)}")
+        raise CheckpointError(f"{folder.path}: {why_missing(folder, options.checkpoint)}")
     if folder.state.get("code", {}).get("src_sha256") not in (None, src_sha256()) and not options.print_config:
         rank_zero_print("The code has changed since this run was trained: the results may differ.")
     return read_request(parser, ["--config", str(folder.path / "config.yaml"), *args])
 
 
-def without(folder: RunFolder, name: str) -> str:
+def why_missing(folder: RunFolder, name: str) -> str:
     """Why a run lacks a checkpoint, and what to do."""
     end = ending(folder)
     how = {"cut short": "was cut short", "training": "still trains,"}.get(end["status"], end["status"])

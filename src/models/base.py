@@ -1,9 +1,9 @@
 """What all models share: a network made from facts of the data, an optimizer, a schedule, and cheap logging."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -24,23 +24,6 @@ from src.run.terminal import rank_zero_print
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-class NetworkFactory(Protocol):
-    """Makes the network. These arguments are facts of the prepared data: a network takes by name those that it needs,
-    and none of them is written in a config."""
-
-    def __call__(
-        self,
-        *,
-        num_classes: int,
-        in_channels: int,
-        image_size: tuple[int, int],
-        vocab_size: int,
-        seq_len: int,
-        in_features: int,
-        horizon: int,
-    ) -> nn.Module: ...
 
 
 class MaskedMean(Metric):
@@ -84,9 +67,9 @@ class Model(LightningModule):
 
     def __init__(
         self,
-        network: NetworkFactory,
-        optimizer: Callable[[Iterable], Optimizer],
-        schedule: Callable[[Optimizer], LRScheduler | ReduceLROnPlateau] | None = None,
+        network: Callable[..., nn.Module],
+        optimizer: Callable[..., Optimizer],
+        schedule: Callable[..., LRScheduler | ReduceLROnPlateau] | None = None,
         init_from: str | None = None,
         freeze: Sequence[str] = (),
         layer_decay: float = 1.0,

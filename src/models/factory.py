@@ -8,9 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jsonargparse
 import torch
-from jsonargparse import ArgumentParser
 from torch import nn
 
 from src.data.loader import out_of_memory
@@ -26,17 +24,26 @@ def build(name: str, factory: Callable[..., Any], argument: Any) -> Any:
         raise ConfigError(f"model.{name}: {e}") from e
 
 
+WHOLE = (int, "int", int | None, "int | None")
+
+
 def accepted(factory: Callable[..., Any]) -> dict[str, bool]:
-    """The arguments that a class or function takes, also through its **kwargs, and whether each is a whole number."""
-    target: Any = factory
-    if isinstance(factory, partial):  # the parser's own hold a class and the function that instantiates it
-        target = next((arg for arg in factory.args if inspect.isclass(arg)), factory.func)
-    parser = ArgumentParser(exit_on_error=False)
-    add = parser.add_class_arguments if inspect.isclass(target) else parser.add_function_arguments
-    names, own = add(target, fail_untyped=False), inspect.signature(target).parameters
-    kinds = (int, "int", int | None, "int | None")
-    typed = {name for name in names if name in own and own[name].annotation in kinds}
-    return {name: name in typed or type(parser.get_defaults().get(name)) is int for name in names}
+    """The arguments that a class or function takes, and whether each is a whole number.
+
+    Of a class with **kwargs also those of its bases; of a function with **kwargs, such as torchvision's resnet18, those
+    of the class that it is annotated to return.
+    """
+    target: Any = factory.func if isinstance(factory, partial) else factory
+    made = target if inspect.isclass(target) else inspect.signature(target).return_annotation
+    takers = [] if made is target else [target]
+    takers += [base.__init__ for base in getattr(made, "__mro__", ()) if "__init__" in vars(base)]
+    found: dict[str, bool] = {}
+    for taker in takers:
+        parameters = inspect.signature(taker).parameters
+        found = {name: type(p.default) is int or p.annotation in WHOLE for name, p in parameters.items()} | found
+        if all(p.kind != p.VAR_KEYWORD for p in parameters.values()):
+            break
+    return found
 
 
 def channels_last(network: nn.Module) -> nn.Module:
@@ -77,7 +84,7 @@ def one_number(fact: Any) -> Any:
 
 def place(e: BaseException) -> str:
     """` in FILE:LINE`, the last line that an error went through outside of torch and of what calls a network."""
-    others = [f"{Path(package.__path__[0])}{os.sep}" for package in (torch, jsonargparse)]
+    others = [f"{Path(package.__path__[0])}{os.sep}" for package in (torch,)]
     others += [__file__, str(Path(__file__).with_name("base.py")), forward_flops.__code__.co_filename]
     frames = [f for f in traceback.extract_tb(e.__traceback__) if not f.filename.startswith(tuple(others))]
     return f" in {relative_path(Path(frames[-1].filename))}:{frames[-1].lineno}" if frames else ""

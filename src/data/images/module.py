@@ -55,6 +55,8 @@ class ImageDataModule(DataModule):
         balance: an epoch takes all classes equally often, samples of small ones more than once.
     """
 
+    provides = ("num_classes", "in_channels", "image_size")  # facts, which no config states
+
     def __init__(
         self,
         dataset: Literal["digits", "folder", "MNIST", "FashionMNIST", "CIFAR10", "CIFAR100"] = "digits",

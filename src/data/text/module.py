@@ -74,6 +74,8 @@ class TextDataModule(DataModule):
         max_skipped_frac: the largest share of files that may be left out.
     """
 
+    provides = ("vocab_size", "seq_len")  # facts, which no config states
+
     def __init__(
         self,
         files: list[str] | None = None,
