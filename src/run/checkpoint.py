@@ -232,13 +232,16 @@ def fit_weights(model: torch.nn.Module, state: dict[str, Any]) -> None:
     Raises:
         CheckpointError: keys or shapes differ.
     """
-    saved, own = (
+    saved, wanted = (
         {name: list(value.shape) if isinstance(value, torch.Tensor) else value for name, value in weights.items()}
         for weights in (state, model.state_dict())
     )
-    names = [name for name in {**own, **saved} if saved.get(name, "missing") != own.get(name, "missing")]
-    if names:
-        differ = [f"{name} is {saved.get(name, 'missing')} there, {own.get(name, 'missing')} here" for name in names]
+    differ = [
+        f"{name} is {saved.get(name, 'missing')} there, {wanted.get(name, 'missing')} here"
+        for name in {**wanted, **saved}
+        if saved.get(name, "missing") != wanted.get(name, "missing")
+    ]
+    if differ:
         more = f"; and {len(differ) - 5} more" if len(differ) > 5 else ""
         text = f"{'; '.join(differ[:5])}{more} -> take its config, or another checkpoint"
         raise CheckpointError(f"the checkpoint is of another network: {text}")

@@ -110,8 +110,8 @@ class RunFolder:
         """The other processes of this run that have ended: rank -> exit code, None of one that was killed."""
         others = {n: self.lock_file(n) for n in range(world_size) if n != rank()}
         locks = {n: lock(file) for n, file in others.items() if file.exists()}
-        said = {n: others[n].read_text() for n, free in locks.items() if free}
-        return {n: int(text) if text else None for n, text in said.items()}
+        codes = {n: others[n].read_text() for n, free in locks.items() if free}
+        return {n: int(code) if code else None for n, code in codes.items()}
 
     def differences(self, config: dict[str, Any]) -> list[str]:
         """How a config differs from the folder's: a line for each key that matters, which begins with it."""

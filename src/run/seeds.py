@@ -40,8 +40,8 @@ def train_seeds(count: int, experiment: str, config: dict[str, Any], args: Seque
     folders = {seed: folder / f"seed-{seed}" for seed in range(first, first + count)}
     for seed, path in folders.items():
         rank_zero_print(f"\nSeed {seed}")
-        own = ["--wandb.group", f"{experiment}/{folder.name}", "--seed_everything", str(seed), "--run_dir", str(path)]
-        if code := train([*given, *own]):
+        group = ["--wandb.group", f"{experiment}/{folder.name}"]
+        if code := train([*given, *group, "--seed_everything", str(seed), "--run_dir", str(path)]):
             if [file.name for file in folder.iterdir()] == ["seeds.json"]:  # the first was refused, and left nothing
                 (folder / "seeds.json").unlink()
                 folder.rmdir()
