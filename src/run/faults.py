@@ -19,7 +19,7 @@ from src.run.errors import ConfigError, DataError, EnvironmentFault, KnownError
 from src.run.folder import RunFolder
 from src.run.terminal import count
 
-OTHERS_SEC = 5.0  # for other processes to end by themselves
+OTHERS_SEC, LOST_SEC = 5.0, 2.0  # for other processes to end by themselves; until one that was killed is noticed
 LIGHTNING = Path(lightning.__file__).parent
 # By which Lightning refuses settings, and the parts of it that judge what a model's code does instead.
 REFUSALS = (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError)
@@ -57,7 +57,7 @@ def known(e: Exception, trainer: Trainer, model: LightningModule, data: Any, fol
     lost_worker = getattr(trainer.train_dataloader, "lost_worker", None)
     if fault := (lost_worker and lost_worker(e)) or lost:
         return fault
-    if isinstance(e, torch.distributed.DistError):
+    if isinstance(e, getattr(torch.distributed, "DistError", ())):  # not in builds for one process
         return EnvironmentFault(f"the processes cannot reach each other: {text[:300]} -> mend that, then try again")
     return refusal(e, has_trained=trainer.global_step > folder.first_step)
 
@@ -89,8 +89,8 @@ def lost_process(e: Exception, trainer: Trainer, folder: RunFolder) -> KnownErro
         return None
     if trainer.world_size > 1:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which torchrun sends to those that are left
-    end = time.monotonic() + OTHERS_SEC
-    while exits is None and time.monotonic() < end:  # one that has died is the cause
+    end = time.monotonic() + LOST_SEC
+    while exits is None and time.monotonic() < end:
         exits = folder.ended(trainer.world_size) or None
         time.sleep(0.1)
     for rank, code in sorted((exits or {}).items(), key=lambda pair: pair[1] or -1):
