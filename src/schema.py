@@ -13,19 +13,10 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
-from src.config.check import CLASSES, FILLED_IN, adapter, allowed_prefixes, sections
+from src.config.check import FILLED_IN, SECTIONS, TOP, adapter, allowed_prefixes, section
 from src.config.request import CommandParser
-from src.config.signatures import (
-    MISSING,
-    Argument,
-    Signature,
-    bases,
-    class_attribute,
-    classes,
-    derives,
-    exported,
-    signature,
-)
+from src.config.signatures import Argument, Signature, classes, signature
+from src.config.source import MISSING, bases, class_attribute, derives, exported
 from src.run.command import command
 from src.run.files import ROOT, write_text
 from src.run.terminal import rank_zero_print
@@ -39,9 +30,8 @@ Schema = dict[str, Any]
 
 def make() -> Schema:
     """The schema of a config file."""
-    top = {name: group(name, known) for name, known in sections().items()}
-    top |= {name: key(argument) for name, argument in CLASSES.items()}
-    top |= {"seed_everything": {"type": "integer", "minimum": 0, "description": "seed of all random numbers"}}
+    top = {name: key(argument) for name, argument in TOP.arguments.items()}
+    top |= {name: group(name, section(name)) for name in SECTIONS}
     made = f"made by `python -m src.schema` with {versions()}"
     head = {"$schema": "http://json-schema.org/draft-07/schema#", "$comment": made, **CLOSED}
     definitions = {path: definition(path) for path in known_classes()}
@@ -64,15 +54,16 @@ def known_classes() -> tuple[str, ...]:
 @cache
 def named_bases() -> tuple[str, ...]:
     """What the arguments of our models and data modules want a class to be derived from."""
-    found = [CLASSES["model"].named, CLASSES["data"].named]
-    found += [a.named for path in classes() for a in (signature(path) or Signature()).arguments.values()]
-    return tuple(dict.fromkeys(named.base for named in found if named and named.base.startswith(("src.", "torch."))))
+    tops = [argument.named.base for argument in TOP.arguments.values() if argument.named]
+    ours = [signature(path) or Signature() for path in classes() if any(derives(path, base) for base in tops)]
+    found = [a.named.base for known in ours for a in known.arguments.values() if a.named]
+    return tuple(dict.fromkeys(base for base in (*tops, *found) if base.startswith(("src.", "torch."))))
 
 
 def is_whole(path: str) -> bool:
     """Whether a class can be used as it is: not abstract, and for a network, no part of one."""
     required = [n for n, a in (signature(path) or Signature()).arguments.items() if a.default is MISSING]
-    is_part = bool(derives(path, MODULE)) and not derives(path, str(CLASSES["model"].named.base)) and required  # type: ignore[union-attr]
+    is_part = bool(derives(path, MODULE)) and not derives(path, str(TOP.arguments["model"].named.base)) and required  # type: ignore[union-attr]
     return path not in named_bases() and "abc.ABC" not in bases(path) and not is_part
 
 
@@ -81,7 +72,7 @@ def definition(path: str) -> Schema:
     known = signature(path) or Signature(open=True)
     summary = known.doc.partition("\n\n")[0].replace("\n", " ") or path
     facts = {fact for other in classes() for fact in class_attribute(other, "provides") or ()}
-    is_model = derives(path, CLASSES["model"].named.base)  # type: ignore[union-attr]
+    is_model = derives(path, TOP.arguments["model"].named.base)  # type: ignore[union-attr]
     filled_in = set() if is_model else {*FILLED_IN, *(facts if derives(path, MODULE) else ())}
     keys = {"class_path": {"const": path}, "init_args": group(path, known, filled_in)}
     return {**CLOSED, "description": summary, "properties": keys, "required": ["class_path"]}

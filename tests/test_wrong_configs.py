@@ -8,7 +8,7 @@ import pytest
 import yaml
 from conftest import DIGITS, ROOT
 
-from src.config import signatures
+from src.config import source
 from src.config.request import command_parser, read_request
 from src.config.strict_yaml import read_text
 from src.run.errors import ConfigError
@@ -333,6 +333,6 @@ def test_what_is_refused_when_the_objects_are_made(flags, message, run, tmp_path
 def test_a_module_of_ours_that_is_not_python_is_named(tmp_path, monkeypatch):
     (tmp_path / "src/networks").mkdir(parents=True)
     (tmp_path / "src/networks/broken.py").write_text("import torch\nclass Broken(:\n")
-    monkeypatch.setattr(signatures, "ROOT", tmp_path)
+    monkeypatch.setattr(source, "ROOT", tmp_path)
     with pytest.raises(ConfigError, match=r"src/networks/broken.py:2: not Python: .* -> mend it"):
-        signatures.body("src.networks.broken")
+        source.body("src.networks.broken")

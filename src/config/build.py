@@ -16,7 +16,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 
 from src.callbacks.data_report import DataReport
 from src.callbacks.progress import ThrottledProgress
-from src.config.check import CLASSES, SECTIONS, fail, sections, why_refused
+from src.config.check import SECTIONS, TOP, fail, section, why_refused
 from src.config.request import Request, with_defaults
 from src.config.signatures import Argument, Signature, signature
 from src.config.strict_yaml import join
@@ -72,11 +72,11 @@ class CLI:
         seed_everything(config["seed_everything"], workers=True)
         data = config["data"]
         data = {**data, "init_args": {**(data.get("init_args") or {}), "seed": config["seed_everything"]}}
-        self.datamodule = self.made("data", data, CLASSES["data"])
-        self.model = self.made("model", config["model"], CLASSES["model"])
+        self.datamodule = self.made("data", data, TOP.arguments["data"])
+        self.model = self.made("model", config["model"], TOP.arguments["model"])
         self.sections = {name: self.section(name) for name in SECTIONS if name != "trainer"}
         self.trainer: Any = self.make_trainer(
-            self.arguments("trainer", config["trainer"], sections()["trainer"]), **trainer_overrides
+            self.arguments("trainer", config["trainer"], section("trainer")), **trainer_overrides
         )
         self.trainer.strategy.checkpoint_io = VerifiedCheckpointIO()
         self.trainer.accumulate_grad_batches = self.datamodule.divide_batch(self.trainer.world_size)
@@ -109,7 +109,7 @@ class CLI:
         """The class or function that a path names; what only lies in an allowed module, but is another package's,
         is refused."""
         module, _, name = class_path.rpartition(".")
-        if class_path not in SECTIONS.values() and (refusal := why_refused(class_path, None)):
+        if class_path not in SECTIONS.values() and (refusal := why_refused(class_path)):
             fail(self.request.lines, path, refusal)
         try:
             target = getattr(loaded := import_module(module), name)

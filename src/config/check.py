@@ -11,22 +11,11 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
 
-from src.config.signatures import (
-    MISSING,
-    ROOT,
-    Argument,
-    Named,
-    Signature,
-    class_attribute,
-    classes,
-    derives,
-    exported,
-    is_defined,
-    parts,
-    signature,
-)
+from src.config.signatures import MISSING, Argument, Named, Signature, classes, parts, signature
+from src.config.source import class_attribute, derives, exported, is_defined
 from src.config.strict_yaml import SPEC, Lines, join
 from src.run.errors import ConfigError, nearest
+from src.run.files import ROOT
 
 # The named sections of a config besides model and data, and the class whose arguments each holds.
 SECTIONS = {
@@ -39,29 +28,59 @@ SECTIONS = {
     "progress": "src.callbacks.progress.ThrottledProgress",
     "wandb": "src.loggers.wandb.WandbOptions",
 }
-TOP = ("seed_everything", "model", "data", *SECTIONS)
-CLASSES = {
-    "model": Argument(Annotated[Any, Named("src.models.base.Model")]),
-    "data": Argument(Annotated[Any, Named("src.data.module.DataModule")]),
-}
+TOP = Signature(
+    {
+        "seed_everything": Argument(int, doc="seed of all random numbers"),
+        "model": Argument(Annotated[Any, Named("src.models.base.Model")]),
+        "data": Argument(Annotated[Any, Named("src.data.module.DataModule")]),
+        **dict.fromkeys(SECTIONS, Argument(dict)),
+    }
+)
+FILLED_IN = ("params", "optimizer", "num_steps", "total_steps", "seed")  # arguments that a run fills in
 NOT_FOR_USERS = {
     "default_root_dir": "is the run folder -> set --run_dir",
     "accumulate_grad_batches": "follows from the batch sizes -> set data.micro_batch_size",
 }
-FILLED_IN = ("params", "optimizer", "num_steps", "total_steps", "seed")  # arguments that a run fills in
 # How pydantic's kinds of errors begin, and what is expected there.
 EXPECTED = {"int": "int", "float": "float", "string": "str", "bool": "bool", "list": "list", "tuple": "tuple"}
-EXPECTED |= {"dict": "dict"}
+Group = tuple[str, str, dict[str, Any], Signature]  # path, class, what the config gives it, and what it takes
 
 
 @cache
-def sections() -> dict[str, Signature]:
-    out = {name: signature(path) or Signature() for name, path in SECTIONS.items()}
-    known = out["trainer"].arguments
+def section(name: str) -> Signature:
+    known = signature(SECTIONS[name]) or Signature()
+    if name != "trainer":
+        return known
     ours = "`auto`, which is bf16-mixed where the device computes in bfloat16, else 32-true; or one of Lightning's. "
-    auto = replace(known["precision"], annotation=Literal["auto"] | known["precision"].annotation)
-    known = {**known, "precision": replace(auto, doc=ours + auto.doc)}
-    return {**out, "trainer": replace(out["trainer"], arguments=known)}
+    lightnings = known.arguments["precision"]
+    auto = replace(lightnings, annotation=Literal["auto"] | lightnings.annotation, doc=ours + lightnings.doc)
+    return replace(known, arguments=known.arguments | {"precision": auto})
+
+
+def groups(config: dict[str, Any]) -> Iterator[Group]:
+    """All that takes arguments: the config itself, its sections, and every class that it names. What holds another
+    comes first, so that it can be put right before the other is looked at."""
+    yield "", "", config, TOP
+    for name, path in SECTIONS.items():
+        yield name, path, config.setdefault(name, {}), section(name)
+    for path, spec in specs(config):
+        spec["init_args"] = spec.get("init_args") or {}
+        yield path, spec["class_path"], spec["init_args"], signature(str(spec["class_path"])) or Signature(open=True)
+
+
+def specs(node: Any, path: str = "", within: bool = True) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every place that names a class, also `within` the arguments of another."""
+    if isinstance(node, dict) and "class_path" in node:
+        yield path, node
+        node = node if within else None
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+        yield from specs(value, join(path, key), within)
+
+
+def filled_in(config: dict[str, Any], path: str) -> tuple[str, ...]:
+    """Arguments of a group that no config states: what the run knows, and for a network the facts of the data."""
+    facts = class_attribute(config["data"]["class_path"], "provides") if path.startswith("model.") else ()
+    return FILLED_IN + tuple(facts or ())
 
 
 def check(config: dict[str, Any], lines: Lines) -> None:
@@ -71,70 +90,60 @@ def check(config: dict[str, Any], lines: Lines) -> None:
     Raises:
         ConfigError: anything that can be seen to be wrong without importing a class.
     """
-    seed = config.get("seed_everything")
-    if type(seed) is not int or not 0 <= seed < 2**32:
-        fail(lines, "seed_everything", f"{shown(seed)} is not a whole number from 0 to {2**32 - 1}")
-    checker = Checker(config, lines)
-    for section, known in sections().items():
-        checker.check_arguments(section, config.get(section) or {}, known)
+    for name in ("model", "data"):
+        if name not in config:
+            raise ConfigError(f"no {name} is configured -> name an experiment: --config configs/experiment/NAME.yaml")
+    for path, _, given, known in groups(config):
+        if not isinstance(given, dict):
+            fail(lines, path, f"a group of keys is expected, not {shown(given)}")
+        for name in given:
+            given[name] = checked(join(path, name), name, given[name], known, config, lines)
+    if not 0 <= config["seed_everything"] < 2**32:
+        fail(lines, "seed_everything", f"{config['seed_everything']} is not from 0 to {2**32 - 1}")
     for name in ("max_epochs", "max_steps"):
         if config["trainer"].get(name) == 0:
             fail(lines, f"trainer.{name}", "0 trains nothing -> take 1 or more, or -1 for no limit")
     for name, why in NOT_FOR_USERS.items():
         if config["trainer"].get(name) not in (None, 1):
             fail(lines, f"trainer.{name}", why)
-    for name, argument in CLASSES.items():
-        if name not in config:
-            raise ConfigError(f"no {name} is configured -> name an experiment: --config configs/experiment/NAME.yaml")
-        config[name] = checker.check_value(name, config[name], argument)
 
 
-class Checker:
-    """Goes through a config, one signature after the other."""
-
-    def __init__(self, config: dict[str, Any], lines: Lines) -> None:
-        self.config, self.lines = config, lines
-
-    def check_arguments(self, path: str, given: Any, known: Signature) -> None:
-        if not isinstance(given, dict):
-            fail(self.lines, path, f"a group of keys is expected, not {shown(given)}")
-        for name in given:
-            argument, key = known.arguments.get(name), join(path, name)
-            if argument is None and not known.open:
-                hint = nearest(name, known.arguments) or deeper(name, self.config, key)
-                fail(self.lines, key, f"unknown key{hint}")
-            given[name] = self.check_value(key, given[name], argument or Argument())
-
-    def check_value(self, key: str, value: Any, argument: Argument) -> Any:
-        """The value in the argument's type; classes in it stay as they are written, and are checked in their turn."""
-        if argument in CLASSES.values() and not (isinstance(value, dict) and "class_path" in value):
-            fail(self.lines, key, "class_path is missing")
-        try:
-            value = adapter(argument.annotation).validate_python(without_bool(value, argument.annotation))
-        except ValidationError as e:
-            place, message = explained(e, value)
-            fail(self.lines, join(key, place) if place else key, message)
-        for path, spec in specs(value, key):
-            self.check_spec(path, spec, argument.named)
-        return value
-
-    def check_spec(self, path: str, spec: dict[str, Any], named: Named | None) -> None:
-        class_path = spec["class_path"]
-        for key in spec:
-            if key not in SPEC:
-                fail(self.lines, join(path, key), "stands beside class_path, but belongs under init_args")
-        if refusal := why_refused(class_path, named):
-            fail(self.lines, path, refusal)
-        known, init_args = signature(class_path), spec.get("init_args") or {}
-        self.check_arguments(path, init_args, known or Signature(open=True))
-        for name, argument in known.arguments.items() if known and not (named and named.factory) else ():
-            if argument.default is MISSING and name not in init_args:
-                in_list = any(part.isdigit() for part in path.split("."))
-                how = "add it to its init_args" if in_list else f"give --{path}.{name}"
-                fail(self.lines, path, f"{class_path} needs {name} -> {how}")
+def checked(key: str, name: str, value: Any, known: Signature, config: dict[str, Any], lines: Lines) -> Any:
+    """One argument's value in its type; classes in it stay as they are written."""
+    argument = known.arguments.get(name)
+    if argument is None and not known.open:
+        fail(lines, key, f"unknown key{nearest(name, known.arguments) or deeper(name, config, key)}")
+    argument = argument or Argument()
+    if argument in TOP.arguments.values() and argument.named and "class_path" not in value:
+        fail(lines, key, "class_path is missing")
+    try:
+        value = adapter(argument.annotation).validate_python(without_bool(value, argument.annotation))
+    except ValidationError as e:
+        place, message = explained(e, value)
+        fail(lines, join(key, place) if place else key, message)
+    for path, spec in specs(value, key, within=False):
+        check_spec(path, spec, argument.named, lines)
+    return value
 
 
-def why_refused(class_path: Any, named: Named | None) -> str:
+def check_spec(path: str, spec: dict[str, Any], named: Named | None, lines: Lines) -> None:
+    class_path, init_args = spec["class_path"], spec.get("init_args") or {}
+    if extra := [key for key in spec if key not in SPEC]:
+        fail(lines, join(path, extra[0]), "stands beside class_path, but belongs under init_args")
+    if refusal := why_refused(class_path, named):
+        fail(lines, path, refusal)
+    known = signature(class_path) if not (named and named.factory) else None
+    for name, argument in known.arguments.items() if known else ():
+        if argument.default is MISSING and name not in init_args:
+            in_list = any(part.isdigit() for part in path.split("."))
+            fail(
+                lines,
+                path,
+                f"{class_path} needs {name} -> {'add it to its init_args' if in_list else f'give --{path}.{name}'}",
+            )
+
+
+def why_refused(class_path: Any, named: Named | None = None) -> str:
     """What is wrong with a class that a config names, or nothing."""
     if not isinstance(class_path, str) or "." not in class_path:
         return f"{shown(class_path)} is not the dotted path of a class{same_name(class_path)}"
@@ -148,15 +157,24 @@ def why_refused(class_path: Any, named: Named | None) -> str:
     return ""
 
 
-def without_bool(value: Any, annotation: Any) -> Any:
-    """`true` as text where a number is expected, or pydantic would take it for 1."""
-    takes = any(part in (bool, Any) for part in parts(annotation))
-    return str(value).lower() if isinstance(value, bool) and not takes else value
+@cache
+def allowed_prefixes() -> tuple[str, ...]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return tuple(prefix.rstrip(".") for prefix in project["tool"][project["project"]["name"]]["allow"])
+
+
+# Values
 
 
 @cache
 def adapter(annotation: Any) -> TypeAdapter:
     return TypeAdapter(annotation)
+
+
+def without_bool(value: Any, annotation: Any) -> Any:
+    """`true` as text where a number is expected, or pydantic would take it for 1."""
+    takes = any(part in (bool, Any) for part in parts(annotation))
+    return str(value).lower() if isinstance(value, bool) and not takes else value
 
 
 def explained(e: ValidationError, value: Any) -> tuple[str, str]:
@@ -189,62 +207,12 @@ def expected(error: Any) -> str:
             return EXPECTED.get(kind, error["msg"].removeprefix("Input should be "))
 
 
-def specs(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every place that names a class, but for those within the arguments of another."""
-    if isinstance(node, dict) and "class_path" in node:
-        yield path, node
-    else:
-        for key, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
-            yield from specs(value, join(path, key))
+# Refusing, with hints
 
 
-def all_specs(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every place that names a class."""
-    for place, spec in specs(node, path):
-        yield place, spec
-        yield from all_specs(spec.get("init_args"), place)
-
-
-def filled_in(config: dict[str, Any], section: str) -> tuple[str, ...]:
-    """Arguments in a section that no config states: what the run knows, and for a network the facts of the data."""
-    facts = class_attribute(config["data"]["class_path"], "provides") if section == "model" else ()
-    return FILLED_IN + (facts or ())
-
-
-@cache
-def allowed_prefixes() -> tuple[str, ...]:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    return tuple(prefix.rstrip(".") for prefix in project["tool"][project["project"]["name"]]["allow"])
-
-
-# Hints
-
-
-def deeper(key: str, config: dict[str, Any], wrong: str = "") -> str:
-    """Where else in the config a key of this name, or of a similar one, can be set."""
-    holders = {name: dict(known.arguments) for name, known in sections().items()}
-    for path, spec in all_specs(config):
-        known = signature(str(spec["class_path"])) or Signature()
-        holders[path] = {**known.arguments, **(spec.get("init_args") or {})}
-    every = [(name, join(path, name)) for path, known in holders.items() for name in known]
-    paths = {name: path for name, path in every if path != wrong}
-    found = [key] if key in paths else difflib.get_close_matches(key, paths, n=2, cutoff=0.7)
-    return f"; did you mean {' or '.join(sorted(paths[name] for name in found))}?" if found else ""
-
-
-def same_name(class_path: Any) -> str:
-    """A class that may be named and is called so, or one of ours with a similar path."""
-    name = str(class_path).rpartition(".")[2].lower()
-    foreign = (f"{prefix}.{name}" for prefix in allowed_prefixes() for name in exported(prefix))
-    same = next((known for known in (*classes(), *foreign) if known.rpartition(".")[2].lower() == name), None)
-    return f"; did you mean {same}?" if same else nearest(str(class_path), classes())
-
-
-def shown(value: Any) -> str:
-    return json.dumps(value, default=str)[:60]
-
-
-# Refusing
+def fail(lines: Lines, key: str, message: str) -> NoReturn:
+    at = position(lines, key)
+    raise ConfigError(f"{at}{f'{key}: ' if key and at != f'--{key}: ' else ''}{message}")
 
 
 def position(lines: Lines, key: str) -> str:
@@ -257,6 +225,23 @@ def position(lines: Lines, key: str) -> str:
     return f"{lines[key]}: " if key else ""
 
 
-def fail(lines: Lines, key: str, message: str) -> NoReturn:
-    at = position(lines, key)
-    raise ConfigError(f"{at}{f'{key}: ' if key and at != f'--{key}: ' else ''}{message}")
+def deeper(key: str, config: dict[str, Any], wrong: str = "") -> str:
+    """Where else in the config a key of this name, or of a similar one, can be set."""
+    every = [
+        (name, join(path, name)) for path, _, given, known in groups(config) for name in {**known.arguments, **given}
+    ]
+    paths = {name: path for name, path in every if path != wrong}
+    found = [key] if key in paths else difflib.get_close_matches(key, paths, n=2, cutoff=0.7)
+    return f"; did you mean {' or '.join(sorted(paths[name] for name in found))}?" if found else ""
+
+
+def same_name(class_path: Any) -> str:
+    """A class that may be named and is called so, or one of ours with a similar path."""
+    name = str(class_path).rpartition(".")[2].lower()
+    foreign = (f"{prefix}.{public}" for prefix in allowed_prefixes() for public in exported(prefix))
+    same = next((known for known in (*classes(), *foreign) if known.rpartition(".")[2].lower() == name), None)
+    return f"; did you mean {same}?" if same else nearest(str(class_path), classes())
+
+
+def shown(value: Any) -> str:
+    return json.dumps(value, default=str)[:60]

@@ -4,31 +4,21 @@ from collections.abc import Iterator
 from textwrap import shorten
 from typing import Any
 
-from src.config.check import SECTIONS, all_specs, filled_in, sections, shown
-from src.config.signatures import MISSING, Argument, Signature, signature
+from src.config.check import filled_in, groups, shown
+from src.config.signatures import Argument
+from src.config.source import MISSING
 
 
 def keys_of(config: dict[str, Any]) -> Iterator[str]:
-    for section, known in sections().items():
-        given, more, arguments = config.get(section, {}), "", known.arguments
-        if section == "trainer":
-            arguments, more = {n: arguments[n] for n in given}, ", whose other arguments can be given too"
-        yield from keys(section, SECTIONS[section] + more, given, arguments)
-    for path, spec in all_specs(config):
-        given, known = spec.get("init_args") or {}, signature(spec["class_path"]) or Signature()
-        hidden = filled_in(config, path.partition(".")[0])
-        names = [n for n, a in known.arguments.items() if n in given or not (n in hidden or a.inherited)]
-        arguments = {name: known.arguments[name] for name in names}
-        yield from keys(path, spec["class_path"], given, dict.fromkeys(given, Argument()) | arguments)
-
-
-def keys(prefix: str, title: str, given: dict[str, Any], known: dict[str, Argument]) -> Iterator[str]:
-    """One group of keys: `--key value  description`; an item of a list has no flags."""
-    flag = "" if any(part.isdigit() for part in prefix.split(".")) else f"--{prefix}."
-    if known:
-        yield f"\n{prefix}: {title}"
-    for name, argument in known.items():
-        value = given.get(name, None if argument.default is MISSING else argument.default)
-        if isinstance(value, dict) and "class_path" in value:
-            value = value["class_path"]
-        yield f"  {f'{flag}{name} {shown(value)}':<48}  {shorten(argument.doc, 250)}".rstrip()
+    """One group of keys after the other: `--key value  description`; an item of a list has no flags."""
+    for path, title, given, known in list(groups(config))[1:]:
+        hidden, arguments = filled_in(config, path), dict.fromkeys(given, Argument()) | known.arguments
+        names = [n for n, a in arguments.items() if n in given or not (n in hidden or a.inherited or path == "trainer")]
+        more = ", whose other arguments can be given too" if path == "trainer" else ""
+        flag = "" if any(part.isdigit() for part in path.split(".")) else f"--{path}."
+        if names:
+            yield f"\n{path}: {title}{more}"
+        for name in names:
+            value = given.get(name, arguments[name].default)
+            value = None if value is MISSING else value.get("class_path", value) if isinstance(value, dict) else value
+            yield f"  {f'{flag}{name} {shown(value)}':<48}  {shorten(arguments[name].doc, 250)}".rstrip()

@@ -11,10 +11,12 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, NoReturn
 
-from src.config.check import CLASSES, TOP, check, deeper, fail, filled_in, sections, shown
-from src.config.signatures import MISSING, ROOT, Argument, Signature, signature
+from src.config.check import SECTIONS, TOP, check, deeper, fail, filled_in, groups, section, shown
+from src.config.signatures import Argument, signature
+from src.config.source import MISSING
 from src.config.strict_yaml import SPEC, Lines, join, read_file, read_text
 from src.run.errors import ConfigError, nearest
+from src.run.files import ROOT
 from src.run.terminal import rank
 
 DEFAULTS = ROOT / "configs" / "default.yaml"
@@ -110,7 +112,7 @@ def group(flags: list[str]) -> list[tuple[str, str]]:
             raise ConfigError(f"{part}: what is this for? Flags begin with --, and files follow --config")
     for name, values in out:
         if not "".join(values).strip():
-            raise ConfigError(f"--{name}: a value is missing -> write --{name} VALUE{nearest(name, TOP)}")
+            raise ConfigError(f"--{name}: a value is missing -> write --{name} VALUE{nearest(name, TOP.arguments)}")
     return [(name, " ".join(values)) for name, values in out]
 
 
@@ -123,7 +125,7 @@ def from_flag(name: str, text: str, config: dict[str, Any]) -> dict[str, Any]:
         if isinstance(node, list):
             holder = reduce(join, path, "")
             raise ConfigError(f"--{name}: {holder} is a list -> give it whole, or add to it with --{holder}+")
-        known = sections().get(".".join(path))
+        known = section(path[0]) if len(path) == 1 and path[0] in SECTIONS else None
         if isinstance(node, dict) and "class_path" in node and part not in SPEC:
             path.append("init_args")
             known, node = signature(str(node["class_path"])), node.get("init_args")
@@ -155,15 +157,13 @@ def add(config: dict[str, Any], data: dict[str, Any], new: Lines, lines: Lines) 
         del lines[key]  # what it was is gone
     lines |= new
     for key, value in data.items():
-        if key not in TOP:
-            fail(lines, key, f"unknown key {key}{nearest(key, TOP) or deeper(key, config)}")
+        if key not in TOP.arguments:
+            fail(lines, key, f"unknown key {key}{nearest(key, TOP.arguments) or deeper(key, config)}")
         if key != "seed_everything" and not isinstance(value, dict) and not (key in ("model", "data") and value):
             off = " -> --wandb.mode disabled turns W&B off" if key == "wandb" else ""
             fail(lines, key, f"{key} is a group of keys, but here it has the value {shown(value)}{off}")
     config = merge(config, data)
-    expand(config, CLASSES)
-    for section, known in sections().items():
-        expand(config.get(section, {}), known.arguments)
+    expand(config)
     return config
 
 
@@ -185,52 +185,30 @@ def merge(old: Any, new: Any) -> Any:
     return out
 
 
-def expand(holder: dict[str, Any], known: dict[str, Argument]) -> None:
+def expand(config: dict[str, Any]) -> None:
     """Put classes that are named by plain text into the form {class_path: ...}."""
-    for name, value in holder.items():
-        argument, is_list = known.get(name), isinstance(value, list)
-        if argument is None:
-            continue
-        values = [{"class_path": v} if argument.names_class(v) else v for v in (value if is_list else [value])]
-        holder[name] = values if is_list else values[0]
-        for spec in values:
-            if isinstance(spec, dict) and isinstance(spec.get("init_args"), dict):
-                expand(spec["init_args"], (signature(str(spec.get("class_path"))) or Signature()).arguments)
-
-
-# The whole config
+    for _, _, given, known in groups(config):
+        for name, value in given.items() if isinstance(given, dict) else ():
+            argument = known.arguments.get(name, Argument())
+            if isinstance(value, list):
+                given[name] = [{"class_path": v} if argument.names_class(v) else v for v in value]
+            elif argument.names_class(value):
+                given[name] = {"class_path": value}
 
 
 def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
-    """The config as plain data, with the default of each argument that it leaves out and that is a plain value."""
-    seed = config["seed_everything"]
-    out = {name: defaults(known) | config.get(name, {}) for name, known in sections().items()}
-    out |= {name: config[name] for name in CLASSES}
-    out = {name: complete(value, filled_in(config, name)) for name, value in out.items()}
-    out["data"]["init_args"]["seed"] = seed
-    return plain({"seed_everything": seed, **out})
-
-
-def complete(node: Any, left_out: tuple[str, ...]) -> Any:
-    """Every class in a value with its defaults."""
-    if isinstance(node, list):
-        return [complete(item, left_out) for item in node]
-    if not isinstance(node, dict):
-        return node
-    node = {name: complete(value, left_out) for name, value in node.items()}
-    if "class_path" not in node:
-        return node
-    known = signature(node["class_path"]) or Signature()
-    missing = {name: value for name, value in defaults(known).items() if name not in left_out}
-    return {"class_path": node["class_path"], "init_args": missing | (node.get("init_args") or {})}
-
-
-def defaults(known: Signature) -> dict[str, Any]:
-    return {name: a.default for name, a in known.arguments.items() if a.default is not MISSING and not a.inherited}
+    """The whole config as plain data, with the default of each argument that it leaves out."""
+    config = plain(config)
+    for path, _, given, known in groups(config):
+        for name, argument in known.arguments.items():
+            if not (argument.default is MISSING or argument.inherited or name in filled_in(config, path)):
+                given.setdefault(name, plain(argument.default))
+    config["data"]["init_args"]["seed"] = config["seed_everything"]
+    return config
 
 
 def plain(data: Any) -> Any:
-    """Tuples as lists, which is what YAML has."""
+    """A copy, with tuples as lists, which is what YAML has."""
     if isinstance(data, dict):
         return {name: plain(value) for name, value in data.items()}
     return [plain(value) for value in data] if isinstance(data, (list, tuple)) else data

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+from yaml.constructor import SafeConstructor
 
 from src.run.errors import ConfigError, nearest
 
@@ -22,12 +23,25 @@ def join(path: str, key: Any) -> str:
 class Loader(yaml.SafeLoader):
     """Here 1e-3 is a number, and dates, 12:30:00 and 010 are text."""
 
-    def __init__(self, text: str, name: str) -> None:
-        super().__init__(text)
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, regexp) for tag, regexp in pairs if tag.rsplit(":")[-1] in ("bool", "null", "merge")]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+INT = r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F]+)$"
+FLOAT = r"[-+]?(([0-9][0-9_]*\.[0-9_]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|(?i:\.inf|\.nan))$"
+Loader.add_implicit_resolver(f"{TAG}int", re.compile(INT), list("-+0123456789"))
+Loader.add_implicit_resolver(f"{TAG}float", re.compile(FLOAT), list("-+.0123456789"))
+
+
+class Reader:
+    """Makes plain data of YAML's nodes, and notes the line of each key."""
+
+    def __init__(self, name: str) -> None:
         self.name, self.num_values, self.lines = name, 0, Lines()
 
-    def note(self, node: yaml.Node, path: str = "", depth: int = 0) -> None:
-        """Write down the line of each key, with aliases written out, and refuse all but plain data."""
+    def value(self, node: yaml.Node, path: str = "", depth: int = 0) -> Any:
         self.num_values += 1
         if self.num_values > MAX_VALUES or depth > MAX_DEPTH:
             self.refuse(node, f"more than {MAX_VALUES:,} values or {MAX_DEPTH} levels, with what its aliases stand for")
@@ -35,38 +49,27 @@ class Loader(yaml.SafeLoader):
             tag = node.tag.replace(TAG, "!!")[:60]
             self.refuse(node, f"{path}: tags such as {tag} are refused; a config is plain data")
         if isinstance(node, yaml.SequenceNode):
-            for i, item in enumerate(node.value):
-                self.note(item, join(path, i), depth + 1)
+            return [self.value(item, join(path, i), depth + 1) for i, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
-            self.note_keys(node, path, depth)
+            return self.mapping(node, path, depth)
+        return SafeConstructor().construct_object(node)
 
-    def note_keys(self, node: yaml.MappingNode, path: str, depth: int) -> None:
-        seen = set()
+    def mapping(self, node: yaml.MappingNode, path: str, depth: int) -> dict[str, Any]:
+        out: dict[str, Any] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 self.refuse(key, "a key must be a word")
             if key.value == "<<":
                 self.refuse(key, "merge keys (<<) are not supported -> give a second --config")
-            if key.value in seen:
+            if key.value in out:
                 self.refuse(key, f"key {path}{path and '.'}{key.value} stands here for the second time")
-            seen.add(key.value)
-            key.tag = f"{TAG}str"  # 1 and null are names here
-            place = f"{self.name}:{key.start_mark.line + 1}"
-            self.lines.setdefault(join(path, key.value), place)  # a group's is the line that begins it
-            self.note(value, join(path, key.value), depth + 1)
+            line = f"{self.name}:{key.start_mark.line + 1}"
+            self.lines.setdefault(join(path, key.value), line)  # a group's is the line that begins it
+            out[key.value] = self.value(value, join(path, key.value), depth + 1)
+        return out
 
     def refuse(self, node: yaml.Node, problem: str) -> NoReturn:
         raise ConfigError(f"{self.name}:{node.start_mark.line + 1}: {problem}")
-
-
-Loader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in pairs if tag.rsplit(":")[-1] in ("bool", "null", "merge")]
-    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-INT = r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F]+)$"
-FLOAT = r"[-+]?(([0-9][0-9_]*\.[0-9_]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|(?i:\.inf|\.nan))$"
-Loader.add_implicit_resolver(f"{TAG}int", re.compile(INT), list("-+0123456789"))
-Loader.add_implicit_resolver(f"{TAG}float", re.compile(FLOAT), list("-+.0123456789"))
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], Lines]:
@@ -78,15 +81,15 @@ def read_file(path: Path) -> tuple[dict[str, Any], Lines]:
     try:
         with open(path, "rb") as f:
             raw = f.read(MAX_BYTES + 1)
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {e.start}) -> is it a config?") from None
     except (OSError, ValueError) as e:
         hint = nearest(path.name, (p.name for p in path.parent.glob("*.yaml")))
         raise ConfigError(f"{path}: {getattr(e, 'strerror', e)}".lower() + hint) from None
     if len(raw) > MAX_BYTES:
         raise ConfigError(f"{path}: larger than a config may be ({MAX_BYTES:,} bytes)")
-    try:
-        data, lines = read_text(raw.decode("utf-8-sig"), str(path))
-    except UnicodeDecodeError as e:
-        raise ConfigError(f"{path}: not UTF-8 text (byte {e.start}) -> is it a config?") from None
+    data, lines = read_text(text, str(path))
     if not isinstance(data, dict):
         kind = {list: "a list", type(None): "nothing"}.get(type(data), "one value")
         raise ConfigError(f"{path}: a mapping of keys to values is expected, not {kind}")
@@ -95,13 +98,10 @@ def read_file(path: Path) -> tuple[dict[str, Any], Lines]:
 
 def read_text(text: str, name: str) -> tuple[Any, Lines]:
     """The data of a text, and the line of each key; `name` is for messages."""
+    reader = Reader(name)
     try:
-        loader = Loader(text, name)
-        node = loader.get_single_node()
-        if node is None:
-            return None, {}
-        loader.note(node)
-        return loader.construct_document(node), loader.lines
+        node = yaml.compose(text, Loader)
+        return (reader.value(node) if node else None), reader.lines
     except (yaml.YAMLError, ValueError, RecursionError) as e:
         mark = getattr(e, "problem_mark", None)
         what = ", ".join(filter(None, (getattr(e, "context", None), getattr(e, "problem", None))))

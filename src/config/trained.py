@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.config.request import CommandParser, Request, command_parser, read_request
-from src.config.signatures import class_attribute
+from src.config.source import class_attribute
 from src.run.errors import CheckpointError, ConfigError
 from src.run.files import write_json
 from src.run.folder import RunFolder, ending, src_sha256
