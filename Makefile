@@ -29,9 +29,16 @@ $(READY): requirements.lock
 train: $(READY)  ## train CONFIG=configs/experiment/NAME.yaml (digits_cnn by default), with ARGS="--key value ..."
 	@$(RUN) -m src.train --config $(CONFIG) $(ARGS)
 
+# The viewer shows the names of folders, and takes those of the form run-TIME-NAME that hold a run-NAME.wandb.
 view: $(READY)  ## look at the runs in the terminal with W&B's viewer, also while they train (h for help, q to quit)
 	@rm -rf .cache/view && mkdir -p .cache/view
-	@find "$(CURDIR)/logs" -type d -name 'offline-run-*' -exec ln -s {} .cache/view/ \;
+	@find logs -type d -name 'offline-run-*' 2>/dev/null | while read -r record; do \
+	  run=$${record#logs/}; time=$$(basename "$$record" | cut -d- -f3); \
+	  name=$$(echo "$${run%/wandb/*}" | tr / . | sed -E 's/\.20[0-9]{2}-[0-9_-]+$$//'); \
+	  folder=".cache/view/run-$$time-$$name"; mkdir -p "$$folder"; \
+	  ln -sfn "$(CURDIR)/$$record/files" "$$folder/files"; \
+	  ln -sf "$(CURDIR)/$$record"/run-*.wandb "$$folder/run-$$name.wandb"; \
+	done
 	@[ -n "$$(ls .cache/view)" ] || { echo 'error: no run is in logs/ yet -> make train' >&2; exit 2; }
 	@$(VENV)/bin/wandb leet .cache/view
 

@@ -2,11 +2,11 @@
 
     python -m src.predict --run_dir logs/digits_cnn/2026-01-31_12-00-00
     python -m src.predict --run_dir logs/digits_cnn/2026-01-31_12-00-00 --output predictions.parquet --split val
-    python -m src.predict --run_dir logs/pets/2026-01-31_12-00-00 --data.data_dir new   # images without classes, too
+    python -m src.predict --run_dir logs/pets/2026-01-31_12-00-00 --data.data_dir new   # samples without classes, too
 
-Each row has a sample's id (its place in the split) and file if it has one, its target, the predicted class and each
-class's probability; where samples have several labels, a target and a prediction for each. The file is CSV or Parquet,
-by its ending; by default predictions.csv in the run folder, or predictions_NAME.csv of other data.
+Each row has a sample's id (its place in the split) and file if it has one, its target if it has one, the predicted
+class and each class's probability. The file is CSV or Parquet, by its ending; by default predictions.csv in the run
+folder, or predictions_NAME.csv of other data.
 """
 
 import sys
@@ -58,12 +58,8 @@ def to_table(batches: Any, data: "DataModule") -> pyarrow.Table:
     names = data.statistics.get("class_names") or list(range(probabilities.shape[1]))
     files = data.sample_names(data.predict_split)
     columns: dict[str, Any] = {"id": index.numpy()} | ({"file": [files[i] for i in index]} if files else {})
-    if targets.ndim == 1:
-        columns["target"] = [names[t] if t >= 0 else None for t in targets]
-        columns["prediction"] = [names[t] for t in probabilities.argmax(1)]
-    else:
-        found = {"target": targets, "prediction": (probabilities > 0.5).long()}
-        columns |= {f"{kind}_{name}": of[:, k].numpy() for kind, of in found.items() for k, name in enumerate(names)}
+    columns["target"] = [names[t] if t >= 0 else None for t in targets]
+    columns["prediction"] = [names[t] for t in probabilities.argmax(1)]
     columns |= {f"probability_{name}": probabilities[:, k].numpy() for k, name in enumerate(names)}
     return pyarrow.table(columns)
 

@@ -23,7 +23,7 @@ from src.loggers import curves as drawing
 from src.run import figures
 from src.run.command import command
 from src.run.errors import CheckpointError, ConfigError
-from src.run.folder import FREE, LOGS, RunFolder, ending, flat
+from src.run.folder import LOGS, RunFolder, ending, flat, is_free
 from src.run.terminal import console, duration, rank_zero_print, relative_path
 
 Groups = dict[str, list[RunFolder]]  # by letter; the runs of one differ in their seed alone
@@ -98,7 +98,7 @@ def grouped(folders: list[RunFolder]) -> Groups:
 def compared(folder: RunFolder) -> dict[str, str]:
     """The code of a run, and the keys of its config on which its results may depend."""
     code = {"code (src_sha256)": folder.state.get("code", {}).get("src_sha256", "-")[:8]}
-    return code | {k: str(v) for k, v in flat(folder.config()).items() if v is not None and not k.startswith(FREE)}
+    return code | {k: str(v) for k, v in flat(folder.config()).items() if v is not None and not is_free(k)}
 
 
 def compare(groups: Groups, output: Path) -> None:

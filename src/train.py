@@ -19,51 +19,51 @@ from typing import TYPE_CHECKING, Any
 
 from src.config.request import command_parser, read_request
 from src.run.command import command, command_line, exit_code, one_line
-from src.run.errors import ConfigError, EnvironmentFault
+from src.run.errors import CheckpointError, ConfigError
 from src.run.files import write_json
 from src.run.folder import RunFolder, hardware
 from src.run.redact import hide
+from src.run.seeds import train_seeds
 from src.run.terminal import console, duration, rank, rank_zero_print, relative_path, rows
 
 if TYPE_CHECKING:
     from src.config.build import CLI
+
+WANDB = Path(sys.executable).with_name("wandb")
 
 
 @command
 def main(args: Sequence[str]) -> int:
     t0 = time.time()
     parser = command_parser("train", __doc__)
-    parser.add_argument("--seeds", type=int, metavar="N", help="train with N seeds, and tell mean and spread")
+    parser.add_argument("--seeds", type=int, metavar="N", help="train with N seeds, and print mean and spread")
     parser.add_argument("--resume", metavar="auto|none|PATH", default="auto", help="what to go on from")
     parser.add_argument("--dry_run", action="store_true", help="print what would be trained, and stop")
     request = read_request(parser, args)
-    only_shows = request.options.print_config or request.options.dry_run
-    if request.options.seeds is not None and not only_shows:
-        if request.options.resume != "auto":
+    options = request.options
+    if options.seeds is not None and not (options.print_config or options.dry_run):
+        if options.resume != "auto":
             raise ConfigError("--resume: with --seeds each run goes on by itself -> leave one of them out")
-        from src.run.seeds import train_seeds
-
-        return train_seeds(request, parser, args)
+        return train_seeds(options.seeds, request.experiment, request.config, args)
     from src.config.build import CLI  # loads torch, which takes seconds; what is wrong in a file was found before
     from src.run.resume import choose
 
     cli = CLI(request)
-    if request.options.dry_run:
+    if options.dry_run:
         return dry_run(cli)
     config = cli.plain_config
-    folder = choose(request.options.run_dir, request.options.resume, request.experiment, config)
+    folder = choose(options.run_dir, options.resume, request.experiment, config)
     if folder.summary.get("status") == "finished":
         folder.compare(config)
-        rank_zero_print(
-            f"This run is finished: {folder.path}\nIts results are in summary.json; --run_dir names another folder."
-        )
+        results = "Its results are in summary.json; --run_dir names another folder."
+        rank_zero_print(f"This run is finished: {folder.path}\n{results}")
         return 0
     folder.open(config, command_line("src.train", args))
     return record(cli, folder, config, t0)
 
 
 def dry_run(cli: "CLI") -> int:
-    """Tell what would be trained. The network is made without memory for its weights, so that it can have any size."""
+    """Print what would be trained. The network is made without memory for its weights, so that it can have any size."""
     import torch
 
     from src.callbacks.progress import plan
@@ -84,92 +84,81 @@ def dry_run(cli: "CLI") -> int:
 
 def record(cli: "CLI", folder: RunFolder, config: dict[str, Any], t0: float) -> int:
     """Train and test, and write how it ended, however it ends."""
-    from src.loggers import wandb
-
     summary: dict[str, Any] = {"status": "failed", "exit_code": 1}
     logger = None
     try:
         cli.build(default_root_dir=str(folder.path))
-        if rank() == 0:
-            state = {name: folder.state[name] for name in ("command", "code", "origin")}
-            facts = {**config, **state, "hardware": hardware()}
-            logger = wandb.start(cli.sections["wandb"], folder.path, folder.state["wandb_id"], facts)
+        logger = wandb_logger(cli, folder, config)
         summary |= fit_and_test(cli, folder, [logger] if logger else [])
         summary |= {"status": "finished", "exit_code": 0}
     except BaseException as e:
-        code = exit_code(e)
-        status = "stopped" if code in (130, 143) else "failed"
-        steps = cli.trainer.global_step if hasattr(cli, "trainer") else 0
-        summary |= {"status": status, "exit_code": code, "error": hide(one_line(e, code)), "steps": steps}
-        if removed := getattr(e, "removed", None):
-            write_json(folder.path / "data_report.json", {"removed": removed})
-            rank_zero_print(
-                f"All samples that were found to be unusable: {relative_path(folder.path / 'data_report.json')}"
-            )
+        summary |= failure(e, cli, folder)
         raise
     finally:
         summary["seconds"] = round(time.time() - t0, 1)
         folder.close(summary)
         if logger and not logger.close(summary, summary["exit_code"]) and summary.get("steps"):
-            wandb_program = relative_path(Path(sys.executable).parent / "wandb")
-            rank_zero_print(
-                f"W&B: to send the run:  {wandb_program} sync {relative_path(folder.path)}/wandb/offline-run-*"
-            )
+            sync = f"{relative_path(WANDB)} sync {relative_path(folder.path)}/wandb/offline-run-*"
+            rank_zero_print(f"W&B: to send the run:  {sync}")
+        if summary["exit_code"] in (ConfigError.code, CheckpointError.code) and summary["steps"] <= folder.first_step:
+            folder.discard()
     if rank() == 0:
-        tell(folder, summary, cli.model.uses)
+        print_results(folder, summary, cli.model.uses)
     return 0
+
+
+def wandb_logger(cli: "CLI", folder: RunFolder, config: dict[str, Any]) -> Any:
+    from src.loggers import wandb
+
+    if rank() != 0:
+        return None
+    state = {name: folder.state[name] for name in ("command", "code", "origin")}
+    facts = {**config, **state, "hardware": hardware()}
+    return wandb.start(cli.sections["wandb"], folder.path, folder.state["wandb_id"], facts)
+
+
+def failure(e: BaseException, cli: "CLI", folder: RunFolder) -> dict[str, Any]:
+    """What the summary says of an error."""
+    code = exit_code(e)
+    if removed := getattr(e, "removed", None):
+        report = folder.path / "data_report.json"
+        write_json(report, {"removed": removed})
+        rank_zero_print(f"All samples that were found to be unusable: {relative_path(report)}")
+    status = "stopped" if code in (130, 143) else "failed"
+    steps = cli.trainer.global_step if hasattr(cli, "trainer") else 0
+    return {"status": status, "exit_code": code, "error": hide(one_line(e)), "steps": steps}
 
 
 def fit_and_test(cli: "CLI", folder: RunFolder, loggers: list[Any]) -> dict[str, Any]:
     """Raises:
     KnownError: what went wrong in training, where it is known; other exceptions pass.
     """
-    from src.run.faults import halved, known, out_of_memory
-
-    while True:
-        try:
-            return fit_and_test_once(cli, folder, loggers)
-        except Exception as e:
-            trainer, data, micro = cli.trainer, cli.datamodule, cli.datamodule.micro_batch_size
-            if not (out_of_memory(e) and data.auto_micro_batch and micro > 1 and trainer.world_size == 1):
-                fault = known(e, trainer, cli.model, data)
-                if not folder.checkpoints.is_dir():
-                    fault = EnvironmentFault(f"{folder.path}: the run folder was removed while the run wrote to it")
-                if fault is None:
-                    raise
-                raise fault from e
-            rank_zero_print(
-                f"Out of memory after {trainer.global_step} steps with {micro} samples at once: "
-                f"going on with {halved(micro)}."
-            )
-            del trainer, data
-        cli.build_again(micro, halved(micro))
-
-
-def fit_and_test_once(cli: "CLI", folder: RunFolder, loggers: list[Any]) -> dict[str, Any]:
     from src.callbacks.checkpoints import Checkpoints
     from src.loggers.metrics_csv import MetricsCSV, whole_rows
     from src.run import checkpoint
-    from src.run.resume import begin_together
+    from src.run.faults import faults_of
+    from src.run.resume import begin
 
-    trainer = cli.trainer
-    start = begin_together(cli.trainer, folder)
-    if start:
-        cli.model.init_from = None  # the run has weights of its own
-    logged = checkpoint.read_manifest(start)["steps_logged"] if start and rank() == 0 else 0
-    trainer.loggers = [MetricsCSV(folder.path, logged), *loggers, *trainer.loggers]
-    for logger in loggers:
-        logger.repeat(whole_rows(folder.path / "metrics.csv"))
-    trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=start)  # nothing is left to do where training was done
-    steps, epochs, best = trainer.global_step, trainer.current_epoch, folder.checkpoints / "best.ckpt"
-    results = trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=best, verbose=False)
+    trainer, model, data = cli.trainer, cli.model, cli.datamodule
+    checkpoint.check_strategy(trainer.strategy)
+    with faults_of(trainer, model, data, folder):
+        start = begin(trainer, folder)
+        if start:
+            model.init_from = None  # the run has weights of its own
+        logged = checkpoint.read_manifest(start)["steps_logged"] if start and rank() == 0 else 0
+        trainer.loggers = [MetricsCSV(folder.path, logged), *loggers, *trainer.loggers]
+        for logger in loggers:
+            logger.repeat(whole_rows(folder.path / "metrics.csv"))
+        trainer.fit(model, datamodule=data, ckpt_path=start)  # nothing is left to do where training was done
+        steps, epochs, best = trainer.global_step, trainer.current_epoch, folder.checkpoints / "best.ckpt"
+        results = trainer.test(model, datamodule=data, ckpt_path=best, verbose=False)
     checkpoints = cli.callback(Checkpoints)
     at_best = {"step": checkpoint.read_manifest(best)["global_step"], checkpoints.monitor: checkpoints.best_score}
-    data = {name: value for name, value in cli.datamodule.report.items() if name.startswith("data/")}
-    return {**results[0], **data, "best": at_best, "epochs": epochs, "steps": steps}
+    figures = {name: value for name, value in data.report.items() if name.startswith("data/")}
+    return {**results[0], **figures, "best": at_best, "epochs": epochs, "steps": steps}
 
 
-def tell(folder: RunFolder, summary: dict[str, Any], uses: Sequence[str]) -> None:
+def print_results(folder: RunFolder, summary: dict[str, Any], uses: Sequence[str]) -> None:
     """What happened, and what to type next."""
     from src.loggers.metrics_csv import read_curves
 
@@ -190,7 +179,7 @@ def tell(folder: RunFolder, summary: dict[str, Any], uses: Sequence[str]) -> Non
     commands = [f"{python} -m src.{name} --run_dir {run_dir}" for name in ("evaluate", *uses)]
     commands.append(f"{python} -m src.runs {run_dir}")
     if (folder.path / "wandb").is_dir():
-        commands.append(f"{relative_path(Path(sys.executable).parent / 'wandb')} leet {run_dir}/wandb")
+        commands.append(f"{relative_path(WANDB)} leet {run_dir}/wandb")
     rank_zero_print("\nNext:\n  " + "\n  ".join(commands))
 
 

@@ -56,13 +56,17 @@ def test_two_processes_give_what_one_gives(tmp_path):
     assert_same(tmp_path / "one", tmp_path / "two", rel=1e-4)
 
 
-@pytest.mark.long
-def test_under_torchrun(tmp_path):
-    flags = [*TINY, "--trainer.max_epochs", 2]
+def torchrun(*flags: str) -> tuple[str, ...]:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port), "-m")
+    return ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port), *flags)
+
+
+@pytest.mark.long
+def test_under_torchrun(tmp_path):
+    flags = [*TINY, "--trainer.max_epochs", 2]
+    launcher = (*torchrun(), "-m")
     assert train([*flags, *DDP, "--run_dir", tmp_path / "two"], launcher).wait() == 0
     assert train([*flags, "--run_dir", tmp_path / "one"]).wait() == 0
     assert_same(tmp_path / "one", tmp_path / "two", rel=1e-4)
@@ -111,8 +115,8 @@ sys.exit(main())
     ("rank", "act", "code", "said"),
     [
         (0, "raise OSError(28, 'No space left on device')", 75, "No space left on device"),
-        (1, "raise OSError(28, 'No space left on device')", 75, "another process of this run has failed"),
-        (1, "os.kill(os.getpid(), 9)", 75, "another process of this run was killed by SIGKILL"),
+        (1, "raise OSError(28, 'No space left on device')", 75, "another process of this run has failed: rank 1"),
+        (1, "os.kill(os.getpid(), 9)", 75, "another process of this run was killed by SIGKILL: rank 1"),
     ],
 )
 def test_one_process_that_fails_ends_all_soon_and_its_error_is_told(tmp_path, rank, act, code, said):
@@ -126,3 +130,26 @@ def test_one_process_that_fails_ends_all_soon_and_its_error_is_told(tmp_path, ra
     assert "Traceback" not in done.stderr
     assert json.loads((tmp_path / "run/summary.json").read_text())["exit_code"] == code
     assert not subprocess.run(["pgrep", "-f", str(script)], capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("launcher", ["lightning", "torchrun"])
+def test_the_process_that_is_left_names_the_one_that_was_killed(tmp_path, launcher):
+    """Lightning's first process, or torchrun's second one, is killed."""
+    killed, left = (0, 1) if launcher == "lightning" else (1, 0)
+    script = tmp_path / "train.py"
+    script.write_text(FAILS.format(root=str(ROOT), rank=killed, act="os.kill(os.getpid(), 9)"))
+    log = tmp_path / "logs"
+    own = torchrun("--redirects", "3", "--log-dir", str(log)) if launcher == "torchrun" else ()
+    command = [sys.executable, *own, script, *TINY, *DDP, "--run_dir", tmp_path / "run"]
+    with open(tmp_path / "output", "w") as f:  # which the one that is left still holds when the first has ended
+        subprocess.run(list(map(str, command)), cwd=ROOT, env=ENV, stdout=f, stderr=f, timeout=90)
+    end = time.monotonic() + 15
+    while subprocess.run(["pgrep", "-f", str(script)], capture_output=True).stdout:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    file = next(log.rglob(f"{left}/stderr.log")) if launcher == "torchrun" else tmp_path / "output"
+    line = f"error: another process of this run was killed: rank {killed} -> the same command goes on"
+    assert [text for text in file.read_text().splitlines() if "rror" in text] == [line]
+    assert "Traceback" not in file.read_text()
+    if left == 0:
+        assert json.loads((tmp_path / "run/summary.json").read_text())["exit_code"] == 75

@@ -136,3 +136,37 @@ def test_curves_are_read_from_metrics(tmp_path):
         "train/loss": ([0, 1], [2.5, 1.5]),
         "val/loss": ([1], [3.0]),
     }
+
+
+def test_the_viewer_names_the_runs(tmp_path):
+    """wandb's viewer lists folders run-TIME-NAME, and finds run-NAME.wandb in each; this one prints what it gets."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / "requirements.lock").touch()
+    (tmp_path / ".venv/ready").touch()
+    viewer = tmp_path / ".venv/bin/wandb"
+    viewer.write_text(
+        '#!/bin/sh\nfor f in "$2"/*/*.wandb; do echo "$1 ${f#"$2"/} $(cat "$f")"; done; cat "$2"/*/files/*\n'
+    )
+    viewer.chmod(0o755)
+    view = ["make", "-s", "-C", tmp_path, "view"]
+    assert subprocess.run(view, capture_output=True, text=True).stderr.startswith("error: no run is in logs/ yet")
+    records = {
+        "mlp/first": "20260131_120000-a",
+        "mlp/2026-02-28_12-00-00_2": "20260228_120000-b",
+        "gpt/x_seeds/seed-0": "20260101_120000-c",
+    }
+    for run, record in records.items():
+        folder = tmp_path / f"logs/{run}/wandb/offline-run-{record}"
+        (folder / "files").mkdir(parents=True)
+        (folder / f"run-{record[-1]}.wandb").write_text(f"record {record[-1]}")
+        (folder / "files/picture.png").write_text(f"picture {record[-1]}\n")
+    for _ in range(2):  # the second time the folder is there already
+        done = subprocess.run(view, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.splitlines() == [
+            "leet run-20260101_120000-gpt.x_seeds.seed-0/run-gpt.x_seeds.seed-0.wandb record c",
+            "leet run-20260131_120000-mlp.first/run-mlp.first.wandb record a",
+            "leet run-20260228_120000-mlp/run-mlp.wandb record b",
+            *(f"picture {name}" for name in "cab"),
+        ]

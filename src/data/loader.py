@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from src.data.order import EvalOrder, TrainOrder
 from src.run.errors import DataError, EnvironmentFault, KnownError
+from src.run.faults import out_of_memory
 from src.run.private import worker_processes
 from src.run.processes import end_with_parent
 
@@ -166,11 +167,6 @@ def timed_out(e: Exception) -> bool:
 def pinned(batch: Batch) -> Batch:
     """The host need not wait for the copy of page-locked memory to a GPU."""
     return {name: t.pin_memory() for name, t in batch.items()}
-
-
-def out_of_memory(e: BaseException) -> bool:
-    """Whether a device's memory or the host's has run out; the host's allocator says so in words."""
-    return isinstance(e, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator: can't allocate" in str(e)
 
 
 def bind_to_parent(worker: int) -> None:

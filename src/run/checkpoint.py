@@ -16,12 +16,20 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 
-from src.run.errors import CheckpointError, EnvironmentFault
+from src.run.errors import CheckpointError, ConfigError, EnvironmentFault
 from src.run.files import sync, write_text
 
 SCHEMA = 1  # of what a checkpoint holds; one with another number is refused
 POSITION = ("global_step", "steps_logged", "best")
+
+
+def check_strategy(strategy: Strategy) -> None:
+    """Refuse one that writes checkpoints of its own, past any CheckpointIO: such a run could not go on."""
+    if isinstance(strategy, (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)):
+        name = type(strategy).__name__
+        raise ConfigError(f"trainer.strategy: {name} writes checkpoints in its own way, unverified -> take ddp")
 
 
 class VerifiedCheckpointIO(CheckpointIO):
@@ -224,13 +232,16 @@ def fit_weights(model: torch.nn.Module, state: dict[str, Any]) -> None:
     Raises:
         CheckpointError: keys or shapes differ.
     """
-    saved, own = (
+    saved, wanted = (
         {name: list(value.shape) if isinstance(value, torch.Tensor) else value for name, value in weights.items()}
         for weights in (state, model.state_dict())
     )
-    names = [name for name in {**own, **saved} if saved.get(name, "missing") != own.get(name, "missing")]
-    if names:
-        differ = [f"{name} is {saved.get(name, 'missing')} there, {own.get(name, 'missing')} here" for name in names]
+    differ = [
+        f"{name} is {saved.get(name, 'missing')} there, {wanted.get(name, 'missing')} here"
+        for name in {**wanted, **saved}
+        if saved.get(name, "missing") != wanted.get(name, "missing")
+    ]
+    if differ:
         more = f"; and {len(differ) - 5} more" if len(differ) > 5 else ""
         text = f"{'; '.join(differ[:5])}{more} -> take its config, or another checkpoint"
         raise CheckpointError(f"the checkpoint is of another network: {text}")

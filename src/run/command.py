@@ -24,7 +24,6 @@ def command(main: Callable[[Sequence[str]], int]) -> Callable[..., int]:
 
 
 def run_command(main: Callable[[Sequence[str]], int], args: Sequence[str] | None = None) -> int:
-    """Run a command and give its exit code: known errors are one line, unknown ones a traceback."""
     args, pid = sys.argv[1:] if args is None else args, os.getpid()
 
     def end(signum: int, frame: Any) -> None:
@@ -37,21 +36,26 @@ def run_command(main: Callable[[Sequence[str]], int], args: Sequence[str] | None
     try:
         return main(args)
     except (Exception, SystemExit) as e:
-        if nobody_reads(e):
-            return 128 + signal.SIGPIPE
-        code = exit_code(e)
-        if "--debug" in args or code == 1:
-            print(hide(traceback.format_exc(), secrets_in(args)), file=sys.stderr)
-        if code and isinstance(e, (KnownError, OSError, SystemExit)):
-            print(f"error: {hide(one_line(e, code), secrets_in(args))}", file=sys.stderr, flush=True)
-        return code
+        return report(e, args)
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
 
 
-def nobody_reads(e: BaseException) -> bool:
-    """Whether it says that the reader of standard output, such as `head`, has left; then nothing more goes there."""
+def report(e: BaseException, args: Sequence[str]) -> int:
+    """Print what went wrong; gives the exit code."""
+    if reader_has_left(e):
+        return 128 + signal.SIGPIPE
+    code = exit_code(e)
+    if "--debug" in args or code == 1:
+        print(hide(traceback.format_exc(), secrets_in(args)), file=sys.stderr)
+    if code and isinstance(e, (KnownError, OSError, SystemExit)):
+        print(f"error: {hide(one_line(e), secrets_in(args))}", file=sys.stderr, flush=True)
+    return code
+
+
+def reader_has_left(e: BaseException) -> bool:
+    """Whether the reader of standard output, such as `head`, has left; then nothing more goes there."""
     if isinstance(e, BrokenPipeError):
         (poll := select.poll()).register(sys.stdout, 0)
         if poll.poll(0):  # else another pipe broke
@@ -67,9 +71,9 @@ def exit_code(e: BaseException) -> int:
     return code if isinstance(code, int) else 0 if code is None else 1
 
 
-def one_line(e: BaseException, code: int) -> str:
-    if isinstance(e, SystemExit):
-        return f"ended at once by {signal.Signals(code - 128).name} -> same command again" if code > 128 else str(e)
+def one_line(e: BaseException) -> str:
+    if isinstance(e, SystemExit) and (code := exit_code(e)) > 128:
+        return f"ended at once by {signal.Signals(code - 128).name} -> same command again"
     if isinstance(e, OSError):
         return f"{e.filename or 'writing a file'}: {e.strerror} -> mend that, then give the same command again"
     return str(e)

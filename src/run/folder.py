@@ -5,27 +5,29 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import socket
 import subprocess
 import uuid
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
 from src.run.errors import CheckpointError, ConfigError, EnvironmentFault
 from src.run.files import ROOT, read_json, write_json, write_text
-from src.run.redact import hide, hide_in_configs
-from src.run.terminal import rank, rank_zero_print
+from src.run.redact import hide
+from src.run.terminal import rank, rank_zero_print, relative_path
 
 LOGS = ROOT / "logs"
 # Keys that may differ when a run goes on: the weights do not depend on them, on the micro-batch but for the last bits.
 FREE = (
-    *("wandb", "pictures", "progress", "throughput", "data.data_dir", "data.cache_dir", "data.num_workers"),
-    *("data.worker_timeout_sec", "data.micro_batch_size", "data.auto_micro_batch"),
+    *("wandb", "pictures", "progress", "throughput"),
+    *("data.num_workers", "data.worker_timeout_sec", "data.micro_batch_size"),
 )
+# A fork goes on with the state of its optimizer and schedule, so these would not do what they say.
+KEPT = ("model.optimizer", "model.schedule")
 
 
 class RunFolder:
@@ -34,7 +36,9 @@ class RunFolder:
     def __init__(self, path: Path, origin: str | None = None) -> None:
         self.path, self.checkpoints = path, path / "checkpoints"
         self.origin = origin or self.state.get("origin")  # of a fork: the run or checkpoint that it began with
-        self.lock: Any = None
+        self.lock: TextIO | None = None
+        self.was_empty = False
+        self.first_step = 0  # at which this process begins to train
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -59,7 +63,7 @@ class RunFolder:
             raise CheckpointError(f"{file}: damaged -> put it back (run.json has the command), or start a new run")
         return config
 
-    def open(self, config: dict[str, Any], command: Sequence[str]) -> None:
+    def open(self, config: dict[str, Any], command: str) -> None:
         """Make the folder this process's own and write down what is run.
 
         Raises:
@@ -69,21 +73,23 @@ class RunFolder:
         if rank() != 0:
             return
         try:
+            self.was_empty = not self.path.exists() or not any(self.path.iterdir())
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             if not self.take_lock():
                 text = f"{self.path}: another process is training there -> wait, or name another --run_dir"
                 raise EnvironmentFault(text)
             if any(self.checkpoints.glob("step-*.ckpt")):  # else there is nothing yet that another config would spoil
                 self.compare(config)
-            for orphan in self.path.glob("*.tmp"):
+            for orphan in (*self.path.glob("*.tmp"), *self.path.glob(".lock?*")):
                 orphan.unlink()
             write_text(self.checkpoints / "probe.tmp", "")  # found now, not when the first checkpoint is due
             (self.checkpoints / "probe.tmp").unlink()
             self.write(config, command)
         except OSError as e:
+            self.discard()
             raise EnvironmentFault(f"{self.path}: cannot be written: {e.strerror} -> name another --run_dir") from e
 
-    def write(self, config: dict[str, Any], command: Sequence[str]) -> None:
+    def write(self, config: dict[str, Any], command: str) -> None:
         before, code = self.state, code_state(self.path)
         if before.get("code", code)["src_sha256"] != code["src_sha256"]:
             rank_zero_print("The code has changed since this run began: it goes on, but not as it would have.")
@@ -94,37 +100,71 @@ class RunFolder:
         write_text(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
 
     def take_lock(self) -> bool:
-        """A lock that the kernel drops with the process, however it ends, and that workers do not inherit."""
-        self.lock = open(self.path / ".lock", "a")  # noqa: SIM115
-        try:
-            fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):  # which of the two is the system's choice
-            self.lock.close()
-            return False
-        return True
+        self.lock = lock(self.lock_file(rank()))
+        return self.lock is not None
+
+    def lock_file(self, rank: int) -> Path:
+        return self.path / (f".lock{rank}" if rank else ".lock")
+
+    def ended(self, world_size: int) -> dict[int, int | None]:
+        """The other processes of this run that have ended: rank -> exit code, None of one that was killed."""
+        others = {n: self.lock_file(n) for n in range(world_size) if n != rank()}
+        locks = {n: lock(file) for n, file in others.items() if file.exists()}
+        codes = {n: others[n].read_text() for n, free in locks.items() if free}
+        return {n: int(code) if code else None for n, code in codes.items()}
 
     def differences(self, config: dict[str, Any]) -> list[str]:
         """How a config differs from the folder's: a line for each key that matters, which begins with it."""
         before, now = flat(self.config()), flat(config)
-        differ = [k for k in sorted(before | now) if before.get(k) != now.get(k) and not k.startswith(FREE)]
+        differ = [k for k in sorted(before | now) if before.get(k) != now.get(k) and not is_free(k)]
         return [f"{k} was {before.get(k)!r}, now {now.get(k)!r}" for k in differ]
 
     def compare(self, config: dict[str, Any]) -> None:
         """Raise ConfigError where the folder's config differs in a key that matters."""
         if differ := self.differences(config):
             shown = ", ".join(differ[:3]) + (f" and {len(differ) - 3} more" if len(differ) > 3 else "")
-            raise ConfigError(f"{self.path}: holds a run with another config ({shown}) -> give another --run_dir")
+            path, other = (relative_path(p) for p in (self.path, self.path.with_name(f"{self.path.name}_2")))
+            fits = not any(line.startswith(("model.class_path", "model.network", *KEPT)) for line in differ)
+            how = f"; to train on from this run: the same command with --resume {path} --run_dir {other}"
+            text = f"{self.path}: holds a run with another config ({shown}) -> give another --run_dir"
+            raise ConfigError(text + (how if fits else ""))
 
     def close(self, summary: dict[str, Any]) -> None:
-        if rank() != 0:
-            return
+        """Write down how the run ended, other processes than the first only for those that wait for them."""
         try:
-            write_json(self.path / "summary.json", summary)
+            if rank() == 0:
+                write_json(self.path / "summary.json", summary)
         except OSError:
             if summary["status"] == "finished":  # else there is an error already, which says more
                 raise
         finally:
-            self.lock.close()
+            if self.lock:
+                with suppress(OSError), self.lock:
+                    print(summary["exit_code"], file=self.lock)
+
+    def discard(self) -> None:
+        """Leave nothing of a start that was refused; a folder that held something before stays."""
+        if self.was_empty:
+            shutil.rmtree(self.path, ignore_errors=True)
+            if self.path.is_relative_to(LOGS):
+                with suppress(OSError):
+                    self.path.parent.rmdir()  # the experiment's, where this was its first run
+
+
+def lock(file: Path) -> TextIO | None:
+    """A lock that the kernel drops with the process, however it ends, and that workers do not inherit."""
+    opened = open(file, "a")  # noqa: SIM115
+    try:
+        fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # which of the two is the system's choice
+        opened.close()
+        return None
+    return opened
+
+
+def is_free(key: str) -> bool:
+    """Whether a key may differ when a run goes on; what is in the folders of data is compared instead of their path."""
+    return key.startswith(FREE) or (key.startswith("data.") and key.endswith("_dir"))
 
 
 def flat(data: Any, prefix: str = "") -> dict[str, Any]:
@@ -156,12 +196,16 @@ def git(*args: str) -> str:
 
 
 def code_state(folder: Path) -> dict[str, Any]:
-    """Commit, and the difference from it as `code.diff` in the folder; the hash holds without git, too."""
-    diff = git("diff", "HEAD", "--", ".")
-    for file in git("ls-files", "--others", "--exclude-standard", "src", "configs").splitlines():
+    """Commit, and the difference from it as `code.diff` in the folder; the hash holds without git, too.
+
+    Configs are left out, because they may hold secrets, and the folder has the whole config of the run.
+    """
+    no_configs = (":!*.yaml", ":!*.yml")
+    diff = git("diff", "HEAD", "--", ".", *no_configs)
+    for file in git("ls-files", "--others", "--exclude-standard", "--", "src", *no_configs).splitlines():
         diff += git("diff", "--no-index", "/dev/null", file)
     if diff:
-        write_text(folder / "code.diff", hide(hide_in_configs(diff)))
+        write_text(folder / "code.diff", hide(diff))
     return {"commit": git("rev-parse", "HEAD").strip() or None, "changed": bool(diff), "src_sha256": src_sha256()}
 
 
@@ -179,6 +223,6 @@ def ending(folder: RunFolder) -> dict[str, Any]:
     manifest = read_json(last.with_suffix(".json"))  # not by src.run.checkpoint, which loads torch
     status = "cut short"
     with suppress(OSError):  # a folder that is only for reading has no process at work
-        status = "cut short" if folder.take_lock() else "training"
-        folder.lock.close()
+        free = lock(folder.lock_file(0))
+        status = "cut short" if free else "training"
     return {"status": status} | ({"steps": manifest["global_step"]} if "global_step" in manifest else {})

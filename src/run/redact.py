@@ -15,10 +15,6 @@ WORDS = (
 )
 NAME = re.compile(WORDS, re.IGNORECASE)
 SETTING = re.compile(rf"(?<![\w.-])(?:{WORDS})['\"]?\s*[:=]\s*['\"]?([^\s'\",}}\]]+)", re.IGNORECASE)
-# In a difference between files: a line of YAML with a telling key, and the lines further in, which are its value, too.
-ENTRY = re.compile(
-    rf"^([-+ @])( *)(.*?(?<![\w.-])(?:{WORDS})['\"]?\s*:).*(?:\n[-+ ](?:\2 +\S.*| *$))*", re.IGNORECASE | re.MULTILINE
-)
 VARIABLE = re.compile(r".*(TOKEN|KEY|SECRET|PASSWORD|PASSWD)", re.IGNORECASE)
 
 
@@ -48,10 +44,3 @@ def secrets_in(args: Sequence[str]) -> list[str]:
     """The values of flags that look secret: `--x.token=V`, `--x.token V`, `--x {api_key: V}`."""
     after = [value for flag, value in pairwise(args) if flag.startswith("--") and NAME.fullmatch(flag[2:])]
     return [*after, *(value for arg in args for value in SETTING.findall(arg.removeprefix("--")))]
-
-
-def hide_in_configs(diff: str) -> str:
-    """A difference between files without the values of telling keys in those that are YAML."""
-    parts = re.split(r"^(?=diff --git )", diff, flags=re.MULTILINE)
-    is_yaml = [part.partition("\n")[0].endswith((".yaml", ".yml")) for part in parts]
-    return "".join(ENTRY.sub(rf"\1\2\3 {HIDDEN}", p) if yes else p for p, yes in zip(parts, is_yaml, strict=True))

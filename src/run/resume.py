@@ -1,24 +1,20 @@
 """Which folder a run takes, and where in training it begins: afresh, where it was cut short, or where another was."""
 
 import os
-import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.run import checkpoint
 from src.run import folder as run
-from src.run.errors import CheckpointError, ConfigError, EnvironmentFault
-from src.run.files import write_text
-from src.run.folder import RunFolder, digest, src_sha256
+from src.run.errors import CheckpointError, ConfigError
+from src.run.files import latest, new_path, write_text
+from src.run.folder import KEPT, RunFolder, digest, lock, src_sha256
 from src.run.terminal import rank, rank_zero_print, relative_path
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
 TRY_AGAIN = (75, 130, 143)  # exit codes of runs that the same command continues
-# A fork goes on with the state of its optimizer and schedule, so these would not do what they say.
-KEPT = ("model.optimizer", "model.schedule")
 
 
 def choose(run_dir: str | None, resume: str, experiment: str, config: dict[str, Any]) -> RunFolder:
@@ -49,8 +45,9 @@ def choose(run_dir: str | None, resume: str, experiment: str, config: dict[str, 
 def checked(path: Path, resume: str, origin: str | None, config: dict[str, Any]) -> RunFolder:
     """The folder that --run_dir names, if --resume fits what is in it."""
     folder = RunFolder(path)
+    problem = f"--resume {resume}: {path} holds a run already -> give another --run_dir"
     if resume == "none" and folder.state:
-        raise ConfigError(f"--resume none: {folder.path} holds a run already -> give another --run_dir")
+        raise ConfigError(problem)
     if origin is None or (folder.state and folder.origin == origin):
         return folder
     file = checkpoint_at(Path(origin))
@@ -60,9 +57,9 @@ def checked(path: Path, resume: str, origin: str | None, config: dict[str, Any])
             raise ConfigError(f"--resume {resume}: {folder.path} has newer checkpoints -> fork it: another --run_dir")
         return folder
     if folder.state:
-        raise ConfigError(f"--resume {resume}: {folder.path} holds a run already -> give another --run_dir")
+        raise ConfigError(problem)
     check_origin(origin, config)
-    return RunFolder(folder.path, origin)
+    return RunFolder(path, origin)
 
 
 def check_origin(origin: str | None, config: dict[str, Any]) -> None:
@@ -96,28 +93,27 @@ def checkpoint_at(path: Path) -> Path:
     return file
 
 
-def begin_together(trainer: "Trainer", folder: RunFolder) -> Path | None:
-    """`begin`, with the same answer for processes that were started together, by torchrun or SLURM.
-
-    Those that Lightning starts for further devices come here when the first has been here already.
-    """
+def begin(trainer: "Trainer", folder: RunFolder) -> Path | None:
+    """The checkpoint that training begins with, the same in all processes, or None."""
     from lightning.pytorch.plugins.environments import LightningEnvironment
 
     from src.run.private import cluster_environment
 
-    environment = cluster_environment(trainer)
-    if trainer.world_size == 1 or isinstance(environment, LightningEnvironment):
-        return begin(folder)
-    start = begin(folder) if rank() == 0 else None
-    trainer.strategy.setup_environment()  # what fit begins with
-    return trainer.strategy.broadcast(start)
-
-
-def begin(folder: RunFolder) -> Path | None:
-    """The checkpoint that training begins with, or None; says which, and which are damaged."""
-    if rank() != 0:  # the first process has made it the last one, or taken that name away
+    start = find_start(folder) if rank() == 0 else None
+    if trainer.world_size > 1 and not isinstance(cluster_environment(trainer), LightningEnvironment):
+        trainer.strategy.setup_environment()  # what fit begins with
+        start = trainer.strategy.broadcast(start)
+    elif rank() != 0:  # Lightning started this one later: the first process has made it the last one, or removed that
         last = folder.checkpoints / "last.ckpt"
-        return last.resolve() if last.exists() else None
+        start = last.resolve() if last.exists() else None
+    if rank() != 0:
+        folder.take_lock()
+    folder.first_step = checkpoint.read_manifest(start)["global_step"] if start else 0
+    return start
+
+
+def find_start(folder: RunFolder) -> Path | None:
+    """The newest checkpoint that is whole, or that of the run's origin; says which, and which are damaged."""
     start, refused = checkpoint.newest(folder.checkpoints)
     for line in refused:
         rank_zero_print(f"Not used: {line}")
@@ -155,29 +151,6 @@ def copy(file: Path, saved: dict[str, Any], path: Path) -> None:
     checkpoint.store(path, file.read_bytes(), {name: saved[name] for name in checkpoint.POSITION})
 
 
-def new_path(parent: Path, suffix: str = "") -> Path:
-    """A folder named by the time, made here, so that two commands given at once get two.
-
-    Raises:
-        EnvironmentFault: it cannot be made.
-    """
-    name = time.strftime("%Y-%m-%d_%H-%M-%S") + suffix
-    for path in (parent / name, *(parent / f"{name}_{i}" for i in range(2, 1000))):
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as e:
-            raise EnvironmentFault(f"{path}: cannot be made: {e.strerror} -> give --run_dir") from e
-        return path
-    raise EnvironmentFault(f"{parent / name}: a thousand runs have this name -> give --run_dir")
-
-
-def latest(files: Iterable[Path]) -> Path | None:
-    """The one written last; names do not tell, because --run_dir may give any."""
-    return max(files, key=lambda file: file.stat().st_mtime_ns, default=None)
-
-
 def cut_short(parent: Path, config: dict[str, Any], origin: str | None) -> RunFolder | None:
     """The newest run, if it has this config, code and origin, did not end, and no process is at it."""
     last = latest(parent.glob("*/run.json"))
@@ -185,7 +158,5 @@ def cut_short(parent: Path, config: dict[str, Any], origin: str | None) -> RunFo
     if folder is None or folder.summary.get("exit_code", 75) not in TRY_AGAIN:
         return None
     same = folder.state.get("config_sha256") == digest(config) and origin in (None, folder.origin)
-    if not same or folder.state.get("code", {}).get("src_sha256") != src_sha256() or not folder.take_lock():
-        return None
-    folder.lock.close()
-    return folder
+    same = same and folder.state.get("code", {}).get("src_sha256") == src_sha256()
+    return folder if same and lock(folder.lock_file(0)) else None

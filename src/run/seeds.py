@@ -1,5 +1,6 @@
 """One experiment over several seeds: each is a run of its own, and one summary holds their mean and spread."""
 
+import argparse
 import math
 import signal
 import statistics
@@ -9,36 +10,41 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from src.config.request import CommandParser, Request
+from src.run import folder as run
 from src.run.errors import ConfigError, EnvironmentFault
-from src.run.files import read_json, write_json
-from src.run.folder import LOGS, RunFolder, digest
-from src.run.resume import latest, new_path
+from src.run.files import latest, new_path, read_json, write_json
+from src.run.folder import RunFolder, digest
 from src.run.terminal import console, rank_zero_print, relative_path, rows
 
 SUFFIX = "_seeds"
 
 
-def train_seeds(request: Request, parser: CommandParser, args: Sequence[str]) -> int:
-    """Train with `--seeds` seeds from `seed_everything` on, one after the other; the same command goes on.
+def train_seeds(count: int, experiment: str, config: dict[str, Any], args: Sequence[str]) -> int:
+    """Train with `count` seeds from `seed_everything` on, one after the other; the same command goes on.
+
+    Args:
+        args: the command line.
 
     Returns:
         The exit code of the first run that did not end well, or 0.
     """
-    count, first = request.options.seeds, request.config["seed_everything"]
     if count < 1:
         raise ConfigError(f"--seeds: {count} is less than 1")
-    folder = group_folder(request, count)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--seeds")
+    parser.add_argument("--run_dir")
+    options, given = parser.parse_known_args(list(args))
+    folder = group_folder(options.run_dir, experiment, {"seeds": count, "config_sha256": digest(config)})
     rank_zero_print(f"{count} seeds: {relative_path(folder)}")
-    options, flags = parser.parse_known_args(list(args))
-    given = [part for path in options.config or [] for part in ("--config", path)]
-    given += ["--debug"] if options.debug else []
-    given += [*flags, "--wandb.group", f"{request.experiment}/{folder.name}"]
+    first = config["seed_everything"]
     folders = {seed: folder / f"seed-{seed}" for seed in range(first, first + count)}
     for seed, path in folders.items():
         rank_zero_print(f"\nSeed {seed}")
-        code = run([*given, "--seed_everything", str(seed), "--run_dir", str(path)])
-        if code:
+        group = ["--wandb.group", f"{experiment}/{folder.name}"]
+        if code := train([*given, *group, "--seed_everything", str(seed), "--run_dir", str(path)]):
+            if [file.name for file in folder.iterdir()] == ["seeds.json"]:  # the first was refused, and left nothing
+                (folder / "seeds.json").unlink()
+                folder.rmdir()
             return code
     metrics = summarize([RunFolder(path).summary for path in folders.values()])
     write_json(folder / "summary.json", {"status": "finished", "seeds": count, "metrics": metrics})
@@ -48,7 +54,7 @@ def train_seeds(request: Request, parser: CommandParser, args: Sequence[str]) ->
     return 0
 
 
-def run(args: list[str]) -> int:
+def train(args: list[str]) -> int:
     """Train in a process of its own, which gets the signals that this one gets."""
     child = subprocess.Popen([sys.executable, "-m", "src.train", *args])
     before = {s: signal.signal(s, lambda number, _: child.send_signal(number)) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -60,11 +66,10 @@ def run(args: list[str]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def group_folder(request: Request, count: int) -> Path:
+def group_folder(run_dir: str | None, experiment: str, kind: dict[str, Any]) -> Path:
     """`--run_dir`, or the newest group of the experiment if it has this config and is not complete, or a new one."""
-    kind = {"seeds": count, "config_sha256": digest(request.config)}
-    if request.options.run_dir:
-        folder = Path(request.options.run_dir)
+    if run_dir:
+        folder = Path(run_dir)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as e:
@@ -72,10 +77,10 @@ def group_folder(request: Request, count: int) -> Path:
         if (folder / "config.yaml").exists():
             raise ConfigError(f"{folder}: one run is in it, not a group -> give another --run_dir")
     else:
-        last = latest((LOGS / request.experiment).glob(f"*{SUFFIX}/seeds.json"))
+        last = latest((run.LOGS / experiment).glob(f"*{SUFFIX}/seeds.json"))
         if last and read_json(last) == kind and not (last.parent / "summary.json").exists():
             return last.parent
-        folder = new_path(LOGS / request.experiment, SUFFIX)
+        folder = new_path(run.LOGS / experiment, SUFFIX)
     if not (folder / "seeds.json").exists():
         write_json(folder / "seeds.json", kind)
     return folder
