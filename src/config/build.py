@@ -10,7 +10,12 @@ from typing import Any
 
 import yaml
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging
+from lightning.pytorch.callbacks import (
+    Checkpoint,
+    GradientAccumulationScheduler,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import TorchCheckpointIO
 
@@ -39,6 +44,12 @@ warnings.filterwarnings("error", message="Using a target size")
 warnings.filterwarnings("ignore", message="No (positive|negative) samples in targets.*")  # Classification says so
 warnings.filterwarnings("ignore", message=".*precision=16-mixed.*not supported on.*")  # is refused below
 
+# Callbacks that could not go on from a checkpoint, or that change the size of a batch.
+INSTEAD: dict[Any, str] = {
+    Checkpoint: "the section checkpoints",
+    (StochasticWeightAveraging, WeightAveraging): "the section ema",
+    GradientAccumulationScheduler: "data.micro_batch_size",
+}
 FULL_NAMES = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}  # of Lightning's precisions
 
 
@@ -137,9 +148,9 @@ class CLI:
         callbacks = given.get("callbacks") or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
         for callback in callbacks:
-            if isinstance(callback, (Checkpoint, StochasticWeightAveraging)):  # neither could go on from a checkpoint
-                other = "checkpoints" if isinstance(callback, Checkpoint) else "ema"
-                raise ConfigError(f"trainer.callbacks: {type(callback).__name__} -> use the section {other} instead")
+            for kinds, instead in INSTEAD.items():
+                if isinstance(callback, kinds):
+                    raise ConfigError(f"trainer.callbacks: {type(callback).__name__} -> use {instead} instead")
         logger = given.get("logger")
         given |= {"callbacks": [*callbacks, *ours, DataReport()], "enable_progress_bar": False, **overrides}
         given |= {"logger": logger if isinstance(logger, (list, Logger)) else False}

@@ -6,7 +6,7 @@ from typing import Any
 
 from src.config.check import filled_in, groups, shown
 from src.config.signatures import Argument
-from src.config.source import MISSING
+from src.config.source import MISSING, NOT_PLAIN
 
 
 def keys_of(config: dict[str, Any]) -> Iterator[str]:
@@ -20,5 +20,11 @@ def keys_of(config: dict[str, Any]) -> Iterator[str]:
             yield f"\n{path}: {title}{more}"
         for name in names:
             value = given.get(name, arguments[name].default)
-            value = None if value is MISSING else value.get("class_path", value) if isinstance(value, dict) else value
+            value = (
+                None
+                if value in (MISSING, NOT_PLAIN)
+                else value.get("class_path", value)
+                if isinstance(value, dict)
+                else value
+            )
             yield f"  {f'{flag}{name} {shown(value)}':<48}  {shorten(arguments[name].doc, 250)}".rstrip()

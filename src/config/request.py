@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from src.config.check import SECTIONS, TOP, check, deeper, fail, filled_in, groups, section, shown
 from src.config.signatures import Argument, signature
-from src.config.source import MISSING
+from src.config.source import MISSING, NOT_PLAIN
 from src.config.strict_yaml import SPEC, Lines, join, read_file, read_text
 from src.run.errors import ConfigError, nearest
 from src.run.files import ROOT
@@ -201,7 +201,7 @@ def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
     config = plain(config)
     for path, _, given, known in groups(config):
         for name, argument in known.arguments.items():
-            if not (argument.default is MISSING or argument.inherited or name in filled_in(config, path)):
+            if not (argument.default in (MISSING, NOT_PLAIN) or argument.inherited or name in filled_in(config, path)):
                 given.setdefault(name, plain(argument.default))
     config["data"]["init_args"]["seed"] = config["seed_everything"]
     return config

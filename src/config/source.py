@@ -11,7 +11,7 @@ from typing import Any
 from src.run.errors import ConfigError
 from src.run.files import ROOT
 
-MISSING = object()  # what has no value, or none that is plain
+MISSING, NOT_PLAIN = object(), object()  # in place of a value: there is none, or one that is no plain data
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def derives(path: str, base: str) -> bool | None:
 def class_attribute(path: str, name: str) -> Any:
     """The plain value of an attribute of a class or of its bases, or None."""
     values = (one.attribute(name) for one in lineage(path)[0])
-    return next((value for value in values if value is not MISSING), None)
+    return next((value for value in values if value not in (MISSING, NOT_PLAIN)), None)
 
 
 @cache
@@ -155,4 +155,4 @@ def constant(node: ast.expr | None) -> Any:
     try:
         return ast.literal_eval(node) if node else MISSING
     except ValueError:
-        return MISSING
+        return NOT_PLAIN
