@@ -21,8 +21,6 @@ def loaded():
     """This process is ready to be forked: it has loaded torch, and read the source that configs are checked by."""
     import torch
 
-    import src.config.build
-    import src.train
     from src.config.request import command_parser, read_request
 
     torch.set_num_threads(1)  # no threads in this process, so that it can be forked

@@ -126,12 +126,12 @@ class Child:
 
 
 class Twin:
-    """In place of the `subprocess.Popen` with which a command starts `python -m src.train`: a process that is forked
-    here, before anything has begun, and waits for its environment."""
+    """In place of the `subprocess.Popen` with which Lightning starts the command again for a further device: a process
+    that is forked before anything has begun, and waits for its environment."""
 
     def __init__(self, command: Command, args: Sequence[str]) -> None:
         reader, self.writer = os.pipe()
-        self.args, self.returncode, self.lock = args, None, threading.Lock()
+        self.args, self.returncode, self.lock = args, None, threading.RLock()
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self.writer)
@@ -182,18 +182,6 @@ def for_lightning(twins: list[Twin]) -> None:
     )
 
 
-def for_seeds() -> None:
-    """A hook: --seeds forks its runs."""
-    from src import train
-    from src.run import seeds
-
-    def popen(command: list[str]) -> Twin:
-        assert command[:3] == [sys.executable, "-m", "src.train"]
-        return Twin(train.main, command[3:]).begin(dict(os.environ))
-
-    seeds.subprocess = SimpleNamespace(Popen=popen)
-
-
 def python(args: Sequence[str], folder: Path, environment: dict[str, str], log: Path) -> Child:
     """`python -m MODULE ...` or `python -c CODE` with the `src` of a folder, as a forked process."""
 
@@ -206,13 +194,12 @@ def python(args: Sequence[str], folder: Path, environment: dict[str, str], log: 
         os.environ.clear()
         os.environ.update(environment)
         warnings.resetwarnings()  # pytest has filters of its own
-        for_seeds()
 
     def command(args: Sequence[str]) -> None:
-        sys.argv = [args[1], *args[2:]]
-        if args[0] == "-c":
-            exec(compile(args[1], "<string>", "exec"), {"__name__": "__main__"})
+        option, what, *sys.argv[1:] = args
+        if option == "-c":
+            exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
         else:
-            runpy.run_module(args[1], run_name="__main__", alter_sys=True)
+            runpy.run_module(what, run_name="__main__", alter_sys=True)
 
     return Child(command, args, log, first=fresh)

@@ -401,15 +401,19 @@ def test_auto_says_that_it_starts_from_scratch(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "section"),
+    ("name", "instead"),
     [
-        ("ModelCheckpoint", "checkpoints"),
-        ("OnExceptionCheckpoint", "checkpoints"),
-        ("StochasticWeightAveraging", "ema"),
+        ("ModelCheckpoint", "the section checkpoints"),
+        ("OnExceptionCheckpoint", "the section checkpoints"),
+        ("StochasticWeightAveraging", "the section ema"),
+        ("GradientAccumulationScheduler", "data.micro_batch_size"),
     ],
 )
-def test_callbacks_that_could_not_go_on_are_refused(run, tmp_path, name, section):
-    arguments = {"ModelCheckpoint": {}, "OnExceptionCheckpoint": {"dirpath": "x"}}.get(name, {"swa_lrs": 0.1})
-    callback = json.dumps([{"class_path": f"lightning.pytorch.callbacks.{name}", "init_args": arguments}])
+def test_callbacks_that_could_not_go_on_are_refused(run, tmp_path, name, instead):
+    needs = {"OnExceptionCheckpoint": {"dirpath": "x"}, "StochasticWeightAveraging": {"swa_lrs": 0.1}}
+    needs["GradientAccumulationScheduler"] = {"scheduling": {0: 2}}
+    callback = json.dumps(
+        [{"class_path": f"lightning.pytorch.callbacks.{name}", "init_args": needs.get(name, {})}]
+    ).replace('"0"', "0")
     output = run([*TINY, "--trainer.callbacks", callback, "--run_dir", tmp_path / "run"], code=2)
-    assert output.splitlines()[-1] == f"error: trainer.callbacks: {name} -> use the section {section} instead"
+    assert output.splitlines()[-1] == f"error: trainer.callbacks: {name} -> use {instead} instead"
