@@ -1,6 +1,7 @@
 """What the tests share: runs in processes of their own, and the real data where it is there."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -72,21 +73,34 @@ def run(start):
 
 @pytest.fixture(scope="session")
 def trained_once(loaded, tmp_path_factory):
-    """trained_once(args) -> the folder of a run that was trained once for all tests, which do not change it."""
-    folders: dict[tuple[str, ...], Path] = {}
+    """trained_once(args, ...) -> the folder of a run that is trained once for all tests; they only look at it.
 
-    def trained(args) -> Path:
-        key = tuple(map(str, args))
+    `first` must do the same wherever `args` and `code` are the same.
+    """
+    folders: dict[tuple, Path] = {}
+
+    def trained(args, code=0, first=None) -> Path:
+        key = (code, *map(str, args))
         if key not in folders:
             folder = tmp_path_factory.mktemp("trained")
             start, _ = starter(folder)
             before = os.getcwd()
-            runner(start)([*key, "--run_dir", folder / "run"])
+            runner(start)([*args, "--run_dir", folder / "run"], code=code, first=first)
             os.chdir(before)
             folders[key] = folder / "run"
         return folders[key]
 
     return trained
+
+
+@pytest.fixture
+def copied(trained_once, tmp_path):
+    """copied(args, name="run", ...) -> the same, in a copy under tmp_path that a test may change."""
+
+    def copy(args, name="run", **how) -> Path:
+        return Path(shutil.copytree(trained_once(args, **how), tmp_path / name, symlinks=True))
+
+    return copy
 
 
 @pytest.fixture
