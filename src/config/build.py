@@ -42,7 +42,7 @@ warnings.filterwarnings("ignore", message=".*`self.log.*sync_dist=True.*")  # to
 # Broadcasting (N,) against (N, 1) trains on garbage.
 warnings.filterwarnings("error", message="Using a target size")
 warnings.filterwarnings("ignore", message="No (positive|negative) samples in targets.*")  # Classification says so
-warnings.filterwarnings("ignore", message=".*precision=16-mixed.*not supported on.*")  # is refused below
+warnings.filterwarnings("ignore", message=".*AMP with fp16 is not supported.*")  # is refused below
 
 # Callbacks that could not go on from a checkpoint, or that change the size of a batch.
 INSTEAD: dict[Any, str] = {
@@ -134,7 +134,7 @@ class CLI:
         except KnownError:
             raise
         except Exception as e:  # what the constructors of others raise has no common base
-            fail(self.request.lines, path, first_line(e))
+            fail({} if path == "trainer" else self.request.lines, path, first_line(e))
 
     def make_trainer(self, given: dict[str, Any], **overrides: Any) -> Trainer:
         """The Trainer with our callbacks besides those of the config, without Lightning's logger and progress bar."""
