@@ -72,6 +72,8 @@ class Child:
                 sys.stderr.flush()
             finally:
                 os._exit(code)
+        while os.getpgid(self.pid) != self.pid:
+            time.sleep(0.001)
 
     def wait(self, timeout: float = 120) -> int:
         """The exit code; of a process ended by a signal, minus its number."""

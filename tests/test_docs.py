@@ -74,6 +74,10 @@ def trained(loaded, tmp_path_factory) -> Path:
         (fork / ".venv" / part.name).symlink_to(part)
     (fork / ".venv/ready").unlink(missing_ok=True)  # a link, which would touch that of this project
     (fork / ".venv/ready").touch()
+    # All forks share what mypy remembers of torch.
+    remembered = fork.parent / "mypy"
+    shutil.copytree(ROOT / ".mypy_cache", remembered) if (ROOT / ".mypy_cache").is_dir() else remembered.mkdir()
+    (fork / ".mypy_cache").symlink_to(remembered)
     for name, more in (("first", ""), ("second", "--trainer.max_steps 600")):  # as the README makes them
         flags = f"--run_dir logs/{EXPERIMENT}/{name} --wandb.mode offline {more}"
         execute(f"python -m src.train --config configs/experiment/{EXPERIMENT}.yaml {SMOKE} {flags}", fork)
