@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,15 @@ SMALL_CNN += ["--pictures.enabled", "false"]
 
 @pytest.fixture(scope="session")
 def loaded():
-    """This process is ready to be forked: it has loaded torch, and read the source that configs are checked by."""
+    """This process is ready to be forked: it has loaded what runs load, and read the source that configs are checked
+    by. All of it takes 10 s."""
+    for name in (
+        "torchvision.transforms.v2",
+        "matplotlib.backends.backend_agg",
+        "wandb.sdk.launch",
+        "src.config.build",
+    ):
+        import_module(name)
     import torch
 
     from src.config.request import command_parser, read_request

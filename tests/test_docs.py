@@ -52,7 +52,7 @@ def shortened(command: str) -> str:
     command = re.sub(r"precision --repeats \d+", "precision --repeats 1 --batch_size 4", command)
     command = re.sub(r"--seeds \d+", "--seeds 2", command)
     if "src.train" in command and "smoke" not in command:
-        return f"{command} {SMOKE}"
+        return f"{command} {SMOKE} --pictures.enabled false"
     if command == "make train":
         return f'make train ARGS="{SMOKE}"'
     return 'make test ARGS="tests/optim tests/data/test_order.py"' if command == "make test" else command
