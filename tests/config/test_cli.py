@@ -5,7 +5,7 @@ import sys
 import pytest
 from conftest import ROOT, SMALL
 
-from src.config.request import command_parser, read_request
+from src.config.request import command_parser, read_request, with_defaults
 from src.run.device import fastest_precision
 
 COUNT = """
@@ -30,6 +30,16 @@ def test_in_a_run_folder_the_precision_stays_what_it_was(tmp_path):
     assert settled_precision(request) == fastest_precision("auto")
     (tmp_path / "config.yaml").write_text("trainer: {precision: 64-true}")
     assert settled_precision(request) == "64-true"
+
+
+def test_no_default_stands_for_a_fact_of_the_data():
+    """Else a saved config would contradict the data, and `evaluate` refuse it."""
+    config = read_request(command_parser("train", None), SMALL).config
+    network = with_defaults(config)["model"]["init_args"]["network"]["init_args"]
+    assert network == {"widths": [32, 16], "dropout": 0.2, "in_channels": 1, "image_size": [28, 28]}
+    config["data"] = {"class_path": "src.data.module.DataModule", "init_args": {}}  # does not say what it provides
+    network = with_defaults(config)["model"]["init_args"]["network"]["init_args"]
+    assert network == {"widths": [32, 16], "dropout": 0.2}
 
 
 def test_one_batch_is_not_all_of_them(run):
