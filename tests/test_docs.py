@@ -55,7 +55,7 @@ def shortened(command: str) -> str:
         return f"{command} {SMOKE} --pictures.enabled false"
     if command == "make train":
         return f'make train ARGS="{SMOKE}"'
-    return 'make test ARGS="tests/optim tests/data/test_order.py"' if command == "make test" else command
+    return 'make test ARGS="tests/data/test_order.py"' if command == "make test" else command
 
 
 @pytest.fixture(scope="module")
