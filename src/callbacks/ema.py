@@ -67,10 +67,11 @@ class EMA(Callback):
         if self.decay is None:
             return
         state = checkpoint["state_dict"]
-        average = dict(zip(map(id, tensors(pl_module)), self.average, strict=True))
+        other = dict(zip(map(id, tensors(pl_module)), self.average, strict=True))
         named = [*pl_module.named_parameters(remove_duplicate=False), *pl_module.named_buffers(remove_duplicate=False)]
-        averages = {name: average[id(t)] for name, t in named if name in state and id(t) in average}
-        checkpoint["state_dict"], checkpoint["ema"] = {**state, **averages}, state
+        others = state | {name: other[id(t)] for name, t in named if name in state and id(t) in other}
+        average, trained = (state, others) if trainer.validating else (others, state)
+        checkpoint["state_dict"], checkpoint["ema"] = average, trained
 
 
 def tensors(module: LightningModule) -> list[Tensor]:

@@ -1,5 +1,3 @@
-"""What the optimizer gets: measured every few steps, and kept from the weights where it is not finite."""
-
 import math
 from typing import Any, Literal
 
@@ -45,8 +43,7 @@ class Gradients(Callback):
         self.taken: dict[int, list[tuple[int, int]]] = {}  # step -> epoch and number of its micro-batches
         self.loss: Tensor | float = 0.0
         self.norm: Tensor | None = None
-        self.params: list[Any] = []  # of a step whose update is measured,
-        self.before: list[Tensor] = []  # and their values before it
+        self.measured: list[tuple[Any, Tensor]] = []  # parameters of a step whose update is measured, and copies
         self.buffers: list[Tensor] = []  # such as the statistics of batch norms, which the forward pass changes
         self.buffers_before: list[Tensor] = []
         self.on_host = True  # whether looking at a number costs nothing
@@ -80,29 +77,25 @@ class Gradients(Callback):
         if every and (trainer.global_step + 1) % every == 0:
             # A fused optimizer gets the gradient as the loss scaler has scaled it.
             self.norm = None if scaled and is_fused(optimizer) else get_total_norm([p.grad for p in params])
-            self.params, self.before = params, [p.detach().clone() for p in params]
+            self.measured = [(p, p.detach().clone()) for p in params]
         if not scaled:
             self.guard(trainer, optimizer, params, loss)
 
     def guard(self, trainer: Trainer, optimizer: Optimizer, params: list[Any], loss: Tensor) -> None:
-        """Leave the step out if its loss or gradient is not finite.
-
-        Raises:
-            NumericsError: the host looks, and there were too many such steps in a row.
-        """
-        bad = nonfinite([p.grad for p in params])
+        """Leave the step out if its loss or gradient is not finite."""
+        bad = any_nonfinite([p.grad for p in params])
         if self.on_host and trainer.world_size == 1 and not self.counts[1] and not bad and math.isfinite(loss):
             self.taken.clear()  # nearly always; below nothing waits for the device
             return
-        bad = (bad > 0) | ~loss.to(bad.device).isfinite()
+        bad += ~loss.to(bad.device).isfinite()
         if trainer.world_size > 1:  # all must decide alike; the gradient is everyone's already, the loss is not
-            votes = bad.float()
-            torch.distributed.all_reduce(votes)
-            bad = votes > 0
-        skip = self.count(bad, trainer.global_step)
+            torch.distributed.all_reduce(bad)
+        skip = self.count(bad > 0, trainer.global_step)
         for buffer, before in zip(self.buffers, self.buffers_before, strict=True):
             buffer.copy_(torch.where(skip, before, buffer))
-        if self.on_host or makes_state(optimizer):
+        # The first step makes the state of an optimizer; plain SGD has none, ever.
+        makes_state = not optimizer.state and any(group.get("momentum", 1) for group in optimizer.param_groups)
+        if self.on_host or makes_state:
             if skip:
                 for p in params:
                     p.grad = None
@@ -123,7 +116,6 @@ class Gradients(Callback):
         return skip
 
     def look(self, trainer: Trainer) -> None:
-        """Raise NumericsError if there were too many bad steps in a row."""
         first, row, longest, _ = self.counts.tolist()
         if longest > self.limit:
             raise NumericsError(report(trainer, first, self.taken.get(first, []), self.limit))
@@ -137,12 +129,12 @@ class Gradients(Callback):
         self.look(trainer)
         if self.norm is not None:
             pl_module.log("optim/grad_norm", self.norm)
-        if self.before:
-            update = list(torch._foreach_sub([p.detach() for p in self.params], self.before))
-            pl_module.log("optim/update_ratio", get_total_norm(update) / get_total_norm(self.before))
+        if self.measured:
+            update = get_total_norm([p.detach() - before for p, before in self.measured])
+            pl_module.log("optim/update_ratio", update / get_total_norm([before for _, before in self.measured]))
         if self.skips:
             pl_module.log("optim/skipped", self.counts[3].float())
-        self.norm, self.params, self.before = None, [], []
+        self.norm, self.measured = None, []
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.look(trainer)  # what follows a bad step is never saved
@@ -150,15 +142,3 @@ class Gradients(Callback):
 
 def is_fused(optimizer: Optimizer) -> bool:
     return all(group.get("fused") for group in optimizer.param_groups)
-
-
-def makes_state(optimizer: Optimizer) -> bool:
-    """Whether its next step is the first, which makes its state; plain SGD has none, ever."""
-    return not optimizer.state and any(group.get("momentum", 1) for group in optimizer.param_groups)
-
-
-def nonfinite(grads: list[Any]) -> Tensor:
-    """1 if there is NaN or infinity, else 0."""
-    if len({grad.dtype for grad in grads}) > 1:
-        return (~get_total_norm(grads).isfinite()).float()
-    return any_nonfinite(grads)

@@ -11,10 +11,7 @@ from src.data.module import Batch
 
 Found = tuple[str, list[int], str]  # where, the samples if they can be told, and what to do
 
-FIRST_STEP = "look there for a division, a root, a logarithm, or weights that begin too large"
-INPUT = "clean these samples"
-LOSS = "look at their targets, or set gradients.nonfinite to skip"
-GRADIENT = "lower the learning rate, set trainer.gradient_clip_val, or set gradients.nonfinite to skip"
+HINT = "lower the learning rate, set trainer.gradient_clip_val, or set gradients.nonfinite to skip"
 
 
 def report(trainer: Trainer, step: int, micro_batches: list[tuple[int, int]], limit: int) -> str:
@@ -24,21 +21,20 @@ def report(trainer: Trainer, step: int, micro_batches: list[tuple[int, int]], li
         micro_batches: epoch and number of each.
         limit: so many bad steps in a row were allowed.
     """
-    samples, found = [], None
+    samples: list[int] = []
+    found: Found | None = None
     try:
         for epoch, number in micro_batches:
             batch = trainer.datamodule.fetch(epoch, number)  # type: ignore[attr-defined]
             samples += batch["index"].tolist()
             found = found or first_nonfinite(trainer, batch, number)
     except Exception as e:  # whatever it is, the first error is the one to tell
-        found = (f"not found: to run the batch again failed ({type(e).__name__})", [], GRADIENT)
+        found = (f"not found: to run the batch again failed ({type(e).__name__})", [], HINT)
     if trainer.world_size > 1:  # it may have happened on another device
         everywhere: list[Any] = [None] * trainer.world_size
         torch.distributed.all_gather_object(everywhere, (found, samples))
         found, samples = next((both for both in everywhere if both[0]), everywhere[0])
-    where, rows, hint = found or ("not found: the batch, run again, gives finite numbers", [], GRADIENT)
-    if step == 0 and hint == GRADIENT:  # no rate has had a part in it
-        hint = FIRST_STEP
+    where, rows, hint = found or ("not found: the batch, run again, gives finite numbers", [], HINT)
     named = rows or samples
     shown = ", ".join(map(str, named[:5])) + (", ..." if len(named) > 5 else "")
     row = f", the first of {limit + 1} in a row" if limit else ""
@@ -51,13 +47,13 @@ def first_nonfinite(trainer: Trainer, batch: Batch, number: int) -> Found | None
     batch = data.on_before_batch_transfer(trainer.precision_plugin.convert_input(batch), 0)
     batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
     search = Search(batch["index"])
-    search.note("the input x", batch["x"], INPUT)
+    search.note("the input x", batch["x"], "clean these samples")
     hooks = [m.register_forward_hook(partial(search.watch, name)) for name, m in model.named_modules() if name]
     params = {name: p for name, p in model.named_parameters() if p.requires_grad}
     try:
         with torch.enable_grad(), trainer.precision_plugin.train_step_context():
             loss: Any = model.training_step(batch, number)
-            search.note("the loss", loss, LOSS)
+            search.note("the loss", loss, "look at their targets, or set gradients.nonfinite to skip")
             grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
     finally:
         for hook in hooks:
@@ -78,7 +74,7 @@ class Search:
         self.index = index
         self.found: Found | None = None
 
-    def note(self, where: str, value: Any, hint: str = GRADIENT) -> None:
+    def note(self, where: str, value: Any, hint: str = HINT) -> None:
         if self.found or not isinstance(value, Tensor) or value.isfinite().all():
             return
         bad = torch.zeros_like(self.index, dtype=torch.bool)
