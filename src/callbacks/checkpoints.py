@@ -65,7 +65,7 @@ class Checkpoints(Checkpoint):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         exists = state["best"] is None or (self.folder / state["best"]).exists()  # else it began with a lone checkpoint
-        if exists and state.get("by", [self.monitor, self.mode]) == [self.monitor, self.mode]:  # else it is a fork
+        if exists and state["by"] == [self.monitor, self.mode]:  # else it is a fork
             self.best_score, self.best = state["best_score"], state["best"]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -112,8 +112,6 @@ class Checkpoints(Checkpoint):
         trainer.should_stop = self.restored["should_stop"]
         trainer.fit_loop.restarting = False  # as long as it is true, plateau schedules sleep until the epoch's end
         self.restored = None
-
-    # The moments of a run
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.folder = Path(trainer.default_root_dir) / "checkpoints"
@@ -188,8 +186,6 @@ class Checkpoints(Checkpoint):
         self.signals.restore()
         with suppress(EnvironmentFault):  # the first error is the one to tell
             io_of(trainer).finish()
-
-    # When to save
 
     def score(self, trainer: Trainer) -> float:
         metrics = trainer.callback_metrics
@@ -278,9 +274,6 @@ def set_counters(loops: dict[str, Any], in_validation: bool) -> None:
 def check_whole_steps(trainer: Trainer) -> None:
     """An epoch, and what is trained between two validations, are whole steps: a step on a part of its micro-batches
     would have a part of its gradient, and weights that are measured in the midst of one could not be saved.
-
-    Raises:
-        ConfigError: they are not.
     """
     step, every = trainer.accumulate_grad_batches, trainer.val_check_batch
     if every is None and step > 1:

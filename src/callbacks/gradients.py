@@ -17,9 +17,8 @@ from src.run.private import any_nonfinite, skip_on_device
 class Gradients(Callback):
     """Keeps a loss or gradient that is not finite from weights and optimizer, and logs the size of updates.
 
-    Logged every `log_every_n_steps`: `optim/grad_norm`, of the whole gradient before clipping; `optim/update_ratio`,
-    the norm of the last update over that of the weights, for which they are copied at these steps; and
-    `optim/skipped`, the steps left out so far.
+    Logged every `log_every_n_steps`: `optim/grad_norm`, before clipping; `optim/update_ratio`, the norm of the last
+    update over that of the weights, which are copied for it; and `optim/skipped`, the steps left out so far.
 
     A step is left out whole: all its micro-batches, on all devices, and what they did to statistics of batch norms.
     On a CPU, and at the very first step, the host looks, and an optimizer finds no gradients. On a GPU nothing waits:

@@ -21,8 +21,7 @@ def report(trainer: Trainer, step: int, micro_batches: list[tuple[int, int]], li
         micro_batches: epoch and number of each.
         limit: so many bad steps in a row were allowed.
     """
-    samples: list[int] = []
-    found: Found | None = None
+    samples, found = [], None
     try:
         for epoch, number in micro_batches:
             batch = trainer.datamodule.fetch(epoch, number)  # type: ignore[attr-defined]
@@ -64,11 +63,7 @@ def first_nonfinite(trainer: Trainer, batch: Batch, number: int) -> Found | None
 
 
 class Search:
-    """Notes the first of the values it is shown that is not finite.
-
-    Args:
-        index: [N], of the samples of the batch.
-    """
+    """Notes the first of the values it is shown that is not finite; `index` [N] is of the batch's samples."""
 
     def __init__(self, index: Tensor) -> None:
         self.index = index
@@ -83,9 +78,6 @@ class Search:
         self.found = where, [] if bad.all() else self.index[bad].tolist(), hint
 
     def watch(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
-        """A forward hook: note the output, and its gradient when that comes."""
-        where = f"the output of {name} ({type(module).__name__})"
+        """A forward hook."""
         for value in output if isinstance(output, tuple) else (output,):
-            self.note(where, value)
-            if isinstance(value, Tensor) and value.requires_grad:
-                value.register_hook(partial(self.note, f"the gradient of {where}"))
+            self.note(f"the output of {name} ({type(module).__name__})", value)
