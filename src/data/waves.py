@@ -15,6 +15,8 @@ class WavesDataModule(DataModule):
         noise: standard deviation of what is added to each point; the waves reach from -1 to 1.
     """
 
+    provides = ("num_classes", "in_features")  # facts, which no config states
+
     def __init__(self, noise: float = 0.5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.noise = noise

@@ -65,7 +65,7 @@ class RunLogger(WandbLogger):
     def __init__(self, run: Any, sender: subprocess.Popen | None, warn: Callable[[str], None]) -> None:
         super().__init__(experiment=run)
         self.folder, self.sender, self.warn = Path(run.settings.sync_dir), sender, warn
-        self.broken, self.recorded = False, 0
+        self.broken = False
         self.queue: queue.Queue[Callable[[], Any]] = queue.Queue(WAITING)
         self.thread = threading.Thread(target=self.work, daemon=True)
         self.thread.start()
@@ -101,7 +101,6 @@ class RunLogger(WandbLogger):
                 act()
             except Exception as e:  # whatever it is, the run is worth more than its record
                 self.give_up(f"{type(e).__name__} {e}")
-            self.recorded += 1
 
     def give_up(self, why: str) -> None:
         if not self.broken:
@@ -116,8 +115,8 @@ class RunLogger(WandbLogger):
             self.queue.put(lambda: self.experiment.summary.update(summary), timeout=FINISH_SEC)
             self.queue.put(lambda: self.experiment.finish(exit_code=exit_code), timeout=FINISH_SEC)
             self.queue.put(ended.set, timeout=FINISH_SEC)
-        while not ended.is_set() and before != self.recorded:
-            before = self.recorded
+        while not ended.is_set() and before != self.queue.qsize():
+            before = self.queue.qsize()
             ended.wait(FINISH_SEC)
         if not ended.is_set():
             atexit.register(os._exit, exit_code)  # goes before wandb's own hook, which would wait for ever
