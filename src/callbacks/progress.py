@@ -28,7 +28,11 @@ class ThrottledProgress(Callback):
     def __init__(self, refresh_sec: float = 0.2, line_sec: float = 5.0, train_line_sec: float = 60.0) -> None:
         self.refresh_sec, self.line_sec, self.train_line_sec = refresh_sec, line_sec, train_line_sec
         self.console = console()
-        self.bar: Progress | None = None
+        self.bar = Progress(
+            TextColumn("epoch {task.description}"), BarColumn(None), MofNCompleteColumn(), TextColumn("steps"),
+            TimeElapsedColumn(), TimeRemainingColumn(),
+            console=self.console, auto_refresh=False, expand=True, disable=not self.console.is_terminal,
+        )  # fmt: skip
         self.t_draw = self.t_line = self.t_val_line = 0.0
         self.first: tuple[float, int] | None = None  # when the first step had ended, which is slow, and its number
         self.knows_loss = False
@@ -36,15 +40,9 @@ class ThrottledProgress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.console.print(rows(plan(trainer, pl_module)))  # type: ignore[arg-type]
         self.t_line = time.monotonic()
-        if self.console.is_terminal:
-            columns = (BarColumn(None), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn())
-            self.bar = Progress(
-                TextColumn("epoch {task.description}"), *columns, TimeRemainingColumn(),
-                console=self.console, auto_refresh=False, expand=True,
-            )  # fmt: skip
-            total = trainer.estimated_stepping_batches
-            self.task = self.bar.add_task("", total=total if math.isfinite(total) else None)
-            self.bar.start()
+        total = trainer.estimated_stepping_batches
+        self.task = self.bar.add_task("", total=total if math.isfinite(total) else None)
+        self.bar.start()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         now = time.monotonic()
@@ -57,7 +55,7 @@ class ThrottledProgress(Callback):
             self.print_metrics(trainer, ("train/", "optim/lr"))
 
     def draw(self, trainer: Trainer) -> None:
-        if self.bar is not None:
+        if self.bar.live.is_started:
             epoch = min(trainer.current_epoch + 1, last_epoch(trainer))  # after the last one it is that one's
             self.bar.update(self.task, description=f"{epoch}", completed=trainer.global_step, refresh=True)
 
@@ -73,7 +71,7 @@ class ThrottledProgress(Callback):
         shown = sorted(name for name in trainer.logged_metrics if name.startswith(kinds))
         self.knows_loss = self.knows_loss or "train/loss" in shown
         values = "  ".join(f"{name} {float(trainer.logged_metrics[name]):.4g}" for name in shown)
-        left = "" if self.bar else self.time_left(trainer)
+        left = "" if self.console.is_terminal else self.time_left(trainer)
         self.console.print(f"epoch {trainer.current_epoch + 1}  step {trainer.global_step}  {values}{left}")
 
     def time_left(self, trainer: Trainer) -> str:
@@ -87,10 +85,8 @@ class ThrottledProgress(Callback):
         return f"  about {duration(seconds)} more, until {end}"
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: Any = None) -> None:
-        if self.bar is not None:
-            self.draw(trainer)
-            self.bar.stop()
-            self.bar = None
+        self.draw(trainer)
+        self.bar.stop()
 
     on_train_end = on_exception
 
