@@ -51,6 +51,7 @@ class DataModule(LightningDataModule):
         self.num_workers, self.worker_timeout_sec = num_workers, worker_timeout_sec
         self.seed, self.cache_dir = seed, Path(cache_dir)
         self.predict_split = "test"
+        self.epoch_order: Callable[[int, int, int], Order] = shuffled  # of (number of samples, seed, epoch)
         self.splits: dict[str, Arrays] = {}
         self.facts: dict[str, Any] = {}
         self.statistics: dict[str, Any] = {}
@@ -82,8 +83,7 @@ class DataModule(LightningDataModule):
     def share(self) -> tuple[int, int, int]:
         """Samples that this process takes at once, its rank, and the number of processes."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        micro = self.batch_size // world_size // self.divide_batch(world_size)
-        return micro, rank, world_size
+        return self.batch_size // world_size // self.divide_batch(world_size), rank, world_size
 
     def position(self) -> tuple[int, int]:
         """Epoch and micro-batch that training has come to; Lightning's loops hold them, also after a restart."""
@@ -112,13 +112,9 @@ class DataModule(LightningDataModule):
         self.check_sizes()
         arrays, (micro, rank, world_size) = self.splits["train"], self.share()
         order = TrainOrder(
-            len(arrays), self.batch_size, micro, self.seed, self.position, rank, world_size, self.epoch_order()
+            len(arrays), self.batch_size, micro, self.seed, self.position, rank, world_size, self.epoch_order
         )
         return Loader(arrays, order, self.num_workers, self.worker_timeout_sec)
-
-    def epoch_order(self) -> Callable[[int, int, int], Order]:
-        """Gives an epoch's order from (number of samples, seed, epoch)."""
-        return shuffled
 
     def eval_loader(self, split: str, limited_as: str | None = None) -> Loader:
         count, share = len(self.splits[split]), self.share()
@@ -138,10 +134,10 @@ class DataModule(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """On the device: numbers as the weights are, by `trainer.precision`."""
-        x = batch["x"]
-        if not x.is_floating_point():
-            return batch
-        return {**batch, "x": self.trainer.precision_plugin.convert_input(x.float()) if self.trainer else x.float()}
+        return {**batch, "x": self.as_weights(batch["x"])} if batch["x"].is_floating_point() else batch
+
+    def as_weights(self, x: Tensor) -> Tensor:
+        return self.trainer.precision_plugin.convert_input(x.float()) if self.trainer else x.float()
 
     def views(self, x: Tensor) -> list[Tensor]:
         """What a batch x is classified by in evaluation: the mean over these."""

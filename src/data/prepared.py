@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from src.data import cache
 from src.data.module import DataModule, State
-from src.data.report import SPLITS, Cleaning, stored_as
-from src.run.errors import ConfigError, DataError
+from src.data.report import SPLITS, Cleaning
+from src.run.errors import DataError
 from src.run.terminal import rank_zero_print
 
 
@@ -26,16 +25,11 @@ class PreparedDataModule(DataModule, ABC):
     Args:
         invalid: whether a file or sample that cannot be used is an `error`, or left out (`skip`) and listed in the
             report. Duplicates are always left out of train.
-        max_skipped_frac: the largest share of samples that may be left out as invalid.
     """
 
-    def __init__(
-        self, invalid: Literal["error", "skip"] = "error", max_skipped_frac: float = 0.05, **kwargs: Any
-    ) -> None:
+    def __init__(self, invalid: Literal["error", "skip"] = "error", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not 0 <= max_skipped_frac <= 1:
-            raise ConfigError(f"data.max_skipped_frac: {max_skipped_frac} is not from 0 to 1")
-        self.invalid, self.max_skipped_frac = invalid, max_skipped_frac
+        self.invalid = invalid
         self.folder: Path | None = None  # of the prepared data
 
     @abstractmethod
@@ -52,16 +46,12 @@ class PreparedDataModule(DataModule, ABC):
         """
 
     @abstractmethod
-    def open(self, split: str, read: Callable[[str], Tensor]) -> Dataset:
-        """The batches of a split, from its arrays by their names."""
+    def open(self, split: str, read: Callable[[str], Tensor]) -> Any:
+        """The batches of a split, as Arrays give them, from its prepared arrays by their names."""
 
     @abstractmethod
     def measure(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The facts and the statistics of the opened splits."""
-
-    @abstractmethod
-    def size(self, split: str) -> str:
-        """How much data that is, in words."""
 
     def prepare_data(self) -> None:
         self.prepare()
@@ -70,24 +60,24 @@ class PreparedDataModule(DataModule, ABC):
         """The folder of the prepared data, built by whoever comes first."""
         if self.folder is None:
             options, files = self.depends_on()
-            options |= {"invalid": self.invalid, "max_skipped_frac": self.max_skipped_frac}
-            name = f"{type(self).__name__}-{cache.fingerprint(options, files)}"
-            self.folder = self.prepare_for(self.fitted, name) if self.fitted else self.prepare_as(name, None)
+            name = f"{type(self).__name__}-{cache.fingerprint({**options, 'invalid': self.invalid}, files)}"
+            self.folder = self.as_fitted(name, self.fitted) if self.fitted else self.built(name)
         return self.folder
 
-    def prepare_for(self, fitted: State, name: str) -> Path:
+    def as_fitted(self, name: str, fitted: State) -> Path:
         """The data as a trained model takes it."""
         with suppress(DataError):  # what cannot be divided, or lacks a class, is other data
-            folder = self.prepare_as(name, None)
+            folder = self.built(name)
             now, before = cache.content(folder), fitted["content"]
             if all(now[file] == before.get(file) for file in now if file.startswith("train_")):
                 return folder
-        return self.prepare_as(f"{name}-{cache.fingerprint(fitted)}", fitted)
+        return self.built(f"{name}-{cache.fingerprint(fitted)}", fitted)
 
-    def prepare_as(self, name: str, fitted: State | None) -> Path:
+    def built(self, name: str, fitted: State | None = None) -> Path:
         def build() -> cache.Prepared:
-            cleaning = Cleaning(self.invalid, self.max_skipped_frac)
+            cleaning = Cleaning(self.invalid)
             arrays, figures = self.build(cleaning, fitted)
+            cleaning.check()
             if fitted:
                 figures |= {split: {"same_as": "test", **figures["test"]} for split in SPLITS}
             return arrays, figures | cleaning.report()
@@ -100,13 +90,16 @@ class PreparedDataModule(DataModule, ABC):
         folder = self.prepare()
         self.report, self.content = cache.report(folder), cache.content(folder)
         for split in SPLITS:
-            read = partial(cache.read, folder, stored_as(self.report, split))
-            self.splits[split] = self.open(split, read)  # type: ignore[assignment]
+            self.splits[split] = self.open(split, partial(cache.read, folder, self.stored_as(split)))
         self.facts, self.statistics = self.measure()
         if self.fitted:
             self.facts, self.statistics = self.fitted["facts"], self.fitted["statistics"]
             if self.content != self.fitted["content"]:
-                rank_zero_print(f"Other data than the model was trained on: {self.size('test')}.")
+                rank_zero_print(f"Other data than the model was trained on: {self.num_samples['test']:,} samples.")
+
+    def stored_as(self, split: str) -> str:
+        """The split whose prepared arrays are those of this one, too."""
+        return self.report[split].get("same_as", split)
 
     def adopt(self, state: State) -> None:
         if self.fitted is None:  # else `setup` has done it
