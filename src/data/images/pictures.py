@@ -28,7 +28,7 @@ def images(x: Tensor, titles: Sequence[str]) -> "Figure":
     fig = figure(min(COLUMNS, len(x)), 1.25 * -(-len(x) // COLUMNS) * height / width)
     axes = fig.add_subplot()
     axes.set_axis_off()
-    axes.imshow(grid.permute(1, 2, 0))
+    axes.imshow(grid.permute(1, 2, 0).numpy())
     for i, title in enumerate(titles):
         line, column = divmod(i, COLUMNS)
         x_title = gap + column * (width + gap) + width / 2 - 0.5
