@@ -60,9 +60,6 @@ def fingerprint(options: dict[str, Any], files: Iterable[Path] = ()) -> str:
 def prepare(cache_dir: Path, name: str, build: Callable[[], Prepared]) -> Path:
     """The folder `cache_dir/name`, built if it is not there or damaged: whole or not at all, by one process at a time.
 
-    Args:
-        build: gives the arrays of each split and the data report.
-
     Raises:
         DataError: a file of the data cannot be read.
         EnvironmentFault: the cache folder cannot be written.

@@ -70,11 +70,8 @@ class Watched(Dataset):
 
 
 class Loader:
-    """Batches in the order of index tensors, fetched in this process or by workers.
-
-    Args:
-        worker_timeout_sec: how long to wait for a worker's batch.
-    """
+    """Batches in the order of index tensors, fetched in this process or by workers. Raises DataError where samples
+    cannot be fetched, EnvironmentFault where a worker died or gave nothing for `worker_timeout_sec`."""
 
     def __init__(
         self, arrays: Dataset, order: TrainOrder | EvalOrder, num_workers: int = 0, worker_timeout_sec: float = 120.0
@@ -88,10 +85,6 @@ class Loader:
         return len(self.order)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Raises:
-        DataError: samples cannot be fetched.
-        EnvironmentFault: a worker died, or gave nothing in time.
-        """
         if self.num_workers == 0:
             batches = map(self.watched.__getitem__, self.order)
             yield from map(pinned, batches) if torch.cuda.is_available() else batches

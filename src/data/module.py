@@ -1,16 +1,23 @@
-"""What all data modules share: the batch-size contract, the loaders, and what a run must know of its data."""
+"""What all data modules share: the batch-size contract, the loaders, what a run must know of its data; and how data
+is prepared once, and taken by a trained model."""
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from src.data import cache
 from src.data.loader import Arrays, Batch, Loader
 from src.data.order import EvalOrder, Order, TrainOrder, shuffled
+from src.data.report import SPLITS, Cleaning
 from src.run.errors import ConfigError, DataError
+from src.run.terminal import rank_zero_print
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,11 +70,7 @@ class DataModule(LightningDataModule):
                 raise ConfigError(f"data.{name}: {getattr(self, name)} is less than {least}")
 
     def divide_batch(self, world_size: int) -> int:
-        """Settle `micro_batch_size` for so many devices; gives the number of micro-batches of one optimizer step.
-
-        Raises:
-            ConfigError: the batch cannot be divided so.
-        """
+        """Settle `micro_batch_size` for so many devices; gives the number of micro-batches of one optimizer step."""
         if self.batch_size % world_size:
             low = self.batch_size // world_size * world_size
             sizes = [n for n in (low, low + world_size) if n]
@@ -159,11 +162,7 @@ class DataModule(LightningDataModule):
         return {name: getattr(self, name) for name in ("facts", "statistics", "num_samples", "content")}
 
     def load_state_dict(self, state: State) -> None:
-        """Refuse to train on with other data; evaluation takes other data, with the checkpoint's statistics.
-
-        Raises:
-            DataError: facts, statistics or sizes differ from those of the checkpoint.
-        """
+        """Refuse to train on with other data; evaluation takes other data, with the checkpoint's statistics."""
         if self.trainer and self.trainer.state.fn != "fit":
             self.adopt(state)
             return
@@ -179,3 +178,92 @@ class DataModule(LightningDataModule):
     @property
     def num_samples(self) -> dict[str, int]:
         return {split: len(arrays) for split, arrays in self.splits.items()}
+
+
+class PreparedDataModule(DataModule, ABC):
+    """Base of the kinds of data. A kind says what its prepared data depends on, builds it, opens it and measures it.
+
+    A trained model's data module has the state of the checkpoint in `fitted`. Data with the same train split is the
+    model's own, and is split as it was; of other data all is measured, with what was fitted on the model's own.
+
+    Args:
+        invalid: whether a file or sample that cannot be used is an `error`, or left out (`skip`) and listed in the
+            report. Duplicates are always left out of train.
+    """
+
+    def __init__(self, invalid: Literal["error", "skip"] = "error", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.invalid = invalid
+        self.folder: Path | None = None  # of the prepared data
+
+    @abstractmethod
+    def depends_on(self) -> tuple[dict[str, Any], Iterable[Path]]:
+        """The options and the files that make other prepared data where they change."""
+
+    @abstractmethod
+    def build(self, cleaning: Cleaning, fitted: State | None) -> cache.Prepared:
+        """The arrays of each split, and figures of each for the report.
+
+        Args:
+            cleaning: takes down what is left out.
+            fitted: None for the splits of training; else all is `test`, in terms of what this was fitted on.
+        """
+
+    @abstractmethod
+    def open(self, split: str, read: Callable[[str], Tensor]) -> Any:
+        """The batches of a split, as Arrays give them, from its prepared arrays by their names."""
+
+    @abstractmethod
+    def measure(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The facts and the statistics of the opened splits."""
+
+    def prepare_data(self) -> None:
+        """Find the folder of the prepared data, built by whoever comes first."""
+        if self.folder is None:
+            options, files = self.depends_on()
+            name = f"{type(self).__name__}-{cache.fingerprint({**options, 'invalid': self.invalid}, files)}"
+            self.folder = self.as_fitted(name, self.fitted) if self.fitted else self.built(name)
+
+    def as_fitted(self, name: str, fitted: State) -> Path:
+        """The data as a trained model takes it."""
+        with suppress(DataError):  # what cannot be divided, or lacks a class, is other data
+            folder = self.built(name)
+            now, before = cache.content(folder), fitted["content"]
+            if all(now[file] == before.get(file) for file in now if file.startswith("train_")):
+                return folder
+        return self.built(f"{name}-{cache.fingerprint(fitted)}", fitted)
+
+    def built(self, name: str, fitted: State | None = None) -> Path:
+        def build() -> cache.Prepared:
+            cleaning = Cleaning(self.invalid)
+            arrays, figures = self.build(cleaning, fitted)
+            cleaning.check()
+            if fitted:
+                figures |= {split: {"same_as": "test", **figures["test"]} for split in SPLITS}
+            return arrays, figures | cleaning.report()
+
+        return cache.prepare(self.cache_dir, name, build)
+
+    def setup(self, stage: str) -> None:
+        if self.splits:
+            return
+        self.prepare_data()
+        assert self.folder is not None
+        self.report, self.content = cache.report(self.folder), cache.content(self.folder)
+        for split in SPLITS:
+            self.splits[split] = self.open(split, partial(cache.read, self.folder, self.stored_as(split)))
+        self.facts, self.statistics = self.measure()
+        if self.fitted:
+            self.facts, self.statistics = self.fitted["facts"], self.fitted["statistics"]
+            if self.content != self.fitted["content"]:
+                rank_zero_print(f"Other data than the model was trained on: {self.num_samples['test']:,} samples.")
+
+    def stored_as(self, split: str) -> str:
+        """The split whose prepared arrays are those of this one, too."""
+        return self.report[split].get("same_as", split)
+
+    def adopt(self, state: State) -> None:
+        if self.fitted is None:  # else `setup` has done it
+            self.fitted, self.folder, self.splits = state, None, {}
+            self.setup(str(self.trainer.state.fn) if self.trainer else "test")
+        super().adopt(state)

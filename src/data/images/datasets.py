@@ -52,9 +52,6 @@ def checked(
     Args:
         loaded: two pairs of images uint8 [N, C, H, W] and labels int64 [N].
         source: what gave it, for errors.
-
-    Raises:
-        DataError: arrays of another type or shape, or labels that are no class.
     """
     try:
         both = zip(("train", "test"), loaded, strict=True)

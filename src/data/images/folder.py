@@ -4,7 +4,6 @@ import os
 import statistics
 import tempfile
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -47,9 +46,6 @@ def read(
         image_size: shorter sides are resized to it, and the centre is taken; by default see `choose_size`.
         cache_dir: decoded images lie there in files without a name until they are packed.
         known: the classes of a trained model, for which there need be no train split, and not all of them.
-
-    Raises:
-        DataError: there is no such layout, or a file that cannot be used.
     """
     if not root.is_dir() and not (known and root.is_file()):
         raise DataError(f"data.data_dir: {root} is no folder -> name one of images in CLASS/ or train/CLASS/")
@@ -127,23 +123,17 @@ def has_class(split: str, file: File, class_names: list[str], cleaning: Cleaning
 
 
 def common_shape(heads: list[tuple[Size, bool]], image_size: Size | None, cleaning: Cleaning) -> Shape:
-    """What all images are made: one channel if all are grey, and one size."""
+    """What all images are made: one channel if all are grey, and one size: the given one, or their own if they have
+    one of at most 224 pixels a side, else squares of the median shorter side, or 224."""
     if not heads:
         raise DataError(f"{cleaning.root}: no image can be read -> see {cleaning.skipped[0]}")
-    size, note = (image_size, "") if image_size else choose_size([size for size, _ in heads])
-    cleaning.notes += [note] if note else []
-    return (1 if all(is_grey for _, is_grey in heads) else 3, *size)
-
-
-def choose_size(sizes: Sequence[Size]) -> tuple[Size, str]:
-    """The common size if there is one of at most 224 pixels a side, else squares of the median shorter side, or 224;
-    and what to tell of it."""
-    kinds = Counter(sizes)
-    if len(kinds) == 1 and max(sizes[0]) <= MAX_SIDE:
-        return sizes[0], ""
-    side = min(MAX_SIDE, int(statistics.median(min(size) for size in sizes)))
-    what = f"images of {len(kinds):,} sizes" if len(kinds) > 1 else f"images of {sizes[0][0]}x{sizes[0][1]} pixels"
-    return (side, side), f"{what} are made {side}x{side}; data.image_size sets another size"
+    sizes, is_grey = [size for size, _ in heads], all(is_grey for _, is_grey in heads)
+    size = image_size or sizes[0]
+    if image_size is None and (len(set(sizes)) > 1 or max(size) > MAX_SIDE):
+        side = min(MAX_SIDE, int(statistics.median(map(min, sizes))))
+        size, kinds = (side, side), f"{len(set(sizes)):,} size{'s' * (len(set(sizes)) > 1)}"
+        cleaning.notes.append(f"images of {kinds} are made {side}x{side}; data.image_size sets another size")
+    return (1 if is_grey else 3, *size)
 
 
 def pack(

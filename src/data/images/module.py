@@ -19,9 +19,8 @@ from src.data.images.augment import Augmentation, augment
 from src.data.images.datasets import Images, digits
 from src.data.images.samples import Samples, figures, stratified, without_copies
 from src.data.loader import Arrays, Batch
-from src.data.module import State
+from src.data.module import PreparedDataModule, State
 from src.data.order import key
-from src.data.prepared import PreparedDataModule
 from src.data.report import SPLITS, Cleaning
 from src.run.errors import ConfigError, DataError
 
@@ -169,9 +168,9 @@ class ImageDataModule(PreparedDataModule):
             raise DataError(f"{self.data_dir}: {what}")
 
     def sample_names(self, split: str) -> list[str]:
-        if self.dataset != "folder":
+        if self.dataset != "folder" or self.folder is None:
             return []
-        names = np.load(self.prepare() / f"{self.stored_as(split)}_names.npy")
+        names = np.load(self.folder / f"{self.stored_as(split)}_names.npy")
         return [name.decode(errors="replace") for name in names]
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

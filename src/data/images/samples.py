@@ -58,11 +58,8 @@ def without_copies(samples: dict[str, Samples], cleaning: Cleaning) -> dict[str,
 def stratified(
     targets: np.ndarray, frac: float, key: str = "data.val_frac", class_names: list[str] | None = None, least: int = 2
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the rest and of what is held out, a share of each class; always the same ones.
-
-    Raises:
-        DataError: a class has fewer than `least` samples, or the rest would be too few.
-    """
+    """Indices of the rest and of what is held out, a share of each class; always the same ones. Raises DataError where
+    a class has fewer than `least` samples, or the rest would be too few."""
     from sklearn.model_selection import train_test_split
 
     class_names = class_names or [str(k) for k in range(targets.max() + 1)]
@@ -94,11 +91,8 @@ def channel_moments(x: np.ndarray | Rows) -> tuple[list[float], list[float]]:
 
 
 def figures(splits: dict[str, Samples], class_names: list[str]) -> dict[str, Any]:
-    """The data report of each split; raises DataError where train lacks a class.
-
-    Its `shift` is how far val and test are from train: means in train's standard deviations, class shares as total
-    variation.
-    """
+    """The data report of each split; raises DataError where train lacks a class. Its `shift` is how far val and test
+    are from train: means in train's standard deviations, class shares as total variation."""
     out: dict[str, Any] = {}
     for split, (x, targets, _) in splits.items():
         mean, std = channel_moments(x)

@@ -13,9 +13,8 @@ from torch.utils.data import Dataset
 
 from src.data import cache
 from src.data.loader import Batch
-from src.data.module import State
+from src.data.module import PreparedDataModule, State
 from src.data.order import Order, key, shuffled
-from src.data.prepared import PreparedDataModule
 from src.data.report import Cleaning
 from src.data.text import report
 from src.data.text.reading import clean, read, source_files, topics
@@ -69,15 +68,11 @@ class TextDataModule(PreparedDataModule):
         self.found: list[Path] = []
         self.others: list[Path] = []  # what lies between them and is no text by its name
 
-    def prepare_data(self) -> None:
-        if self.files is None:
-            rank_zero_print("data.files is not given: the text is the language reference that ships with Python.")
-        super().prepare_data()
-
     def depends_on(self) -> tuple[dict[str, Any], list[Path]]:
         options = {name: getattr(self, name) for name in ("tokenizer", "vocab_size", "fractions")}
         options["version"] = 4  # of how text is made tokens
         if self.files is None:
+            rank_zero_print("data.files is not given: the text is the language reference that ships with Python.")
             return options | {"topics": hashlib.sha256("".join(topics().values()).encode()).hexdigest()}, []
         self.found, self.others = source_files(self.files)
         return options | {"others": len(self.others)}, self.found
@@ -92,11 +87,11 @@ class TextDataModule(PreparedDataModule):
             val_frac, test_frac = self.fractions
             a, b = int(len(text) * (1 - val_frac - test_frac)), int(len(text) * (1 - test_frac))
             parts = {"train": text[:a], "val": text[a:b], "test": text[b:]}
-            tokenizer = make_tokenizer(self.tokenizer, parts, self.vocab_size)
+            tokenizer = make_tokenizer(self.tokenizer, parts["train"], self.vocab_size)
         tokens = {split: encode(tokenizer, part) for split, part in parts.items()}
         size = vocabulary_size(tokenizer)
         figures = {"documents": len(documents), "tokenizer": tokenizer, "vocab_size": size}
-        return rows(tokens, size), figures | report.figures(parts, tokens, bool(fitted or self.fractions[1]))
+        return rows(tokens, size), figures | report.figures(parts, tokens)
 
     def open(self, split: str, read: Callable[[str], Tensor]) -> "Windows":
         return Windows(read("tokens"), self.seq_len, stride=1 if split == "train" else self.seq_len)

@@ -38,11 +38,7 @@ def source_files(files: list[str]) -> tuple[list[Path], list[Path]]:
 
 
 def read(paths: list[Path], cleaning: Cleaning) -> dict[str, str]:
-    """The text of each file.
-
-    Raises:
-        DataError: a file is not UTF-8 or cannot be read, and may not be left out.
-    """
+    """The text of each file that is UTF-8 and can be read."""
     out = {}
     for path in paths:
         try:
@@ -64,11 +60,7 @@ def read(paths: list[Path], cleaning: Cleaning) -> dict[str, str]:
 
 
 def clean(texts: dict[str, str], cleaning: Cleaning) -> list[str]:
-    """Documents that are neither empty nor seen before, without control characters.
-
-    Raises:
-        DataError: nothing is left, or what may not be left out.
-    """
+    """Documents that are neither empty nor seen before, without control characters; raises DataError where none is."""
     cleaning.came_in = len(texts) + len(cleaning.skipped)
     cleaning.check()
     first: dict[str, str] = {}  # text -> the first file that has it

@@ -118,7 +118,7 @@ def test_sizes(make, tmp_path):
     assert data.facts["image_size"] == (12, 12)
     assert "images of 2 sizes are made 12x12" in data.report["note"]
     assert make(root, image_size=(6, 9)).facts["image_size"] == (6, 9)
-    assert folder.choose_size([(300, 300)] * 2)[0] == (224, 224)
+    assert folder.common_shape([((300, 300), False)] * 2, None, Cleaning()) == (3, 224, 224)
     half = Image.new("RGB", (40, 10), "red")
     half.paste("blue", (15, 0, 25, 10))
     half.save(tmp_path / "half.png")

@@ -181,7 +181,7 @@ def test_a_load_gives_two_pairs(tmp_path, loaded):
             return loaded
 
     with pytest.raises(DataError, match=r"Given.load: .* -> give two pairs"):
-        Given(cache_dir=str(tmp_path)).prepare()
+        Given(cache_dir=str(tmp_path)).prepare_data()
 
 
 def test_invalid_labels_can_be_left_out(make):
