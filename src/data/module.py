@@ -237,7 +237,6 @@ class PreparedDataModule(DataModule, ABC):
         def build() -> cache.Prepared:
             cleaning = Cleaning(self.invalid)
             arrays, figures = self.build(cleaning, fitted)
-            cleaning.check()
             if fitted:
                 figures |= {split: {"same_as": "test", **figures["test"]} for split in SPLITS}
             return arrays, figures | cleaning.report()

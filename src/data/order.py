@@ -71,11 +71,8 @@ def shuffled(n: int, seed: int, epoch: int) -> Order:
 class TrainOrder:
     """Index tensors of one device's micro-batches, shuffled; what does not fill a batch waits for another epoch.
 
-    Args:
-        batch_size: samples of an optimizer step over all devices.
-        micro_batch_size: samples that one device takes at once.
-        position: the (epoch, micro-batch) at which iterating begins; asked each time, so a resumed run goes on.
-        ordered: gives an epoch's order, as `shuffled` does.
+    Iterating begins at `position()`, an epoch and a micro-batch, so a run that is resumed goes on. `ordered` gives an
+    epoch's order, as `shuffled` does.
     """
 
     num_samples: int

@@ -109,8 +109,8 @@ class ImageDataModule(PreparedDataModule):
         cleaning.check()
         if fitted:
             measured = next(given[split] for split in ("test", "val", "train") if split in given)
-            parts = {"test": as_trained(measured, class_names, fitted)}
-            class_names = fitted["statistics"]["class_names"]
+            check_fits(measured, class_names, fitted)
+            parts = {"test": measured}
         else:
             parts = self.divide(without_copies(given, cleaning), class_names)
         arrays = {
@@ -209,8 +209,8 @@ class ImageDataModule(PreparedDataModule):
         return pictures.images(batch["x"].float().cpu(), [names[k] for k in batch["targets"].tolist()])
 
 
-def as_trained(samples: Samples, class_names: list[str], fitted: State) -> Samples:
-    """With the class numbers of a trained model; raises DataError where it cannot take these images or classes."""
+def check_fits(samples: Samples, class_names: list[str], fitted: State) -> None:
+    """Raise DataError where a trained model cannot take these images or classes."""
     facts, known = fitted["facts"], fitted["statistics"]["class_names"]
     _, channels, *size = samples.x.shape
     if size != list(facts["image_size"]):
@@ -218,10 +218,8 @@ def as_trained(samples: Samples, class_names: list[str], fitted: State) -> Sampl
         raise DataError(f"the model takes images of {wanted}, these are {size} -> --data.image_size {wanted}")
     if channels > facts["in_channels"]:
         raise DataError(f"the model is of grey images, these have {channels} channels -> make them grey")
-    if unknown := [name for name in class_names if name not in known]:
-        raise DataError(f"the model knows no class {unknown[0]} -> leave its folder out; it knows {known}")
-    numbers = np.array([known.index(name) for name in class_names])
-    return samples._replace(targets=np.where(samples.targets < 0, -1, numbers[samples.targets]))
+    if class_names != known:
+        raise DataError(f"the model knows the classes {known}, not {class_names} -> name data with classes of its own")
 
 
 @remember  # a copy from the host at each batch would stop the GPU

@@ -26,8 +26,6 @@ from src.run.terminal import rank_zero_print
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-IGNORED = -100  # cross_entropy's own mark of targets that do not count
-
 
 class TextDataModule(PreparedDataModule):
     """Text for language models; a sample is a window of tokens.
@@ -126,13 +124,8 @@ def rows(tokens: dict[str, np.ndarray], vocab_size: int) -> cache.Splits:
 
 
 class Windows(Dataset):
-    """Windows of a row of tokens; the last one is padded, its targets by -100.
-
-    Args:
-        tokens: [tokens + 1]; the first one is context only.
-        seq_len: targets of a window.
-        stride: tokens from one index to the next.
-    """
+    """Windows of `seq_len` targets in a row of tokens, whose first one is context only; `stride` is what their first
+    tokens are apart. The last window is padded, its targets by -100, which cross_entropy ignores."""
 
     def __init__(self, tokens: Tensor, seq_len: int, stride: int) -> None:
         self.tokens, self.seq_len, self.stride = tokens, seq_len, stride
@@ -147,7 +140,7 @@ class Windows(Dataset):
         at = index.clamp(min=0)[:, None] * self.stride + torch.arange(self.seq_len + 1)
         last = len(self.tokens) - 1
         rows = torch.from_numpy(self.tokens.numpy()[at.clamp(max=last).numpy()].astype(np.int64))
-        targets = rows[:, 1:].masked_fill((at[:, 1:] > last) | (index < 0)[:, None], IGNORED)
+        targets = rows[:, 1:].masked_fill((at[:, 1:] > last) | (index < 0)[:, None], -100)
         return {"x": rows[:, :-1], "targets": targets, "index": index}
 
 
