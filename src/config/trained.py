@@ -92,7 +92,7 @@ def other_data(request: Request) -> str:
     for name in class_attribute(data["class_path"], "sources") or ():
         value = (data.get("init_args") or {}).get(name)
         if value is not None and value != before.get(name):
-            return f"_{Path(value if isinstance(value, str) else value[0]).name}"
+            return f"_{Path(value if isinstance(value, str) else value[0]).stem}"
     return ""
 
 
