@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from src.config.check import SECTIONS, TOP, check, deeper, fail, filled_in, groups, section, shown
 from src.config.signatures import Argument, signature
-from src.config.source import MISSING, NOT_PLAIN
+from src.config.source import MISSING, NOT_PLAIN, class_attribute
 from src.config.strict_yaml import SPEC, Lines, join, read_file, read_text
 from src.run.errors import ConfigError, nearest
 from src.run.files import ROOT
@@ -219,7 +219,10 @@ def expand(config: dict[str, Any]) -> None:
 def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
     """The whole config as plain data, with the default of each argument that it leaves out."""
     config = plain(config)
+    knows_facts = class_attribute(config["data"]["class_path"], "provides") is not None
     for path, _, given, known in groups(config):
+        if path.startswith("model.network") and not knows_facts:
+            continue  # a default might be one that the data decides
         for name, argument in known.arguments.items():
             if not (argument.default in (MISSING, NOT_PLAIN) or argument.inherited or name in filled_in(config, path)):
                 given.setdefault(name, plain(argument.default))

@@ -23,6 +23,7 @@ from src.data.module import PreparedDataModule, State
 from src.data.order import key
 from src.data.report import SPLITS, Cleaning
 from src.run.errors import ConfigError, DataError
+from src.run.terminal import rank_zero_print
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -100,6 +101,9 @@ class ImageDataModule(PreparedDataModule):
     def load(self) -> tuple[Images, Images]:
         """Training and test images; a data set of your own overrides this."""
         if self.dataset == "digits":
+            if type(self) is not ImageDataModule:  # its load is missing, or misspelt
+                name = type(self).__name__
+                rank_zero_print(f"{name} has no load() and names no other dataset: these are scikit-learn's digits.")
             return digits()
         images, self.class_names = datasets.torchvision_set(self.dataset, self.data_dir, self.download)
         return images

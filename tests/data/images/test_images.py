@@ -404,3 +404,12 @@ def test_a_network_of_colour_images_has_a_hint():
 
 def test_what_is_the_data_are_arguments():
     assert set(ImageDataModule.sources) <= inspect.signature(ImageDataModule).parameters.keys()
+
+
+def test_a_data_set_whose_load_is_misspelt_is_told_that_it_takes_the_digits(tmp_path, capsys):
+    class Misspelt(ImageDataModule):
+        def laod(self):
+            raise AssertionError("nothing calls this")
+
+    Misspelt(cache_dir=str(tmp_path)).prepare_data()
+    assert "Misspelt has no load() and" in capsys.readouterr().out
