@@ -133,6 +133,8 @@ def fit_and_test(cli: "CLI", folder: RunFolder, loggers: list[Any]) -> dict[str,
     """Raises:
     KnownError: what went wrong in training, where it is known; other exceptions pass.
     """
+    from lightning.pytorch.callbacks import LambdaCallback
+
     from src.callbacks.checkpoints import Checkpoints
     from src.loggers.metrics_csv import MetricsCSV, whole_rows
     from src.run import checkpoint
@@ -147,6 +149,9 @@ def fit_and_test(cli: "CLI", folder: RunFolder, loggers: list[Any]) -> dict[str,
             model.init_from = None  # the run has weights of its own
         logged = checkpoint.read_manifest(start)["steps_logged"] if start and rank() == 0 else 0
         trainer.loggers = [MetricsCSV(folder.path, logged), *loggers, *trainer.loggers]
+        if rank() == 0:
+            report = folder.path / "data_report.json"
+            trainer.callbacks.insert(0, LambdaCallback(on_train_start=lambda *_: write_json(report, data.report)))
         for logger in loggers:
             logger.repeat(whole_rows(folder.path / "metrics.csv"))
         trainer.fit(model, datamodule=data, ckpt_path=start)  # nothing is left to do where training was done

@@ -1,4 +1,1 @@
-"""What happens during training besides the steps: checkpoints, guards, averages, progress, pictures.
-
-Each is a section of the config.
-"""
+"""What happens during training besides the steps; each is a section of the config."""

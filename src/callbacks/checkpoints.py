@@ -4,18 +4,19 @@ import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, LambdaCallback
+from lightning.pytorch.trainer.states import TrainerFn
 
-from src.callbacks.ema import EMA
-from src.callbacks.resumption import Resumption, complete
 from src.data.loader import Loader
-from src.run import checkpoint as files
+from src.run.checkpoint import VerifiedCheckpointIO
 from src.run.errors import ConfigError, EnvironmentFault, Stopped, nearest
-from src.run.rng import rng_state
+from src.run.folder import RunFolder
+from src.run.private import set_steps_logged, steps_logged
+from src.run.rng import gathered, rng_state, set_rng_state
 from src.run.signals import Signals, requeued
 
 
@@ -23,10 +24,8 @@ class Checkpoints(Checkpoint):
     """Writes checkpoints from which a run goes on bit for bit. Lightning's ModelCheckpoint cannot: it saves before the
     loops have counted the step, without the random generators, and not on a signal.
 
-    All are taken at the same kind of moment: between two optimizer steps, after the validation that belongs to the
-    first, before the second begins. There the whole state is: weights, optimizer, schedule, callbacks, the loops'
-    counters, the log's open window, and the random generators, which are put back at the very same moment. Order and
-    augmentation need no state.
+    All are taken between two optimizer steps, after the validation that belongs to the first; what Lightning does not
+    restore is put back at the very same moment. Order and augmentation need no state.
 
     SIGTERM and SIGINT: write a checkpoint and stop. SIGUSR1: write one and go on; in a SLURM job that may be requeued,
     requeue it and stop.
@@ -56,35 +55,68 @@ class Checkpoints(Checkpoint):
         self.improved = False  # whether the weights of this moment are the best so far, and not saved yet
         self.trained = False  # whether training came to its end
         self.stops = False  # whether training is to stop at the end of the step
-        self.in_validation = False  # whether the checkpoint is of the moment before a validation
         self.rng_before_validation: dict[str, Any] = {}
-        self.saved_step = -1
-        self.resumption, self.signals = Resumption(), Signals()
-        self.folder = Path()
+        self.saved = ""  # the name of the newest checkpoint
+        self.restored: dict[str, Any] | None = None  # of the checkpoint that the run begins with, until it is put back
+        self.signals, self.folder = Signals(), Path()
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_score": self.best_score, "best": self.best, "by": [self.monitor, self.mode]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         exists = state["best"] is None or (self.folder / state["best"]).exists()  # else it began with a lone checkpoint
-        if exists and state.get("by", [self.monitor, self.mode]) == [self.monitor, self.mode]:  # else it is a fork
+        if exists and state["by"] == [self.monitor, self.mode]:  # else it is a fork
             self.best_score, self.best = state["best_score"], state["best"]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        rng = self.rng_before_validation if self.in_validation else rng_state()
-        complete(checkpoint, trainer, rng, self.in_validation, self.trained)
-        checkpoint["best"] = self.best
+        """Add what Lightning leaves out."""
+        set_counters(checkpoint["loops"]["fit_loop"], trainer.validating)
+        metrics = {name: value for name, value in trainer.callback_metrics.items() if not name.startswith("perf/")}
+        checkpoint |= {
+            "rng": gathered(self.rng_before_validation if trainer.validating else rng_state(), trainer),
+            "metrics": {name: value.detach().cpu() for name, value in metrics.items()},
+            "steps_logged": steps_logged(trainer),
+            "should_stop": trainer.should_stop,
+            "in_validation": trainer.validating,
+            "trained": limits(trainer) if self.trained else None,
+            "best": self.best,
+        }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self.resumption.load(trainer, checkpoint)
-        self.saved_step = -1 if checkpoint["in_validation"] else checkpoint["global_step"]
+        self.saved = file_name(checkpoint["global_step"], checkpoint["in_validation"])
+        self.restored = {name: checkpoint[name] for name in ("rng", "metrics", "steps_logged")}
+        self.restored["should_stop"] = checkpoint["should_stop"] and not checkpoint["trained"]
+        if trainer.state.fn == TrainerFn.FITTING:
+            # Before all other callbacks; Lightning moves the one that saves checkpoints to the end.
+            hooks = dict.fromkeys(("on_train_batch_start", "on_validation_start"), self.put_back_counts)
+            trainer.callbacks = [LambdaCallback(**hooks), *trainer.callbacks]  # type: ignore[attr-defined]
+            if checkpoint["trained"] == limits(trainer):
+                trainer.should_stop = True  # also where an early stop ended training before max_epochs
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            state = checkpoint["callbacks"].get(callback.state_key, {})
+            if "patience" in state:  # Lightning would take it from the checkpoint, whatever a fork's config says
+                state["patience"] = callback.patience
 
-    # The moments of a run
+    def put_back_counts(self, trainer: Trainer, *_: Any) -> None:
+        """What callbacks that come before this one look at, too."""
+        if self.restored is not None:
+            trainer.callback_metrics.update(self.restored["metrics"])
+            set_steps_logged(trainer, self.restored["steps_logged"])
+
+    def put_back(self, trainer: Trainer) -> None:
+        if self.restored is None:
+            return
+        states = self.restored["rng"]
+        set_rng_state(states[trainer.global_rank % len(states)])
+        # An early stop may wait for min_epochs; plateau schedules may look at the last validation.
+        trainer.should_stop = self.restored["should_stop"]
+        trainer.fit_loop.restarting = False  # as long as it is true, plateau schedules sleep until the epoch's end
+        self.restored = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.folder = Path(trainer.default_root_dir) / "checkpoints"
         if stage == "test":
-            self.resumption.put_back_counts(trainer)  # where nothing was left to train
+            self.put_back_counts(trainer)  # where nothing was left to train
         self.t0 = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -95,16 +127,16 @@ class Checkpoints(Checkpoint):
             loader.while_waiting = partial(self.while_waiting, trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self.resumption.put_back(trainer)
+        self.put_back(trainer)
         if batch_idx % trainer.accumulate_grad_batches:
             if self.signals.overdue:
-                self.stop_without_checkpoint(trainer, "step")
+                self.answer(trainer, self.signals.stop, "in the step ", saves=False)
             return
         if signum := self.signal_to_answer(trainer):
-            self.save_and_answer(trainer, signum)
+            self.answer(trainer, signum)
         io_of(trainer).check()
         if self.improved or self.is_due(trainer):
-            self.save(trainer, wait=False)
+            self.save(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Whatever stops training, such as `trainer.max_time`: the step that has begun is ended first."""
@@ -117,33 +149,22 @@ class Checkpoints(Checkpoint):
         if not self.signals.overdue:
             return
         begun = trainer.fit_loop.epoch_loop.batch_progress.current.completed % trainer.accumulate_grad_batches
-        if begun or trainer.world_size > 1 or self.resumption.state is not None:
-            self.stop_without_checkpoint(trainer, "step")
-        self.save_and_answer(trainer, self.signals.stop)
+        saves = not begun and trainer.world_size == 1 and self.restored is None
+        self.answer(trainer, self.signals.stop, "" if saves else "in the step ", saves)
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.score(trainer)  # finds a wrong name before training, not after the first epoch
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
-            self.resumption.put_back(trainer)
+            self.put_back(trainer)
         self.rng_before_validation = rng_state()
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Cut a long validation short: the checkpoint is of the moment before it, and going on repeats it."""
-        if not self.signals.overdue or trainer.sanity_checking:
-            return
-        if trainer.world_size > 1:  # the others may have heard nothing, and wait
-            self.stop_without_checkpoint(trainer, "validation")
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, EMA):
-                callback.on_validation_end(trainer, pl_module)  # the weights are training's again
-        self.in_validation = True
-        path = self.folder / f"step-{trainer.global_step:08d}-before-validation.ckpt"
-        if files.damage(path, alone=False):  # else the run began with it, and a checkpoint never changes
-            trainer.save_checkpoint(path)
-        io_of(trainer).finish()
-        self.answer(trainer, self.signals.stop, f"in the validation after {trainer.global_step} steps stopped by")
+        if self.signals.overdue and not trainer.sanity_checking:
+            saves = trainer.world_size == 1  # of several processes the others may have heard nothing, and wait
+            self.answer(trainer, self.signals.stop, "in the validation ", saves)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         score = math.nan if trainer.sanity_checking else self.score(trainer)
@@ -156,16 +177,15 @@ class Checkpoints(Checkpoint):
         if self.best is None and self.best_score is None:
             self.improved = True  # nothing was validated: the last is the best
         self.save(trainer)
+        io_of(trainer).finish()
         self.signals.restore()  # before asking: what comes later ends the test at once
-        if signum := self.signal_to_answer(trainer, now=True):
-            self.answer(trainer, signum, "after training and before the test stopped by")
+        if signum := self.signal_to_answer(trainer):
+            self.answer(trainer, signum, "before the test ")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.signals.restore()
         with suppress(EnvironmentFault):  # the first error is the one to tell
             io_of(trainer).finish()
-
-    # When to save
 
     def score(self, trainer: Trainer) -> float:
         metrics = trainer.callback_metrics
@@ -177,85 +197,90 @@ class Checkpoints(Checkpoint):
 
     def is_due(self, trainer: Trainer) -> bool:
         step = trainer.global_step
-        if step in (0, self.saved_step):
+        if step == 0 or self.saved == file_name(step):
             return False
         if self.every_n_steps and step % self.every_n_steps == 0:
             return True
         late = time.monotonic() - self.t0 > self.every_sec
         # Clocks differ, so one device decides for all, and seldom, because that is a message.
-        return late if trainer.world_size == 1 else processes_talk(trainer) and trainer.strategy.broadcast(late)
+        return late if trainer.world_size == 1 else self.may_ask(trainer) and trainer.strategy.broadcast(late)
 
-    def save(self, trainer: Trainer, wait: bool = True) -> None:
-        """Take a checkpoint now; whether to wait until it is on the disk, or to let a thread write it."""
-        if trainer.global_step != self.saved_step:  # a checkpoint never changes
-            path = self.folder / f"step-{trainer.global_step:08d}.ckpt"
-            if self.improved:
-                self.best, self.improved = path.name, False
-            self.saved_step, self.t0 = trainer.global_step, time.monotonic()
-            trainer.save_checkpoint(path, storage_options=self.keep_last)
-        if wait:
+    def may_ask(self, trainer: Trainer) -> bool:
+        """Whether it is time for several processes to ask each other."""
+        return self.trained or trainer.global_step % max(1, trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]
+
+    def save(self, trainer: Trainer) -> None:
+        """Take a checkpoint; a thread writes it."""
+        name = file_name(trainer.global_step, trainer.validating)
+        if name == self.saved:  # a checkpoint never changes
+            return
+        if self.improved:
+            self.best, self.improved = name, False
+        self.saved, self.t0 = name, time.monotonic()
+        trainer.save_checkpoint(self.folder / name, storage_options=self.keep_last)
+
+    def signal_to_answer(self, trainer: Trainer) -> int:
+        """Its number, or 0. Where one of several processes got one, all answer."""
+        if trainer.world_size == 1:
+            return self.signals.asked
+        if not self.may_ask(trainer):
+            return 0
+        asked = torch.tensor(float(self.signals.asked), device=trainer.strategy.root_device)
+        return int(trainer.strategy.reduce(asked, reduce_op="max"))
+
+    def answer(self, trainer: Trainer, signum: int, within: str = "", saves: bool = True) -> None:
+        """Save where that is possible now, then do what the signal asks for."""
+        name, saved, last = signal.Signals(signum).name, "", " from the last checkpoint, if there is one"
+        if saves:
+            self.save(trainer)
             io_of(trainer).finish()
-
-    # Signals
-
-    def signal_to_answer(self, trainer: Trainer, now: bool = False) -> int:
-        """Its number, or 0. Where one of several processes got one, all answer; they ask each other when the log is
-        written."""
-        signum = self.signals.asked
-        if trainer.world_size > 1:
-            if not now and not processes_talk(trainer):
-                return 0
-            mine = torch.tensor(float(signum), device=trainer.strategy.root_device)
-            signum = int(trainer.strategy.reduce(mine, reduce_op="max"))
-        return signum
-
-    def save_and_answer(self, trainer: Trainer, signum: int) -> None:
-        self.save(trainer)
-        self.answer(trainer, signum, f"after {trainer.global_step} steps stopped by")
-
-    def answer(self, trainer: Trainer, signum: int, when: str) -> None:
-        """A checkpoint has been written, because there was a signal."""
-        name, self.signals.save = signal.Signals(signum).name, False
+            self.signals.save, saved, last = False, "; a checkpoint is written", ""
         if signum == self.signals.save_signal:
             if not self.signals.requeues or not trainer.strategy.broadcast(trainer.is_global_zero and requeued()):
                 return
             name, signum = f"{name}; SLURM has the job in its queue again", signal.SIGTERM
-        raise Stopped(f"{when} {name}; a checkpoint is written -> the same command goes on", signum)
-
-    def stop_without_checkpoint(self, trainer: Trainer, within: str) -> NoReturn:
-        name, last = signal.Signals(self.signals.stop).name, "from the last checkpoint, if there is one"
-        text = f"in the {within} after {trainer.global_step} steps stopped by {name} -> the same command goes on {last}"
-        raise Stopped(text, self.signals.stop)
+        raise Stopped(
+            f"{within}after {trainer.global_step} steps stopped by {name}{saved} -> the same command goes on{last}",
+            signum,
+        )
 
 
-def io_of(trainer: Trainer) -> files.VerifiedCheckpointIO:
+def file_name(step: int, in_validation: bool = False) -> str:
+    return f"step-{step:08d}{'-before-validation' if in_validation else ''}.ckpt"
+
+
+def io_of(trainer: Trainer) -> VerifiedCheckpointIO:
     return trainer.strategy.checkpoint_io  # type: ignore[return-value]
 
 
-def processes_talk(trainer: Trainer) -> bool:
-    """Whether it is time for several processes to ask each other."""
-    return trainer.global_step % max(1, trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]
+def limits(trainer: Trainer) -> dict[str, Any]:
+    """What says how long to train: a run that has come to its end has more to do where a fork changes that."""
+    return RunFolder(Path(trainer.default_root_dir)).config()["trainer"]
+
+
+def set_counters(loops: dict[str, Any], in_validation: bool) -> None:
+    """Set the counters of Lightning's loops to the moment between two steps, or before the validation that runs now."""
+    progress = loops["epoch_loop.batch_progress"]
+    for count in (progress["total"], progress["current"]):
+        count |= dict.fromkeys(("ready", "started", "processed"), count["completed"])  # the next batch is not yet begun
+    progress["is_last_batch"] = False
+    if in_validation:  # count as Lightning does when the first batch has begun: it then repeats the validation
+        count = loops["epoch_loop.val_loop.batch_progress"]
+        completed = count["total"]["completed"]
+        count["total"] |= {"ready": completed + 1, "started": completed + 1, "processed": completed}
+        count["current"] |= dict.fromkeys(count["current"], 0)
 
 
 def check_whole_steps(trainer: Trainer) -> None:
     """An epoch, and what is trained between two validations, are whole steps: a step on a part of its micro-batches
     would have a part of its gradient, and weights that are measured in the midst of one could not be saved.
-
-    Raises:
-        ConfigError: they are not.
     """
-    step, limit, every = trainer.accumulate_grad_batches, trainer.limit_train_batches, trainer.val_check_batch
+    step, every = trainer.accumulate_grad_batches, trainer.val_check_batch
     if every is None and step > 1:
         raise ConfigError("trainer.val_check_interval: a time may come within a step -> give a number of micro-batches")
-    limits = {
-        "trainer.fast_dev_run": trainer.fast_dev_run,  # type: ignore[attr-defined]
-        "trainer.overfit_batches": trainer.overfit_batches,  # type: ignore[attr-defined]
-        "trainer.limit_train_batches": isinstance(limit, int) or limit < 1,  # 1 is one batch, 1.0 is all
-        "the training loader of data": True,
-    }
-    epoch_key = next(key for key, limited in limits.items() if limited)
-    for key, count in ((epoch_key, trainer.num_training_batches), ("trainer.val_check_interval", every)):
+    limit = "overfit_batches" if trainer.overfit_batches else "limit_train_batches"  # type: ignore[attr-defined]
+    for key, count in ((limit, trainer.num_training_batches), ("val_check_interval", every)):
         if isinstance(count, int) and count % step:
             low = count // step * step
-            valid = " or ".join(str(n) for n in (low, low + step) if n)
-            raise ConfigError(f"{key}: it comes to {count} micro-batches, but a step has {step} -> take {valid}")
+            text = f"trainer.{key}: it comes to {count} micro-batches, but a step has {step}"
+            raise ConfigError(f"{text} -> take {' or '.join(str(n) for n in (low, low + step) if n)}")

@@ -14,11 +14,10 @@ class EMA(Callback):
     tested, and stands in a checkpoint as the model's weights; those that are trained stand beside it, under `ema`.
 
     Lightning's EMAWeightAveraging (2.6.6) would break two promises: a run's last checkpoint has the average in place of
-    what is trained, so nothing could train on from it; and counters in buffers are averaged. It also keeps the average
-    on the CPU while a GPU trains, and its decay does not warm up.
+    what is trained, so nothing could train on from it; and counters in buffers are averaged.
 
-    The statistics of batch norms are averaged like weights. In the first steps the average forgets faster, by at most
-    (1 + step) / (10 + step) for `decay`, so that the random weights of the start do not stay in it.
+    The statistics of batch norms are averaged like weights. In the first steps `decay` is at most
+    (1 + step) / (10 + step), so that the random weights of the start do not stay in the average.
 
     Args:
         decay: share of the old average kept at each optimizer step, such as 0.999; without it there is no average.
@@ -28,7 +27,6 @@ class EMA(Callback):
         if decay is not None and not 0 <= decay < 1:
             raise ConfigError(f"ema.decay: {decay} is not from 0 to below 1")
         self.decay = decay
-        self.step = 0
         self.trained_weights: dict[str, Tensor] | None = None  # of a checkpoint
         self.average: list[Tensor] = []
 
@@ -43,16 +41,13 @@ class EMA(Callback):
             pl_module.load_state_dict(self.trained_weights)
             self.trained_weights = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.step = trainer.global_step
-
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if self.decay is None or trainer.global_step == self.step:
-            return
-        self.step = trainer.global_step
-        decay = min(self.decay, (1 + self.step) / (10 + self.step))
-        get_ema_multi_avg_fn(decay)(self.average, tensors(pl_module), self.step)
+        within_step = (trainer.fit_loop.epoch_loop.batch_idx + 1) % trainer.accumulate_grad_batches
+        if self.decay is not None and not within_step:
+            step = trainer.global_step
+            decay = min(self.decay, (1 + step) / (10 + step))
+            get_ema_multi_avg_fn(decay)(self.average, tensors(pl_module), step)
 
     @torch.no_grad()
     def swap(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -67,10 +62,11 @@ class EMA(Callback):
         if self.decay is None:
             return
         state = checkpoint["state_dict"]
-        average = dict(zip(map(id, tensors(pl_module)), self.average, strict=True))
+        other = dict(zip(map(id, tensors(pl_module)), self.average, strict=True))
         named = [*pl_module.named_parameters(remove_duplicate=False), *pl_module.named_buffers(remove_duplicate=False)]
-        averages = {name: average[id(t)] for name, t in named if name in state and id(t) in average}
-        checkpoint["state_dict"], checkpoint["ema"] = {**state, **averages}, state
+        others = state | {name: other[id(t)] for name, t in named if name in state and id(t) in other}
+        average, trained = (state, others) if trainer.validating else (others, state)
+        checkpoint["state_dict"], checkpoint["ema"] = average, trained
 
 
 def tensors(module: LightningModule) -> list[Tensor]:

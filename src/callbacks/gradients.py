@@ -1,33 +1,34 @@
-"""What the optimizer gets: measured every few steps, and kept from the weights where it is not finite."""
-
 import math
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from src.callbacks.nonfinite import report
 from src.data.module import Batch
 from src.models.base import logs_now
 from src.run.errors import ConfigError, NumericsError
 from src.run.private import any_nonfinite, skip_on_device
 
+Found = tuple[str, list[int], str]  # where, the samples if they can be told, and what to do
+
+HINT = "lower the learning rate, set trainer.gradient_clip_val, or set gradients.nonfinite to skip"
+
 
 class Gradients(Callback):
     """Keeps a loss or gradient that is not finite from weights and optimizer, and logs the size of updates.
 
-    Logged every `log_every_n_steps`: `optim/grad_norm`, of the whole gradient before clipping; `optim/update_ratio`,
-    the norm of the last update over that of the weights, for which they are copied at these steps; and
-    `optim/skipped`, the steps left out so far.
+    Logged every `log_every_n_steps`: `optim/grad_norm`, before clipping; `optim/update_ratio`, the norm of the last
+    update over that of the weights, which are copied for it; and `optim/skipped`, the steps left out so far.
 
     A step is left out whole: all its micro-batches, on all devices, and what they did to statistics of batch norms.
-    On a CPU, and at the very first step, the host looks, and an optimizer finds no gradients. On a GPU nothing waits:
-    the host looks when the log is written and before a checkpoint. Until then a fused optimizer leaves the step out by
-    itself, as exactly; one that is not fused gets a gradient of zeros, with which momentum and weight decay still move
-    the weights. float16 leaves out steps by its own rule, the loss scaler's, and is left alone.
+    On a CPU, and at the very first step, the host looks, and an optimizer finds no gradients. On a GPU the host looks
+    only when the log is written and before a checkpoint: until then a fused optimizer leaves the step out by itself;
+    another gets a gradient of zeros, with which momentum and weight decay still move the weights. float16 has its own
+    rule, the loss scaler's.
 
     Args:
         nonfinite: stop the run at a loss or gradient that is not finite, with exit code 5 and without the update; or
@@ -45,8 +46,7 @@ class Gradients(Callback):
         self.taken: dict[int, list[tuple[int, int]]] = {}  # step -> epoch and number of its micro-batches
         self.loss: Tensor | float = 0.0
         self.norm: Tensor | None = None
-        self.params: list[Any] = []  # of a step whose update is measured,
-        self.before: list[Tensor] = []  # and their values before it
+        self.measured: list[tuple[Any, Tensor]] = []  # parameters of a step whose update is measured, and copies
         self.buffers: list[Tensor] = []  # such as the statistics of batch norms, which the forward pass changes
         self.buffers_before: list[Tensor] = []
         self.on_host = True  # whether looking at a number costs nothing
@@ -80,29 +80,25 @@ class Gradients(Callback):
         if every and (trainer.global_step + 1) % every == 0:
             # A fused optimizer gets the gradient as the loss scaler has scaled it.
             self.norm = None if scaled and is_fused(optimizer) else get_total_norm([p.grad for p in params])
-            self.params, self.before = params, [p.detach().clone() for p in params]
+            self.measured = [(p, p.detach().clone()) for p in params]
         if not scaled:
             self.guard(trainer, optimizer, params, loss)
 
     def guard(self, trainer: Trainer, optimizer: Optimizer, params: list[Any], loss: Tensor) -> None:
-        """Leave the step out if its loss or gradient is not finite.
-
-        Raises:
-            NumericsError: the host looks, and there were too many such steps in a row.
-        """
-        bad = nonfinite([p.grad for p in params])
+        """Leave the step out if its loss or gradient is not finite."""
+        bad = any_nonfinite([p.grad for p in params])
         if self.on_host and trainer.world_size == 1 and not self.counts[1] and not bad and math.isfinite(loss):
             self.taken.clear()  # nearly always; below nothing waits for the device
             return
-        bad = (bad > 0) | ~loss.to(bad.device).isfinite()
+        bad += ~loss.to(bad.device).isfinite()
         if trainer.world_size > 1:  # all must decide alike; the gradient is everyone's already, the loss is not
-            votes = bad.float()
-            torch.distributed.all_reduce(votes)
-            bad = votes > 0
-        skip = self.count(bad, trainer.global_step)
+            torch.distributed.all_reduce(bad)
+        skip = self.count(bad > 0, trainer.global_step)
         for buffer, before in zip(self.buffers, self.buffers_before, strict=True):
             buffer.copy_(torch.where(skip, before, buffer))
-        if self.on_host or makes_state(optimizer):
+        # The first step makes the state of an optimizer; plain SGD has none, ever.
+        makes_state = not optimizer.state and any(group.get("momentum", 1) for group in optimizer.param_groups)
+        if self.on_host or makes_state:
             if skip:
                 for p in params:
                     p.grad = None
@@ -123,7 +119,6 @@ class Gradients(Callback):
         return skip
 
     def look(self, trainer: Trainer) -> None:
-        """Raise NumericsError if there were too many bad steps in a row."""
         first, row, longest, _ = self.counts.tolist()
         if longest > self.limit:
             raise NumericsError(report(trainer, first, self.taken.get(first, []), self.limit))
@@ -137,12 +132,12 @@ class Gradients(Callback):
         self.look(trainer)
         if self.norm is not None:
             pl_module.log("optim/grad_norm", self.norm)
-        if self.before:
-            update = list(torch._foreach_sub([p.detach() for p in self.params], self.before))
-            pl_module.log("optim/update_ratio", get_total_norm(update) / get_total_norm(self.before))
+        if self.measured:
+            update = get_total_norm([p.detach() - before for p, before in self.measured])
+            pl_module.log("optim/update_ratio", update / get_total_norm([before for _, before in self.measured]))
         if self.skips:
             pl_module.log("optim/skipped", self.counts[3].float())
-        self.norm, self.params, self.before = None, [], []
+        self.norm, self.measured = None, []
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.look(trainer)  # what follows a bad step is never saved
@@ -152,13 +147,70 @@ def is_fused(optimizer: Optimizer) -> bool:
     return all(group.get("fused") for group in optimizer.param_groups)
 
 
-def makes_state(optimizer: Optimizer) -> bool:
-    """Whether its next step is the first, which makes its state; plain SGD has none, ever."""
-    return not optimizer.state and any(group.get("momentum", 1) for group in optimizer.param_groups)
+def report(trainer: Trainer, step: int, micro_batches: list[tuple[int, int]], limit: int) -> str:
+    """One line: the step, its samples, and where the first value that is not finite came from.
+
+    Args:
+        micro_batches: epoch and number of each.
+        limit: so many bad steps in a row were allowed.
+    """
+    samples, found = [], None
+    try:
+        for epoch, number in micro_batches:
+            batch = trainer.datamodule.fetch(epoch, number)  # type: ignore[attr-defined]
+            samples += batch["index"].tolist()
+            found = found or first_nonfinite(trainer, batch, number)
+    except Exception as e:  # whatever it is, the first error is the one to tell
+        found = (f"not found: to run the batch again failed ({type(e).__name__})", [], HINT)
+    if trainer.world_size > 1:  # it may have happened on another device
+        everywhere: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(everywhere, (found, samples))
+        found, samples = next((both for both in everywhere if both[0]), everywhere[0])
+    where, rows, hint = found or ("not found: the batch, run again, gives finite numbers", [], HINT)
+    named = rows or samples
+    shown = ", ".join(map(str, named[:5])) + (", ..." if len(named) > 5 else "")
+    row = f", the first of {limit + 1} in a row" if limit else ""
+    return f"step {step}{row}: loss or gradient is not finite; samples {shown} of train; first in {where} -> {hint}"
 
 
-def nonfinite(grads: list[Any]) -> Tensor:
-    """1 if there is NaN or infinity, else 0."""
-    if len({grad.dtype for grad in grads}) > 1:
-        return (~get_total_norm(grads).isfinite()).float()
-    return any_nonfinite(grads)
+def first_nonfinite(trainer: Trainer, batch: Batch, number: int) -> Found | None:
+    """The first value of a training step with this batch that is not finite."""
+    model, data = trainer.lightning_module, trainer.datamodule  # type: ignore[attr-defined]
+    batch = data.on_before_batch_transfer(trainer.precision_plugin.convert_input(batch), 0)
+    batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+    search = Search(batch["index"])
+    search.note("the input x", batch["x"], "clean these samples")
+    hooks = [m.register_forward_hook(partial(search.watch, name)) for name, m in model.named_modules() if name]
+    params = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    try:
+        with torch.enable_grad(), trainer.precision_plugin.train_step_context():
+            loss: Any = model.training_step(batch, number)
+            search.note("the loss", loss, "look at their targets, or set gradients.nonfinite to skip")
+            grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name, grad in reversed([*zip(params, grads, strict=True)]):
+        search.note(f"the gradient of {name}", grad)
+    return search.found
+
+
+class Search:
+    """Notes the first of the values it is shown that is not finite; `index` [N] is of the batch's samples."""
+
+    def __init__(self, index: Tensor) -> None:
+        self.index = index
+        self.found: Found | None = None
+
+    def note(self, where: str, value: Any, hint: str = HINT) -> None:
+        if self.found or not isinstance(value, Tensor) or value.isfinite().all():
+            return
+        bad = torch.zeros_like(self.index, dtype=torch.bool)
+        if value.ndim and len(value) == len(self.index):  # a row for each sample
+            bad = ~value.isfinite().reshape(len(value), -1).all(1)
+        self.found = where, [] if bad.all() else self.index[bad].tolist(), hint
+
+    def watch(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        """A forward hook."""
+        for value in output if isinstance(output, tuple) else (output,):
+            self.note(f"the output of {name} ({type(module).__name__})", value)

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
-from src.callbacks.throughput import Throughput
 from src.data.module import Batch
 from src.loggers.curves import curves
 from src.loggers.metrics_csv import read_curves
@@ -28,20 +27,17 @@ class Pictures(Callback):
         self.enabled, self.draws, self.has_samples = enabled, False, False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.draws |= stage == "fit" and self.enabled and trainer.is_global_zero
+        if stage == "fit":
+            self.draws = self.enabled and trainer.is_global_zero
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Draw the first batch when it has been trained on: to load matplotlib and draw takes a second."""
-        if not self.draws or self.has_samples:
-            return
-        self.has_samples = True
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        self.save(trainer, "samples", data.picture({name: t[:NUM_SAMPLES] for name, t in batch.items()}))
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Throughput):
-                callback.pause(trainer, pl_module)
+        if self.draws and not self.has_samples:
+            self.has_samples = True
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            self.save(trainer, "samples", data.picture({name: t[:NUM_SAMPLES] for name, t in batch.items()}))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.draws:

@@ -16,33 +16,29 @@ class Throughput(Callback):
     """
 
     def __init__(self) -> None:
-        self.samples = 0
-        self.wait_sec = 0.0
-        self.t_start: float | None = None  # of the window; none until a batch has ended after a pause
+        self.pause()
         self.t_end = 0.0  # of the last batch
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self.t_start is not None:
-            self.wait_sec += time.perf_counter() - self.t_end
+    def pause(self, *args: Any, **kwargs: Any) -> None:
+        self.samples, self.wait_sec = 0, 0.0
+        self.t_start: float | None = None  # of the window; none until a batch has ended after a pause
+
+    on_validation_start = on_save_checkpoint = pause
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.wait_sec += time.perf_counter() - self.t_end
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.t_end = time.perf_counter()
         if self.t_start is None:
-            self.t_start = self.t_end
+            self.t_start, self.wait_sec = self.t_end, 0.0
             return
-        self.samples += len(batch["index"])
-        if not self.samples or not logs_now(trainer, batch_idx):
-            return
-        seconds, world_size = self.t_end - self.t_start, trainer.world_size
-        batch_size = trainer.datamodule.batch_size  # type: ignore[attr-defined]
-        pl_module.log("perf/samples_per_sec", self.samples * world_size / seconds)
-        pl_module.log("perf/step_sec", seconds * batch_size / (self.samples * world_size))
-        pl_module.log("perf/data_wait_frac", self.wait_sec / seconds)
-        self.samples, self.wait_sec, self.t_start = 0, 0.0, self.t_end
-
-    def pause(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any = None) -> None:
-        self.samples, self.wait_sec, self.t_start = 0, 0.0, None
-
-    on_validation_start = on_save_checkpoint = pause
+        self.samples += len(batch["index"]) * trainer.world_size
+        if logs_now(trainer, batch_idx):
+            seconds, batch_size = self.t_end - self.t_start, trainer.datamodule.batch_size  # type: ignore[attr-defined]
+            pl_module.log("perf/samples_per_sec", self.samples / seconds)
+            pl_module.log("perf/step_sec", seconds * batch_size / self.samples)
+            pl_module.log("perf/data_wait_frac", self.wait_sec / seconds)
+            self.samples, self.wait_sec, self.t_start = 0, 0.0, self.t_end

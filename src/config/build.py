@@ -19,7 +19,6 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import TorchCheckpointIO
 
-from src.callbacks.data_report import DataReport
 from src.callbacks.progress import ThrottledProgress
 from src.config.check import SECTIONS, TOP, fail, section, why_refused
 from src.config.request import Request, with_defaults
@@ -148,7 +147,7 @@ class CLI:
                 if isinstance(callback, kinds):
                     raise ConfigError(f"trainer.callbacks: {type(callback).__name__} -> use {instead} instead")
         logger = given.get("logger")
-        given |= {"callbacks": [*callbacks, *ours, DataReport()], "enable_progress_bar": False, **overrides}
+        given |= {"callbacks": [*callbacks, *ours], "enable_progress_bar": False, **overrides}
         given |= {"logger": logger if isinstance(logger, (list, Logger)) else False}
         trainer = self.call("trainer", Trainer, given)
         check_trainer(trainer, str(given.get("precision") or "32-true"))

@@ -23,8 +23,8 @@ SECTIONS = {
     "checkpoints": "src.callbacks.checkpoints.Checkpoints",
     "ema": "src.callbacks.ema.EMA",
     "gradients": "src.callbacks.gradients.Gradients",
-    "throughput": "src.callbacks.throughput.Throughput",
     "pictures": "src.callbacks.pictures.Pictures",
+    "throughput": "src.callbacks.throughput.Throughput",  # its time begins after the first pictures
     "progress": "src.callbacks.progress.ThrottledProgress",
     "wandb": "src.loggers.wandb.WandbOptions",
 }

@@ -219,10 +219,10 @@ def expand(config: dict[str, Any]) -> None:
 def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
     """The whole config as plain data, with the default of each argument that it leaves out."""
     config = plain(config)
-    facts_are_known = bool(class_attribute(config["data"]["class_path"], "provides"))
+    knows_facts = class_attribute(config["data"]["class_path"], "provides") is not None
     for path, _, given, known in groups(config):
-        if path == "model.network" and not facts_are_known:
-            continue  # any of its arguments may come from the data
+        if path.startswith("model.network") and not knows_facts:
+            continue  # a default might be one that the data decides
         for name, argument in known.arguments.items():
             if not (argument.default in (MISSING, NOT_PLAIN) or argument.inherited or name in filled_in(config, path)):
                 given.setdefault(name, plain(argument.default))

@@ -7,7 +7,6 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache as remember
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -43,17 +42,13 @@ Prepared = tuple[Splits, dict[str, Any]]  # with the data report
 
 
 def files_in(path: Path) -> list[Path]:
-    """All files below a folder, in order, also through links; of a file, itself."""
+    """All files below a folder, in order, also through links, but not those that lead back up; of a file, itself."""
     out = [path] if path.is_file() else []
     for parent, folders, names in os.walk(path, followlinks=True):
-        folders[:] = sorted(name for name in folders if not is_loop(Path(parent), name))
+        real = Path(parent).resolve()
+        folders[:] = sorted(name for name in folders if not real.is_relative_to((real / name).resolve()))
         out += [Path(parent, name) for name in sorted(names)]
     return out
-
-
-def is_loop(folder: Path, name: str) -> bool:
-    """Whether a link leads to a folder that it lies in."""
-    return (folder / name).is_symlink() and folder.resolve().is_relative_to((folder / name).resolve())
 
 
 def fingerprint(options: dict[str, Any], files: Iterable[Path] = ()) -> str:
@@ -65,40 +60,33 @@ def fingerprint(options: dict[str, Any], files: Iterable[Path] = ()) -> str:
 def prepare(cache_dir: Path, name: str, build: Callable[[], Prepared]) -> Path:
     """The folder `cache_dir/name`, built if it is not there or damaged: whole or not at all, by one process at a time.
 
-    Args:
-        build: gives the arrays of each split and the data report.
-
     Raises:
         DataError: a file of the data cannot be read.
         EnvironmentFault: the cache folder cannot be written.
     """
     folder = cache_dir / name
+    if damage(folder) is None:
+        return folder
     try:
-        if damage(folder) is None:
-            return folder
         cache_dir.mkdir(parents=True, exist_ok=True)
         with FileLock(cache_dir / f"{name}.lock"):
-            wrong = damage(folder)
-            for orphan in cache_dir.glob(f"{name}.tmp*"):  # of a process that was killed while it built
-                shutil.rmtree(orphan, ignore_errors=True)
-            if wrong and folder.is_dir():
-                aside = cache_dir / f"{name}.damaged"
-                rank_zero_print(
-                    f"The prepared data is made again, because in {folder} {wrong}; what is there becomes {aside.name}"
-                )
-                shutil.rmtree(aside, ignore_errors=True)
-                folder.rename(aside)
-            if wrong:
-                build_into(cache_dir / f"{name}.tmp", folder, build)
+            if wrong := damage(folder):  # else another process has built it meanwhile
+                if folder.exists():
+                    rank_zero_print(f"The prepared data is made again, because in {folder} {wrong}.")
+                build_into(folder, build)
     except OSError as e:
-        if e.errno is None or (e.filename and not Path(e.filename).is_relative_to(cache_dir)):
-            what = f"{e.filename}: {e.strerror}" if e.errno else str(e)  # of a `load` that raises it itself
-            raise DataError(f"{what} -> check where the data lies") from e
-        raise EnvironmentFault(f"data.cache_dir {cache_dir}: {e.strerror or e} -> free space or name another") from e
+        if e.errno and Path(e.filename or cache_dir).is_relative_to(cache_dir):
+            hint = "free space or name another"
+            raise EnvironmentFault(f"data.cache_dir {cache_dir}: {e.strerror} -> {hint}") from e
+        what = f"{e.filename}: {e.strerror}" if e.filename else str(e)
+        raise DataError(f"{what} -> check where the data lies") from e
     return folder
 
 
-def build_into(tmp: Path, folder: Path, build: Callable[[], Prepared]) -> None:
+def build_into(folder: Path, build: Callable[[], Prepared]) -> None:
+    tmp = folder.with_name(f"{folder.name}.tmp")
+    for old in (folder, tmp):  # damaged, or of a process that was killed while it built
+        shutil.rmtree(old, ignore_errors=True)
     tmp.mkdir()
     try:
         splits, report = build()
@@ -109,42 +97,28 @@ def build_into(tmp: Path, folder: Path, build: Callable[[], Prepared]) -> None:
                     f.flush()
                     os.fsync(f.fileno())
         write_text(tmp / "report.json", json.dumps(report, indent=1))
-        write_text(tmp / MANIFEST, json.dumps({file.name: state(file) for file in tmp.iterdir()}))
+        write_text(tmp / MANIFEST, json.dumps({file.name: checksum(file) for file in tmp.iterdir()}))
         tmp.rename(folder)
         sync(folder.parent)
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
 
 
-def content(folder: Path) -> dict[str, list[int]]:
-    """What tells these arrays from others: the size and checksum of each."""
-    written = json.loads((folder / MANIFEST).read_text())
-    return {name: written[name] for name in sorted(written) if name.endswith(".npy")}
-
-
 def damage(folder: Path) -> str | None:
     """What is wrong with prepared data, or None."""
     try:
         for name, written in json.loads((folder / MANIFEST).read_text()).items():
-            if state(folder / name) != written:
+            if checksum(folder / name) != written:
                 return f"{name} is not what was written"
-    except FileNotFoundError as e:
-        return f"{Path(e.filename).name} is missing"
-    except (ValueError, AttributeError):
-        return f"{MANIFEST} cannot be read"
+    except (OSError, ValueError, AttributeError) as e:
+        return f"a file cannot be read ({e})"
     return None
 
 
-def state(file: Path) -> list[int]:
-    """The size of a file and the checksum of what is in it."""
-    stat = file.stat()
-    return [stat.st_size, crc32(file, stat.st_ino, stat.st_size, stat.st_mtime_ns) if stat.st_size else 0]
-
-
-@remember
-def crc32(file: Path, *state: int) -> int:
-    """Read once by each process, and of a large file no more than the first GiB: that takes a second at most."""
-    return zlib.crc32(np.memmap(file, mode="r").data[: 2**30])
+def checksum(file: Path) -> list[int]:
+    """Size, and CRC-32 of the first GiB, which takes a second at most."""
+    size = file.stat().st_size
+    return [size, zlib.crc32(np.memmap(file, mode="r").data[: 2**30]) if size else 0]
 
 
 def write(file: BinaryIO, array: np.ndarray | Rows) -> None:
@@ -154,6 +128,12 @@ def write(file: BinaryIO, array: np.ndarray | Rows) -> None:
     step = max(1, 2**24 // max(1, math.prod(array.shape[1:])))
     for start in range(0, len(array), step):
         file.write(np.ascontiguousarray(array[start : start + step]).tobytes())
+
+
+def content(folder: Path) -> dict[str, list[int]]:
+    """What tells these arrays from others: the size and checksum of each."""
+    written = json.loads((folder / MANIFEST).read_text())
+    return {name: written[name] for name in sorted(written) if name.endswith(".npy")}
 
 
 def read(folder: Path, split: str, name: str) -> Tensor:

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from multiprocessing.connection import wait
 from threading import Thread
 from typing import Any
 
@@ -69,18 +70,14 @@ class Watched(Dataset):
 
 
 class Loader:
-    """Batches in the order of index tensors, fetched in this process or by workers.
-
-    Args:
-        worker_timeout_sec: how long to wait for a worker's batch.
-    """
+    """Batches in the order of index tensors, fetched in this process or by workers. Raises DataError where samples
+    cannot be fetched, EnvironmentFault where a worker died or gave nothing for `worker_timeout_sec`."""
 
     def __init__(
         self, arrays: Dataset, order: TrainOrder | EvalOrder, num_workers: int = 0, worker_timeout_sec: float = 120.0
     ) -> None:
         self.arrays, self.order, self.num_workers = arrays, order, num_workers
-        self.worker_timeout_sec = worker_timeout_sec
-        self.watched, self.received = Watched(arrays, num_workers), 0
+        self.worker_timeout_sec, self.watched = worker_timeout_sec, Watched(arrays, num_workers)
         self.while_waiting: Callable[[], None] = lambda: None  # called every `POLL_SEC` without a batch
         self.workers: DataLoader | None = None
 
@@ -88,16 +85,12 @@ class Loader:
         return len(self.order)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Raises:
-        DataError: samples cannot be fetched.
-        EnvironmentFault: a worker died, or gave nothing in time.
-        """
         if self.num_workers == 0:
             batches = map(self.watched.__getitem__, self.order)
             yield from map(pinned, batches) if torch.cuda.is_available() else batches
             return
-        self.workers, self.received = self.workers or self.start_workers(), 0
-        fetched, since = iter(self.workers), time.monotonic()
+        self.workers = self.workers or self.start_workers()
+        fetched, number, since = iter(self.workers), 0, time.monotonic()
         while True:
             try:
                 batch = next(fetched)
@@ -106,15 +99,16 @@ class Loader:
             except KnownError as e:  # a worker's comes as its whole traceback
                 raise type(e)(str(e).splitlines()[-1].partition(": ")[2]) from e
             except (RuntimeError, OSError, EOFError) as e:
-                if timed_out(e) and not 0 < self.worker_timeout_sec < time.monotonic() - since:
-                    self.while_waiting()
-                    continue
-                if fault := self.lost_worker(e):
-                    raise fault from e
-                raise
-            self.received += 1
-            yield batch
-            since = time.monotonic()
+                if not str(e).startswith("DataLoader timed out"):
+                    raise self.lost_worker(e) or e from e
+                if 0 < self.worker_timeout_sec < time.monotonic() - since:
+                    worker = number % self.num_workers  # torch gives them batches in turn
+                    how = f"gave nothing for {self.worker_timeout_sec:g} s"
+                    raise self.fault(worker, how, "mend that, or raise data.worker_timeout_sec") from e
+                self.while_waiting()
+            else:
+                yield batch
+                number, since = number + 1, time.monotonic()
 
     def start_workers(self) -> DataLoader:
         return DataLoader(
@@ -130,26 +124,23 @@ class Loader:
         )
 
     def lost_worker(self, e: Exception) -> EnvironmentFault | None:
-        """What torch says of a worker that died (it raises wherever the signal finds training) or timed out."""
-        broken = isinstance(e, (ConnectionError, EOFError))  # the death of a worker while it hands over a batch
-        slow = timed_out(e)
-        if self.workers is None or not (broken or slow or str(e).startswith("DataLoader worker (pid")):
+        """The worker that died, where torch says so: it raises that wherever its signal finds training, or the end of
+        a connection while a batch is handed over."""
+        is_lost = isinstance(e, (ConnectionError, EOFError)) or str(e).startswith("DataLoader worker (pid")
+        if self.workers is None or not is_lost:
             return None
-        worker = self.received % self.num_workers  # batch n is always fetched by worker n % num_workers
-        how, what = f"gave nothing for {self.worker_timeout_sec:g} s", "mend that, or raise data.worker_timeout_sec"
-        if not slow:
-            processes = worker_processes(self.workers)
-            with suppress(RuntimeError):  # the signal may come only now
-                for process in processes if broken else ():
-                    process.join(1)
-            codes = {k: process.exitcode for k, process in enumerate(processes) if process.exitcode}
-            if broken and not codes:
-                return None
-            worker, code = next(iter(codes.items()), (worker, None))
-            how = f"was killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with exit code {code}"
-            what = "mend that (is memory short?)"
+        processes = worker_processes(self.workers)
+        with suppress(RuntimeError):  # the signal may come only now
+            wait([process.sentinel for process in processes], timeout=1)
+        for worker, code in enumerate(process.exitcode for process in processes):
+            if code is not None:
+                how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+                return self.fault(worker, how, "mend that (is memory short?)")
+        return None
+
+    def fault(self, worker: int, how: str, hint: str) -> EnvironmentFault:
         samples = self.watched.last_samples(worker)
-        return EnvironmentFault(f"data worker {worker} {how}, {samples} -> {what}; the same command goes on")
+        return EnvironmentFault(f"data worker {worker} {how}, {samples} -> {hint}; the same command goes on")
 
     # The order follows from (seed, epoch, step), so there is nothing to save; having these two methods tells
     # Lightning that this loader goes on in mid-epoch.
@@ -158,10 +149,6 @@ class Loader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         pass
-
-
-def timed_out(e: Exception) -> bool:
-    return str(e).startswith("DataLoader timed out")
 
 
 def pinned(batch: Batch) -> Batch:

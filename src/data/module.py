@@ -1,16 +1,23 @@
-"""What all data modules share: the batch-size contract, the loaders, and what a run must know of its data."""
+"""What all data modules share: the batch-size contract, the loaders, what a run must know of its data; and how data
+is prepared once, and taken by a trained model."""
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from src.data import cache
 from src.data.loader import Arrays, Batch, Loader
 from src.data.order import EvalOrder, Order, TrainOrder, shuffled
+from src.data.report import SPLITS, Cleaning
 from src.run.errors import ConfigError, DataError
+from src.run.terminal import rank_zero_print
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,6 +58,7 @@ class DataModule(LightningDataModule):
         self.num_workers, self.worker_timeout_sec = num_workers, worker_timeout_sec
         self.seed, self.cache_dir = seed, Path(cache_dir)
         self.predict_split = "test"
+        self.epoch_order: Callable[[int, int, int], Order] = shuffled  # of (number of samples, seed, epoch)
         self.splits: dict[str, Arrays] = {}
         self.facts: dict[str, Any] = {}
         self.statistics: dict[str, Any] = {}
@@ -62,11 +70,7 @@ class DataModule(LightningDataModule):
                 raise ConfigError(f"data.{name}: {getattr(self, name)} is less than {least}")
 
     def divide_batch(self, world_size: int) -> int:
-        """Settle `micro_batch_size` for so many devices; gives the number of micro-batches of one optimizer step.
-
-        Raises:
-            ConfigError: the batch cannot be divided so.
-        """
+        """Settle `micro_batch_size` for so many devices; gives the number of micro-batches of one optimizer step."""
         if self.batch_size % world_size:
             low = self.batch_size // world_size * world_size
             sizes = [n for n in (low, low + world_size) if n]
@@ -82,8 +86,7 @@ class DataModule(LightningDataModule):
     def share(self) -> tuple[int, int, int]:
         """Samples that this process takes at once, its rank, and the number of processes."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        micro = self.batch_size // world_size // self.divide_batch(world_size)
-        return micro, rank, world_size
+        return self.batch_size // world_size // self.divide_batch(world_size), rank, world_size
 
     def position(self) -> tuple[int, int]:
         """Epoch and micro-batch that training has come to; Lightning's loops hold them, also after a restart."""
@@ -112,13 +115,9 @@ class DataModule(LightningDataModule):
         self.check_sizes()
         arrays, (micro, rank, world_size) = self.splits["train"], self.share()
         order = TrainOrder(
-            len(arrays), self.batch_size, micro, self.seed, self.position, rank, world_size, self.epoch_order()
+            len(arrays), self.batch_size, micro, self.seed, self.position, rank, world_size, self.epoch_order
         )
         return Loader(arrays, order, self.num_workers, self.worker_timeout_sec)
-
-    def epoch_order(self) -> Callable[[int, int, int], Order]:
-        """Gives an epoch's order from (number of samples, seed, epoch)."""
-        return shuffled
 
     def eval_loader(self, split: str, limited_as: str | None = None) -> Loader:
         count, share = len(self.splits[split]), self.share()
@@ -138,10 +137,10 @@ class DataModule(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """On the device: numbers as the weights are, by `trainer.precision`."""
-        x = batch["x"]
-        if not x.is_floating_point():
-            return batch
-        return {**batch, "x": self.trainer.precision_plugin.convert_input(x.float()) if self.trainer else x.float()}
+        return {**batch, "x": self.as_weights(batch["x"])} if batch["x"].is_floating_point() else batch
+
+    def as_weights(self, x: Tensor) -> Tensor:
+        return self.trainer.precision_plugin.convert_input(x.float()) if self.trainer else x.float()
 
     def views(self, x: Tensor) -> list[Tensor]:
         """What a batch x is classified by in evaluation: the mean over these."""
@@ -163,11 +162,7 @@ class DataModule(LightningDataModule):
         return {name: getattr(self, name) for name in ("facts", "statistics", "num_samples", "content")}
 
     def load_state_dict(self, state: State) -> None:
-        """Refuse to train on with other data; evaluation takes other data, with the checkpoint's statistics.
-
-        Raises:
-            DataError: facts, statistics or sizes differ from those of the checkpoint.
-        """
+        """Refuse to train on with other data; evaluation takes other data, with the checkpoint's statistics."""
         if self.trainer and self.trainer.state.fn != "fit":
             self.adopt(state)
             return
@@ -183,3 +178,91 @@ class DataModule(LightningDataModule):
     @property
     def num_samples(self) -> dict[str, int]:
         return {split: len(arrays) for split, arrays in self.splits.items()}
+
+
+class PreparedDataModule(DataModule, ABC):
+    """Base of the kinds of data. A kind says what its prepared data depends on, builds it, opens it and measures it.
+
+    A trained model's data module has the state of the checkpoint in `fitted`. Data with the same train split is the
+    model's own, and is split as it was; of other data all is measured, with what was fitted on the model's own.
+
+    Args:
+        invalid: whether a file or sample that cannot be used is an `error`, or left out (`skip`) and listed in the
+            report. Duplicates are always left out of train.
+    """
+
+    def __init__(self, invalid: Literal["error", "skip"] = "error", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.invalid = invalid
+        self.folder: Path | None = None  # of the prepared data
+
+    @abstractmethod
+    def depends_on(self) -> tuple[dict[str, Any], Iterable[Path]]:
+        """The options and the files that make other prepared data where they change."""
+
+    @abstractmethod
+    def build(self, cleaning: Cleaning, fitted: State | None) -> cache.Prepared:
+        """The arrays of each split, and figures of each for the report.
+
+        Args:
+            cleaning: takes down what is left out.
+            fitted: None for the splits of training; else all is `test`, in terms of what this was fitted on.
+        """
+
+    @abstractmethod
+    def open(self, split: str, read: Callable[[str], Tensor]) -> Any:
+        """The batches of a split, as Arrays give them, from its prepared arrays by their names."""
+
+    @abstractmethod
+    def measure(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The facts and the statistics of the opened splits."""
+
+    def prepare_data(self) -> None:
+        """Find the folder of the prepared data, built by whoever comes first."""
+        if self.folder is None:
+            options, files = self.depends_on()
+            name = f"{type(self).__name__}-{cache.fingerprint({**options, 'invalid': self.invalid}, files)}"
+            self.folder = self.as_fitted(name, self.fitted) if self.fitted else self.built(name)
+
+    def as_fitted(self, name: str, fitted: State) -> Path:
+        """The data as a trained model takes it."""
+        with suppress(DataError):  # what cannot be divided, or lacks a class, is other data
+            folder = self.built(name)
+            now, before = cache.content(folder), fitted["content"]
+            if all(now[file] == before.get(file) for file in now if file.startswith("train_")):
+                return folder
+        return self.built(f"{name}-{cache.fingerprint(fitted)}", fitted)
+
+    def built(self, name: str, fitted: State | None = None) -> Path:
+        def build() -> cache.Prepared:
+            cleaning = Cleaning(self.invalid)
+            arrays, figures = self.build(cleaning, fitted)
+            if fitted:
+                figures |= {split: {"same_as": "test", **figures["test"]} for split in SPLITS}
+            return arrays, figures | cleaning.report()
+
+        return cache.prepare(self.cache_dir, name, build)
+
+    def setup(self, stage: str) -> None:
+        if self.splits:
+            return
+        self.prepare_data()
+        assert self.folder is not None
+        self.report, self.content = cache.report(self.folder), cache.content(self.folder)
+        for split in SPLITS:
+            self.splits[split] = self.open(split, partial(cache.read, self.folder, self.stored_as(split)))
+        self.facts, self.statistics = self.measure()
+        if self.fitted:
+            self.facts, self.statistics = self.fitted["facts"], self.fitted["statistics"]
+            if self.content != self.fitted["content"]:
+                rank_zero_print(f"Other data than the model was trained on: {self.num_samples['test']:,} samples.")
+
+    def stored_as(self, split: str) -> str:
+        """The split whose prepared arrays are those of this one, too."""
+        return self.report[split].get("same_as", split)
+
+    def adopt(self, state: State) -> None:
+        if self.fitted is None:  # else `setup` has done it
+            self.fitted, self.folder, self.splits = state, None, {}
+            self.setup(str(self.trainer.state.fn) if self.trainer else "test")
+        super().adopt(state)

@@ -35,16 +35,8 @@ def key(*parts: int) -> int:
 
 
 def uniform(seed: int, epoch: int, index: Tensor, operation: int, draws: int) -> Tensor:
-    """Random numbers that belong to a sample, wherever and whenever it is drawn.
-
-    Args:
-        index: [N] sample indices, int64.
-        operation: tells apart the uses that one sample makes of randomness.
-        draws: how many numbers a sample needs.
-
-    Returns:
-        [N, draws] float32 in [0, 1), on the device of `index`.
-    """
+    """Random numbers [N, draws] in [0, 1) that belong to the samples `index` [N], wherever and whenever they are drawn;
+    `operation` tells apart the uses that one sample makes of randomness."""
     # key(seed, epoch, operation, d) for all d, made on the device: to copy them there would stop it.
     d = torch.arange(draws, device=index.device)
     keys = fmix32((key(seed, epoch, operation) * 31 + 0x9E3779B9 + d) & MASK)
@@ -79,11 +71,8 @@ def shuffled(n: int, seed: int, epoch: int) -> Order:
 class TrainOrder:
     """Index tensors of one device's micro-batches, shuffled; what does not fill a batch waits for another epoch.
 
-    Args:
-        batch_size: samples of an optimizer step over all devices.
-        micro_batch_size: samples that one device takes at once.
-        position: the (epoch, micro-batch) at which iterating begins; asked each time, so a resumed run goes on.
-        ordered: gives an epoch's order, as `shuffled` does.
+    Iterating begins at `position()`, an epoch and a micro-batch, so a run that is resumed goes on. `ordered` gives an
+    epoch's order, as `shuffled` does.
     """
 
     num_samples: int

@@ -1,4 +1,1 @@
-"""Where metrics go: metrics.csv in the run folder, and W&B.
-
-And how they are read back and drawn.
-"""
+"""Where metrics go, metrics.csv in the run folder and W&B, and how they are read back and drawn."""

@@ -23,8 +23,7 @@ def read_curves(run_dir: Path, kinds: tuple[str, ...]) -> dict[str, tuple[np.nda
 
 
 def whole_rows(path: Path) -> list[dict[str, str]]:
-    """Of a file that is still written, or whose process was killed, the last row may be a part of one; what is no
-    row at all is left out."""
+    """Without a last row that is only begun, and what is no row at all."""
     if not path.exists():
         return []
     with open(path, newline="", encoding="utf-8", errors="replace") as f:
@@ -40,19 +39,13 @@ class MetricsCSV(Logger):
     kill loses what it has not written yet, or the whole file while it adds a column.
     """
 
+    name, version = "metrics", ""
+
     def __init__(self, run_dir: Path, resume_step: int = 0) -> None:
         super().__init__()
         self.path, self.columns = run_dir / "metrics.csv", ["step", "epoch"]
         if self.path.exists() and rank() == 0:
             self.rewrite([row for row in whole_rows(self.path) if int(row["step"]) < resume_step])
-
-    @property
-    def name(self) -> str:
-        return "metrics"
-
-    @property
-    def version(self) -> str:
-        return ""
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """The config has a file of its own."""

@@ -58,16 +58,15 @@ class WandbOptions:
 
 
 class RunLogger(WandbLogger):
-    """Lightning's logger on a run of ours: what goes wrong in it is a line in the terminal, once, and stops nothing.
-
-    A thread hands everything to wandb's recorder, because one that does not answer would hold up training.
+    """Lightning's logger, but what goes wrong in it is a line in the terminal, once, and stops nothing: a thread hands
+    everything to wandb's recorder, because one that does not answer would hold up training.
     """
 
     def __init__(self, run: Any, sender: subprocess.Popen | None, warn: Callable[[str], None]) -> None:
         super().__init__(experiment=run)
         self.folder, self.sender, self.warn = Path(run.settings.sync_dir), sender, warn
-        self.broken, self.recorded = False, 0
-        self.queue: queue.Queue[Callable[[], None]] = queue.Queue(WAITING)
+        self.broken = False
+        self.queue: queue.Queue[Callable[[], Any]] = queue.Queue(WAITING)
         self.thread = threading.Thread(target=self.work, daemon=True)
         self.thread.start()
 
@@ -80,16 +79,13 @@ class RunLogger(WandbLogger):
     def log_image(self, key: str, images: list[Any], **kwargs: Any) -> None:  # type: ignore[override]
         self.attempt(partial(super().log_image, key, images, **kwargs))
 
-    def log_table(self, key: str, **kwargs: Any) -> None:  # type: ignore[override]
-        self.attempt(partial(super().log_table, key, **kwargs))
-
     def repeat(self, rows: list[dict[str, str]]) -> None:
         """Record the newest rows of metrics.csv, of this run's earlier lives or of the run that it is forked from."""
         for row in rows[-REPEATED:]:
             values = {name: float(value) for name, value in row.items() if value and name != "step"}
             self.log_metrics(values, int(row["step"]))
 
-    def attempt(self, act: Callable[[], None]) -> None:
+    def attempt(self, act: Callable[[], Any]) -> None:
         if threading.current_thread() is self.thread:  # Lightning's log_image ends in log_metrics, which is now due
             return act()
         try:
@@ -104,30 +100,23 @@ class RunLogger(WandbLogger):
             try:
                 act()
             except Exception as e:  # whatever it is, the run is worth more than its record
-                if not self.broken:
-                    self.give_up(f"{type(e).__name__} {e}")
-            self.recorded += 1
+                self.give_up(f"{type(e).__name__} {e}")
 
     def give_up(self, why: str) -> None:
-        self.broken = True
-        self.warn(f"W&B: {why}; nothing more is recorded there. metrics.csv has all metrics.")
+        if not self.broken:
+            self.broken = True
+            self.warn(f"W&B: {why}; nothing more is recorded there. metrics.csv has all metrics.")
 
     def close(self, summary: dict[str, Any], exit_code: int) -> bool:
         """Record how the run ended, as long as the recorder gets on, and wait a little for that to be sent; whether
         everything was."""
         ended, before = threading.Event(), -1
-
-        def finish() -> None:
-            try:
-                self.experiment.summary.update(summary)
-                self.experiment.finish(exit_code=exit_code)
-            finally:
-                ended.set()
-
         with suppress(queue.Full):
-            self.queue.put(finish, timeout=FINISH_SEC)
-        while not ended.is_set() and before != self.recorded:
-            before = self.recorded
+            self.queue.put(lambda: self.experiment.summary.update(summary), timeout=FINISH_SEC)
+            self.queue.put(lambda: self.experiment.finish(exit_code=exit_code), timeout=FINISH_SEC)
+            self.queue.put(ended.set, timeout=FINISH_SEC)
+        while not ended.is_set() and before != self.queue.qsize():
+            before = self.queue.qsize()
             ended.wait(FINISH_SEC)
         if not ended.is_set():
             atexit.register(os._exit, exit_code)  # goes before wandb's own hook, which would wait for ever
@@ -171,7 +160,6 @@ def start(options: WandbOptions, run_dir: Path, run_id: str, config: dict[str, A
 
 
 def earlier_records(run_dir: Path) -> list[Path]:
-    """The records that this run left when it was cut short."""
     for file in run_dir.glob("wandb/offline-run-*/*.wandb"):
         if file.stat().st_size <= EMPTY_BYTES:
             shutil.rmtree(file.parent)

@@ -5,23 +5,16 @@ The last folder is the record that grows; those before it, which may be unfinish
 
 import signal
 import sys
-from collections.abc import Sequence
+from contextlib import suppress
 
 from wandb.cli.cli import cli
 
 from src.run.processes import end_with_parent
 
-
-def main(folders: Sequence[str]) -> None:
-    end_with_parent(signal.SIGTERM)  # of a run that was killed, this would wait for more for ever
-    *earlier, growing = folders
-    if earlier:
-        try:
-            cli(["sync", *earlier], standalone_mode=False)
-        except (Exception, SystemExit) as e:
-            print(f"{earlier}: {e}")
-    cli(["beta", "sync", "--live", growing])
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    end_with_parent(signal.SIGTERM)  # of a run that was killed, this would wait for more for ever
+    *earlier, growing = sys.argv[1:]
+    with suppress(Exception, SystemExit):
+        if earlier:
+            cli(["sync", *earlier])
+    cli(["beta", "sync", "--live", growing])

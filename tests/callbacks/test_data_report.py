@@ -1,14 +1,22 @@
 import json
-from types import SimpleNamespace
 
-from src.callbacks.data_report import DataReport
+from conftest import SMALL
 
 
-def test_a_report_may_say_what_it_likes(tmp_path):
-    data = SimpleNamespace(report={"note": "synthetic", "rows": 3})
-    trainer = SimpleNamespace(datamodule=data, is_global_zero=True, default_root_dir=str(tmp_path), loggers=[])
-    DataReport().on_train_start(trainer, None)
-    assert json.loads((tmp_path / "data_report.json").read_text()) == {"note": "synthetic", "rows": 3}
+def test_the_report_of_the_data_is_in_the_run_folder(run, tmp_path):
+    def reports() -> None:
+        from src.data.waves import WavesDataModule
+
+        setup = WavesDataModule.setup
+
+        def reporting(self, stage):
+            setup(self, stage)
+            self.report = {"note": "synthetic", "rows": 3}
+
+        WavesDataModule.setup = reporting
+
+    run([*SMALL, "--run_dir", tmp_path / "run"], first=reports)
+    assert json.loads((tmp_path / "run/data_report.json").read_text()) == {"note": "synthetic", "rows": 3}
 
 
 # kind: text

@@ -1,4 +1,5 @@
 import csv
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ def test_layers_that_share_a_weight_share_its_average():
     with torch.no_grad():
         module.network.embedding.weight.add_(1)
     checkpoint = {"state_dict": module.state_dict()}
-    ema.on_save_checkpoint(None, module, checkpoint)
+    ema.on_save_checkpoint(SimpleNamespace(validating=False), module, checkpoint)
     for name in ("network.embedding.weight", "network.head.weight"):
         assert torch.equal(checkpoint["state_dict"][name], start)
         assert torch.equal(checkpoint["ema"][name], start + 1)

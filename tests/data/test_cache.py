@@ -40,7 +40,6 @@ def test_damaged_files_are_found_and_made_again(tmp_path, capsys, name, harm):
     assert cache.prepare(tmp_path, "set", build) == folder
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == whole
     assert capsys.readouterr().out.startswith("The prepared data is made again, because in ")
-    assert (tmp_path / "set.damaged").is_dir()
     assert cache.prepare(tmp_path, "set", lambda: pytest.fail("built again")) == folder
 
 

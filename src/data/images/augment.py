@@ -156,25 +156,15 @@ class Erasing(Augmentation):
         area = self.area[0] + u[:, 1] * (self.area[1] - self.area[0])
         low, high = map(math.log, self.ratio)
         ratio = torch.exp(low + u[:, 2] * (high - low))
-        inside = rectangle(x, (area * ratio).sqrt(), (area / ratio).sqrt(), u[:, 3], u[:, 4])
-        erased = inside & (u[:, 0] < self.p)[:, None, None, None]
+        inside = []  # for each side of the image, its pixels that the rectangle covers: [N, pixels]
+        for pixels, share, offset in ((x.shape[2], area * ratio, u[:, 3]), (x.shape[3], area / ratio, u[:, 4])):
+            size = (share.sqrt() * pixels).round().clamp(max=pixels)
+            start = (offset * (pixels - size + 1)).floor()
+            i = torch.arange(pixels, device=x.device)
+            inside.append((i >= start[:, None]) & (i < (start + size)[:, None]))
+        rectangle = inside[0][:, None, :, None] & inside[1][:, None, None, :]  # [N, 1, H, W]
+        erased = rectangle & (u[:, 0] < self.p)[:, None, None, None]
         return torch.lerp(x, x.mean((2, 3), keepdim=True), erased.float())
-
-
-def rectangle(x: Tensor, height: Tensor, width: Tensor, top: Tensor, left: Tensor) -> Tensor:
-    """Which pixels of x [N, C, H, W] are in each sample's rectangle: bool [N, 1, H, W].
-
-    Args:
-        height, width: [N] shares of the image; at most all of it is taken.
-        top, left: [N] offsets in [0, 1), from the first to the last at which it fits in.
-    """
-    sides = []
-    for pixels, share, offset in ((x.shape[2], height, top), (x.shape[3], width, left)):
-        size = (share * pixels).round().clamp(max=pixels)
-        start = (offset * (pixels - size + 1)).floor()
-        i = torch.arange(pixels, device=x.device)
-        sides.append((i >= start[:, None]) & (i < (start + size)[:, None]))  # [N, pixels]
-    return sides[0][:, None, :, None] & sides[1][:, None, None, :]
 
 
 def grey(x: Tensor) -> Tensor:

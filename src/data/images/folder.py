@@ -4,8 +4,7 @@ import os
 import statistics
 import tempfile
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from src.data.cache import files_in
-from src.data.images.clean import Samples, at_least_two
+from src.data.images.samples import Samples
 from src.data.report import Cleaning
 from src.run.errors import DataError
 
@@ -35,66 +34,59 @@ Shape = tuple[int, int, int]  # channels, height, width
 class File(NamedTuple):
     path: Path
     class_name: str  # empty if unknown
-    size: Size = (0, 0)
-    is_grey: bool = False
-
-
-Files = dict[str, list[File]]  # of each split
 
 
 def read(
-    folder: Path, image_size: Size | None, cache_dir: Path, cleaning: Cleaning, known: Sequence[str] = ()
+    root: Path, image_size: Size | None, cache_dir: Path, cleaning: Cleaning, known: Sequence[str] = ()
 ) -> tuple[dict[str, Samples], list[str]]:
-    """The images of `folder/SPLIT/CLASS/` or `folder/CLASS/`, and the names of the classes. For a trained model also
+    """The images of `root/SPLIT/CLASS/` or `root/CLASS/`, and the names of the classes. For a trained model also
     those of a folder without its classes, or one file: a test split whose targets are -1.
 
     Args:
         image_size: shorter sides are resized to it, and the centre is taken; by default see `choose_size`.
         cache_dir: decoded images lie there in files without a name until they are packed.
         known: the classes of a trained model, for which there need be no train split, and not all of them.
-
-    Raises:
-        DataError: there is no such layout, or a file that cannot be used.
     """
-    root = find_root(folder, cleaning, bool(known))
+    if not root.is_dir() and not (known and root.is_file()):
+        raise DataError(f"data.data_dir: {root} is no folder -> name one of images in CLASS/ or train/CLASS/")
+    cleaning.root = root if root.is_dir() else root.parent
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of files that can be read all the same
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         files = list_files(root, cleaning, known)
         class_names = list(known) or sorted({file.class_name for file in files["train"]})
-        if bad := [n for name in class_names if (n := os.fsencode(name).decode(errors="replace")) != name]:
-            raise DataError(f"{root}: the name of class folder {bad[0]} is not UTF-8 -> rename it")
-        at_least_two(class_names)
-        files = {split: known_classes(split, found, class_names, cleaning) for split, found in files.items()}
+        heads = {}
         for split, found in files.items():
-            heads = readable(split, found, header, cleaning)
-            files[split] = [file._replace(size=size, is_grey=is_grey) for file, (size, is_grey) in heads]
-        cleaning.check_limit()
-        arrays = pack_all(files, image_size, cache_dir, cleaning)
-    samples = {}
-    for split, x in arrays.items():
-        names = [file.class_name for file in files[split]]
-        targets = np.array([class_names.index(name) if name else -1 for name in names], np.int64)
-        samples[split] = Samples(x, targets, [cleaning.name(file.path) for file in files[split]])
+            usable = [file for file in found if has_class(split, file, class_names, cleaning)]
+            heads[split] = dict(readable(split, usable, header, cleaning))
+        cleaning.check()  # before what takes long
+        shape = common_shape([head for found in heads.values() for head in found.values()], image_size, cleaning)
+        samples = {split: pack(split, list(heads[split]), shape, class_names, cache_dir, cleaning) for split in files}
     return samples, class_names
 
 
-def find_root(folder: Path, cleaning: Cleaning, takes_file: bool) -> Path:
-    """What holds splits or classes: the given folder, or one that is alone in it; or the given file."""
-    if takes_file and folder.is_file():
-        cleaning.root = folder.parent
-        return folder
-    if not folder.is_dir():
-        raise DataError(f"data.data_dir: {folder} is no folder -> name one of images in CLASS/ or train/CLASS/")
-    while len(inner := subfolders(folder)) == 1 and subfolders(inner[0]) and inner[0].name.lower() not in SPLIT_NAMES:
-        cleaning.root = folder
-        for path in sorted(folder.iterdir()):
-            if path.suffix.lower() in SUFFIXES:
-                cleaning.came_in += 1
-                cleaning.skip("", path, "in no class folder", f"move it to its class in {inner[0].name}")
-        folder = inner[0]
-    cleaning.root = folder
-    return folder
+def list_files(root: Path, cleaning: Cleaning, known: Sequence[str] = ()) -> dict[str, list[File]]:
+    """The image files of each split with their classes."""
+    unlabelled = known and not any(p.name in known or p.name.lower() in SPLIT_NAMES for p in subfolders(root))
+    folders = {"test": root} if unlabelled else split_folders(root, trains=not known)
+    out: dict[str, list[File]] = {split: [] for split in folders}
+    others = []
+    for split, folder in folders.items():
+        for path in files_in(folder):
+            parts = path.relative_to(folder).parts or (path.name,)
+            hidden = any(part.startswith((".", "__MACOSX")) for part in parts)
+            if hidden or path.suffix.lower() not in SUFFIXES + OTHERS * (len(parts) > 1):
+                others.append(path)
+            elif len(parts) == 1 and not unlabelled:
+                cleaning.skip(split, path, "in no class folder", "move it into the folder of its class")
+            else:
+                out[split].append(File(path, "" if unlabelled else parts[0]))
+    cleaning.came_in = sum(map(len, out.values())) + len(cleaning.skipped)
+    cleaning.note_others(others)
+    if not (any(out.values()) if known else out["train"]):
+        where = "no image is in it, nor in a class folder there"
+        raise DataError(f"{root}: {where} -> put images into CLASS/ or train/CLASS/")
+    return out
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -122,98 +114,42 @@ def split_folders(root: Path, trains: bool) -> dict[str, Path]:
     return splits
 
 
-def list_files(root: Path, cleaning: Cleaning, known: Sequence[str] = ()) -> Files:
-    """The image files of each split with their classes."""
-    unlabelled = known and not any(p.name in known or p.name.lower() in SPLIT_NAMES for p in subfolders(root))
-    folders = {"test": root} if unlabelled else split_folders(root, trains=not known)
-    out: Files = {split: [] for split in folders}
-    for split, folder in folders.items():
-        files, others = files_in(folder), {}  # first part of the path -> a file there that is no image by its name
-        cleaning.came_in += len(files)
-        for path in files:
-            parts = path.relative_to(folder).parts or (path.name,)
-            if any(part.startswith((".", "__MACOSX")) for part in parts):
-                cleaning.ignore(split, path, "hidden file")
-            elif path.suffix.lower() not in SUFFIXES + OTHERS * (len(parts) > 1):
-                cleaning.ignore(split, path, "no image by its name")
-                others[parts[0]] = path
-            elif len(parts) == 1 and not unlabelled:
-                cleaning.skip(split, path, "in no class folder", "move it into the folder of its class")
-            else:
-                out[split].append(File(path, "" if unlabelled else parts[0]))
-        if not unlabelled:
-            note_empty_classes(folder, {file.class_name for file in out[split]}, others, cleaning)
-    if known and not any(out.values()):
-        raise DataError(f"{root}: no image is in it, nor in folders there -> name a folder with images")
-    if not known and not out["train"]:
-        raise DataError(f"{root}: no image is in a class folder -> put images into CLASS/ or train/CLASS/")
-    return out
+def has_class(split: str, file: File, class_names: list[str], cleaning: Cleaning) -> bool:
+    known = file.class_name in ("", *class_names)
+    if not known:
+        reason = f"class not in train: {file.class_name}"
+        cleaning.skip(split, file.path, reason, "take it out, or train with samples of it")
+    return known
 
 
-def note_empty_classes(folder: Path, used: set[str], others: dict[str, Path], cleaning: Cleaning) -> None:
-    """Raises DataError where a class folder has files, but none that is an image by its name."""
-    for empty in sorted({p.name for p in subfolders(folder)} - used):
-        if empty in others:
-            raise DataError(f"{folder / empty}: no image in it, but {others[empty].name} -> add some, or take it out")
-        cleaning.notes.append(
-            f"class folder {(folder / empty).relative_to(cleaning.root)}/ has no images and is left out"
-        )
-
-
-def known_classes(split: str, files: list[File], class_names: list[str], cleaning: Cleaning) -> list[File]:
-    known = {"", *class_names}
-    for file in files:
-        if file.class_name not in known:
-            reason = f"class not in train: {file.class_name}"
-            cleaning.skip(split, file.path, reason, "take it out, or train with samples of it")
-    return [file for file in files if file.class_name in known]
-
-
-def common_shape(files: Files, image_size: Size | None, cleaning: Cleaning) -> tuple[Shape, str]:
-    """What all images are made: one channel if all are grey, and one size; and what to tell of it."""
-    found = [file for split in files.values() for file in split]
-    if not found:
+def common_shape(heads: list[tuple[Size, bool]], image_size: Size | None, cleaning: Cleaning) -> Shape:
+    """What all images are made: one channel if all are grey, and one size: the given one, or their own if they have
+    one of at most 224 pixels a side, else squares of the median shorter side, or 224."""
+    if not heads:
         raise DataError(f"{cleaning.root}: no image can be read -> see {cleaning.skipped[0]}")
-    size, note = choose_size([file.size for file in found]) if image_size is None else (image_size, "")
-    return (1 if all(file.is_grey for file in found) else 3, *size), note
-
-
-def choose_size(sizes: Sequence[Size]) -> tuple[Size, str]:
-    """The common size if there is one of at most 224 pixels a side, else squares of the median shorter side, or 224."""
-    kinds = Counter(sizes)
-    if len(kinds) == 1 and max(sizes[0]) <= MAX_SIDE:
-        return sizes[0], ""
-    side = min(MAX_SIDE, int(statistics.median(min(size) for size in sizes)))
-    what = f"images of {len(kinds):,} sizes" if len(kinds) > 1 else f"images of {sizes[0][0]}x{sizes[0][1]} pixels"
-    return (side, side), f"{what} are made {side}x{side}; data.image_size sets another size"
-
-
-def pack_all(files: Files, image_size: Size | None, cache_dir: Path, cleaning: Cleaning) -> dict[str, np.ndarray]:
-    """The images of each split, all of one shape; files that cannot be decoded are taken out of `files`."""
-    shape, (wanted, note) = None, common_shape(files, image_size, cleaning)
-    while wanted != shape:  # again where a file that could not be decoded had its say in the size
-        shape, out = wanted, {}
-        for split in files:
-            images = readable(split, files[split], partial(decode, shape=shape), cleaning)
-            out[split], files[split] = pack(split, images, shape, cache_dir, cleaning)
-        wanted, note = common_shape(files, image_size, cleaning)
-    cleaning.notes += [note] if note else []
-    return out
+    sizes, is_grey = [size for size, _ in heads], all(is_grey for _, is_grey in heads)
+    size = image_size or sizes[0]
+    if image_size is None and (len(set(sizes)) > 1 or max(size) > MAX_SIDE):
+        side = min(MAX_SIDE, int(statistics.median(map(min, sizes))))
+        size, kinds = (side, side), f"{len(set(sizes)):,} size{'s' * (len(set(sizes)) > 1)}"
+        cleaning.notes.append(f"images of {kinds} are made {side}x{side}; data.image_size sets another size")
+    return (1 if is_grey else 3, *size)
 
 
 def pack(
-    split: str, decoded: Iterable[tuple[File, np.ndarray]], shape: Shape, cache_dir: Path, cleaning: Cleaning
-) -> tuple[np.ndarray, list[File]]:
-    """Decoded images [N, *shape], kept in a file without a name, and which files they are of."""
-    used = []
+    split: str, files: list[File], shape: Shape, class_names: list[str], cache_dir: Path, cleaning: Cleaning
+) -> Samples:
+    """The files that can be decoded, all of one shape; they are kept in a file without a name."""
+    targets, names = [], []
     with tempfile.TemporaryFile(dir=cache_dir) as target:
-        for file, image in decoded:
+        for file, image in readable(split, files, partial(decode, shape=shape), cleaning):
             target.write(image.tobytes())
-            used.append(file)
-        if not used:
+            targets.append(class_names.index(file.class_name) if file.class_name else -1)
+            names.append(str(file.path.relative_to(cleaning.root)))
+        if not names:
             raise DataError(f"{cleaning.root}: the {split} split has no image that can be read -> give it images")
         target.flush()
-        return np.memmap(target, np.uint8, "r", shape=(len(used), *shape)), used
+        return Samples(np.memmap(target, np.uint8, "r", shape=(len(names), *shape)), np.array(targets, np.int64), names)
 
 
 def readable(

@@ -13,23 +13,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.data import cache, splits
-from src.data.images import clean, datasets, folder, pictures, report
+from src.data import cache
+from src.data.images import datasets, folder, pictures, samples
 from src.data.images.augment import Augmentation, augment
-from src.data.images.clean import Samples
-from src.data.images.datasets import Images
+from src.data.images.datasets import Images, digits
+from src.data.images.samples import Samples, figures, stratified, without_copies
 from src.data.loader import Arrays, Batch
-from src.data.module import State
+from src.data.module import PreparedDataModule, State
 from src.data.order import key
-from src.data.prepared import PreparedDataModule
-from src.data.report import SPLITS, Cleaning, stored_as
+from src.data.report import SPLITS, Cleaning
 from src.run.errors import ConfigError, DataError
 from src.run.terminal import rank_zero_print
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-MIXERS = "torchvision.transforms.v2.MixUp or CutMix"
 
 
 class ImageDataModule(PreparedDataModule):
@@ -92,56 +89,52 @@ class ImageDataModule(PreparedDataModule):
 
     def depends_on(self) -> tuple[dict[str, Any], list[Path]]:
         options = {name: getattr(self, name) for name in ("dataset", "val_frac", "test_frac", "image_size")}
-        modules = {type(self).__module__, *(m.__name__ for m in (clean, datasets, folder, report, splits))}
-        options["source"] = [inspect.getsource(sys.modules[name]) for name in sorted({__name__, *modules})]
-        more = self.options_of_subclass()  # a `load` may read what they name
-        named = [Path(v) for v in more.values() if isinstance(v, (str, Path)) and os.path.exists(v)]
-        paths = [self.data_dir, *named] if self.reads_files else named
-        return options | more, [file for path in paths for file in cache.files_in(path)]
-
-    def options_of_subclass(self) -> dict[str, Any]:
-        """The plain values that a subclass keeps besides ours: its `load` may depend on them."""
-        plain = (str, int, float, tuple, list, dict, Path)
-        ours = vars(ImageDataModule())
-        return {name: value for name, value in vars(self).items() if name not in ours and isinstance(value, plain)}
+        modules = {sys.modules[type(self).__module__], sys.modules[__name__], datasets, folder, samples}
+        plain, ours = (str, int, float, tuple, list, dict, Path), vars(ImageDataModule())
+        # A `load` may depend on all plain values that a subclass keeps, and on the files that they name.
+        more = {name: value for name, value in vars(self).items() if name not in ours and isinstance(value, plain)}
+        paths = [Path(value) for value in more.values() if isinstance(value, (str, Path)) and os.path.exists(value)]
+        paths += [self.data_dir] if self.reads_files else []
+        files = [file for path in paths for file in cache.files_in(path)]
+        return {**options, **more, "source": sorted(map(inspect.getsource, modules))}, files
 
     def load(self) -> tuple[Images, Images]:
         """Training and test images; a data set of your own overrides this."""
-        if self.dataset != "digits":
-            images, self.class_names = datasets.torchvision_set(self.dataset, self.data_dir, self.download)
-            return images
-        if type(self) is not ImageDataModule:
-            rank_zero_print(
-                f"{type(self).__name__} has no load() and names no other dataset: these are scikit-learn's digits."
-            )
-        return datasets.digits()
+        if self.dataset == "digits":
+            if type(self) is not ImageDataModule:  # its load is missing, or misspelt
+                name = type(self).__name__
+                rank_zero_print(f"{name} has no load() and names no other dataset: these are scikit-learn's digits.")
+            return digits()
+        images, self.class_names = datasets.torchvision_set(self.dataset, self.data_dir, self.download)
+        return images
 
     def build(self, cleaning: Cleaning, fitted: State | None) -> cache.Prepared:
-        samples, class_names = self.read(cleaning, fitted)
-        cleaning.check_limit()
+        given, class_names = self.read(cleaning, fitted)
+        cleaning.check()
         if fitted:
-            measured = next(samples[split] for split in ("test", "val", "train") if split in samples)
-            parts = {"test": as_trained(measured, class_names, fitted)}
-            class_names = fitted["statistics"]["class_names"]
+            measured = next(given[split] for split in ("test", "val", "train") if split in given)
+            check_fits(measured, class_names, fitted)
+            parts = {"test": measured}
         else:
-            parts = self.divide(clean.without_copies(samples, cleaning), class_names)
+            parts = self.divide(without_copies(given, cleaning), class_names)
         arrays = {
             split: {"x": s.x, "targets": s.targets, "names": np.array([os.fsencode(name) for name in s.names])}
             for split, s in parts.items()
         }
         classes = {"num_classes": len(class_names), "class_names": class_names}
-        return arrays, classes | report.figures({split: (s.x, s.targets) for split, s in parts.items()}, class_names)
+        return arrays, classes | figures(parts, class_names)
 
     def read(self, cleaning: Cleaning, fitted: State | None) -> tuple[dict[str, Samples], list[str]]:
         """The samples of each split that there is, and the names of the classes."""
         known = fitted["statistics"]["class_names"] if fitted else []
         if self.dataset == "folder":
             size = self.image_size or (fitted["facts"]["image_size"] if fitted else None)
-            return folder.read(self.data_dir, size, self.cache_dir, cleaning, known)
-        loaded = self.load()
-        class_names = self.class_names or known
-        samples = clean.from_arrays(loaded, f"{type(self).__name__}.load", len(class_names) or None, cleaning)
-        class_names = class_names or [str(k) for k in range(1 + samples["train"].targets.max())]
+            samples, class_names = folder.read(self.data_dir, size, self.cache_dir, cleaning, known)
+        else:
+            loaded, source = self.load(), f"{type(self).__name__}.load"
+            samples, class_names = datasets.checked(loaded, source, self.class_names or known, cleaning)
+        if len(class_names) < 2:
+            raise DataError(f"there is one class only ({''.join(class_names)}) -> give samples of two classes or more")
         return samples, class_names
 
     def divide(self, samples: dict[str, Samples], class_names: list[str]) -> dict[str, Samples]:
@@ -151,7 +144,7 @@ class ImageDataModule(PreparedDataModule):
         for split, share in (("test", self.test_frac), ("val", self.val_frac)):
             if split not in samples:
                 train, least = samples["train"], 2 if "val" in samples or split == "val" else 3
-                rest, held = splits.stratified(train.targets, share, f"data.{split}_frac", class_names, least)
+                rest, held = stratified(train.targets, share, f"data.{split}_frac", class_names, least)
                 samples = {**samples, "train": train.take(rest), split: train.take(held)}
         return {split: samples[split] for split in SPLITS}
 
@@ -167,32 +160,21 @@ class ImageDataModule(PreparedDataModule):
         statistics = {"mean": train["mean"], "std": train["std"], "class_names": class_names}
         return facts | {"image_size": tuple(image_size)}, statistics
 
-    def size(self, split: str) -> str:
-        count, *_, height, width = self.splits[split].x.shape
-        return f"{count:,} images, at {height}x{width} pixels"
-
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        self.mixer = self.make_mixer()
+        try:
+            self.mixer = self.mix(num_classes=self.facts["num_classes"]) if self.mix else None
+        except (TypeError, ValueError) as e:
+            hint = "take torchvision.transforms.v2.MixUp or CutMix"
+            raise ConfigError(f"data.mix: {str(e).splitlines()[0]} -> {hint}") from e
         if stage != "predict" and (self.splits["test"].targets < 0).any():
             what = "nothing says the classes of these images -> name folders so, or take python -m src.predict"
             raise DataError(f"{self.data_dir}: {what}")
 
-    def make_mixer(self) -> nn.Module | None:
-        from torchvision.transforms.v2 import Transform
-
-        try:
-            mixer = self.mix(num_classes=self.facts["num_classes"]) if self.mix else None
-        except (TypeError, ValueError) as e:
-            raise ConfigError(f"data.mix: {str(e).splitlines()[0]} -> take {MIXERS}") from e
-        if not isinstance(mixer, Transform | None):
-            raise ConfigError(f"data.mix: {type(mixer).__name__} mixes no images -> take {MIXERS}")
-        return mixer
-
     def sample_names(self, split: str) -> list[str]:
-        if self.dataset != "folder":
+        if self.dataset != "folder" or self.folder is None:
             return []
-        names = np.load(self.prepare() / f"{stored_as(self.report, split)}_names.npy")
+        names = np.load(self.folder / f"{self.stored_as(split)}_names.npy")
         return [name.decode(errors="replace") for name in names]
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -205,8 +187,7 @@ class ImageDataModule(PreparedDataModule):
                 with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's generator of the CPU
                     torch.default_generator.manual_seed(key(self.seed, *self.position(), self.trainer.global_rank))
                     batch["x"], batch["soft_targets"] = self.mixer(batch["x"], batch["targets"])
-        x = self.standardize(batch["x"])
-        return {**batch, "x": self.trainer.precision_plugin.convert_input(x) if self.trainer else x}
+        return {**batch, "x": self.as_weights(self.standardize(batch["x"]))}
 
     def standardize(self, x: Tensor) -> Tensor:
         """x [N, C, H, W] in [0, 1] -> what the network gets: standardized by train's statistics, grey repeated."""
@@ -229,11 +210,11 @@ class ImageDataModule(PreparedDataModule):
 
     def picture(self, batch: Batch) -> "Figure":
         names = self.statistics["class_names"]
-        return pictures.images(batch["x"].float().cpu().numpy(), [names[k] for k in batch["targets"].tolist()])
+        return pictures.images(batch["x"].float().cpu(), [names[k] for k in batch["targets"].tolist()])
 
 
-def as_trained(samples: Samples, class_names: list[str], fitted: State) -> Samples:
-    """With the class numbers of a trained model; raises DataError where it cannot take these images or classes."""
+def check_fits(samples: Samples, class_names: list[str], fitted: State) -> None:
+    """Raise DataError where a trained model cannot take these images or classes."""
     facts, known = fitted["facts"], fitted["statistics"]["class_names"]
     _, channels, *size = samples.x.shape
     if size != list(facts["image_size"]):
@@ -241,10 +222,8 @@ def as_trained(samples: Samples, class_names: list[str], fitted: State) -> Sampl
         raise DataError(f"the model takes images of {wanted}, these are {size} -> --data.image_size {wanted}")
     if channels > facts["in_channels"]:
         raise DataError(f"the model is of grey images, these have {channels} channels -> make them grey")
-    if unknown := [name for name in class_names if name not in known]:
-        raise DataError(f"the model knows no class {unknown[0]} -> leave its folder out; it knows {known}")
-    numbers = np.array([known.index(name) for name in class_names])
-    return samples._replace(targets=np.where(samples.targets < 0, -1, numbers[samples.targets]))
+    if class_names != known:
+        raise DataError(f"the model knows the classes {known}, not {class_names} -> name data with classes of its own")
 
 
 @remember  # a copy from the host at each batch would stop the GPU

@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from src.data import cache
 from src.data.loader import Batch
-from src.data.module import State
-from src.data.order import Order
-from src.data.prepared import PreparedDataModule
+from src.data.module import PreparedDataModule, State
+from src.data.order import Order, key, shuffled
 from src.data.report import Cleaning
-from src.data.text import pictures, report
+from src.data.text import report
 from src.data.text.reading import clean, read, source_files, topics
-from src.data.text.splits import divide
 from src.data.text.tokens import decode, encode, make_tokenizer, vocabulary_size
-from src.data.text.windows import Windows, moved
 from src.run.errors import ConfigError, DataError
+from src.run.figures import figure
 from src.run.terminal import rank_zero_print
 
 if TYPE_CHECKING:
@@ -36,9 +36,8 @@ class TextDataModule(PreparedDataModule):
         tokenizer: `bytes`, `characters`, or `bpe`, which is trained on the train split alone.
         vocab_size: tokens of `bpe`.
         seq_len: tokens of a window.
-        split_by: `position` cuts the joined text, `document` deals whole documents out by their hash.
-        val_frac: share of the text held out for validation.
-        test_frac: share of the text held out for testing; at 0 the validation text is the test text too.
+        val_frac: share of the joined text held out for validation, after what is trained on.
+        test_frac: share held out for testing, at its end; at 0 the validation text is the test text too.
     """
 
     provides = ("vocab_size", "seq_len")  # facts, which no config states
@@ -50,7 +49,6 @@ class TextDataModule(PreparedDataModule):
         tokenizer: Literal["bytes", "characters", "bpe"] = "characters",
         vocab_size: int = 1024,
         seq_len: int = 64,
-        split_by: Literal["position", "document"] = "position",
         val_frac: float = 0.1,
         test_frac: float = 0.0,
         **kwargs: Any,
@@ -63,38 +61,37 @@ class TextDataModule(PreparedDataModule):
         if tokenizer == "bpe" and vocab_size < 257:
             raise ConfigError(f"data.vocab_size: {vocab_size} -> bpe needs the 256 bytes and at least one merge")
         self.files, self.tokenizer, self.vocab_size, self.seq_len = files, tokenizer, vocab_size, seq_len
-        self.split_by, self.fractions = split_by, (val_frac, test_frac)
-        self.found: tuple[list[Path], list[Path]] = ([], [])  # texts, and what lies between them
-
-    def prepare_data(self) -> None:
-        if self.files is None:
-            rank_zero_print("data.files is not given: the text is the language reference that ships with Python.")
-        super().prepare_data()
+        self.fractions = (val_frac, test_frac)
+        self.epoch_order = partial(moved, seq_len)
+        self.found: list[Path] = []
+        self.others: list[Path] = []  # what lies between them and is no text by its name
 
     def depends_on(self) -> tuple[dict[str, Any], list[Path]]:
-        options = {name: getattr(self, name) for name in ("tokenizer", "vocab_size", "split_by", "fractions")}
+        options = {name: getattr(self, name) for name in ("tokenizer", "vocab_size", "fractions")}
         options["version"] = 4  # of how text is made tokens
         if self.files is None:
+            rank_zero_print("data.files is not given: the text is the language reference that ships with Python.")
             return options | {"topics": hashlib.sha256("".join(topics().values()).encode()).hexdigest()}, []
-        self.found = source_files(self.files)
-        return options | {"others": len(self.found[1])}, self.found[0]
+        self.found, self.others = source_files(self.files)
+        return options | {"others": len(self.others)}, self.found
 
     def build(self, cleaning: Cleaning, fitted: State | None) -> cache.Prepared:
-        texts = topics() if self.files is None else read(*self.found, cleaning)
-        cleaning.came_in = cleaning.came_in or len(texts)
-        documents, num_control = clean(texts, cleaning)
-        figures: dict[str, Any] = {"documents": len(documents), "control_characters": num_control}
+        documents = clean(topics() if self.files is None else read(self.found, cleaning), cleaning)
+        cleaning.note_others(self.others)
+        text = "\n".join(documents)
         if fitted:
-            parts, tokenizer = {"test": "\n".join(documents)}, fitted["statistics"]["tokenizer"]
+            parts, tokenizer = {"test": text}, fitted["statistics"]["tokenizer"]
         else:
-            parts = divide(documents, self.split_by, *self.fractions)
-            tokenizer = make_tokenizer(self.tokenizer, parts, self.vocab_size)
+            val_frac, test_frac = self.fractions
+            a, b = int(len(text) * (1 - val_frac - test_frac)), int(len(text) * (1 - test_frac))
+            parts = {"train": text[:a], "val": text[a:b], "test": text[b:]}
+            tokenizer = make_tokenizer(self.tokenizer, parts["train"], self.vocab_size)
+        tokens = {split: encode(tokenizer, part) for split, part in parts.items()}
         size = vocabulary_size(tokenizer)
-        tokens = {split: encode(tokenizer, text) for split, text in parts.items()}
-        figures |= {"tokenizer": tokenizer, "vocab_size": size}
-        return rows(tokens, size), figures | report.figures(parts, tokens, has_test=bool(fitted or self.fractions[1]))
+        figures = {"documents": len(documents), "tokenizer": tokenizer, "vocab_size": size}
+        return rows(tokens, size), figures | report.figures(parts, tokens)
 
-    def open(self, split: str, read: Callable[[str], Tensor]) -> Windows:
+    def open(self, split: str, read: Callable[[str], Tensor]) -> "Windows":
         return Windows(read("tokens"), self.seq_len, stride=1 if split == "train" else self.seq_len)
 
     def measure(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -103,17 +100,17 @@ class TextDataModule(PreparedDataModule):
         facts = {"vocab_size": self.report["vocab_size"], "seq_len": self.seq_len}
         return facts, {"tokenizer": self.report.pop("tokenizer")}  # in checkpoints, not in data_report.json
 
-    def size(self, split: str) -> str:
-        return f"{self.report[split]['bytes']:,} bytes of text"
-
     def bytes_per_token(self, split: str) -> float:
         return self.report[split]["bytes_per_token"]
 
     def picture(self, batch: Batch) -> "Figure":
-        return pictures.text([decode(self.statistics["tokenizer"], row.tolist()) for row in batch["x"].cpu()[:16]])
-
-    def epoch_order(self) -> Callable[[int, int, int], Order]:
-        return partial(moved, self.seq_len)
+        """Each sample as one line; line ends are shown as ⏎."""
+        x = batch["x"][:16].tolist()
+        fig = figure(10, 0.3 * len(x) + 0.2)
+        for i, tokens in enumerate(x):
+            line, y = decode(self.statistics["tokenizer"], tokens).replace("\n", "⏎")[:110], 1 - (i + 0.5) / len(x)
+            fig.text(0.01, y, line, family="monospace", size=8, va="center", parse_math=False)
+        return fig
 
 
 def rows(tokens: dict[str, np.ndarray], vocab_size: int) -> cache.Splits:
@@ -124,3 +121,30 @@ def rows(tokens: dict[str, np.ndarray], vocab_size: int) -> cache.Splits:
         row = part if split == "train" else np.concatenate([before, part])
         out[split], before = {"tokens": row.astype(dtype)}, part[-1:]
     return out
+
+
+class Windows(Dataset):
+    """Windows of `seq_len` targets in a row of tokens, whose first one is context only; `stride` is what their first
+    tokens are apart. The last window is padded, its targets by -100, which cross_entropy ignores."""
+
+    def __init__(self, tokens: Tensor, seq_len: int, stride: int) -> None:
+        self.tokens, self.seq_len, self.stride = tokens, seq_len, stride
+
+    def __len__(self) -> int:
+        targets = len(self.tokens) - 1
+        if self.stride == 1:  # training windows are moved by up to seq_len - 1 tokens
+            return max(0, (targets - self.seq_len + 1) // self.seq_len)
+        return -(-targets // self.seq_len)
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        at = index.clamp(min=0)[:, None] * self.stride + torch.arange(self.seq_len + 1)
+        last = len(self.tokens) - 1
+        rows = torch.from_numpy(self.tokens.numpy()[at.clamp(max=last).numpy()].astype(np.int64))
+        targets = rows[:, 1:].masked_fill((at[:, 1:] > last) | (index < 0)[:, None], -100)
+        return {"x": rows[:, :-1], "targets": targets, "index": index}
+
+
+def moved(seq_len: int, n: int, seed: int, epoch: int) -> Order:
+    """The epoch's order of n windows, as their first tokens; in each epoch they begin elsewhere."""
+    order, offset = shuffled(n, seed, epoch), key(seed, epoch, 1) % seq_len
+    return lambda start, stop: order(start, stop) * seq_len + offset

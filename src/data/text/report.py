@@ -11,7 +11,7 @@ ENDS = r"\n|(?<=[.!?])\s+|(?<=[。！？])"  # of lines and sentences
 LONG_LINE = 40  # characters; shorter ones come again by chance
 
 
-def figures(parts: dict[str, str], tokens: dict[str, np.ndarray], has_test: bool) -> dict[str, Any]:
+def figures(parts: dict[str, str], tokens: dict[str, np.ndarray]) -> dict[str, Any]:
     """The data report of each split's text and tokens; without a test split, val stands for it."""
     out: dict[str, Any] = {}
     for split, text in parts.items():
@@ -20,7 +20,7 @@ def figures(parts: dict[str, str], tokens: dict[str, np.ndarray], has_test: bool
     if "train" not in out:
         return out
     found = {split: shift(parts, tokens, split) for split in ("val", "test") if parts[split]}
-    if not has_test:
+    if not parts["test"]:
         out["test"] = {"same_as": "val", **out["val"]}
     return out | {"shift": {"test": found.get("test", found.get("val", {})), **found}}
 

@@ -7,29 +7,18 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from src.run.errors import DataError
 
 
-def make_tokenizer(kind: str, texts: dict[str, str], vocab_size: int) -> str:
-    """A tokenizer fitted on `texts["train"]` alone.
-
-    Raises:
-        DataError: a held-out character is not in train.
-    """
+def make_tokenizer(kind: str, text: str, vocab_size: int) -> str:
+    """A tokenizer fitted on the text."""
     if kind == "bytes":
         return kind
     if kind == "characters":
-        known = set(texts["train"])
-        if new := sorted(set("".join(texts.values())) - known):
-            raise DataError(f"train lacks the characters {few(new)} of val or test -> --data.tokenizer bytes or bpe")
-        return "characters:" + "".join(sorted(known))
+        return "characters:" + "".join(sorted(set(text)))
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
-    bpe.train_from_iterator(texts["train"].splitlines(keepends=True), trainer)
+    bpe.train_from_iterator(text.splitlines(keepends=True), trainer)
     return bpe.to_str()
-
-
-def few(characters: list[str]) -> str:
-    return f"{characters[:10]}" + (f" and {len(characters) - 10} more" if len(characters) > 10 else "")
 
 
 def vocabulary_size(tokenizer: str) -> int:
@@ -47,7 +36,8 @@ def encode(tokenizer: str, text: str) -> np.ndarray:
     if tokenizer.startswith("characters:"):
         ids = {c: i for i, c in enumerate(tokenizer.removeprefix("characters:"))}
         if new := sorted(set(text) - set(ids)):
-            raise DataError(f"the characters {few(new)} were not in the training text -> leave them out")
+            what = f"{len(new)} characters are not in the training text, as {new[:10]}"
+            raise DataError(f"{what} -> leave them out, or train with data.tokenizer bytes or bpe")
         return np.array([ids[c] for c in text], np.int64)
     return np.array(Tokenizer.from_str(tokenizer).encode(text).ids, np.int64)
 

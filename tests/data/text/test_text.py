@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from src.data.order import TrainOrder
-from src.data.text.module import TextDataModule
+from src.data.text.module import TextDataModule, Windows, moved
 from src.data.text.tokens import decode, encode, make_tokenizer
-from src.data.text.windows import Windows, moved
 from src.run.errors import DataError
 
 TEXT = "The quick brown fox, jumps over it.\n" * 60
@@ -29,7 +28,7 @@ def make(tmp_path):
 @pytest.mark.parametrize("kind", ["bytes", "characters", "bpe"])
 def test_tokens_become_the_text_again(kind):
     text = "Größe: ∑ x²\n  two  spaces\n"
-    tokenizer = make_tokenizer(kind, {"train": text, "val": "", "test": ""}, 300)
+    tokenizer = make_tokenizer(kind, text, 300)
     assert decode(tokenizer, encode(tokenizer, text).tolist()) == text
 
 
@@ -69,21 +68,19 @@ def test_what_is_removed_is_reported(make, tmp_path):
     (tmp_path / "f.csv").write_text("1,2")
     (tmp_path / "h.txt").write_bytes(("some text " * 3).encode("utf-16-le"))
     (tmp_path / "g.txt").symlink_to("nowhere")
-    data = make(("\x00\x85\ufeff" + TEXT.replace("\n", "\r")).encode(), invalid="skip", max_skipped_frac=0.6)  # of 7
+    data = make(("\x00\x85\ufeff" + TEXT.replace("\n", "\r")).encode(), invalid="skip")
     found = {os.path.basename(r["file"]): (r["reason"], r["detail"]) for r in data.report["removed"]}
     assert found == {
         "b.md": ("duplicate", str(tmp_path / "a.txt")),
         "c.TXT": ("empty", ""),
         "d.txt": ("not UTF-8", "in line 2, at byte 3"),
-        "e.txt": ("UTF-16", "in line 1, at byte 0"),
-        "._a.txt": ("hidden file", ""),
-        "f.csv": ("no text by its name", ""),
+        "e.txt": ("not UTF-8", "in line 1, at byte 0"),
         "h.txt": ("no text", "30 of 60 characters are control characters, as in UTF-16"),
         "g.txt": ("cannot be read", "No such file or directory"),
     }
-    assert data.report["control_characters"] == 3
-    assert data.report["note"] == "3 control characters are taken out"
-    assert data.report["came_in"] == 9
+    others = f"2 files are hidden or of another kind by their names, as {tmp_path}/._a.txt"
+    assert data.report["note"] == f"3 control characters are taken out; {others}"
+    assert data.report["came_in"] == 7
     assert data.report["data/missing_frac"] == 4 / 7
     assert data.report["data/duplicate_frac"] == 1 / 7
     assert data.report["test"] == {"same_as": "val", **data.report["val"]}
@@ -126,14 +123,13 @@ def test_of_other_text_all_is_measured(make, tmp_path, kind):
     ("text", "options", "message"),
     [
         (b"abc\xff", {}, "a.txt: not UTF-8: in line 1, at byte 3 -> save it as UTF-8, or leave it out"),
-        (b"abc\xff", {"invalid": "skip"}, "1 of 1 samples cannot be used, .*a.txt: not UTF-8"),
-        ("abc".encode("utf-16"), {}, "a.txt: UTF-16: in line 1, at byte 0"),
+        (b"abc\xff", {"invalid": "skip"}, "no text is left"),
+        ("abc".encode("utf-16"), {}, "a.txt: not UTF-8: in line 1, at byte 0"),
         (b"", {}, "no text is left"),
         (b"abc", {"tokenizer": "bytes"}, "lower data.seq_len"),
-        (TEXT.encode() + b"~", {}, "train lacks the characters"),
+        (TEXT.encode() + b"~", {}, r"1 characters are not in the training text, as \['~'\] -> .* bytes or bpe"),
         (b"", {"files": ["/nowhere"]}, "is not there"),
-        (b"", {"files": []}, "the list is empty"),
-        (TEXT.encode(), {"split_by": "document"}, "none of 1 documents fell to (train|val) -> take split_by position"),
+        (b"", {"files": []}, r"there is no \.txt"),
     ],
 )
 def test_bad_input(make, text, options, message):
@@ -143,7 +139,7 @@ def test_bad_input(make, text, options, message):
 
 def test_a_folder_without_text(make, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"has no \.txt"):
+    with pytest.raises(DataError, match=r"there is no \.txt"):
         make(files=[str(tmp_path / "empty")])
 
 
