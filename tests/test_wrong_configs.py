@@ -297,7 +297,7 @@ def test_a_wrong_type_is_told_with_its_whole_key_and_value(flag, value, message,
             ["--trainer.callbacks+", "lightning.pytorch.callbacks.EarlyStopping"],
             "lightning.pytorch.callbacks.EarlyStopping needs monitor -> add it to its init_args",
         ),
-        (["--model", "src.models.language.LanguageModeling"], "needs network -> give --model.network"),
+        (["--model", "src.models.base.Model"], "needs network -> give --model.network"),
         (["--model.network", "torch.optim.Adam"], "torch.optim.Adam is not derived from torch.nn.modules.module.Mod"),
         (
             ["--model.optimizer", "src.data.cache.FileLock"],

@@ -1,5 +1,3 @@
-"""Beginning with weights that are there, and keeping some of them as they are."""
-
 import fnmatch
 import re
 from collections.abc import Sequence
@@ -19,15 +17,10 @@ def load_weights(network: nn.Module, source: str) -> str:
     """Take over what fits a network by name and shape.
 
     Args:
-        source: a run folder, of which the best checkpoint is taken; a checkpoint; a file of weights alone; or the name
-            of torchvision's own weights, which are downloaded once.
+        source: as `init_from` of `src.models.base.Model`.
 
     Returns:
         A line that says what was taken and what was not.
-
-    Raises:
-        CheckpointError: the file is missing or damaged, or no parameter fits.
-        ConfigError, EnvironmentFault: torchvision has no such weights, or they cannot be fetched.
     """
     by_name = re.fullmatch(r"\w+Weights\.\w+", source) and not Path(source).exists()
     given, wanted = (torchvision_weights(source) if by_name else read_weights(Path(source))), network.state_dict()
@@ -51,7 +44,7 @@ def listed(state: dict[str, Tensor]) -> str:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Names, as the network has them, and tensors."""
+    """Tensors by their names in the network, of a run folder's best checkpoint or of a file."""
     saved = checkpoint.read(path / "checkpoints" / "best.ckpt" if path.is_dir() else path)
     state = saved.get("state_dict", saved)
     return {name.removeprefix("network."): t for name, t in state.items() if isinstance(t, Tensor)}
@@ -74,11 +67,7 @@ def torchvision_weights(name: str) -> dict[str, Tensor]:
 
 
 def freeze(network: nn.Module, patterns: Sequence[str]) -> None:
-    """Take parameters out of training; a batch norm whose weight is frozen keeps its statistics, too.
-
-    Raises:
-        ConfigError: a pattern matches no parameter, or none is left to train.
-    """
+    """Take parameters out of training; a batch norm whose weight is frozen keeps its statistics, too."""
     parameters = dict(network.named_parameters())
     for pattern in patterns:
         found = fnmatch.filter(parameters, pattern)

@@ -166,9 +166,3 @@ def test_bad_sources_are_refused(run, tmp_path, first):
 def test_patterns_that_are_wrong(run, tmp_path, pattern, message):
     output = run([*SMALL, *SMOKE, "--model.freeze", f"['{pattern}']", "--run_dir", tmp_path / "run"], code=2)
     assert message in output
-
-
-def test_rates_by_layer(run, tmp_path):
-    run([*SMALL, *SMOKE, "--model.layer_decay", 0.5, "--model.schedule", "null", "--run_dir", tmp_path / "run"])
-    saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]
-    assert {group["lr"] for group in saved["param_groups"]} == {3e-3, 1.5e-3, 0.75e-3}
