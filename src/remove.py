@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
 from src.run.command import command
-from src.run.errors import ConfigError, EnvironmentFault, nearest
+from src.run.errors import ConfigError, EnvironmentFault
 from src.run.files import ROOT
 from src.run.terminal import rank_zero_print
 
@@ -118,25 +118,19 @@ def read() -> Files:
     return {path: (ROOT / path).read_text() if path.endswith(EDITED) else "" for path in paths}
 
 
-def kinds(paths: Iterable[str]) -> list[str]:
-    return sorted(match[1] for path in paths if (match := re.fullmatch(r"src/data/(\w+)/__init__\.py", path)))
-
-
 @command
 def main(args: Sequence[str]) -> int:
     manual = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("python -m src.remove", description=__doc__, formatter_class=manual)
-    parser.add_argument("kind", help="a folder of src/data")
+    kinds = sorted(path.parent.name for path in ROOT.glob("src/data/*/__init__.py"))
+    parser.add_argument("kind", choices=kinds, help="a folder of src/data")
     parser.add_argument("--dry_run", action="store_true", help="print what would go, and stop")
     options = parser.parse_args(list(args))
-    files = read()
-    there = kinds(files)
-    if options.kind not in there:
-        raise ConfigError(f"{options.kind} is none of the kinds {', '.join(there)}{nearest(options.kind, there)}")
-    if len(there) == 1:
+    if len(kinds) == 1:
         raise ConfigError(f"{options.kind} is the last kind of data -> add another before you remove it")
     if git("status", "--porcelain") and not options.dry_run:
         raise ConfigError("this checkout has changes that are not committed -> commit them, or put them away")
+    files = read()
     gone, left = plan(options.kind, files)
     names_gone = naming(gone, left)
     found = [(path, names_gone.search(text)) for path, text in left.items() if path not in HISTORY]

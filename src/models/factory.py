@@ -57,8 +57,7 @@ def build_network(factory: Callable[..., nn.Module], facts: dict[str, Any]) -> n
     except Exception as e:  # what the constructors of others raise has no common base
         if isinstance(e, (KnownError, OSError)) or out_of_memory(e):
             raise
-        hint = " -> leave out weights, and name them in model.init_from" if stated.get("weights") else ""
-        raise ConfigError(f"model.network: {e} (from the data: {used}){origin(e)}{hint}") from e
+        raise ConfigError(f"model.network: {e} (from the data: {used}){origin(e)}") from e
 
 
 def one_side(fact: Any) -> Any:

@@ -55,15 +55,11 @@ def torchvision_weights(name: str) -> dict[str, Tensor]:
     known = {f"{enum.__name__}.{member}": enum[member] for enum in enums for member in enum.__members__}
     if name not in known:
         raise ConfigError(f"model.init_from: torchvision has no weights {name}{nearest(name, known)}")
-    url = known[name].url
-    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     try:
         return dict(known[name].get_state_dict(progress=False, check_hash=True, weights_only=True))
     except Exception as e:  # what a broken file makes torch raise has no common base
-        if file.exists():
-            what = (str(e) or type(e).__name__).splitlines()[0]
-            raise CheckpointError(f"model.init_from: {file}: {what} -> delete it, so that it is fetched again") from e
-        raise EnvironmentFault(f"model.init_from: {url}: {e} -> put the file into {file.parent} by hand") from e
+        what, folder = str(e).partition("\n")[0], f"{torch.hub.get_dir()}/checkpoints"
+        raise EnvironmentFault(f"model.init_from: {known[name].url}: {what} -> put it into {folder} by hand") from e
 
 
 def freeze(network: nn.Module, patterns: Sequence[str]) -> None:
@@ -72,10 +68,8 @@ def freeze(network: nn.Module, patterns: Sequence[str]) -> None:
     for pattern in patterns:
         found = fnmatch.filter(parameters, pattern)
         if not found:
-            groups = [f"{name}.*" for name, _ in network.named_modules() if name]
-            tops = ", ".join(f"{name}.*" for name, _ in network.named_children())
-            hint = nearest(pattern, [*parameters, *groups]) or f"; there are {tops}"
-            raise ConfigError(f"model.freeze: no parameter is called {pattern}{hint}")
+            parts = ", ".join(f"{name}.*" for name, _ in network.named_children())
+            raise ConfigError(f"model.freeze: no parameter is called {pattern}; there are {parts}")
         for name in found:
             parameters[name].requires_grad_(False)
     if not any(p.requires_grad for p in parameters.values()):
