@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
+from src.config.request import CommandParser
 from src.run.command import command
 from src.run.errors import ConfigError, EnvironmentFault
 from src.run.files import ROOT
@@ -121,7 +122,7 @@ def read() -> Files:
 @command
 def main(args: Sequence[str]) -> int:
     manual = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m src.remove", description=__doc__, formatter_class=manual)
+    parser = CommandParser("python -m src.remove", description=__doc__, formatter_class=manual)
     kinds = sorted(path.parent.name for path in ROOT.glob("src/data/*/__init__.py"))
     parser.add_argument("kind", choices=kinds, help="a folder of src/data")
     parser.add_argument("--dry_run", action="store_true", help="print what would go, and stop")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from src.config.check import facts
-from src.config.signatures import arguments, classes
+from src.config.signatures import classes, signature
+from src.config.source import class_attribute
 from src.remove import experiments, plan, read
 
 KINDS = sorted(path.parent.name for path in ROOT.glob("src/data/*/__init__.py"))
@@ -121,9 +121,8 @@ def test_it_refuses_what_it_should(tmp_path):
 def own_options(kind: str) -> set[str]:
     """Arguments of the kind's data module that are not those of all data modules."""
     found = [path for path in classes() if path.startswith(f"src.data.{kind}.") and path.endswith("DataModule")]
-    return {name for path in found for name in arguments(path) or ()} - set(
-        arguments("src.data.module.DataModule") or ()
-    )
+    options = {name for path in found for name in signature(path).arguments}
+    return options.difference(signature("src.data.module.DataModule").arguments)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -132,7 +131,8 @@ def test_what_is_shared_names_no_kind(kind):
     files = read()
     gone, left = plan(kind, files)
     defined = {name for path in gone for name in re.findall(r"^class (\w+)", files[path], re.MULTILINE)}
-    options = own_options(kind).difference(*(own_options(other) for other in KINDS if other != kind), facts())
+    facts = {fact for path in classes() for fact in class_attribute(path, "provides") or ()}
+    options = own_options(kind).difference(*(own_options(other) for other in KINDS if other != kind), facts)
     names = {kind, kind.removesuffix("s")} | defined | options | {*experiments(gone)}
     words = re.compile(rf"\b({'|'.join(names - PLAIN)})\b")
     shared = [path for path in left if re.match(r"src/(?!data/\w+/|networks/|remove)", path)]
