@@ -10,13 +10,14 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from unittest.mock import patch
 
 import torch
 from torch.nn import functional as F
 
 from src.models.factory import channels_last
 from src.networks.resnet import ResNet
-from src.optim.muon import newton_schulz
+from src.optim import muon
 from src.run.device import has_bfloat16
 
 Task = Callable[[torch.dtype], object]
@@ -32,7 +33,11 @@ def tasks(batch_size: int) -> dict[str, Task]:
             loss = F.cross_entropy(network(x).float(), targets)
         loss.backward()
 
-    return {"forward and backward": step, "Muon's iteration": lambda dtype: newton_schulz(kernel.to(dtype))}
+    def iterate(dtype: torch.dtype) -> None:
+        with patch.object(muon, "has_bfloat16", lambda _: dtype == torch.bfloat16):
+            muon.orthogonal(kernel)
+
+    return {"forward and backward": step, "Muon's iteration": iterate}
 
 
 def seconds(task: Task, dtype: torch.dtype) -> float:

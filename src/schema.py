@@ -6,7 +6,6 @@ Made from signatures and docstrings: ours, Lightning's Trainer, torch's optimize
 in its first line, `# yaml-language-server: $schema=../schema.json` (VS Code with the YAML extension, and others).
 """
 
-import ast
 import json
 import sys
 from collections.abc import Collection, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 from src.config.check import FILLED_IN, SECTIONS, TOP, adapter, allowed_prefixes, section
 from src.config.request import CommandParser
 from src.config.signatures import Argument, Signature, classes, signature
-from src.config.source import MISSING, class_attribute, derives, exported, lineage
+from src.config.source import MISSING, class_attribute, derives, exported
 from src.run.command import command
 from src.run.files import ROOT, write_text
 from src.run.terminal import rank_zero_print
@@ -33,11 +32,13 @@ def make() -> Schema:
     """The schema of a config file."""
     top = {name: key(argument) for name, argument in TOP.arguments.items()}
     top |= {name: group(name, section(name)) for name in SECTIONS}
-    made = f"made by `python -m src.schema` with {versions()}"
-    head = {"$schema": "http://json-schema.org/draft-07/schema#", "$comment": made, **CLOSED}
+    head = {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "$comment": f"made by `make schema` with {versions()}",
+    }
     definitions = {path: definition(path) for path in known_classes()}
     definitions |= {f"any {base}": named(base) for base in (*named_bases(), "other")}
-    return {**head, "properties": top, "definitions": definitions}
+    return {**head, **CLOSED, "properties": top, "definitions": definitions}
 
 
 def versions() -> str:
@@ -47,9 +48,16 @@ def versions() -> str:
 @cache
 def known_classes() -> tuple[str, ...]:
     """Dotted paths of the classes that are explained."""
-    ours = [path for path in classes() if not path.startswith("src.callbacks.")]
+    ours = [path for path in classes() if not path.startswith("src.callbacks.") and not is_part(path)]
     paths = [*ours, *(f"{module}.{name}" for module in FOREIGN for name in sorted(exported(module)))]
-    return tuple(path for path in paths if any(derives(path, base) for base in named_bases()) and is_whole(path))
+    fits = {path for path in paths for base in named_bases() if derives(path, base)}
+    return tuple(path for path in paths if path in fits and path not in named_bases())
+
+
+def is_part(path: str) -> bool:
+    """Whether a class is a part of a network: a whole one can be made without arguments."""
+    known = signature(path) if path.startswith("src.networks.") else None
+    return known is not None and any(argument.default is MISSING for argument in known.arguments.values())
 
 
 @cache
@@ -59,14 +67,6 @@ def named_bases() -> tuple[str, ...]:
     ours = [signature(path) or Signature() for path in classes() if any(derives(path, base) for base in tops)]
     found = [a.named.base for known in ours for a in known.arguments.values() if a.named]
     return tuple(dict.fromkeys(base for base in (*tops, *found) if base.startswith(("src.", "torch."))))
-
-
-def is_whole(path: str) -> bool:
-    """Whether a class can be used as it is: not abstract, and for a network, no part of one."""
-    required = [n for n, a in (signature(path) or Signature()).arguments.items() if a.default is MISSING]
-    is_abstract = any(ast.unparse(base) == "ABC" for one in lineage(path)[0][:1] for base in one.node.bases)
-    is_part = bool(derives(path, MODULE)) and not derives(path, str(TOP.arguments["model"].named.base)) and required  # type: ignore[union-attr]
-    return path not in named_bases() and not is_abstract and not is_part
 
 
 def definition(path: str) -> Schema:

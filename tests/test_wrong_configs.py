@@ -290,6 +290,7 @@ def test_a_wrong_type_is_told_with_its_whole_key_and_value(flag, value, message,
     [
         (["--model.network", "torch.nn.Linear", "--model.network.widths", "3"], "--model.network.widths: unknown key"),
         (["--wandb", "null"], "--wandb: wandb is a group of keys, but here it has the value null -> --wandb.mode dis"),
+        (["--data.seed", "3"], "--data.seed: follows seed_everything -> set that"),
         (["--data.batch_size", "true"], '--data.batch_size: expected int, not "true"'),
         (["--checkpoints.mode", "mim"], "did you mean min?"),
         (["--trainer.callbacks+", "EarlyStopping"], "did you mean lightning.pytorch.callbacks.EarlyStopping?"),

@@ -42,7 +42,7 @@ warnings.filterwarnings("ignore", message=".*`self.log.*sync_dist=True.*")  # to
 # Broadcasting (N,) against (N, 1) trains on garbage.
 warnings.filterwarnings("error", message="Using a target size")
 warnings.filterwarnings("ignore", message="No (positive|negative) samples in targets.*")  # Classification says so
-warnings.filterwarnings("ignore", message=".*precision=16-mixed.*not supported on.*")  # is refused below
+warnings.filterwarnings("ignore", message=".*AMP with fp16 is not supported.*")  # is refused below
 
 # Callbacks that could not go on from a checkpoint, or that change the size of a batch.
 INSTEAD: dict[Any, str] = {
@@ -85,18 +85,14 @@ class CLI:
         data = {**data, "init_args": {**(data.get("init_args") or {}), "seed": config["seed_everything"]}}
         self.datamodule = self.made("data", data, TOP.arguments["data"])
         self.model = self.made("model", config["model"], TOP.arguments["model"])
-        self.sections = {name: self.section(name) for name in SECTIONS if name != "trainer"}
-        self.trainer: Any = self.make_trainer(
-            self.arguments("trainer", config["trainer"], section("trainer")), **trainer_overrides
-        )
+        specs = {name: {"class_path": path, "init_args": config[name]} for name, path in SECTIONS.items()}
+        self.sections = {name: self.made(name, spec, Argument()) for name, spec in specs.items() if name != "trainer"}
+        trainer = self.arguments("trainer", config["trainer"], section("trainer"))
+        self.trainer: Any = self.make_trainer(trainer, **trainer_overrides)
         self.trainer.strategy.checkpoint_io = VerifiedCheckpointIO()
         self.trainer.accumulate_grad_batches = self.datamodule.divide_batch(self.trainer.world_size)
         if self.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
-
-    def section(self, name: str) -> Any:
-        spec = {"class_path": SECTIONS[name], "init_args": self.request.config.get(name) or {}}
-        return self.made(name, spec, Argument())
 
     def made(self, path: str, value: Any, argument: Argument) -> Any:
         """A value of the config with the classes that it names made into objects, or into factories."""
@@ -138,7 +134,7 @@ class CLI:
         except KnownError:
             raise
         except Exception as e:  # what the constructors of others raise has no common base
-            fail(self.request.lines, path, first_line(e))
+            fail({} if path == "trainer" else self.request.lines, path, first_line(e))
 
     def make_trainer(self, given: dict[str, Any], **overrides: Any) -> Trainer:
         """The Trainer with our callbacks besides those of the config, without Lightning's logger and progress bar."""

@@ -103,6 +103,8 @@ def check(config: dict[str, Any], lines: Lines) -> None:
     for name in ("max_epochs", "max_steps"):
         if config["trainer"].get(name) == 0:
             fail(lines, f"trainer.{name}", "0 trains nothing -> take 1 or more, or -1 for no limit")
+    if lines.get("data.seed", "").startswith("--"):
+        fail(lines, "data.seed", "follows seed_everything -> set that")
     for name, why in NOT_FOR_USERS.items():
         if config["trainer"].get(name) not in (None, 1):
             fail(lines, f"trainer.{name}", why)

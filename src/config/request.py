@@ -5,10 +5,11 @@ A later file or flag goes before an earlier one, key by key. A config is data, n
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NoReturn
 
 from src.config.check import SECTIONS, TOP, check, deeper, fail, filled_in, groups, section, shown
@@ -43,11 +44,30 @@ class Help(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, options: argparse.Namespace, *_: Any) -> NoReturn:
         print(parser.format_help())
         if options.config:
-            from src.config.help import keys_of
-
             request = read_request(parser, [part for path in options.config for part in ("--config", path)])
             print("\n".join(keys_of(request.config)))
         parser.exit()
+
+
+def keys_of(config: dict[str, Any]) -> Iterator[str]:
+    """One group of keys after the other: `--key value  description`; an item of a list has no flags."""
+    for path, title, given, known in list(groups(config))[1:]:
+        hidden, arguments = filled_in(config, path), dict.fromkeys(given, Argument()) | known.arguments
+        names = [n for n, a in arguments.items() if n in given or not (n in hidden or a.inherited or path == "trainer")]
+        more = ", whose other arguments can be given too" if path == "trainer" else ""
+        flag = "" if any(part.isdigit() for part in path.split(".")) else f"--{path}."
+        if names:
+            yield f"\n{path}: {title}{more}"
+        for name in names:
+            value = given.get(name, arguments[name].default)
+            value = (
+                None
+                if value in (MISSING, NOT_PLAIN)
+                else value.get("class_path", value)
+                if isinstance(value, dict)
+                else value
+            )
+            yield f"  {f'{flag}{name} {shown(value)}':<48}  {shorten(arguments[name].doc, 250)}".rstrip()
 
 
 def command_parser(name: str, manual: str | None) -> CommandParser:

@@ -106,8 +106,9 @@ def signature(path: str) -> Signature | None:
         more = own_arguments(taker, node)
         out = {name: replace(argument, inherited=foreign) for name, argument in more.items()} | out
         if not node.args.kwarg:
-            return Signature(out, doc=text_of(found))
-    return Signature(out, open=not (whole and found.module.startswith("src.")), doc=text_of(found))
+            return Signature(out, open=foreign and found.is_class, doc=text_of(found))
+    known = whole and found.module.startswith("src.") and not found.node.decorator_list  # such as dataclass
+    return Signature(out, open=not known, doc=text_of(found))
 
 
 def own_arguments(found: Definition, node: Any) -> dict[str, Argument]:
