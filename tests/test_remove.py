@@ -11,6 +11,7 @@ from conftest import ROOT
 
 from src.config.signatures import classes, signature
 from src.config.source import class_attribute
+from src.data.module import DataModule
 from src.remove import experiments, plan, read
 
 KINDS = sorted(path.parent.name for path in ROOT.glob("src/data/*/__init__.py"))
@@ -64,11 +65,10 @@ def test_checks_pass(removed, tool):
     execute(removed, *tool.split())
 
 
-def test_everything_can_be_imported_and_collected(removed):
+def test_everything_can_be_imported(removed):
     paths = [path.relative_to(removed).with_suffix("") for path in (removed / "src").rglob("*.py")]
     code = f"import importlib\nfor name in {['.'.join(path.parts) for path in paths]}: importlib.import_module(name)"
     subprocess.run([sys.executable, "-c", code], cwd=removed, check=True)
-    execute(removed, "pytest", "--collect-only", "-q")
 
 
 def test_the_default_experiment_trains(removed, tmp_path):
@@ -122,7 +122,7 @@ def own_options(kind: str) -> set[str]:
     """Arguments of the kind's data module that are not those of all data modules."""
     found = [path for path in classes() if path.startswith(f"src.data.{kind}.") and path.endswith("DataModule")]
     options = {name for path in found for name in signature(path).arguments}
-    return options.difference(signature("src.data.module.DataModule").arguments)
+    return options.difference(signature("src.data.module.DataModule").arguments, dir(DataModule))
 
 
 @pytest.mark.parametrize("kind", KINDS)
