@@ -4,7 +4,7 @@
     python -m src.evaluate --run_dir logs/digits_cnn/2026-01-31_12-00-00 --split val --checkpoint last
 
 Prints the metrics and writes them to evaluate_<split>.json in the run folder. The run's own config is used; any key
-can be overridden with a flag, such as --data.data_dir or --trainer.accelerator. Other data is normalized by what was
+can be overridden with a flag, such as --data.num_workers or --trainer.accelerator. Other data is normalized by what was
 measured on the training data of the run, and its name stands in that of the file.
 """
 
