@@ -15,7 +15,6 @@ from src.config.trained import load_model, run_request
 from src.data.text.tokens import decode, encode
 from src.run.command import command
 from src.run.errors import ConfigError, DataError
-from src.run.terminal import rank_zero_print
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,7 +44,7 @@ def main(args: Sequence[str]) -> int:
     torch.manual_seed(options.seed)
     seq_len = cli.datamodule.facts["seq_len"]
     tokens = extend(model, prompt, seq_len, options.max_tokens, options.temperature, options.top_k)
-    rank_zero_print(decode(tokenizer, tokens[0].tolist()))
+    print(decode(tokenizer, tokens[0].tolist()))
     return 0
 
 

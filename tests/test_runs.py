@@ -154,7 +154,7 @@ def test_the_viewer_names_the_runs(tmp_path):
     records = {
         "mlp/first": "20260131_120000-a",
         "mlp/2026-02-28_12-00-00_2": "20260228_120000-b",
-        "gpt/x_seeds/seed-0": "20260101_120000-c",
+        "gpt/x/seed-0": "20260101_120000-c",
     }
     for run, record in records.items():
         folder = tmp_path / f"logs/{run}/wandb/offline-run-{record}"
@@ -165,7 +165,7 @@ def test_the_viewer_names_the_runs(tmp_path):
         done = subprocess.run(view, capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.splitlines() == [
-            "leet run-20260101_120000-gpt.x_seeds.seed-0/run-gpt.x_seeds.seed-0.wandb record c",
+            "leet run-20260101_120000-gpt.x.seed-0/run-gpt.x.seed-0.wandb record c",
             "leet run-20260131_120000-mlp.first/run-mlp.first.wandb record a",
             "leet run-20260228_120000-mlp/run-mlp.wandb record b",
             *(f"picture {name}" for name in "cab"),

@@ -14,8 +14,8 @@ from src.callbacks.ema import EMA
 from src.callbacks.resumption import Resumption, complete
 from src.data.loader import Loader
 from src.run import checkpoint as files
+from src.run.checkpoint import rng_state
 from src.run.errors import ConfigError, EnvironmentFault, Stopped, nearest
-from src.run.rng import rng_state
 from src.run.signals import Signals, requeued
 
 
@@ -102,7 +102,7 @@ class Checkpoints(Checkpoint):
             return
         if signum := self.signal_to_answer(trainer):
             self.save_and_answer(trainer, signum)
-        io_of(trainer).check()
+        io_of(trainer).finish(wait=False)
         if self.improved or self.is_due(trainer):
             self.save(trainer, wait=False)
 

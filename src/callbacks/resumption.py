@@ -7,9 +7,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.trainer.states import TrainerFn
 
+from src.run.checkpoint import gathered, set_rng_state
 from src.run.folder import RunFolder
 from src.run.private import set_steps_logged, steps_logged
-from src.run.rng import gathered, set_rng_state
 
 
 def complete(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from wandb.cli.cli import cli
 
-from src.run.processes import end_with_parent
+from src.run.command import end_with_parent
 
 
 def main(folders: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from src.run import checkpoint
+from src.run import checkpoint, files
 
 TINY = ["--config", "tests/faults/tiny.yaml"]
 IMAGES = ["--config", "tests/data/images/tiny.yaml"]  # kind: images
@@ -104,7 +104,7 @@ def in_write(number: int, share: float = 0.5) -> Callable[[], None]:
             calls[0] += 1
             if calls[0] == number:
                 dying = {"open": lambda path, mode: Dying(path, share)}
-                vars(checkpoint).update(dying)
+                vars(files).update(dying)
             return sha256(data)
 
         checkpoint.hashlib = SimpleNamespace(sha256=hashed, file_digest=checkpoint.hashlib.file_digest)

@@ -185,17 +185,6 @@ def test_a_signal_while_training_ends_is_answered(start, tmp_path, call):
     assert "Traceback" not in child.output
 
 
-def test_ctrl_c_ends_all_seeds_with_a_checkpoint(start, run, tmp_path):
-    """The terminal sends it to the whole group, and the first process sends it on."""
-    args = [*TINY, *SELDOM, "--trainer.max_epochs", 3000, "--seeds", 2, "--run_dir", tmp_path / "group"]
-    child = start(args)
-    child.wait_for(tmp_path / "group/seed-0/checkpoints/last.ckpt")
-    os.killpg(child.pid, signal.SIGINT)
-    assert child.wait() == 130, child.output
-    assert "stopped by SIGINT; a checkpoint is written" in child.output
-    assert not (tmp_path / "group/seed-1").exists()
-
-
 def test_sigterm_after_sigusr1_stops(start, tmp_path):
     child = run_of(start, tmp_path / "run")
     child.kill(signal.SIGUSR1)

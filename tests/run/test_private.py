@@ -56,13 +56,6 @@ def test_attach_data(trainer):
     assert trainer.estimated_stepping_batches == 3, part
 
 
-def test_trainer_of(trainer):
-    model, part = Line(), gone("LightningModule._trainer")
-    assert private.trainer_of(model) is None, part
-    model.trainer = trainer
-    assert private.trainer_of(model) is trainer, part
-
-
 def test_steps_logged(trainer):
     part = gone("Trainer.fit_loop.epoch_loop._batches_that_stepped")
     assert private.steps_logged(trainer) == 0, part
