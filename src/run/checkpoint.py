@@ -172,8 +172,6 @@ def sha256_of(path: Path, state: tuple[int, ...]) -> str:
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint of this project and version, or raise CheckpointError."""
     checkpoint = read(path)
-    if "state_dict" not in checkpoint:
-        raise CheckpointError(f"checkpoint {path}: it holds no state_dict -> take one that this project wrote")
     if checkpoint.get("schema") != SCHEMA:
         other = f"schema {checkpoint.get('schema')}, not {SCHEMA}: another version or project wrote it"
         raise CheckpointError(f"checkpoint {path}: {other} -> load only its weights (model.init_from), or take another")
@@ -196,22 +194,13 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def fit_weights(model: torch.nn.Module, state: dict[str, Any]) -> None:
-    """Load weights that must fit exactly, or raise CheckpointError with the keys and shapes that differ."""
-    saved, wanted = shapes(state), shapes(model.state_dict())
-    differ = []
-    for name in {**wanted, **saved}:
-        before, now = saved.get(name, "missing"), wanted.get(name, "missing")
-        if before != now:
-            differ.append(f"{name} is {before} there, {now} here")
-    if differ:
-        more = f"; and {len(differ) - 5} more" if len(differ) > 5 else ""
-        text = f"{'; '.join(differ[:5])}{more} -> take its config, or another checkpoint"
-        raise CheckpointError(f"the checkpoint is of another network: {text}")
-    model.load_state_dict(state)
-
-
-def shapes(state: dict[str, Any]) -> dict[str, Any]:
-    return {name: list(value.shape) if isinstance(value, torch.Tensor) else value for name, value in state.items()}
+    """Load weights that must fit exactly; of torch's message, which is a page long, the beginning is told."""
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as e:
+        text = "; ".join(line.strip()[:200] for line in str(e).splitlines()[1:6])
+        text = f"the checkpoint is of another network: {text} -> take its config, or another checkpoint"
+        raise CheckpointError(text) from e
 
 
 def newest(folder: Path) -> tuple[Path | None, list[str]]:
