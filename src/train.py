@@ -21,7 +21,7 @@ from src.config.request import command_parser, read_request
 from src.run.command import command, command_line, exit_code, one_line
 from src.run.errors import CheckpointError, ConfigError
 from src.run.files import write_json
-from src.run.folder import RunFolder, hardware
+from src.run.folder import RunFolder
 from src.run.redact import hide
 from src.run.terminal import console, duration, rank, rank_zero_print, relative_path, rows
 
@@ -76,11 +76,16 @@ def dry_run(cli: "CLI") -> int:
 
 def record(cli: "CLI", folder: RunFolder, t0: float) -> int:
     """Train and test, and write how it ended, however it ends."""
+    from src.loggers import wandb
+
     summary: dict[str, Any] = {"status": "failed", "exit_code": 1}
     logger = None
     try:
         cli.build(default_root_dir=str(folder.path))
-        logger = wandb_logger(cli, folder)
+        if rank() == 0:
+            state = folder.state
+            facts = {name: state[name] for name in ("command", "code", "origin", "hardware")}
+            logger = wandb.start(cli.sections["wandb"], folder.path, state["wandb_id"], {**cli.plain_config, **facts})
         summary |= fit_and_test(cli, folder, logger)
         summary |= {"status": "finished", "exit_code": 0}
     except BaseException as e:
@@ -97,16 +102,6 @@ def record(cli: "CLI", folder: RunFolder, t0: float) -> int:
     if rank() == 0:
         print_results(folder, summary, cli.model.uses)
     return 0
-
-
-def wandb_logger(cli: "CLI", folder: RunFolder) -> Any:
-    from src.loggers import wandb
-
-    if rank() != 0:
-        return None
-    state = folder.state
-    facts = {name: state[name] for name in ("command", "code", "origin")} | {"hardware": hardware()}
-    return wandb.start(cli.sections["wandb"], folder.path, state["wandb_id"], {**cli.plain_config, **facts})
 
 
 def failure(e: BaseException, cli: "CLI", folder: RunFolder) -> dict[str, Any]:

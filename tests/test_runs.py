@@ -170,3 +170,22 @@ def test_the_viewer_names_the_runs(tmp_path):
             "leet run-20260228_120000-mlp/run-mlp.wandb record b",
             *(f"picture {name}" for name in "cab"),
         ]
+
+
+def test_make_seeds_trains_with_each_seed_then_compares_them(tmp_path):
+    """This Python prints what it gets, and fails where that has a word that it is told."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / "requirements.lock").touch()
+    (tmp_path / ".venv/ready").touch()
+    python = tmp_path / ".venv/bin/python"
+    python.write_text('#!/bin/sh\necho "$@"\ncase "$*" in *$BAD*) exit 143;; esac\n')
+    python.chmod(0o755)
+    seeds = ["make", "-s", "-C", tmp_path, "seeds", "CONFIG=configs/experiment/x.yaml", "SEEDS=0 5", "ARGS=--a 1"]
+    done = subprocess.run(seeds, env={**os.environ, "BAD": "none"}, capture_output=True, text=True)
+    train = "-m src.train --config configs/experiment/x.yaml --a 1 --seed_everything"
+    trained = [f"{train} {seed} --run_dir logs/x/seed-{seed}" for seed in (0, 5)]
+    assert done.stdout.splitlines() == [*trained, "-m src.runs logs/x/seed-0 logs/x/seed-5"]
+    done = subprocess.run(seeds, env={**os.environ, "BAD": "seed-0"}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.splitlines()) == (2, trained[:1])
+    assert "Error 143" in done.stderr

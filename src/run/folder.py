@@ -84,7 +84,7 @@ class RunFolder:
         if before.get("code", code)["src_sha256"] != code["src_sha256"]:
             rank_zero_print("The code has changed since this run began: it goes on, but not as it would have.")
         state = {"wandb_id": uuid.uuid4().hex[:8], **before, "origin": self.origin}
-        state |= {"command": command, "config_sha256": digest(config), "code": code, "host": hardware()}
+        state |= {"command": command, "config_sha256": digest(config), "code": code, "hardware": hardware()}
         write_json(self.path / "run.json", state)
         (self.path / "summary.json").unlink(missing_ok=True)
         write_text(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
