@@ -15,7 +15,7 @@ from src.run.errors import EnvironmentFault, KnownError
 from src.run.redact import hide, secrets_in
 
 # What a full, read-only, forbidden or broken disk answers.
-STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR)
+STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 PR_SET_PDEATHSIG = 1
 
 

@@ -47,7 +47,7 @@ def test_names_the_cheapest_levers(run, tmp_path, error):
 
 
 def test_one_sample_cannot_be_halved(run, tmp_path):
-    args = [*ARGS, "--data.micro_batch_size", 1, "--run_dir", tmp_path / "run"]
+    args = [*ARGS, "--data.micro_batch_size", 1, "--trainer.limit_train_batches", 32, "--run_dir", tmp_path / "run"]
     line = run(args, code=75, first=memory_for(0)).splitlines()[-1]
     assert "out of memory after 0 steps with 1 samples at once" in line
     assert "micro_batch_size" not in line
