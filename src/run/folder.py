@@ -2,7 +2,6 @@
 
 import fcntl
 import hashlib
-import json
 import os
 import platform
 import shutil
@@ -84,10 +83,9 @@ class RunFolder:
         if before.get("code", code)["src_sha256"] != code["src_sha256"]:
             rank_zero_print("The code has changed since this run began: it goes on, but not as it would have.")
         state = {"wandb_id": uuid.uuid4().hex[:8], **before, "origin": self.origin}
-        state |= {"command": command, "config_sha256": digest(config), "code": code, "hardware": hardware()}
-        write_json(self.path / "run.json", state)
-        (self.path / "summary.json").unlink(missing_ok=True)
         write_text(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        write_json(self.path / "run.json", state | {"command": command, "code": code, "hardware": hardware()})
+        (self.path / "summary.json").unlink(missing_ok=True)
 
     def lock_file(self, rank: int) -> Path:
         return self.path / (f".lock{rank}" if rank else ".lock")
@@ -162,10 +160,6 @@ def flat(data: Any, prefix: str = "") -> dict[str, Any]:
         inner = prefix if key in ("init_args", "dict_kwargs") else f"{prefix}.{key}".lstrip(".")
         out |= flat(value, inner)
     return out
-
-
-def digest(config: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def src_sha256() -> str:

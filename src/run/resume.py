@@ -13,7 +13,7 @@ from src.run import checkpoint
 from src.run import folder as run
 from src.run.errors import CheckpointError, ConfigError
 from src.run.files import write_text
-from src.run.folder import KEPT, RunFolder, digest, lock, src_sha256
+from src.run.folder import KEPT, RunFolder, lock, src_sha256
 from src.run.private import cluster_environment
 from src.run.terminal import rank, rank_zero_print, relative_path
 
@@ -75,13 +75,14 @@ def checkpoint_at(path: Path) -> Path:
 
 
 def cut_short(parent: Path, config: dict[str, Any], origin: str | None) -> RunFolder | None:
-    """The run begun last, if it has this config, code and origin, did not end, and no process is at it."""
+    """The run begun last, if it has this config (but for free keys), code and origin, and was cut short."""
     states = sorted(parent.glob("*/run.json"), key=lambda file: file.stat().st_mtime_ns)
     folder = RunFolder(states[-1].parent) if states else None
     if folder is None or folder.summary.get("exit_code", 75) not in TRY_AGAIN:
         return None
-    same = folder.state.get("config_sha256") == digest(config) and origin in (None, folder.origin)
-    same = same and folder.state.get("code", {}).get("src_sha256") == src_sha256()
+    if origin not in (None, folder.origin) or folder.differences(config):
+        return None
+    same = folder.state.get("code", {}).get("src_sha256") == src_sha256()
     return folder if same and lock(folder.lock_file(0)) else None
 
 
