@@ -31,7 +31,7 @@ TWO = ["--trainer.accelerator", "cpu", "--trainer.devices", "2"]
                 *["--data.micro_batch_size", 16, "--trainer.callbacks"],
                 CALLBACK % ("GradientAccumulationScheduler", "scheduling: {0: 2}"),
             ],
-            "trainer: You have set `accumulate_grad_batches` and are using the `GradientAccumulationScheduler`",
+            "trainer.callbacks: GradientAccumulationScheduler -> use data.micro_batch_size instead",
         ),
         (["--trainer.callbacks", CALLBACK % ("LearningRateMonitor", "")], None),
     ],
