@@ -15,7 +15,6 @@ from src.config.trained import load_model, run_request
 from src.data.text.tokens import decode, encode
 from src.run.command import command
 from src.run.errors import ConfigError
-from src.run.terminal import rank_zero_print
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +48,7 @@ def main(args: Sequence[str]) -> int:
         for _step in range(options.max_tokens):
             logits = model(tokens[:, -cli.datamodule.facts["seq_len"] :])[:, -1].float()  # [1, vocab_size]
             tokens = torch.cat([tokens, choose(logits, options.temperature, options.top_k)], 1)
-    rank_zero_print(decode(tokenizer, tokens[0].tolist()))
+    print(decode(tokenizer, tokens[0].tolist()))
     return 0
 
 

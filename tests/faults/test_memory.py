@@ -39,17 +39,15 @@ def curve(folder):
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError, MemoryError])
 def test_names_the_cheapest_levers(run, tmp_path, error):
     line = run([*ARGS, "--run_dir", tmp_path / "run"], code=75, first=memory_for(0, 2, error)).splitlines()[-1]
-    assert line.startswith(
-        "error: out of memory after 2 steps with 32 samples at once on cpu: weights 4,840 B, gradients"
-    )
+    assert line.startswith("error: out of memory after 2 steps with 32 samples at once on cpu -> ")
     assert "data.micro_batch_size 16 saves half of the activations (the same command with that flag goes on); " in line
     assert "trainer.precision bf16-mixed saves about half of the activations" in line
-    assert "SGD with momentum, saves 4,8" in line
+    assert line.endswith("; a smaller model.network")
     assert "Traceback" not in line
 
 
 def test_one_sample_cannot_be_halved(run, tmp_path):
-    args = [*ARGS, "--data.micro_batch_size", 1, "--run_dir", tmp_path / "run"]
+    args = [*ARGS, "--data.micro_batch_size", 1, "--trainer.limit_train_batches", 32, "--run_dir", tmp_path / "run"]
     line = run(args, code=75, first=memory_for(0)).splitlines()[-1]
     assert "out of memory after 0 steps with 1 samples at once" in line
     assert "micro_batch_size" not in line

@@ -31,7 +31,7 @@ TWO = ["--trainer.accelerator", "cpu", "--trainer.devices", "2"]
                 *["--data.micro_batch_size", 16, "--trainer.callbacks"],
                 CALLBACK % ("GradientAccumulationScheduler", "scheduling: {0: 2}"),
             ],
-            "trainer: You have set `accumulate_grad_batches` and are using the `GradientAccumulationScheduler`",
+            "trainer.callbacks: GradientAccumulationScheduler -> use data.micro_batch_size instead",
         ),
         (["--trainer.callbacks", CALLBACK % ("LearningRateMonitor", "")], None),
     ],
@@ -107,7 +107,7 @@ def test_an_address_that_is_in_use_is_the_machines_fault(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_refused_start_leaves_nothing_also_under_logs_and_with_seeds(run, tmp_path):
+def test_a_refused_start_leaves_nothing_also_under_logs(run, tmp_path):
     def logs_elsewhere():
         from src.run import folder
 
@@ -116,8 +116,6 @@ def test_a_refused_start_leaves_nothing_also_under_logs_and_with_seeds(run, tmp_
     refused = [*TINY, "--trainer.val_check_interval", 50]
     run(refused, code=2, first=logs_elsewhere)
     assert not list((tmp_path / "logs").rglob("*"))
-    run([*refused, "--seeds", 2, "--run_dir", tmp_path / "group"], code=2)
-    assert not (tmp_path / "group").exists()
 
 
 def test_a_start_that_is_refused_in_a_folder_with_other_things_leaves_them(run, tmp_path):
