@@ -58,10 +58,10 @@ compare: $(READY)  ## put runs side by side: RUNS="logs/a/x logs/a/y"
 	@$(RUN) -m src.runs $(RUNS)
 
 test: $(READY)  ## run the tests, but for the long ones
-	@$(RUN) -m pytest -n 2 -m "not long" $(ARGS)
+	@$(RUN) -m pytest -n 2 --dist worksteal -m "not long" $(ARGS)
 
 test-long: $(READY)  ## run the long tests: hundreds of kills, every step of a run
-	@$(RUN) -m pytest -n 2 -m long $(ARGS)
+	@$(RUN) -m pytest -n 2 --dist worksteal -m long $(ARGS)
 
 check: $(READY)  ## ruff and mypy
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m mypy

@@ -1,17 +1,14 @@
 """What the tests share: runs in processes of their own, and the real data where it is there."""
 
 import os
-import signal
-import sys
-import time
-import traceback
-from collections.abc import Callable, Sequence
+import shutil
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from processes import ROOT, Child
 
 os.environ.setdefault("WANDB_MODE", "disabled")  # the tests of W&B set it themselves
-ROOT = Path(__file__).parent.parent
 # What all kinds of data share is tested on data that is no kind: a run of a second or two, 3 epochs of 20 steps.
 SMALL = ["--config", "tests/small.yaml"]
 # kind: images
@@ -21,97 +18,53 @@ SMALL_CNN += ["--pictures.enabled", "false"]
 # end
 
 
-class Child:
-    """A command in a process forked from this one, which has loaded torch already; its output goes to a file."""
-
-    def __init__(
-        self, command: Callable[[Sequence[str]], int], args: Sequence[str], log: Path, first: Callable | None
-    ) -> None:
-        self.log, self.code = log, None
-        sys.stdout.flush()
-        sys.stderr.flush()
-        self.pid = os.fork()
-        if self.pid == 0:
-            self.run(command, args, first)
-
-    def run(self, command: Callable[[Sequence[str]], int], args: Sequence[str], first: Callable | None) -> None:
-        code = 1
-        try:
-            os.setsid()
-            file = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            for number in (1, 2):
-                os.dup2(file, number)
-            sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
-            os.environ.pop("RUN_DIR_OF_ALL_PROCESSES", None)
-            if first:
-                first()
-            code = command(list(args))
-        except SystemExit as e:
-            code = e.code if isinstance(e.code, int) else 1
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-
-    def wait(self, timeout: float = 120) -> int:
-        """The exit code; of a process ended by a signal, minus its number."""
-        end = time.monotonic() + timeout
-        while self.code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.code = os.waitstatus_to_exitcode(status)
-            elif time.monotonic() > end:
-                os.killpg(self.pid, signal.SIGKILL)
-                raise TimeoutError(f"{self.log.read_text()}\nran longer than {timeout} s")
-            else:
-                time.sleep(0.01)
-        return self.code
-
-    def wait_for(self, file: Path, timeout: float = 120) -> None:
-        """Wait until the process has made a file."""
-        end = time.monotonic() + timeout
-        while not file.exists():
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            assert not pid, f"{self.output}\nended ({status}) without {file}"
-            assert time.monotonic() < end, f"{self.output}\nno {file} in {timeout} s"
-            time.sleep(0.005)
-
-    def kill(self, signum: int = signal.SIGKILL) -> None:
-        os.kill(self.pid, signum)
-
-    @property
-    def output(self) -> str:
-        return self.log.read_text()
-
-
-@pytest.fixture
-def start(tmp_path, monkeypatch):
-    """start(args, command=src.train.main, first=None) -> Child; `first` is called in the child before the command."""
+@pytest.fixture(scope="session")
+def loaded():
+    """This process is ready to be forked: it has loaded what runs load, and read the source that configs are checked
+    by. All of it takes 10 s."""
+    for name in (
+        "torchvision.transforms.v2",
+        "matplotlib.backends.backend_agg",
+        "wandb.sdk.launch",
+        "src.config.build",
+    ):
+        import_module(name)
     import torch
 
-    import src.config.build  # loads torch here, once
-    import src.train
+    from src.config.request import command_parser, read_request
 
     torch.set_num_threads(1)  # no threads in this process, so that it can be forked
-    monkeypatch.chdir(ROOT)
+    before = os.getcwd()
+    os.chdir(ROOT)
+    read_request(command_parser("train", None), SMALL)
+    os.chdir(before)
+
+
+def starter(folder: Path):
+    """start(args, command=src.train.main, first=None, twins=0) -> Child, and the list of all."""
+    import src.train
+
     children = []
 
-    def start(args, command=src.train.main, first=None) -> Child:
-        child = Child(command, [str(a) for a in args], tmp_path / f"output{len(children)}.txt", first)
+    def start(args, command=src.train.main, **how) -> Child:
+        os.chdir(ROOT)
+        child = Child(command, [str(a) for a in args], folder / f"output{len(children)}.txt", **how)
         children.append(child)
         return child
 
-    yield start
-    for child in children:
-        if child.code is None:
-            os.killpg(child.pid, signal.SIGKILL)
-            os.waitpid(child.pid, 0)
+    return start, children
 
 
 @pytest.fixture
-def run(start):
+def start(loaded, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    start, children = starter(tmp_path)
+    yield start
+    for child in children:
+        child.end()
+
+
+def runner(start):
     """run(args, code=0, ...) -> what a command printed; fails if it ends with another exit code."""
 
     def run(args, code=0, **how) -> str:
@@ -120,6 +73,43 @@ def run(start):
         return child.output
 
     return run
+
+
+@pytest.fixture
+def run(start):
+    return runner(start)
+
+
+@pytest.fixture(scope="session")
+def trained_once(loaded, tmp_path_factory):
+    """trained_once(args, ...) -> the folder of a run that is trained once for all tests; they only look at it.
+
+    `first` must do the same wherever `args` and `code` are the same.
+    """
+    folders: dict[tuple, Path] = {}
+
+    def trained(args, code=0, first=None) -> Path:
+        key = (code, *map(str, args))
+        if key not in folders:
+            folder = tmp_path_factory.mktemp("trained")
+            start, _ = starter(folder)
+            before = os.getcwd()
+            runner(start)([*args, "--run_dir", folder / "run"], code=code, first=first)
+            os.chdir(before)
+            folders[key] = folder / "run"
+        return folders[key]
+
+    return trained
+
+
+@pytest.fixture
+def copied(trained_once, tmp_path):
+    """copied(args, name="run", ...) -> the same, in a copy under tmp_path that a test may change."""
+
+    def copy(args, name="run", **how) -> Path:
+        return Path(shutil.copytree(trained_once(args, **how), tmp_path / name, symlinks=True))
+
+    return copy
 
 
 @pytest.fixture

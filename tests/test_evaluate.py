@@ -20,9 +20,8 @@ COMMANDS += [src.generate.main]  # kind: text
 
 
 @pytest.fixture
-def trained(run, tmp_path):
-    run([*SMALL, "--run_dir", tmp_path / "run"])
-    return tmp_path / "run"
+def trained(copied):
+    return copied(SMALL)
 
 
 def test_evaluate_gives_the_runs_own_figures(run, trained):

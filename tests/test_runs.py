@@ -16,9 +16,9 @@ from src.run.command import run_command
 
 
 @pytest.fixture
-def trained(run, tmp_path):
+def trained(copied, tmp_path):
     for name, flags in {"a": [], "b": ["--seed_everything", 1], "c": ["--data.batch_size", 32]}.items():
-        run([*SMALL, *flags, "--trainer.max_epochs", 1, "--run_dir", tmp_path / "logs" / name])
+        copied([*SMALL, *flags, "--trainer.max_epochs", 1], f"logs/{name}")
     return tmp_path / "logs"
 
 

@@ -25,15 +25,15 @@ def test_a_run_leaves_a_whole_folder(run, tmp_path):
         assert "state_dict" in torch.load(tmp_path / f"run/checkpoints/{name}.ckpt", weights_only=True)
 
 
-def test_a_finished_run_is_left_alone(run, tmp_path):
-    run([*SMALL, "--run_dir", tmp_path / "run"])
+def test_a_finished_run_is_left_alone(run, tmp_path, copied):
+    copied(SMALL)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
     assert "finished" in run([*SMALL, "--run_dir", tmp_path / "run"])
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")} == before
 
 
-def test_another_config_is_refused(run, tmp_path):
-    run([*SMALL, "--run_dir", tmp_path / "run"])
+def test_another_config_is_refused(run, tmp_path, copied):
+    copied(SMALL)
     output = run([*SMALL, "--run_dir", tmp_path / "run", "--data.batch_size", "32"], code=2)
     assert "data.batch_size was 64, now 32" in output
 

@@ -3,14 +3,13 @@
 import csv
 import json
 import os
-import subprocess
-import sys
 from itertools import pairwise
 
 import pytest
 import torch
-from conftest import ROOT, SMALL
+from conftest import SMALL
 from harness import EVERY_STEP, SELDOM, SETTINGS, STEPS, TINY, assert_same_end, assert_sound, together
+from processes import ROOT, python
 from test_resume import at_step
 
 from src.callbacks import gradients
@@ -54,7 +53,7 @@ def rows_of(folder, name):
 
 @pytest.mark.parametrize("kind", [[], ["--data.micro_batch_size", 16, "--trainer.limit_train_batches", 8]])
 @pytest.mark.parametrize("change", [nan_loss, inf_gradient])
-def test_stops_before_the_update(run, tmp_path, change, kind):
+def test_stops_before_the_update(run, tmp_path, trained_once, change, kind):
     args = [*TINY, *EVERY_STEP, *kind, "--run_dir", tmp_path / "run"]
     micro_batch = 0 if kind else None
     output = run(args, code=5, first=in_step(change, micro_batch=micro_batch))
@@ -66,8 +65,7 @@ def test_stops_before_the_update(run, tmp_path, change, kind):
     assert_sound(tmp_path / "run")
     assert checkpoint.read_manifest(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == STEP
     run(args)  # goes on from the last good step, to the same end
-    run([*TINY, *EVERY_STEP, *kind, "--run_dir", tmp_path / "whole"])
-    assert_same_end(tmp_path / "run", tmp_path / "whole")
+    assert_same_end(tmp_path / "run", trained_once([*TINY, *EVERY_STEP, *kind]))
 
 
 def test_on_a_device_nothing_bad_is_saved_before_the_host_looks(run, tmp_path):
@@ -235,8 +233,6 @@ def test_bad_targets(run, tmp_path, change, code, said):
 
 BROADCASTS = """
 import sys
-from itertools import pairwise
-sys.path.insert(0, {root!r})
 import torch
 from src.models.classification import Classification
 from src.train import main
@@ -246,39 +242,24 @@ sys.exit(main())
 """
 
 
-def test_a_loss_that_would_broadcast_is_refused(tmp_path):
-    script = tmp_path / "train.py"  # pytest has warning filters of its own
-    script.write_text(BROADCASTS.format(root=str(ROOT)))
-    command = [sys.executable, script, *TINY, "--run_dir", tmp_path / "run"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 3, done.stderr
-    assert "give targets the shape of the network's output" in done.stderr.splitlines()[-1]
+def test_a_loss_that_would_broadcast_is_refused(loaded, tmp_path):
+    args = ["-c", BROADCASTS, *map(str, TINY), "--run_dir", str(tmp_path / "run")]
+    child = python(args, ROOT, dict(os.environ), tmp_path / "output")
+    assert child.wait() == 3, child.output
+    assert "give targets the shape of the network's output" in child.output.splitlines()[-1]
 
 
-SCRIPT = """
-import os, sys
-sys.path[:0] = [{root!r}, {tests!r}]
-from test_numbers import in_step, {change}
-in_step({change})() if os.environ.get("LOCAL_RANK") == "1" else None  # of two processes only the second
-from src.train import main
-sys.exit(main())
-"""
+@pytest.mark.parametrize(("change", "policy"), [(inf_gradient, "stop"), (nan_loss, "skip")])
+def test_of_two_processes_one_has_it_and_both_agree(run, tmp_path, change, policy):
+    def of_the_second(loss, network):
+        return change(loss, network) if os.environ.get("LOCAL_RANK") == "1" else loss
 
-
-@pytest.mark.parametrize(("change", "policy"), [("inf_gradient", "stop"), ("nan_loss", "skip")])
-def test_of_two_processes_one_has_it_and_both_agree(tmp_path, change, policy):
-    script = tmp_path / "train.py"
-    script.write_text(SCRIPT.format(root=str(ROOT), tests=str(ROOT / "tests/faults"), change=change))
     flags = ["--trainer.strategy", "ddp", "--trainer.devices", 2, "--trainer.accelerator", "cpu"]
     args = [*TINY, *SELDOM, *flags, "--gradients.nonfinite", policy, "--run_dir", tmp_path / "run"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests")}
-    done = subprocess.run(
-        [sys.executable, script, *map(str, args)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == (5 if policy == "stop" else 0), done.stderr
+    output = run(args, code=5 if policy == "stop" else 0, first=in_step(of_the_second), twins=1)
     if policy == "stop":
-        assert "step 5: " in done.stderr
-        assert "the gradient of" in done.stderr
+        assert "step 5: " in output
+        assert "the gradient of" in output
     else:
         assert rows_of(tmp_path / "run", "optim/skipped")[-1] == 1
     state = checkpoint.load(tmp_path / "run/checkpoints/last.ckpt")

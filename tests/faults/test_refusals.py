@@ -1,14 +1,12 @@
 """What Lightning refuses is one line, and leaves nothing behind; what may be a bug keeps its traceback."""
 
 import json
+import os
 import re
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from harness import EVERY_STEP, SELDOM, TINY
 
 from src.models.classification import Classification
@@ -33,9 +31,10 @@ TWO = ["--trainer.accelerator", "cpu", "--trainer.devices", "2"]
             ],
             "trainer.callbacks: GradientAccumulationScheduler -> use data.micro_batch_size instead",
         ),
+        (["--trainer.limit_val_batches", 0.01], "trainer: You requested to check 0.01 of the `val_dataloader` but"),
         (["--trainer.callbacks", CALLBACK % ("LearningRateMonitor", "")], None),
     ],
-    ids=["val_check_interval", "sharded", "a callback", "an innocent callback"],
+    ids=["val_check_interval", "sharded", "a callback", "limit_val_batches", "an innocent callback"],
 )
 def test_a_setting_that_is_refused_when_training_begins(run, tmp_path, flags, said):
     folder = tmp_path / "logs/run"
@@ -94,17 +93,15 @@ def test_a_bug_keeps_its_traceback(run, tmp_path, name, step):
     assert (tmp_path / "run/summary.json").exists()
 
 
-def test_an_address_that_is_in_use_is_the_machines_fault(tmp_path):
+def test_an_address_that_is_in_use_is_the_machines_fault(run, tmp_path):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         s.listen()
-        env = {"PATH": "/usr/bin:/bin", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(s.getsockname()[1])}
-        args = map(str, [*TINY, *TWO, "--trainer.strategy", "ddp", "--run_dir", tmp_path / "run"])
-        command = [sys.executable, "-m", "src.train", *args]
-        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 75, done.stderr
-    assert "error: the processes cannot reach each other: " in done.stderr
-    assert "Traceback" not in done.stderr
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(s.getsockname()[1])}
+        args = [*TINY, *TWO, "--trainer.strategy", "ddp", "--run_dir", tmp_path / "run"]
+        output = run(args, code=75, first=lambda: os.environ.update(address), twins=1)
+    assert "error: the processes cannot reach each other: " in output
+    assert "Traceback" not in output
 
 
 def test_a_refused_start_leaves_nothing_also_under_logs(run, tmp_path):

@@ -124,19 +124,17 @@ def test_killed_at_each_step_in_turn(start, run, tmp_path, kind, saving):
 
 
 @pytest.mark.parametrize("kind", SLOW[1:])
-def test_killed_twice_in_one_step_and_once_in_the_next(start, run, tmp_path, kind):
+def test_killed_twice_in_one_step_and_once_in_the_next(start, run, tmp_path, trained_once, kind):
     args = [*TINY, *KINDS[kind], *SELDOM, "--checkpoints.every_n_steps", 3]
-    run([*args, "--run_dir", tmp_path / "whole"])
     for step in (7, 7, 8):
         assert start([*args, "--run_dir", tmp_path / "killed"], first=at_step(step)).wait() == -9
     run([*args, "--run_dir", tmp_path / "killed"])
-    assert_same_end(tmp_path / "killed", tmp_path / "whole")
+    assert_same_end(tmp_path / "killed", trained_once(args))
 
 
 @pytest.fixture
-def whole(run, tmp_path):
-    run([*TINY, *EVERY_STEP, "--run_dir", tmp_path / "whole"])
-    return tmp_path / "whole"
+def whole(trained_once):
+    return trained_once([*TINY, *EVERY_STEP])
 
 
 def sweep(start, run, tmp_path, whole, hooks):
@@ -170,14 +168,13 @@ def test_killed_in_validation_test_and_while_it_resumes(start, run, tmp_path, wh
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_killed_in_the_test_of_each_network(start, run, tmp_path, name):
+def test_killed_in_the_test_of_each_network(start, run, tmp_path, trained_once, name):
     args = SETTINGS[name]
-    run([*args, "--run_dir", tmp_path / "whole"])
     hook = before_call(Model, "on_test_epoch_end", 1)
     for _ in range(2):
         assert start([*args, "--run_dir", tmp_path / "killed"], first=hook).wait() == -9
     run([*args, "--run_dir", tmp_path / "killed"])
-    assert_same_end(tmp_path / "killed", tmp_path / "whole")
+    assert_same_end(tmp_path / "killed", trained_once(args))
 
 
 def test_early_stop_is_not_forgotten(start, run, tmp_path):
@@ -240,9 +237,8 @@ FORK = [*TINY, *EVERY_STEP, "--checkpoints.keep_last", 100]
 
 
 @pytest.fixture
-def origin(run, tmp_path):
-    run([*FORK, "--run_dir", tmp_path / "origin"])
-    return tmp_path / "origin"
+def origin(copied):
+    return copied(FORK, "origin")
 
 
 def test_a_fork_ends_like_the_run_it_is_from(start, run, tmp_path, origin):
@@ -402,15 +398,19 @@ def test_auto_says_that_it_starts_from_scratch(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "section"),
+    ("name", "instead"),
     [
-        ("ModelCheckpoint", "checkpoints"),
-        ("OnExceptionCheckpoint", "checkpoints"),
-        ("StochasticWeightAveraging", "ema"),
+        ("ModelCheckpoint", "the section checkpoints"),
+        ("OnExceptionCheckpoint", "the section checkpoints"),
+        ("StochasticWeightAveraging", "the section ema"),
+        ("GradientAccumulationScheduler", "data.micro_batch_size"),
     ],
 )
-def test_callbacks_that_could_not_go_on_are_refused(run, tmp_path, name, section):
-    arguments = {"ModelCheckpoint": {}, "OnExceptionCheckpoint": {"dirpath": "x"}}.get(name, {"swa_lrs": 0.1})
-    callback = json.dumps([{"class_path": f"lightning.pytorch.callbacks.{name}", "init_args": arguments}])
+def test_callbacks_that_could_not_go_on_are_refused(run, tmp_path, name, instead):
+    needs = {"OnExceptionCheckpoint": {"dirpath": "x"}, "StochasticWeightAveraging": {"swa_lrs": 0.1}}
+    needs["GradientAccumulationScheduler"] = {"scheduling": {0: 2}}
+    callback = json.dumps(
+        [{"class_path": f"lightning.pytorch.callbacks.{name}", "init_args": needs.get(name, {})}]
+    ).replace('"0"', "0")
     output = run([*TINY, "--trainer.callbacks", callback, "--run_dir", tmp_path / "run"], code=2)
-    assert output.splitlines()[-1] == f"error: trainer.callbacks: {name} -> use the section {section} instead"
+    assert output.splitlines()[-1] == f"error: trainer.callbacks: {name} -> use {instead} instead"

@@ -30,9 +30,8 @@ class Malice:
 
 
 @pytest.fixture
-def origin(run, tmp_path):
-    run([*ARGS, "--run_dir", tmp_path / "origin"])
-    return tmp_path / "origin"
+def origin(copied):
+    return copied(ARGS, "origin")
 
 
 def test_a_sharded_checkpoint_is_never_read(run, tmp_path, origin):
@@ -124,23 +123,23 @@ def assert_no_secret(folder, output, more=()):
         assert [p for p in files if value.encode() in p.read_bytes()] == []
 
 
-def train(tmp_path, *flags):
-    """In a process of its own, because W&B records its command line."""
-    env = {**os.environ, **SECRETS, "WANDB_MODE": "offline", "HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "src.train", *map(str, ARGS), "--run_dir", str(tmp_path / "run"), *map(str, flags)]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
-    return done.returncode, done.stdout + done.stderr
+@pytest.fixture
+def secrets(monkeypatch, tmp_path):
+    for name, value in {**SECRETS, "WANDB_MODE": "offline", "HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
 
 
-def test_secrets_of_the_environment_are_left_nowhere(tmp_path):
-    notes = ["--wandb.notes", f"with {SECRETS['HF_TOKEN']}", "--wandb.tags", f"[{SECRETS['WANDB_API_KEY']}]"]
-    code, output = train(tmp_path, *notes)
-    assert code == 0, output
+def test_secrets_of_the_environment_are_left_nowhere(run, tmp_path, secrets):
+    args = [*map(str, ARGS), "--run_dir", str(tmp_path / "run")]
+    args += ["--wandb.notes", f"with {SECRETS['HF_TOKEN']}", "--wandb.tags", f"[{SECRETS['WANDB_API_KEY']}]"]
+    command = [sys.executable, "-m", "src.train", *args]  # not forked, because W&B records its command line
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
     assert (tmp_path / "run/wandb").is_dir()
     assert "with ***" in (tmp_path / "run/config.yaml").read_text()
     assert_no_secret(tmp_path / "run", output)
-    code, again = train(tmp_path, *notes)
-    assert (code, "finished" in again) == (0, True)
+    assert "finished" in run(args)
 
 
 def test_secrets_in_configs_that_git_does_not_know_are_left_nowhere(run, tmp_path):
@@ -169,17 +168,15 @@ def test_secrets_in_configs_that_git_does_not_know_are_left_nowhere(run, tmp_pat
     assert ".yaml" not in diff  # the whole config of the run is beside it, without secrets
 
 
-def test_secrets_in_flags_are_left_nowhere(tmp_path):
-    value = "s3cr3t-v4lu3"
+def test_secrets_in_flags_are_left_nowhere(start, run, tmp_path, secrets):
+    value, args = "s3cr3t-v4lu3", [*ARGS, "--run_dir", tmp_path / "run"]
     for flag in ("--x.token", "--model.password", "--trainer.logger.api_key"):
         for flags in ([flag, value], [f"{flag}={value}"]):
-            code, output = train(tmp_path, *flags)
-            assert code == 2, output
-            assert value not in output
+            assert value not in run([*args, *flags], code=2)
     network = {"class_path": "torch.nn.Flatten", "dict_kwargs": {"access_token": value}}
-    code, output = train(tmp_path, "--model.network", json.dumps(network))
-    assert code != 0
-    assert_no_secret(tmp_path, output, [value])
+    child = start([*args, "--model.network", json.dumps(network)])
+    assert child.wait() != 0
+    assert_no_secret(tmp_path, child.output, [value])
 
 
 def test_a_secret_in_an_error_is_hidden(run, tmp_path, monkeypatch):
@@ -199,12 +196,12 @@ def test_a_secret_in_an_error_is_hidden(run, tmp_path, monkeypatch):
     assert_no_secret(tmp_path / "run", output)
 
 
-def test_secrets_that_look_like_numbers_or_names_spoil_no_file(run, tmp_path, monkeypatch):
-    run([*ARGS, "--run_dir", tmp_path / "whole"])
+def test_secrets_that_look_like_numbers_or_names_spoil_no_file(run, tmp_path, trained_once, monkeypatch):
+    whole = trained_once(ARGS)
     for name, value in {"A_KEY": "00000012", "B_TOKEN": "global_step", "C_SECRET": "train/loss"}.items():
         monkeypatch.setenv(name, value)
     run([*ARGS, "--run_dir", tmp_path / "run"])
-    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+    assert rows(tmp_path / "run") == rows(whole)
     assert read_manifest(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 12
 
 

@@ -13,8 +13,7 @@ SLOW = ["--trainer.max_epochs", 30]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(start, run, tmp_path, signum):
-    run([*TINY, *SELDOM, *SLOW, "--run_dir", tmp_path / "whole"])
+def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(start, run, tmp_path, trained_once, signum):
     folder = tmp_path / "run"
     args = [*TINY, *SELDOM, *SLOW, "--run_dir", folder]
     child = start(args, first=before_call(Classification, "training_step", 30, lambda: time.sleep(1)))
@@ -26,7 +25,7 @@ def test_a_signal_writes_a_checkpoint_and_the_run_goes_on(start, run, tmp_path, 
     assert summary["status"] == "stopped"
     assert summary["exit_code"] == 128 + signum
     assert "going on after" in run(args)
-    assert_same_end(folder, tmp_path / "whole")
+    assert_same_end(folder, trained_once([*TINY, *SELDOM, *SLOW]))
 
 
 def test_the_same_command_finds_the_run_that_was_cut_short(start, run, tmp_path):
@@ -75,15 +74,14 @@ def run_of(start, folder, *hooks, slow_step=30, pause=1):
     return child
 
 
-def test_sigusr1_writes_a_checkpoint_and_the_run_goes_on(start, run, tmp_path):
-    run([*TINY, *SELDOM, *SLOW, "--run_dir", tmp_path / "whole"])
+def test_sigusr1_writes_a_checkpoint_and_the_run_goes_on(start, run, tmp_path, trained_once):
     child = run_of(start, tmp_path / "run")
     for _ in range(3):
         child.kill(signal.SIGUSR1)
     written = tmp_path / "run/checkpoints/step-00000030.ckpt"
     child.wait_for(written)
     assert child.wait() == 0, child.output
-    assert_same_end(tmp_path / "run", tmp_path / "whole")
+    assert_same_end(tmp_path / "run", trained_once([*TINY, *SELDOM, *SLOW]))
 
 
 def test_sigusr1_at_any_instant_kills_nothing(start, tmp_path):
@@ -115,7 +113,7 @@ def under_slurm(folder, code, extra=()):
 @pytest.mark.parametrize(
     ("extra", "job"), [({}, "4711"), ({"SLURM_ARRAY_JOB_ID": "4700", "SLURM_ARRAY_TASK_ID": "3"}, "4700_3")]
 )
-def test_sigusr1_under_slurm_requeues_the_job(start, run, tmp_path, extra, job):
+def test_sigusr1_under_slurm_requeues_the_job(start, run, tmp_path, trained_once, extra, job):
     slurm = under_slurm(tmp_path, 0, extra)
     child = run_of(start, tmp_path / "run", slurm)
     child.kill(signal.SIGUSR1)
@@ -125,8 +123,7 @@ def test_sigusr1_under_slurm_requeues_the_job(start, run, tmp_path, extra, job):
     assert checkpoint.read_manifest(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 30
     args = [*TINY, *SELDOM, *SLOW]
     assert "going on after 30 steps" in run([*args, "--run_dir", tmp_path / "run"], first=slurm)
-    run([*args, "--run_dir", tmp_path / "whole"])
-    assert_same_end(tmp_path / "run", tmp_path / "whole")
+    assert_same_end(tmp_path / "run", trained_once(args))
 
 
 def test_where_slurm_cannot_requeue_the_run_goes_on(start, tmp_path):

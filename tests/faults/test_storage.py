@@ -25,17 +25,14 @@ ARGS = [*TINY, *EVERY_STEP]
 
 
 @pytest.fixture
-def cut_short(start, tmp_path):
+def cut_short(run, copied):
     """A run killed in its 8th step, and the same run whole."""
-    folder = tmp_path / "run"
-    assert start([*ARGS, "--run_dir", folder], first=before_call(Classification, "training_step", 8)).wait() == -9
-    return folder
+    return copied(ARGS, code=-9, first=before_call(Classification, "training_step", 8))
 
 
 @pytest.fixture
-def whole(run, tmp_path):
-    run([*ARGS, "--run_dir", tmp_path / "whole"])
-    return tmp_path / "whole"
+def whole(trained_once):
+    return trained_once(ARGS)
 
 
 def flip(data: bytes) -> bytes:

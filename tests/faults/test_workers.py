@@ -83,7 +83,7 @@ def no_memory():
     ],
     ids=["exit", "SIGKILL", "OSError", "MemoryError"],
 )
-def test_ends_the_job_within_seconds_and_the_next_goes_on(run, tmp_path, act, code, said):
+def test_ends_the_job_within_seconds_and_the_next_goes_on(run, tmp_path, trained_once, act, code, said):
     t0 = time.monotonic()
     output = run([*ARGS, "--run_dir", tmp_path / "run"], code=code, first=at_batch(act))
     assert time.monotonic() - t0 < 60  # bounded; how fast it is on a quiet machine stands in docs/reliability.md
@@ -92,8 +92,7 @@ def test_ends_the_job_within_seconds_and_the_next_goes_on(run, tmp_path, act, co
     assert said in line
     assert "at samples " in line
     run([*ARGS, "--run_dir", tmp_path / "run"])
-    run([*ARGS, "--run_dir", tmp_path / "whole"])
-    assert_same_end(tmp_path / "run", tmp_path / "whole")
+    assert_same_end(tmp_path / "run", trained_once(ARGS))
 
 
 def test_names_the_samples_that_the_worker_was_at(run, tmp_path):
