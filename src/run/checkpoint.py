@@ -4,6 +4,7 @@ A checkpoint `step-00000120.ckpt` never changes. Its manifest `step-00000120.jso
 the renaming of the whole, synced file makes it a checkpoint. `last.ckpt` and `best.ckpt` are links.
 """
 
+import errno
 import hashlib
 import io
 import json
@@ -184,9 +185,9 @@ def read(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"checkpoint {path}: {wrong} -> take another, or leave it out to start afresh")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError):
-        raise
     except Exception as e:  # what a broken file makes torch raise has no common base
+        if isinstance(e, (OSError, MemoryError)) and getattr(e, "errno", None) != errno.EINVAL:  # not of a wrong offset
+            raise
         raise CheckpointError(f"checkpoint {path}: not a file that can be read safely -> take another") from e
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f"checkpoint {path}: it holds no names of tensors -> take another")
