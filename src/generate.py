@@ -34,8 +34,8 @@ def main(args: Sequence[str]) -> int:
     for name, least in (("max_tokens", 1), ("temperature", 0), ("top_k", 1)):
         if getattr(options, name) < least:
             raise ConfigError(f"--{name}: {getattr(options, name)} is less than {least}")
-    cli, model = load_model(request)
-    tokenizer = cli.datamodule.statistics.get("tokenizer")
+    experiment, model = load_model(request)
+    tokenizer = experiment.datamodule.statistics.get("tokenizer")
     if tokenizer is None:
         raise ConfigError(f"{options.run_dir}: its model was not trained on text -> name a run of a language model")
     import torch
@@ -46,7 +46,7 @@ def main(args: Sequence[str]) -> int:
     torch.manual_seed(options.seed)
     with torch.inference_mode():
         for _step in range(options.max_tokens):
-            logits = model(tokens[:, -cli.datamodule.facts["seq_len"] :])[:, -1].float()  # [1, vocab_size]
+            logits = model(tokens[:, -experiment.datamodule.facts["seq_len"] :])[:, -1].float()  # [1, vocab_size]
             tokens = torch.cat([tokens, choose(logits, options.temperature, options.top_k)], 1)
     print(decode(tokenizer, tokens[0].tolist()))
     return 0

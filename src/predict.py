@@ -32,14 +32,14 @@ def main(args: Sequence[str]) -> int:
     output = Path(options.output or Path(options.run_dir) / f"predictions{other_data(request)}.csv")
     if output.suffix not in (".csv", ".parquet"):
         raise ConfigError(f"--output {output}: the name must end in .csv or .parquet")
-    cli, path = trained(request)
-    if "predict" not in cli.model.uses:
-        other = " or ".join(f"python -m src.{name}" for name in cli.model.uses or ("evaluate",))
-        raise ConfigError(f"{options.run_dir}: {type(cli.model).__name__} predicts no rows -> {other}")
-    cli.datamodule.predict_split = options.split
-    batches = cli.trainer.predict(cli.model, datamodule=cli.datamodule, ckpt_path=path)
-    report_other_data(request, cli.datamodule.report)
-    table = to_table(batches, cli.datamodule)
+    experiment, path = trained(request)
+    if "predict" not in experiment.model.uses:
+        other = " or ".join(f"python -m src.{name}" for name in experiment.model.uses or ("evaluate",))
+        raise ConfigError(f"{options.run_dir}: {type(experiment.model).__name__} predicts no rows -> {other}")
+    experiment.datamodule.predict_split = options.split
+    batches = experiment.trainer.predict(experiment.model, datamodule=experiment.datamodule, ckpt_path=path)
+    report_other_data(request, experiment.datamodule.report)
+    table = to_table(batches, experiment.datamodule)
     output.parent.mkdir(parents=True, exist_ok=True)
     tmp = output.with_name(output.name + ".tmp")
     (csv.write_csv if output.suffix == ".csv" else parquet.write_table)(table, str(tmp))

@@ -26,7 +26,7 @@ from src.run.redact import hide
 from src.run.terminal import console, duration, rank, rank_zero_print, relative_path, rows
 
 if TYPE_CHECKING:
-    from src.config.build import CLI
+    from src.config.build import Experiment
 
 WANDB = Path(sys.executable).with_name("wandb")
 
@@ -38,31 +38,32 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--resume", metavar="auto|none|PATH", default="auto", help="what to go on from")
     parser.add_argument("--dry_run", action="store_true", help="print what would be trained, and stop")
     request = read_request(parser, args)
-    from src.config.build import CLI  # loads torch, which takes seconds; what is wrong in a file was found before
+    # These load torch, which takes seconds; what is wrong in a file was found before.
+    from src.config.build import Experiment
     from src.run.resume import choose
 
-    cli, options = CLI(request), request.options
+    experiment, options = Experiment(request), request.options
     if options.dry_run:
-        return dry_run(cli)
-    folder = choose(options.run_dir, options.resume, request.experiment, cli.plain_config)
+        return dry_run(experiment)
+    folder = choose(options.run_dir, options.resume, request.experiment, experiment.plain_config)
     if folder.summary.get("status") == "finished":
-        folder.compare(cli.plain_config)
+        folder.compare(experiment.plain_config)
         results = "Its results are in summary.json; --run_dir names another folder."
         rank_zero_print(f"This run is finished: {folder.path}\n{results}")
         return 0
-    folder.open(cli.plain_config, command_line("src.train", args))
-    return record(cli, folder, t0)
+    folder.open(experiment.plain_config, command_line("src.train", args))
+    return record(experiment, folder, t0)
 
 
-def dry_run(cli: "CLI") -> int:
+def dry_run(experiment: "Experiment") -> int:
     """Print what would be trained. The network is made without memory for its weights, so that it can have any size."""
     import torch
 
     from src.callbacks.progress import plan
     from src.run.private import attach_data
 
-    cli.build(logger=False)
-    trainer, model, data = cli.trainer, cli.model, cli.datamodule
+    experiment.build(logger=False)
+    trainer, model, data = experiment.trainer, experiment.model, experiment.datamodule
     data.prepare_data()
     trainer.strategy.connect(model)  # this and the next line are what fit begins with
     attach_data(trainer, model, data)
@@ -74,22 +75,23 @@ def dry_run(cli: "CLI") -> int:
     return 0
 
 
-def record(cli: "CLI", folder: RunFolder, t0: float) -> int:
+def record(experiment: "Experiment", folder: RunFolder, t0: float) -> int:
     """Train and test, and write how it ended, however it ends."""
     from src.loggers import wandb
 
     summary: dict[str, Any] = {"status": "failed", "exit_code": 1}
     logger = None
     try:
-        cli.build(default_root_dir=str(folder.path))
+        experiment.build(default_root_dir=str(folder.path))
         if rank() == 0:
             state = folder.state
             facts = {name: state[name] for name in ("command", "code", "origin", "hardware")}
-            logger = wandb.start(cli.sections["wandb"], folder.path, state["wandb_id"], {**cli.plain_config, **facts})
-        summary |= fit_and_test(cli, folder, logger)
+            recorded = {**experiment.plain_config, **facts}
+            logger = wandb.start(experiment.sections["wandb"], folder.path, state["wandb_id"], recorded)
+        summary |= fit_and_test(experiment, folder, logger)
         summary |= {"status": "finished", "exit_code": 0}
     except BaseException as e:
-        summary |= failure(e, cli, folder)
+        summary |= failure(e, experiment, folder)
         raise
     finally:
         summary["seconds"] = round(time.time() - t0, 1)
@@ -100,11 +102,11 @@ def record(cli: "CLI", folder: RunFolder, t0: float) -> int:
         if summary["exit_code"] in (ConfigError.code, CheckpointError.code) and summary["steps"] <= folder.first_step:
             folder.discard()
     if rank() == 0:
-        print_results(folder, summary, cli.model.uses)
+        print_results(folder, summary, experiment.model.uses)
     return 0
 
 
-def failure(e: BaseException, cli: "CLI", folder: RunFolder) -> dict[str, Any]:
+def failure(e: BaseException, experiment: "Experiment", folder: RunFolder) -> dict[str, Any]:
     """What the summary says of an error."""
     if removed := getattr(e, "removed", None):
         report = folder.path / "data_report.json"
@@ -112,11 +114,11 @@ def failure(e: BaseException, cli: "CLI", folder: RunFolder) -> dict[str, Any]:
         rank_zero_print(f"All samples that were found to be unusable: {relative_path(report)}")
     code = exit_code(e)
     status = "stopped" if code in (130, 143) else "failed"
-    steps = cli.trainer.global_step if hasattr(cli, "trainer") else 0
+    steps = experiment.trainer.global_step if hasattr(experiment, "trainer") else 0
     return {"status": status, "exit_code": code, "error": hide(one_line(e)), "steps": steps}
 
 
-def fit_and_test(cli: "CLI", folder: RunFolder, logger: Any) -> dict[str, Any]:
+def fit_and_test(experiment: "Experiment", folder: RunFolder, logger: Any) -> dict[str, Any]:
     from lightning.pytorch.callbacks import LambdaCallback
 
     from src.callbacks.checkpoints import Checkpoints
@@ -125,7 +127,7 @@ def fit_and_test(cli: "CLI", folder: RunFolder, logger: Any) -> dict[str, Any]:
     from src.run.faults import faults_of
     from src.run.resume import begin
 
-    trainer, model, data = cli.trainer, cli.model, cli.datamodule
+    trainer, model, data = experiment.trainer, experiment.model, experiment.datamodule
     checkpoint.check_strategy(trainer.strategy)
     with faults_of(trainer, data, folder):
         start = begin(trainer, folder)
@@ -141,7 +143,7 @@ def fit_and_test(cli: "CLI", folder: RunFolder, logger: Any) -> dict[str, Any]:
         trainer.fit(model, datamodule=data, ckpt_path=start)  # nothing is left to do where training was done
         steps, epochs, best = trainer.global_step, trainer.current_epoch, folder.checkpoints / "best.ckpt"
         results = trainer.test(model, datamodule=data, ckpt_path=best, verbose=False)
-    checkpoints = cli.callback(Checkpoints)
+    checkpoints = experiment.callback(Checkpoints)
     at_best = {"step": checkpoint.read_manifest(best)["global_step"], checkpoints.monitor: checkpoints.best_score}
     figures = {name: value for name, value in data.report.items() if name.startswith("data/")}
     return {**results[0], **figures, "best": at_best, "epochs": epochs, "steps": steps}
