@@ -2,6 +2,8 @@
 PYTHON ?= python3
 CONFIG ?= configs/experiment/digits_cnn.yaml
 ARGS ?=
+SEEDS ?= 0 1 2
+GROUP ?= logs/$(basename $(notdir $(CONFIG)))
 RUNS ?=
 NAME ?=
 KIND ?=
@@ -10,11 +12,11 @@ READY := $(VENV)/ready
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install train view runs compare test test-long check schema rename remove lock clean
+.PHONY: help install train seeds view runs compare test test-long check schema rename remove lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
-	@echo 'Example: make train CONFIG=configs/experiment/digits_cnn.yaml ARGS="--trainer.max_epochs 20 --seeds 3"'
+	@echo 'Example: make train CONFIG=configs/experiment/digits_cnn.yaml ARGS="--trainer.max_epochs 20"'
 
 install: $(READY)  ## make .venv from requirements.lock, once
 
@@ -28,6 +30,12 @@ $(READY): requirements.lock
 
 train: $(READY)  ## train CONFIG=configs/experiment/NAME.yaml (digits_cnn by default), with ARGS="--key value ..."
 	@$(RUN) -m src.train --config $(CONFIG) $(ARGS)
+
+seeds: $(READY)  ## train CONFIG with each of SEEDS="0 1 2", in GROUP=logs/FOLDER/seed-N: mean and spread
+	@for s in $(SEEDS); do \
+	  $(RUN) -m src.train --config $(CONFIG) $(ARGS) --seed_everything $$s --run_dir $(GROUP)/seed-$$s || exit; \
+	done
+	@$(RUN) -m src.runs $(SEEDS:%=$(GROUP)/seed-%)
 
 # The viewer shows the names of folders, and takes those of the form run-TIME-NAME that hold a run-NAME.wandb.
 view: $(READY)  ## look at the runs in the terminal with W&B's viewer, also while they train (h for help, q to quit)

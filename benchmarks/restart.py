@@ -23,9 +23,9 @@ from src import train
 from src.run import resume
 from src.callbacks.checkpoints import Checkpoints
 begin = resume.begin
-def marked(folder):
+def marked(*args):
     stamps["config, objects, W&B"] = time.time()
-    start = begin(folder)
+    start = begin(*args)
     stamps["find and verify a checkpoint"] = time.time()
     return start
 def first_step(self, *_):

@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch import Callback
 from torch.nn import functional as F
 
-from src.config.build import CLI
+from src.config.build import Experiment
 from src.config.request import command_parser, read_request
 from src.data.order import TrainOrder
 from src.loggers.metrics_csv import MetricsCSV
@@ -39,29 +39,29 @@ def build(args, folder):
     flags += ["--model.network.widths", str(args.widths), "--model.network.hidden", "64", "--data.augment", "null"]
     flags += ["--data.batch_size", str(args.batch_size), "--trainer.log_every_n_steps", "50"]
     config = ["--config", "configs/experiment/digits_cnn.yaml"]
-    cli = CLI(read_request(command_parser("benchmark", None), [*config, *flags]))
-    cli.build(logger=False, default_root_dir=folder)
+    experiment = Experiment(read_request(command_parser("benchmark", None), [*config, *flags]))
+    experiment.build(logger=False, default_root_dir=folder)
     (Path(folder) / "config.yaml").write_text("trainer: {}\n")  # as in every run folder
-    cli.trainer.loggers = [MetricsCSV(Path(folder))]
-    cli.datamodule.prepare_data()
-    cli.datamodule.setup("fit")
-    return cli
+    experiment.trainer.loggers = [MetricsCSV(Path(folder))]
+    experiment.datamodule.prepare_data()
+    experiment.datamodule.setup("fit")
+    return experiment
 
 
 def trainer_seconds(args):
     with tempfile.TemporaryDirectory() as folder:
-        cli, watch = build(args, folder), Stopwatch()
-        cli.trainer.callbacks.insert(0, watch)
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+        experiment, watch = build(args, folder), Stopwatch()
+        experiment.trainer.callbacks.insert(0, watch)
+        experiment.trainer.fit(experiment.model, datamodule=experiment.datamodule)
     return watch.seconds
 
 
 def hand_seconds(args):
     with tempfile.TemporaryDirectory() as folder:
         data = build(args, folder).datamodule
-        cli = build(args, folder)
-    network = build_network(cli.model.factory, data.facts)
-    optimizer = cli.model.optimizer(network.parameters())
+        experiment = build(args, folder)
+    network = build_network(experiment.model.factory, data.facts)
+    optimizer = experiment.model.optimizer(network.parameters())
     arrays, done, t0 = data.splits["train"], 0, time.perf_counter()
     for epoch in range(args.steps):
         for index in TrainOrder(len(arrays), args.batch_size, args.batch_size, 0, lambda e=epoch: (e, 0)):

@@ -4,7 +4,7 @@
     python -m src.evaluate --run_dir logs/digits_cnn/2026-01-31_12-00-00 --split val --checkpoint last
 
 Prints the metrics and writes them to evaluate_<split>.json in the run folder. The run's own config is used; any key
-can be overridden with a flag, such as --data.data_dir or --trainer.accelerator. Other data is normalized by what was
+can be overridden with a flag, such as --data.num_workers or --trainer.accelerator. Other data is normalized by what was
 measured on the training data of the run, and its name stands in that of the file.
 """
 
@@ -21,14 +21,14 @@ from src.run.terminal import rank_zero_print
 @command
 def main(args: Sequence[str]) -> int:
     request = run_request(run_parser("evaluate", __doc__), args)
-    cli, path = trained(request)
+    experiment, path = trained(request)
     options = request.options
-    measure = cli.trainer.validate if options.split == "val" else cli.trainer.test
-    metrics = measure(cli.model, datamodule=cli.datamodule, ckpt_path=path, verbose=False)[0]
-    report_other_data(request, cli.datamodule.report)
+    measure = experiment.trainer.validate if options.split == "val" else experiment.trainer.test
+    metrics = measure(experiment.model, datamodule=experiment.datamodule, ckpt_path=path, verbose=False)[0]
+    report_other_data(request, experiment.datamodule.report)
     found = {"checkpoint": path.resolve().name, "command": command_line("src.evaluate", args), **metrics}
     if f"limit_{options.split}_batches" in unlimited(request):
-        found["samples"] = cli.datamodule.num_samples[options.split]
+        found["samples"] = experiment.datamodule.num_samples[options.split]
     write_json(Path(options.run_dir) / f"evaluate_{options.split}{other_data(request)}.json", found)
     for name, value in metrics.items():
         rank_zero_print(f"{name} {value:.4f}")

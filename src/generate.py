@@ -14,11 +14,10 @@ from src.config.request import command_parser
 from src.config.trained import load_model, run_request
 from src.data.text.tokens import decode, encode
 from src.run.command import command
-from src.run.errors import ConfigError, DataError
-from src.run.terminal import rank_zero_print
+from src.run.errors import ConfigError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 @command
@@ -35,41 +34,30 @@ def main(args: Sequence[str]) -> int:
     for name, least in (("max_tokens", 1), ("temperature", 0), ("top_k", 1)):
         if getattr(options, name) < least:
             raise ConfigError(f"--{name}: {getattr(options, name)} is less than {least}")
-    cli, model = load_model(request)
-    tokenizer = cli.datamodule.statistics.get("tokenizer")
+    experiment, model = load_model(request)
+    tokenizer = experiment.datamodule.statistics.get("tokenizer")
     if tokenizer is None:
         raise ConfigError(f"{options.run_dir}: its model was not trained on text -> name a run of a language model")
     import torch
 
-    prompt = torch.from_numpy(encode(tokenizer, options.prompt or beginning(tokenizer)))[None]
+    known = not tokenizer.startswith("characters:") or "\n" in tokenizer  # not in a text of one line
+    prompt = options.prompt or ("\n" if known else decode(tokenizer, [0]))
+    tokens = torch.from_numpy(encode(tokenizer, prompt))[None]  # [1, T]
     torch.manual_seed(options.seed)
-    seq_len = cli.datamodule.facts["seq_len"]
-    tokens = extend(model, prompt, seq_len, options.max_tokens, options.temperature, options.top_k)
-    rank_zero_print(decode(tokenizer, tokens[0].tolist()))
+    with torch.inference_mode():
+        for _step in range(options.max_tokens):
+            logits = model(tokens[:, -experiment.datamodule.facts["seq_len"] :])[:, -1].float()  # [1, vocab_size]
+            tokens = torch.cat([tokens, choose(logits, options.temperature, options.top_k)], 1)
+    print(decode(tokenizer, tokens[0].tolist()))
     return 0
 
 
-def beginning(tokenizer: str) -> str:
-    try:
-        encode(tokenizer, "\n")
-    except DataError:  # a text of one line
-        return decode(tokenizer, [0])
-    return "\n"
-
-
-def extend(
-    model: "nn.Module", tokens: "Tensor", seq_len: int, max_tokens: int, temperature: float, top_k: int
-) -> "Tensor":
-    """tokens [N, T] -> [N, T + max_tokens]; the model sees the last `seq_len` of them."""
-    import torch
-
-    with torch.inference_mode():
-        for _step in range(max_tokens):
-            logits = model(tokens[:, -seq_len:])[:, -1].float()  # [N, vocab_size]
-            best, ids = logits.topk(min(top_k, logits.shape[1]))
-            chosen = torch.multinomial((best / temperature).softmax(1), 1) if temperature else best.argmax(1)[:, None]
-            tokens = torch.cat([tokens, ids.gather(1, chosen)], 1)
-    return tokens
+def choose(logits: "Tensor", temperature: float, top_k: int) -> "Tensor":
+    """logits [N, vocab_size] -> tokens [N, 1]"""
+    best, ids = logits.topk(min(top_k, logits.shape[1]))
+    if temperature == 0:
+        return ids[:, :1]
+    return ids.gather(1, (best / temperature).softmax(1).multinomial(1))
 
 
 if __name__ == "__main__":

@@ -12,18 +12,15 @@ folder, or predictions_NAME.csv of other data.
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow
 from pyarrow import csv, parquet
 
 from src.config.trained import other_data, report_other_data, run_parser, run_request, trained
 from src.run.command import command
-from src.run.errors import ConfigError, EnvironmentFault
+from src.run.errors import ConfigError
 from src.run.terminal import rank_zero_print
-
-if TYPE_CHECKING:
-    from src.data.module import DataModule
 
 
 @command
@@ -35,20 +32,23 @@ def main(args: Sequence[str]) -> int:
     output = Path(options.output or Path(options.run_dir) / f"predictions{other_data(request)}.csv")
     if output.suffix not in (".csv", ".parquet"):
         raise ConfigError(f"--output {output}: the name must end in .csv or .parquet")
-    cli, path = trained(request)
-    if "predict" not in cli.model.uses:
-        other = " or ".join(f"python -m src.{name}" for name in cli.model.uses or ("evaluate",))
-        raise ConfigError(f"{options.run_dir}: {type(cli.model).__name__} predicts no rows -> {other}")
-    cli.datamodule.predict_split = options.split
-    batches = cli.trainer.predict(cli.model, datamodule=cli.datamodule, ckpt_path=path)
-    report_other_data(request, cli.datamodule.report)
-    table = to_table(batches, cli.datamodule)
-    write(table, output)
+    experiment, path = trained(request)
+    if "predict" not in experiment.model.uses:
+        other = " or ".join(f"python -m src.{name}" for name in experiment.model.uses or ("evaluate",))
+        raise ConfigError(f"{options.run_dir}: {type(experiment.model).__name__} predicts no rows -> {other}")
+    experiment.datamodule.predict_split = options.split
+    batches = experiment.trainer.predict(experiment.model, datamodule=experiment.datamodule, ckpt_path=path)
+    report_other_data(request, experiment.datamodule.report)
+    table = to_table(batches, experiment.datamodule)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    tmp = output.with_name(output.name + ".tmp")
+    (csv.write_csv if output.suffix == ".csv" else parquet.write_table)(table, str(tmp))
+    tmp.rename(output)
     rank_zero_print(f"{table.num_rows} predictions: {output}")
     return 0
 
 
-def to_table(batches: Any, data: "DataModule") -> pyarrow.Table:
+def to_table(batches: Any, data: Any) -> pyarrow.Table:
     """Rows of all batches, without padding; classes by their names, samples with their files where they have some."""
     import torch
 
@@ -62,18 +62,6 @@ def to_table(batches: Any, data: "DataModule") -> pyarrow.Table:
     columns["prediction"] = [names[t] for t in probabilities.argmax(1)]
     columns |= {f"probability_{name}": probabilities[:, k].numpy() for k, name in enumerate(names)}
     return pyarrow.table(columns)
-
-
-def write(table: pyarrow.Table, output: Path) -> None:
-    """Whole or not at all."""
-    tmp = output.with_name(output.name + ".tmp")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        (csv.write_csv if output.suffix == ".csv" else parquet.write_table)(table, str(tmp))
-        tmp.rename(output)
-    except OSError as e:
-        tmp.unlink(missing_ok=True)
-        raise EnvironmentFault(f"--output {output}: {e.strerror or e} -> name another file") from e
 
 
 if __name__ == "__main__":

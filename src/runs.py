@@ -5,8 +5,7 @@
     python -m src.runs logs/digits_cnn/first logs/digits_cnn/second   # side by side
 
 Side by side: the keys in which the configs differ, the metrics, and the curves as compare.png in the last folder named,
-or --output FILE.png. Runs of one code that differ in their seed alone, such as those of --seeds, are one column: mean
-and standard deviation.
+or --output FILE.png. Runs of one code that differ in their seed alone are one column: mean and standard deviation.
 """
 
 import argparse
@@ -35,29 +34,22 @@ def main(args: Sequence[str]) -> int:
     parser = CommandParser(
         "python -m src.runs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", nargs="*", type=Path, help="run folders, or folders of --seeds")
+    parser.add_argument("run", nargs="*", type=Path, help="run folders, or folders of such folders")
     parser.add_argument("--output", type=Path, metavar="FILE", help="where to draw the curves, a .png file")
     parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
     options = parser.parse_args(list(args))
     if options.output and options.output.suffix != ".png":
         raise ConfigError(f"--output {options.output}: the name must end in .png")
-    folders = [folder for path in options.run or [LOGS] for folder in expand(path)]
+    folders: list[RunFolder] = []
+    for path in options.run or [LOGS]:
+        found = sorted(path.rglob("run.json"))
+        if not found:
+            raise CheckpointError(f"{path}: no run is here -> name a folder under logs/, or train one")
+        folders += [RunFolder(file.parent) for file in found]
     overview(folders)
     if options.run:
         compare(grouped(folders), options.output or options.run[-1] / "compare.png")
     return 0
-
-
-def expand(path: Path) -> list[RunFolder]:
-    """A run folder itself, or all those under a folder.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    found = sorted(file.parent for file in path.rglob("run.json")) if path.is_dir() else []
-    if not found:
-        raise CheckpointError(f"{path}: no run is here -> name a folder under logs/, or train one")
-    return [RunFolder(folder) for folder in found]
 
 
 def overview(folders: list[RunFolder]) -> None:
@@ -102,18 +94,12 @@ def compared(folder: RunFolder) -> dict[str, str]:
 
 
 def compare(groups: Groups, output: Path) -> None:
+    from src.loggers.metrics_csv import read_curves  # loads Lightning, which takes seconds
+
     for letter, group in groups.items():
         more = f" and {len(group) - 1} more with other seeds" if len(group) > 1 else ""
         rank_zero_print(f"\n{letter}: {relative_path(group[0].path)}{more}" if len(groups) > 1 or more else "")
-    configs = [list(map(compared, group)) for group in groups.values()]
-    keys = sorted({key for group in configs for config in group for key in config})
-    values = ([key, *(",".join(dict.fromkeys(c.get(key, "-") for c in group)) for group in configs)] for key in keys)
-    if differ := [line for line in values if len(set(line[1:])) > 1]:
-        show(["config", *groups], differ)
-    elif len(groups) > 1:
-        rank_zero_print("the same config and code")
-    from src.loggers.metrics_csv import read_curves  # loads Lightning, which takes seconds
-
+    show_differences(groups)
     curves = {letter: [read_curves(f.path, ("train/", "val/", "perf/")) for f in g] for letter, g in groups.items()}
     metrics = [list(map(metrics_of, group, curves[letter])) for letter, group in groups.items()]
     names = dict.fromkeys(name for group in metrics for run in group for name in run)
@@ -121,6 +107,17 @@ def compare(groups: Groups, output: Path) -> None:
     show(["metric", *(groups if len(groups) > 1 else ["value"])], lines)
     figures.save(drawing.curves(curves), output)
     rank_zero_print(f"\nCurves: {relative_path(output)}")
+
+
+def show_differences(groups: Groups) -> None:
+    """The keys in which the configs of groups differ."""
+    configs = [list(map(compared, group)) for group in groups.values()]
+    keys = sorted({key for group in configs for config in group for key in config})
+    values = ([key, *(",".join(dict.fromkeys(c.get(key, "-") for c in group)) for group in configs)] for key in keys)
+    if differ := [line for line in values if len(set(line[1:])) > 1]:
+        show(["config", *groups], differ)
+    elif len(groups) > 1:
+        rank_zero_print("the same config and code")
 
 
 def metrics_of(folder: RunFolder, curves: dict[str, drawing.Curve]) -> dict[str, float]:

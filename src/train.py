@@ -1,7 +1,7 @@
 """Train a model, then test its best checkpoint.
 
     python -m src.train --config configs/experiment/digits_cnn.yaml
-    python -m src.train --config configs/experiment/digits_cnn.yaml --config configs/trainer/smoke.yaml --seeds 3
+    python -m src.train --config configs/experiment/digits_cnn.yaml --config configs/trainer/smoke.yaml
     python -m src.train --config configs/experiment/digits_cnn.yaml --model.network.widths [32,64] --data.batch_size 32
 
 The run is written to logs/<experiment>/<time>/, or to --run_dir. The same command again goes on with a run that was
@@ -21,13 +21,12 @@ from src.config.request import command_parser, read_request
 from src.run.command import command, command_line, exit_code, one_line
 from src.run.errors import CheckpointError, ConfigError
 from src.run.files import write_json
-from src.run.folder import RunFolder, hardware
+from src.run.folder import RunFolder
 from src.run.redact import hide
-from src.run.seeds import train_seeds
 from src.run.terminal import console, duration, rank, rank_zero_print, relative_path, rows
 
 if TYPE_CHECKING:
-    from src.config.build import CLI
+    from src.config.build import Experiment
 
 WANDB = Path(sys.executable).with_name("wandb")
 
@@ -36,41 +35,35 @@ WANDB = Path(sys.executable).with_name("wandb")
 def main(args: Sequence[str]) -> int:
     t0 = time.time()
     parser = command_parser("train", __doc__)
-    parser.add_argument("--seeds", type=int, metavar="N", help="train with N seeds, and print mean and spread")
     parser.add_argument("--resume", metavar="auto|none|PATH", default="auto", help="what to go on from")
     parser.add_argument("--dry_run", action="store_true", help="print what would be trained, and stop")
     request = read_request(parser, args)
-    options = request.options
-    if options.seeds is not None and not (options.print_config or options.dry_run):
-        if options.resume != "auto":
-            raise ConfigError("--resume: with --seeds each run goes on by itself -> leave one of them out")
-        return train_seeds(options.seeds, request.experiment, request.config, args)
-    from src.config.build import CLI  # loads torch, which takes seconds; what is wrong in a file was found before
+    # These load torch, which takes seconds; what is wrong in a file was found before.
+    from src.config.build import Experiment
     from src.run.resume import choose
 
-    cli = CLI(request)
+    experiment, options = Experiment(request), request.options
     if options.dry_run:
-        return dry_run(cli)
-    config = cli.plain_config
-    folder = choose(options.run_dir, options.resume, request.experiment, config)
+        return dry_run(experiment)
+    folder = choose(options.run_dir, options.resume, request.experiment, experiment.plain_config)
     if folder.summary.get("status") == "finished":
-        folder.compare(config)
+        folder.compare(experiment.plain_config)
         results = "Its results are in summary.json; --run_dir names another folder."
         rank_zero_print(f"This run is finished: {folder.path}\n{results}")
         return 0
-    folder.open(config, command_line("src.train", args))
-    return record(cli, folder, config, t0)
+    folder.open(experiment.plain_config, command_line("src.train", args))
+    return record(experiment, folder, t0)
 
 
-def dry_run(cli: "CLI") -> int:
+def dry_run(experiment: "Experiment") -> int:
     """Print what would be trained. The network is made without memory for its weights, so that it can have any size."""
     import torch
 
     from src.callbacks.progress import plan
     from src.run.private import attach_data
 
-    cli.build(logger=False)
-    trainer, model, data = cli.trainer, cli.model, cli.datamodule
+    experiment.build(logger=False)
+    trainer, model, data = experiment.trainer, experiment.model, experiment.datamodule
     data.prepare_data()
     trainer.strategy.connect(model)  # this and the next line are what fit begins with
     attach_data(trainer, model, data)
@@ -82,17 +75,23 @@ def dry_run(cli: "CLI") -> int:
     return 0
 
 
-def record(cli: "CLI", folder: RunFolder, config: dict[str, Any], t0: float) -> int:
+def record(experiment: "Experiment", folder: RunFolder, t0: float) -> int:
     """Train and test, and write how it ended, however it ends."""
+    from src.loggers import wandb
+
     summary: dict[str, Any] = {"status": "failed", "exit_code": 1}
     logger = None
     try:
-        cli.build(default_root_dir=str(folder.path))
-        logger = wandb_logger(cli, folder, config)
-        summary |= fit_and_test(cli, folder, [logger] if logger else [])
+        experiment.build(default_root_dir=str(folder.path))
+        if rank() == 0:
+            state = folder.state
+            facts = {name: state[name] for name in ("command", "code", "origin", "hardware")}
+            recorded = {**experiment.plain_config, **facts}
+            logger = wandb.start(experiment.sections["wandb"], folder.path, state["wandb_id"], recorded)
+        summary |= fit_and_test(experiment, folder, logger)
         summary |= {"status": "finished", "exit_code": 0}
     except BaseException as e:
-        summary |= failure(e, cli, folder)
+        summary |= failure(e, experiment, folder)
         raise
     finally:
         summary["seconds"] = round(time.time() - t0, 1)
@@ -103,36 +102,23 @@ def record(cli: "CLI", folder: RunFolder, config: dict[str, Any], t0: float) -> 
         if summary["exit_code"] in (ConfigError.code, CheckpointError.code) and summary["steps"] <= folder.first_step:
             folder.discard()
     if rank() == 0:
-        print_results(folder, summary, cli.model.uses)
+        print_results(folder, summary, experiment.model.uses)
     return 0
 
 
-def wandb_logger(cli: "CLI", folder: RunFolder, config: dict[str, Any]) -> Any:
-    from src.loggers import wandb
-
-    if rank() != 0:
-        return None
-    state = {name: folder.state[name] for name in ("command", "code", "origin")}
-    facts = {**config, **state, "hardware": hardware()}
-    return wandb.start(cli.sections["wandb"], folder.path, folder.state["wandb_id"], facts)
-
-
-def failure(e: BaseException, cli: "CLI", folder: RunFolder) -> dict[str, Any]:
+def failure(e: BaseException, experiment: "Experiment", folder: RunFolder) -> dict[str, Any]:
     """What the summary says of an error."""
-    code = exit_code(e)
     if removed := getattr(e, "removed", None):
         report = folder.path / "data_report.json"
         write_json(report, {"removed": removed})
         rank_zero_print(f"All samples that were found to be unusable: {relative_path(report)}")
+    code = exit_code(e)
     status = "stopped" if code in (130, 143) else "failed"
-    steps = cli.trainer.global_step if hasattr(cli, "trainer") else 0
+    steps = experiment.trainer.global_step if hasattr(experiment, "trainer") else 0
     return {"status": status, "exit_code": code, "error": hide(one_line(e)), "steps": steps}
 
 
-def fit_and_test(cli: "CLI", folder: RunFolder, loggers: list[Any]) -> dict[str, Any]:
-    """Raises:
-    KnownError: what went wrong in training, where it is known; other exceptions pass.
-    """
+def fit_and_test(experiment: "Experiment", folder: RunFolder, logger: Any) -> dict[str, Any]:
     from lightning.pytorch.callbacks import LambdaCallback
 
     from src.callbacks.checkpoints import Checkpoints
@@ -141,23 +127,23 @@ def fit_and_test(cli: "CLI", folder: RunFolder, loggers: list[Any]) -> dict[str,
     from src.run.faults import faults_of
     from src.run.resume import begin
 
-    trainer, model, data = cli.trainer, cli.model, cli.datamodule
+    trainer, model, data = experiment.trainer, experiment.model, experiment.datamodule
     checkpoint.check_strategy(trainer.strategy)
-    with faults_of(trainer, model, data, folder):
+    with faults_of(trainer, data, folder):
         start = begin(trainer, folder)
         if start:
             model.init_from = None  # the run has weights of its own
         logged = checkpoint.read_manifest(start)["steps_logged"] if start and rank() == 0 else 0
-        trainer.loggers = [MetricsCSV(folder.path, logged), *loggers, *trainer.loggers]
+        trainer.loggers = [MetricsCSV(folder.path, logged), *([logger] if logger else []), *trainer.loggers]
         if rank() == 0:
             report = folder.path / "data_report.json"
             trainer.callbacks.insert(0, LambdaCallback(on_train_start=lambda *_: write_json(report, data.report)))
-        for logger in loggers:
+        if logger:
             logger.repeat(whole_rows(folder.path / "metrics.csv"))
         trainer.fit(model, datamodule=data, ckpt_path=start)  # nothing is left to do where training was done
         steps, epochs, best = trainer.global_step, trainer.current_epoch, folder.checkpoints / "best.ckpt"
         results = trainer.test(model, datamodule=data, ckpt_path=best, verbose=False)
-    checkpoints = cli.callback(Checkpoints)
+    checkpoints = experiment.callback(Checkpoints)
     at_best = {"step": checkpoint.read_manifest(best)["global_step"], checkpoints.monitor: checkpoints.best_score}
     figures = {name: value for name, value in data.report.items() if name.startswith("data/")}
     return {**results[0], **figures, "best": at_best, "epochs": epochs, "steps": steps}
@@ -169,18 +155,16 @@ def print_results(folder: RunFolder, summary: dict[str, Any], uses: Sequence[str
 
     best, speed = summary["best"], read_curves(folder.path, ("perf/samples_per_sec",))
     found = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if name != "step" and value is not None)
+    python, run_dir = relative_path(Path(sys.executable)), relative_path(folder.path)
     table = {
         "done": f"{summary['steps']:,} steps, {summary['epochs']} epochs in {duration(summary['seconds'])}",
         "best": f"step {best['step']:,}{', ' + found if found else ''}",
         "test": ", ".join(f"{n.removeprefix('test/')} {v:.4f}" for n, v in summary.items() if n.startswith("test/")),
         "speed": f"{speed['perf/samples_per_sec'][1][-1]:,.0f} samples/s" if speed else "",
-        "run": relative_path(folder.path),
+        "run": run_dir,
         "pictures": ", ".join(path.name for path in sorted(folder.path.glob("*.png"))),
     }
     console().print(rows({name: text for name, text in table.items() if text}))
-    if (folder.path.parent / "seeds.json").exists():
-        return
-    python, run_dir = relative_path(Path(sys.executable)), relative_path(folder.path)
     commands = [f"{python} -m src.{name} --run_dir {run_dir}" for name in ("evaluate", *uses)]
     commands.append(f"{python} -m src.runs {run_dir}")
     if (folder.path / "wandb").is_dir():

@@ -122,14 +122,14 @@ def die():
     [
         (0, no_space, 75, "No space left on device"),
         (1, no_space, 75, "another process of this run has failed: rank 1"),
-        (1, die, 75, "another process of this run was killed by SIGKILL: rank 1"),
+        (1, die, 75, "another process of this run was killed: rank 1"),
     ],
 )
 def test_one_process_that_fails_ends_all_soon_and_its_error_is_told(start, tmp_path, rank, act, code, said):
     child = start([*TINY, *DDP, "--run_dir", tmp_path / "run"], first=fails_on(rank, act), twins=1)
     assert child.wait(60) == code, child.output
     assert said in child.output
-    assert "No space" in child.output or "SIGKILL" in child.output
+    assert "No space" in child.output or "was killed" in child.output
     assert "Traceback" not in child.output
     assert json.loads((tmp_path / "run/summary.json").read_text())["exit_code"] == code
     child.wait_for_all()

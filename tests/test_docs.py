@@ -40,7 +40,7 @@ def blocks(path: Path, language: str) -> list[str]:
 
 def commands(path: Path) -> list[str]:
     lines = [line.split(" #")[0].strip() for block in blocks(path, "bash") for line in block.splitlines()]
-    inline = re.findall(r"`(python -m [^`]+)`", path.read_text())
+    inline = re.findall(r"`((?:python -m|make seeds) [^`]+)`", path.read_text())
     return [line for line in [*lines, *inline] if line]
 
 
@@ -50,7 +50,9 @@ def shortened(command: str) -> str:
         command = re.sub(rf"\b{word}\b", value, command)
     command = re.sub(r"--repeats \d+ --steps \d+", "--repeats 1 --steps 3", command)
     command = re.sub(r"precision --repeats \d+", "precision --repeats 1 --batch_size 4", command)
-    command = re.sub(r"--seeds \d+", "--seeds 2", command)
+    if command.startswith("make seeds"):
+        command = command.replace('"0 1 2"', '"0 1"')
+        return command.replace('ARGS="', f'ARGS="{SMOKE} ') if "ARGS=" in command else f'{command} ARGS="{SMOKE}"'
     if "src.train" in command and "smoke" not in command:
         return f"{command} {SMOKE} --pictures.enabled false"
     if command == "make train":

@@ -9,16 +9,12 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from src.config.check import facts
-from src.config.signatures import arguments, classes
-from src.remove import Removal, dotted, kinds, read
+from src.config.signatures import classes, signature
+from src.config.source import class_attribute
+from src.data.module import DataModule
+from src.remove import experiments, plan, read
 
-KINDS = kinds(path.relative_to(ROOT).as_posix() for path in ROOT.glob("src/data/*/__init__.py"))
-# A part of each folder of tests, for a minute; all that remain are run by a long test.
-QUICK = ["tests/test_cli.py", "tests/test_schema.py", "tests/optim", "tests/networks", "tests/data/test_module.py"]
-QUICK += ["tests/faults/test_resume.py::test_killed_at_each_step_in_turn[plain-seldom]"]
-QUICK += ["tests/test_habits.py::test_docs_name_only_files_that_are_there"]
-QUICK += ["tests/test_habits.py::test_no_import_goes_round"]
+KINDS = sorted(path.parent.name for path in ROOT.glob("src/data/*/__init__.py"))
 # Words of a kind that are plain words, too.
 PLAIN = {"text", "files", "clean", "Samples", "channels"}
 
@@ -62,36 +58,36 @@ def removed(request, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("tool", ["ruff check .", "ruff format --check .", "mypy"])
+@pytest.mark.parametrize(
+    "tool", ["ruff check .", "ruff format --check .", pytest.param("mypy", marks=pytest.mark.long)]
+)
 def test_checks_pass(removed, tool):
     execute(removed, *tool.split())
 
 
-def test_everything_can_be_imported_and_collected(removed):
-    modules = [dotted(path.relative_to(removed).as_posix()) for path in (removed / "src").rglob("*.py")]
-    code = f"import importlib\nfor name in {modules}: importlib.import_module(name)"
+def test_everything_can_be_imported(removed):
+    paths = [path.relative_to(removed).with_suffix("") for path in (removed / "src").rglob("*.py")]
+    code = f"import importlib\nfor name in {['.'.join(path.parts) for path in paths]}: importlib.import_module(name)"
     subprocess.run([sys.executable, "-c", code], cwd=removed, check=True)
-    execute(removed, "pytest", "--collect-only", "-q")
 
 
-def test_commands_and_experiments_run(removed, tmp_path):
+def test_the_default_experiment_trains(removed, tmp_path):
+    default = re.search(r"^CONFIG \?= (\S+)", (removed / "Makefile").read_text(), re.MULTILINE)[1]
+    flags = ["--config", "configs/trainer/smoke.yaml", "--run_dir", str(tmp_path / "run")]
+    execute(removed, "src.train", "--config", default, *flags)
+
+
+@pytest.mark.long
+def test_commands_and_experiments_run(removed):
     for path in (removed / "src").glob("[a-z]*.py"):
         assert f"python -m src.{path.stem}" in execute(removed, f"src.{path.stem}", "--help")
     manual = execute(removed, "src.train", "--help")
     named = re.findall(r"configs/\S+\.yaml", manual)
     assert named
     assert all((removed / name).exists() for name in named)
-    default = re.search(r"^CONFIG \?= (\S+)", (removed / "Makefile").read_text(), re.MULTILINE)[1]
     for path in (removed / "configs/experiment").glob("*.yaml"):
         ready = "--data." not in path.read_text()
         execute(removed, "src.train", "--config", str(path), "--dry_run" if ready else "--print_config")
-    flags = ["--config", "configs/trainer/smoke.yaml", "--run_dir", str(tmp_path / "run")]
-    execute(removed, "src.train", "--config", default, *flags)
-
-
-def test_a_part_of_the_tests_passes(removed):
-    output = execute(removed, "pytest", "-q", "-p", "no:cacheprovider", *QUICK)
-    assert re.search(r"\d+ passed", output)
 
 
 @pytest.mark.long
@@ -102,8 +98,8 @@ def test_all_tests_that_remain_pass(removed):
 
 def test_it_refuses_what_it_should(tmp_path):
     folder = copied(tmp_path / "fork")
-    assert f"none of the kinds {', '.join(KINDS)}; did you mean {KINDS[0]}?" in execute(
-        folder, "src.remove", f"{KINDS[0]}s", code=2
+    assert f"invalid choice: 'nothing' (choose from {', '.join(map(repr, KINDS))})" in execute(
+        folder, "src.remove", "nothing", code=2
     )
     assert f"removed  src/data/{KINDS[0]}/" in execute(folder, "src.remove", KINDS[0], "--dry_run")
     (folder / "README.md").open("a").write("mine\n")
@@ -111,35 +107,38 @@ def test_it_refuses_what_it_should(tmp_path):
     git(folder, "checkout", "README.md")
     (folder / "src/mine.py").write_text(f"import src.data.{KINDS[0]}.module\n")
     (folder / "src/models/mine.py").write_text(f"from src.data.{KINDS[0]} import module\n")
+    (folder / "src/models/other.py").write_text(f"from src.data import {KINDS[0]}\n")
     git(folder, "add", "-A")
     git(folder, "commit", "-qm", "mine")
-    assert f"src/models/mine.py: from src.data.{KINDS[0]} import" in execute(folder, "src.remove", KINDS[0], code=2)
+    output = execute(folder, "src.remove", KINDS[0], code=2)
+    assert f"src/models/mine.py: src.data.{KINDS[0]}; src/models/other.py: src.data import {KINDS[0]}" in output
     assert git(folder, "status", "--porcelain") == ""
     for name in KINDS[1:]:
         shutil.rmtree(folder / "src/data" / name)
-    assert "the last kind of data" in execute(folder, "src.remove", KINDS[0], "--force", code=2)
+    assert "the last kind of data" in execute(folder, "src.remove", KINDS[0], code=2)
 
 
 def own_options(kind: str) -> set[str]:
     """Arguments of the kind's data module that are not those of all data modules."""
     found = [path for path in classes() if path.startswith(f"src.data.{kind}.") and path.endswith("DataModule")]
-    return {name for path in found for name in arguments(path) or ()} - set(
-        arguments("src.data.module.DataModule") or ()
-    )
+    options = {name for path in found for name in signature(path).arguments}
+    return options.difference(signature("src.data.module.DataModule").arguments, dir(DataModule))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_shared_names_no_kind(kind):
     """Neither its folder, its classes, its experiments (but as the example in a manual), nor options of its data."""
-    removal = Removal(kind, read(ROOT))
-    defined = {name for path in removal.gone for name in re.findall(r"^class (\w+)", removal.files[path], re.MULTILINE)}
-    options = own_options(kind).difference(*(own_options(other) for other in KINDS if other != kind), facts())
-    names = {kind, kind.removesuffix("s")} | defined | options | removal.experiments
+    files = read()
+    gone, left = plan(kind, files)
+    defined = {name for path in gone for name in re.findall(r"^class (\w+)", files[path], re.MULTILINE)}
+    facts = {fact for path in classes() for fact in class_attribute(path, "provides") or ()}
+    options = own_options(kind).difference(*(own_options(other) for other in KINDS if other != kind), facts)
+    names = {kind, kind.removesuffix("s")} | defined | options | {*experiments(gone)}
     words = re.compile(rf"\b({'|'.join(names - PLAIN)})\b")
-    shared = [p for p in removal.files if re.match(r"src/(?!data/\w+/|networks/|remove)", p) and p not in removal.gone]
+    shared = [path for path in left if re.match(r"src/(?!data/\w+/|networks/|remove)", path)]
     found = []
     for path in shared:
-        code = re.sub(r"^ +python -m src.*$", "", removal.files[path], flags=re.MULTILINE)  # in a manual
+        code = re.sub(r"^ +python -m src.*$", "", files[path], flags=re.MULTILINE)  # in a manual
         found += [
             f"{path}: {line.strip()}" for line in code.splitlines() if words.search(line) and "log_image" not in line
         ]

@@ -154,7 +154,7 @@ def test_the_viewer_names_the_runs(tmp_path):
     records = {
         "mlp/first": "20260131_120000-a",
         "mlp/2026-02-28_12-00-00_2": "20260228_120000-b",
-        "gpt/x_seeds/seed-0": "20260101_120000-c",
+        "gpt/x/seed-0": "20260101_120000-c",
     }
     for run, record in records.items():
         folder = tmp_path / f"logs/{run}/wandb/offline-run-{record}"
@@ -165,8 +165,27 @@ def test_the_viewer_names_the_runs(tmp_path):
         done = subprocess.run(view, capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.splitlines() == [
-            "leet run-20260101_120000-gpt.x_seeds.seed-0/run-gpt.x_seeds.seed-0.wandb record c",
+            "leet run-20260101_120000-gpt.x.seed-0/run-gpt.x.seed-0.wandb record c",
             "leet run-20260131_120000-mlp.first/run-mlp.first.wandb record a",
             "leet run-20260228_120000-mlp/run-mlp.wandb record b",
             *(f"picture {name}" for name in "cab"),
         ]
+
+
+def test_make_seeds_trains_with_each_seed_then_compares_them(tmp_path):
+    """This Python prints what it gets, and fails where that has a word that it is told."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / "requirements.lock").touch()
+    (tmp_path / ".venv/ready").touch()
+    python = tmp_path / ".venv/bin/python"
+    python.write_text('#!/bin/sh\necho "$@"\ncase "$*" in *$BAD*) exit 143;; esac\n')
+    python.chmod(0o755)
+    seeds = ["make", "-s", "-C", tmp_path, "seeds", "CONFIG=configs/experiment/x.yaml", "SEEDS=0 5", "ARGS=--a 1"]
+    done = subprocess.run(seeds, env={**os.environ, "BAD": "none"}, capture_output=True, text=True)
+    train = "-m src.train --config configs/experiment/x.yaml --a 1 --seed_everything"
+    trained = [f"{train} {seed} --run_dir logs/x/seed-{seed}" for seed in (0, 5)]
+    assert done.stdout.splitlines() == [*trained, "-m src.runs logs/x/seed-0 logs/x/seed-5"]
+    done = subprocess.run(seeds, env={**os.environ, "BAD": "seed-0"}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.splitlines()) == (2, trained[:1])
+    assert "Error 143" in done.stderr

@@ -12,11 +12,10 @@ from lightning.pytorch.callbacks import Checkpoint, LambdaCallback
 from lightning.pytorch.trainer.states import TrainerFn
 
 from src.data.loader import Loader
-from src.run.checkpoint import VerifiedCheckpointIO
+from src.run.checkpoint import VerifiedCheckpointIO, gathered, rng_state, set_rng_state
 from src.run.errors import ConfigError, EnvironmentFault, Stopped, nearest
 from src.run.folder import RunFolder
 from src.run.private import set_steps_logged, steps_logged
-from src.run.rng import gathered, rng_state, set_rng_state
 from src.run.signals import Signals, requeued
 
 
@@ -134,7 +133,7 @@ class Checkpoints(Checkpoint):
             return
         if signum := self.signal_to_answer(trainer):
             self.answer(trainer, signum)
-        io_of(trainer).check()
+        io_of(trainer).finish(wait=False)
         if self.improved or self.is_due(trainer):
             self.save(trainer)
 

@@ -52,7 +52,7 @@ INSTEAD: dict[Any, str] = {
 FULL_NAMES = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}  # of Lightning's precisions
 
 
-class CLI:
+class Experiment:
     """The objects of a run: `build` makes `trainer`, `model` and `datamodule`.
 
     Args:

@@ -110,10 +110,7 @@ def experiment_name(files: list[Path]) -> str:
     if not files:
         return "default"
     first = files[0].resolve()
-    if first.name != "config.yaml":
-        return first.stem
-    holder = first.parent.parent
-    return holder.parent.name if (holder / "seeds.json").exists() else holder.name
+    return first.parent.parent.name if first.name == "config.yaml" else first.stem
 
 
 # Flags

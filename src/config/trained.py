@@ -12,7 +12,7 @@ from src.run.folder import RunFolder, ending, src_sha256
 from src.run.terminal import console, rank_zero_print, rows
 
 if TYPE_CHECKING:
-    from src.config.build import CLI
+    from src.config.build import Experiment
     from src.models.base import Model
 
 
@@ -36,36 +36,36 @@ def load_run(path: str | Path, checkpoint: str = "best") -> "Model":
         return load_model(request)[1]
 
 
-def load_model(request: Request) -> tuple["CLI", "Model"]:
+def load_model(request: Request) -> tuple["Experiment", "Model"]:
     """The objects of a run, its network with the weights of --checkpoint. No data is read."""
-    from src.config.build import CLI
+    from src.config.build import Experiment
     from src.models.factory import build_network
     from src.run import checkpoint as files
 
     saved = files.load(checkpoint_path(request))
-    cli = CLI(request)
-    cli.build(logger=False)
-    model, data = cli.model, cli.datamodule
+    experiment = Experiment(request)
+    experiment.build(logger=False)
+    model, data = experiment.model, experiment.datamodule
     state = saved[type(data).__qualname__]
     data.facts, data.statistics = state["facts"], state["statistics"]
     model.network, model.data = build_network(model.factory, data.facts), data
     files.fit_weights(model, saved["state_dict"])
-    return cli, model.eval()
+    return experiment, model.eval()
 
 
 def checkpoint_path(request: Request) -> Path:
     return RunFolder(Path(request.options.run_dir)).checkpoints / f"{request.options.checkpoint}.ckpt"
 
 
-def trained(request: Request) -> tuple["CLI", Path]:
+def trained(request: Request) -> tuple["Experiment", Path]:
     """The objects of a run, whose data module will take on what was fitted in training, and its checkpoint."""
-    from src.config.build import CLI
+    from src.config.build import Experiment
     from src.run import checkpoint as files
 
-    cli, path = CLI(request), checkpoint_path(request)
-    cli.build(logger=False, **unlimited(request))
-    cli.datamodule.fitted = files.load(path).get(type(cli.datamodule).__qualname__)
-    return cli, path
+    experiment, path = Experiment(request), checkpoint_path(request)
+    experiment.build(logger=False, **unlimited(request))
+    experiment.datamodule.fitted = files.load(path).get(type(experiment.datamodule).__qualname__)
+    return experiment, path
 
 
 def unlimited(request: Request) -> dict[str, float]:

@@ -15,10 +15,10 @@ from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from src.data.order import EvalOrder, TrainOrder
+from src.run.command import end_with_parent
 from src.run.errors import DataError, EnvironmentFault, KnownError
 from src.run.faults import out_of_memory
 from src.run.private import worker_processes
-from src.run.processes import end_with_parent
 
 POLL_SEC = 1.0
 SHOWN = 5  # samples that an error names

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from wandb.cli.cli import cli
 
-from src.run.processes import end_with_parent
+from src.run.command import end_with_parent
 
 if __name__ == "__main__":
     end_with_parent(signal.SIGTERM)  # of a run that was killed, this would wait for more for ever

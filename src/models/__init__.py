@@ -1,4 +1,1 @@
-"""LightningModules: a network with its loss, metrics, optimizer and schedule.
-
-One file for each kind of problem, and what they share.
-"""
+"""LightningModules: a network with its loss, metrics, optimizer and schedule; a file for each kind of problem."""

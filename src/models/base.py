@@ -1,5 +1,3 @@
-"""What all models share: they make network, optimizer and schedule, and log without waiting for the device."""
-
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +7,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torchmetrics import Metric
 
 from src.data.module import Batch
-from src.models.factory import build_network, build_optimizer, build_schedule, try_network
+from src.models.factory import build, build_network, build_schedule, parameter_groups, try_network
 from src.models.finetuning import freeze, load_weights
 from src.run.checkpoint import fit_weights
-from src.run.errors import ConfigError
 from src.run.private import leave_unscaling_to_scaler
 from src.run.terminal import rank_zero_print
 
@@ -33,7 +31,6 @@ class Model(LightningModule):
         init_from: weights to begin with, where name and shape fit: a run folder, a checkpoint, a file of weights, or
             the name of torchvision's, such as `ResNet18_Weights.DEFAULT`.
         freeze: parameters that are not trained, by patterns of their names in the network, such as `blocks.0.*`.
-        layer_decay: learning rate of each of the network's `blocks` as a share of the next one's, towards the head.
     """
 
     uses: tuple[str, ...] = ()  # commands for a trained model, besides evaluate
@@ -45,13 +42,10 @@ class Model(LightningModule):
         schedule: Callable[..., LRScheduler | ReduceLROnPlateau] | None = None,
         init_from: str | None = None,
         freeze: Sequence[str] = (),
-        layer_decay: float = 1.0,
     ) -> None:
         super().__init__()
-        if not 0 < layer_decay <= 1:
-            raise ConfigError(f"model.layer_decay: {layer_decay} is not above 0 and at most 1")
         self.factory, self.optimizer, self.schedule = network, optimizer, schedule
-        self.init_from, self.frozen, self.layer_decay = init_from, freeze, layer_decay
+        self.init_from, self.frozen = init_from, freeze
         self.network: nn.Module | None = None
         self.flops_per_sample: int | None = None  # of a forward pass
         self.window: dict[str, Tensor] = {}  # sums since the last line of the log, on the device
@@ -67,8 +61,8 @@ class Model(LightningModule):
 
     def on_fit_start(self) -> None:
         """Try the network on two samples, so that a wrong shape ends the run before training."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
         assert self.network is not None
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
         x = data.on_after_batch_transfer(data.splits["train"][torch.arange(2)], 0)["x"]
         self.flops_per_sample = try_network(self.network, x, self.logits_shape(x), data.hint)
 
@@ -82,7 +76,7 @@ class Model(LightningModule):
 
     def configure_optimizers(self) -> Any:
         assert self.network is not None
-        optimizer = build_optimizer(self.optimizer, self, self.network, self.layer_decay)
+        optimizer = build("optimizer", self.optimizer, parameter_groups(self, self.network))
         if self.trainer.gradient_clip_val:  # fused optimizers would unscale the gradients after they are clipped
             leave_unscaling_to_scaler(optimizer)
         if self.schedule is None:
@@ -91,8 +85,8 @@ class Model(LightningModule):
         how: dict[str, Any] = {"scheduler": schedule, "interval": "step"}
         if isinstance(schedule, ReduceLROnPlateau):
             every = self.trainer.check_val_every_n_epoch or 1
-            how |= {"interval": "epoch", "frequency": every, "strict": False}  # an epoch may end before a validation
-            how["monitor"] = getattr(schedule, "monitor", "val/loss")
+            how |= {"interval": "epoch", "frequency": every, "monitor": "val/loss"}
+            how["strict"] = False  # an epoch may end before a validation
         return {"optimizer": optimizer, "lr_scheduler": how}
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -149,3 +143,27 @@ def logs_now(trainer: Trainer, batch_idx: int) -> bool:
     every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
     accumulates = (batch_idx + 1) % trainer.accumulate_grad_batches
     return bool(every) and not accumulates and trainer.global_step % every == 0
+
+
+class MaskedMean(Metric):
+    """The mean over all samples of all devices, without padding. NaN stays NaN.
+
+    torchmetrics' MeanMetric either waits for the device at each update, to look for NaN, or ignores the weights.
+    """
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        exact = torch.float32 if torch.backends.mps.is_available() else torch.float64  # Apple's GPUs have no float64
+        for name in ("total", "count"):
+            self.add_state(name, torch.zeros((), dtype=exact), dist_reduce_fx="sum")
+
+    def update(self, values: Tensor, real: Tensor) -> None:
+        """values [N], real [N]: whether each is a sample or padding."""
+        self.total += torch.where(real, values.to(self.total.dtype), 0.0).sum()
+        self.count += real.sum()
+
+    def compute(self) -> Tensor:
+        return (self.total / self.count).float()

@@ -1,15 +1,16 @@
+import textwrap
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAUROC, MulticlassConfusionMatrix
 
 from src.data.module import Batch
-from src.models import pictures
-from src.models.base import Model
-from src.models.metrics import MaskedMean, f1_by_class
+from src.models.base import MaskedMean, Model
 from src.run.errors import ConfigError, DataError
+from src.run.figures import figure
 from src.run.terminal import rank_zero_print
 
 if TYPE_CHECKING:
@@ -43,16 +44,16 @@ class Classification(Model):
         self.label_smoothing, self.class_weights = label_smoothing, class_weights
         self.weights: Tensor | None = None
         self.mean_loss = MaskedMean()
-        self.warnings: set[str] = set()
+        self.warned: set[str] = set()  # splits
 
     def configure_model(self) -> None:
         super().configure_model()
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        targets = next(iter(data.splits.values())).targets
         if "num_classes" not in self.facts:
             raise DataError(f"{type(data).__name__}.setup: facts lack num_classes -> set it")
+        targets = next(iter(data.splits.values())).targets
         if targets.is_floating_point() or targets.ndim != 1:
-            what = "floating-point" if targets.ndim == 1 else f"of shape {list(targets.shape)}"
+            what = f"{targets.dtype} {list(targets.shape)}"
             raise DataError(f"{type(data).__name__}.setup: labels are {what} -> make them int64, one for a sample")
         how: Any = {"num_classes": self.facts["num_classes"], "ignore_index": -1, "validate_args": False}
         self.auroc, self.confusion = MulticlassAUROC(average="none", **how), MulticlassConfusionMatrix(**how)
@@ -93,42 +94,50 @@ class Classification(Model):
 
     def log_scores(self, split: str) -> None:
         confusion = self.confusion.compute()  # over all devices, as all that follows
-        samples = confusion.sum(1)
+        samples, hits = confusion.sum(1), confusion.diagonal()
+        f1 = 2 * hits / (confusion.sum(0) + samples)  # NaN for a class that is neither a target nor predicted
         measurable = (samples > 0) & (samples < samples.sum())
         areas = torch.where(measurable, self.auroc.compute(), torch.nan)  # torchmetrics scores absent classes, too
-        scores = {"loss": self.mean_loss.compute(), "acc": confusion.diagonal().sum() / samples.sum()}
-        scores |= {"f1": f1_by_class(confusion).nanmean(), "auroc": areas.nanmean()}
+        scores = {"loss": self.mean_loss.compute(), "acc": hits.sum() / samples.sum()}
+        scores |= {"f1": f1.nanmean(), "auroc": areas.nanmean()}
         self.log_dict({f"{split}/{name}": value for name, value in scores.items()})
-        if not measurable.all() and not self.trainer.sanity_checking:
-            self.warn_once(split, (~measurable).nonzero().flatten().tolist())
+        if not measurable.all() and not self.trainer.sanity_checking and split not in self.warned:
+            self.warned.add(split)
+            names = textwrap.shorten(", ".join(np.array(self.class_names())[~measurable.cpu().numpy()]), 200)
+            rank_zero_print(f"{split} has only, or no, samples of class {names}: {split}/auroc is without it")
         self.counts = confusion.cpu().numpy()
         for metric in (self.mean_loss, self.auroc, self.confusion):
             metric.reset()
-
-    def warn_once(self, split: str, classes: list[int]) -> None:
-        more = f" and {len(classes) - 5} more" if len(classes) > 5 else ""
-        which = ", ".join(self.class_names()[k] for k in classes[:5]) + more
-        text = f"{split} has only, or no, samples of class {which}: {split}/auroc is without it"
-        if text not in self.warnings:
-            rank_zero_print(text)
-            self.warnings.add(text)
 
     def class_names(self) -> list[str]:
         statistics = self.trainer.datamodule.statistics  # type: ignore[attr-defined]
         return statistics.get("class_names") or [str(k) for k in range(self.facts["num_classes"])]
 
     def pictures(self) -> dict[str, "Figure"]:
-        return {"confusion": pictures.confusion(self.counts, self.class_names())}
+        return {"confusion": draw_confusion(self.counts, self.class_names())}
 
 
 def loss_weights(given: list[float] | Literal["balanced"], targets: Tensor, num_classes: int) -> Tensor:
-    """[num_classes], from train's targets [N] if `balanced`.
-
-    Raises:
-        ConfigError: a list of another length, or a weight below zero.
-    """
+    """[num_classes], from train's targets [N] if `balanced`."""
     if given == "balanced":
         return len(targets) / num_classes / torch.bincount(targets, minlength=num_classes).clamp(min=1)
     if len(given) != num_classes or min(given) < 0:
         raise ConfigError(f"model.class_weights: {given} -> give {num_classes} numbers, none below 0")
     return torch.tensor(given)
+
+
+def draw_confusion(counts: np.ndarray, names: list[str]) -> "Figure":
+    """counts [num_classes, num_classes], rows are targets; each row is coloured by its shares."""
+    size = len(counts)
+    fig = figure(*[min(14.0, 3.0 + 0.4 * size)] * 2)
+    axes = fig.subplots()
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set(title="targets against predictions, test", xlabel="prediction", ylabel="target")
+    if size <= 30:
+        turn = 90 if max(map(len, names)) > 3 else 0
+        axes.set_xticks(range(size), names, rotation=turn, parse_math=False)
+        axes.set_yticks(range(size), names, parse_math=False)
+        for i, j in zip(*np.nonzero(counts), strict=True):
+            axes.text(j, i, counts[i, j], ha="center", va="center", color="w" if shares[i, j] > 0.5 else "k", size=8)
+    return fig

@@ -1,4 +1,4 @@
-"""The network, optimizer and schedule that a config names, made with what is known of the data and the run."""
+"""The network, groups of parameters and schedule that a config names, made with what is known of data and run."""
 
 import inspect
 import os
@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.optim import Optimizer
+from torch.utils.flop_counter import FlopCounterMode
 
-from src.data.loader import out_of_memory
-from src.models import cost
-from src.optim.groups import parameter_groups
 from src.run.errors import ConfigError, KnownError
+from src.run.faults import out_of_memory
 from src.run.terminal import relative_path
 
 WHOLE = (int, "int", int | None, "int | None")
@@ -46,8 +46,6 @@ def build_network(factory: Callable[..., nn.Module], facts: dict[str, Any]) -> n
     Raises:
         ConfigError: the config contradicts a fact, or the network cannot be built so.
     """
-    if isinstance(factory, nn.Module):
-        raise ConfigError("model.network: a network is given -> give its class, or functools.partial(Class, ...)")
     stated = getattr(factory, "keywords", {})
     takes = accepted(factory)
     used = {name: one_side(value) if takes[name] else value for name, value in facts.items() if name in takes}
@@ -59,14 +57,14 @@ def build_network(factory: Callable[..., nn.Module], facts: dict[str, Any]) -> n
     except Exception as e:  # what the constructors of others raise has no common base
         if isinstance(e, (KnownError, OSError)) or out_of_memory(e):
             raise
-        hint = " -> leave out weights, and name them in model.init_from" if stated.get("weights") else ""
-        raise ConfigError(f"model.network: {e} (from the data: {used}){origin(e)}{hint}") from e
+        raise ConfigError(f"model.network: {e} (from the data: {used}){origin(e)}") from e
 
 
 def one_side(fact: Any) -> Any:
     """The side of a square, for networks that take one number as height and width; other facts as they are."""
-    sides = tuple(fact) if isinstance(fact, (tuple, list)) else ()
-    return (sides[0] if len({*sides}) == 1 else sides) if sides else fact
+    if isinstance(fact, (tuple, list)):
+        return fact[0] if len(set(fact)) == 1 else tuple(fact)
+    return fact
 
 
 def channels_last(network: nn.Module) -> nn.Module:
@@ -78,17 +76,14 @@ def channels_last(network: nn.Module) -> nn.Module:
 
 
 def try_network(network: nn.Module, x: Tensor, wanted: list[int], hint: Callable[[str], str]) -> int | None:
-    """Check, without arithmetic, that a network gives logits of the wanted shape for x.
-
-    Args:
-        hint: says what to do about a message of torch.
+    """Check that a network gives logits of the wanted shape for x; `hint` says what to do about a message of torch.
 
     Returns:
         FLOPs of one sample; None where the network cannot be tried so.
     """
     name = f"model.network: {type(network).__name__}"
     try:
-        flops, logits = cost.forward_flops(network, x)
+        flops, logits = forward_flops(network, x)
     except (RuntimeError, TypeError, ValueError) as e:
         what, todo = " ".join(str(e).split())[:200], hint(str(e))
         todo = f" -> {todo}" if todo else ""
@@ -102,40 +97,72 @@ def try_network(network: nn.Module, x: Tensor, wanted: list[int], hint: Callable
     return flops // len(x)
 
 
+def forward_flops(network: nn.Module, x: Tensor) -> tuple[int | None, Any]:
+    """Floating-point operations, two for a multiply-add, of one forward pass, and its output.
+
+    A training step takes about three times as many (Kaplan et al., Scaling Laws for Neural Language Models, 2020). They
+    are counted on the meta device, without arithmetic and memory. A network that this is not enough for, because it
+    looks at its numbers or makes tensors on a device of its choice, is run; if it has no numbers, both are None.
+    """
+    tensors = dict([*network.named_parameters(), *network.named_buffers()])
+    device = next((t.device for t in tensors.values()), x.device)
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()  # batch norm must not count this pass
+    try:
+        return count_flops(network, {name: t.detach().to("meta") for name, t in tensors.items()}, x.to("meta"))
+    except (RuntimeError, TypeError, ValueError) as e:
+        if device.type != "meta":
+            return count_flops(network, {}, x.to(device))
+        if isinstance(e, NotImplementedError):
+            return None, None
+        raise
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def count_flops(network: nn.Module, tensors: dict[str, Tensor], x: Tensor) -> tuple[int, Any]:
+    """Operations and output of one pass with these tensors in place of the network's own."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        output = functional_call(network, tensors, (x,))
+    return counter.get_total_flops(), output
+
+
 def origin(e: BaseException) -> str:
     """` in FILE:LINE`, the last line that an error went through outside of torch and of what calls a network."""
-    others = (f"{Path(torch.__path__[0])}{os.sep}", __file__, str(cost.__file__))
+    others = (f"{torch.__path__[0]}{os.sep}", __file__)
     frames = [f for f in traceback.extract_tb(e.__traceback__) if not f.filename.startswith(others)]
     return f" in {relative_path(Path(frames[-1].filename))}:{frames[-1].lineno}" if frames else ""
 
 
-def build_optimizer(factory: Callable[..., Optimizer], model: nn.Module, network: nn.Module, decay: float) -> Optimizer:
-    """The optimizer of a model's parameters, in groups if it has use for them; `decay` is the model's `layer_decay`."""
-    groups: list[Any] = parameter_groups(model, network, decay)
-    if decay == 1 and "weight_decay" not in accepted(factory):
-        groups = [p for group in groups for p in group["params"]]  # LBFGS takes no groups
-    optimizer = build("optimizer", factory, groups)
-    if isinstance(optimizer, torch.optim.LBFGS):  # takes all gradients as one row, which channels_last forbids
-        for p in network.parameters():
-            p.data = p.data.contiguous()
-    for group in optimizer.param_groups:
-        group["lr"] *= group.get("lr_scale", 1.0)
-    return optimizer
+def parameter_groups(model: nn.Module, network: nn.Module) -> list[dict[str, Any]]:
+    """The trainable parameters, in groups for any optimizer.
+
+    Weights decay; what has one dimension (biases, norms) or is not called a weight (tokens, positions) does not. A
+    group says with `hidden` whether it holds the matrices that Muon is for: those inside the network's `blocks`.
+    """
+    weights = [p for name, p in network.named_parameters() if is_weight(name, p)]
+    blocks = getattr(network, "blocks", ())
+    hidden = {p for block in blocks for p in block.parameters()}.intersection(weights) if blocks else {*weights[1:-1]}
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            decays = is_weight(name, p)
+            how = {"hidden": p in hidden} | ({} if decays else {"weight_decay": 0.0})
+            groups.setdefault((decays, p in hidden), {"params": [], **how})["params"].append(p)
+    return list(groups.values())
+
+
+def is_weight(name: str, p: nn.Parameter) -> bool:
+    return p.ndim > 1 and "weight" in name.rpartition(".")[2]
 
 
 def build_schedule(factory: Callable[..., Any], optimizer: Optimizer, num_steps: float) -> Any:
     """The schedule, with the number of optimizer steps of the run, which may be infinite, if it asks for it."""
-    rates = {group["lr"] for group in optimizer.param_groups}
     names = accepted(factory).keys() & {"num_steps", "total_steps"}
     if names and num_steps == float("inf"):
         raise ConfigError("model.schedule: training has no end -> set trainer.max_steps, or leave the schedule out")
-    schedule = build("schedule", partial(factory, **{name: int(num_steps) for name in names}), optimizer)
-    if len(rates) > 1 and "max_lr" in optimizer.param_groups[0]:
-        raise ConfigError(
-            f"model.schedule: {type(schedule).__name__} gives all parameters one rate, but layer_decay or the "
-            "optimizer gives them several -> take src.optim.schedules.WarmupCosine"
-        )
-    return schedule
+    return build("schedule", partial(factory, **{name: int(num_steps) for name in names}), optimizer)
 
 
 def build(name: str, factory: Callable[..., Any], argument: Any) -> Any:

@@ -1,5 +1,3 @@
-"""Beginning with weights that are there, and keeping some of them as they are."""
-
 import fnmatch
 import re
 from collections.abc import Sequence
@@ -19,15 +17,10 @@ def load_weights(network: nn.Module, source: str) -> str:
     """Take over what fits a network by name and shape.
 
     Args:
-        source: a run folder, of which the best checkpoint is taken; a checkpoint; a file of weights alone; or the name
-            of torchvision's own weights, which are downloaded once.
+        source: as `init_from` of `src.models.base.Model`.
 
     Returns:
         A line that says what was taken and what was not.
-
-    Raises:
-        CheckpointError: the file is missing or damaged, or no parameter fits.
-        ConfigError, EnvironmentFault: torchvision has no such weights, or they cannot be fetched.
     """
     by_name = re.fullmatch(r"\w+Weights\.\w+", source) and not Path(source).exists()
     given, wanted = (torchvision_weights(source) if by_name else read_weights(Path(source))), network.state_dict()
@@ -51,7 +44,7 @@ def listed(state: dict[str, Tensor]) -> str:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Names, as the network has them, and tensors."""
+    """Tensors by their names in the network, of a run folder's best checkpoint or of a file."""
     saved = checkpoint.read(path / "checkpoints" / "best.ckpt" if path.is_dir() else path)
     state = saved.get("state_dict", saved)
     return {name.removeprefix("network."): t for name, t in state.items() if isinstance(t, Tensor)}
@@ -62,31 +55,21 @@ def torchvision_weights(name: str) -> dict[str, Tensor]:
     known = {f"{enum.__name__}.{member}": enum[member] for enum in enums for member in enum.__members__}
     if name not in known:
         raise ConfigError(f"model.init_from: torchvision has no weights {name}{nearest(name, known)}")
-    url = known[name].url
-    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     try:
         return dict(known[name].get_state_dict(progress=False, check_hash=True, weights_only=True))
     except Exception as e:  # what a broken file makes torch raise has no common base
-        if file.exists():
-            what = (str(e) or type(e).__name__).splitlines()[0]
-            raise CheckpointError(f"model.init_from: {file}: {what} -> delete it, so that it is fetched again") from e
-        raise EnvironmentFault(f"model.init_from: {url}: {e} -> put the file into {file.parent} by hand") from e
+        what, folder = str(e).partition("\n")[0], f"{torch.hub.get_dir()}/checkpoints"
+        raise EnvironmentFault(f"model.init_from: {known[name].url}: {what} -> put it into {folder} by hand") from e
 
 
 def freeze(network: nn.Module, patterns: Sequence[str]) -> None:
-    """Take parameters out of training; a batch norm whose weight is frozen keeps its statistics, too.
-
-    Raises:
-        ConfigError: a pattern matches no parameter, or none is left to train.
-    """
+    """Take parameters out of training; a batch norm whose weight is frozen keeps its statistics, too."""
     parameters = dict(network.named_parameters())
     for pattern in patterns:
         found = fnmatch.filter(parameters, pattern)
         if not found:
-            groups = [f"{name}.*" for name, _ in network.named_modules() if name]
-            tops = ", ".join(f"{name}.*" for name, _ in network.named_children())
-            hint = nearest(pattern, [*parameters, *groups]) or f"; there are {tops}"
-            raise ConfigError(f"model.freeze: no parameter is called {pattern}{hint}")
+            parts = ", ".join(f"{name}.*" for name, _ in network.named_children())
+            raise ConfigError(f"model.freeze: no parameter is called {pattern}; there are {parts}")
         for name in found:
             parameters[name].requires_grad_(False)
     if not any(p.requires_grad for p in parameters.values()):

@@ -5,8 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from src.data.module import Batch
-from src.models.base import Model
-from src.models.metrics import MaskedMean
+from src.models.base import MaskedMean, Model
 
 
 class LanguageModeling(Model):

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 class CNN(nn.Module):
     """3x3 convolutions with ReLU and 2x2 max-pooling between them, then one dense layer and the classes.
 
-    With the default widths on 28x28 images it has the layers of the well-known beginner's CNN:
-    convolutions 32-64-64, dense 64, 10 classes.
+    By default it is the well-known beginner's CNN: convolutions 32-64-64, dense 64, 10 classes.
 
     Args:
         widths: channels of each convolution.
@@ -19,9 +18,6 @@ class CNN(nn.Module):
         num_classes, in_channels, image_size: of the data; `image_size` is height and width in pixels.
 
     Shapes: x [N, in_channels, height, width] -> logits [N, num_classes].
-
-    Raises:
-        ValueError: the image is too small for so many layers.
     """
 
     def __init__(
@@ -48,13 +44,8 @@ class CNN(nn.Module):
         if min(size) < 1:
             raise ValueError(f"{len(widths)} widths are too many for images of {image_size}: take fewer, or padding 1")
         features = channels[-1] * size[0] * size[1]
-        self.head = nn.Sequential(
-            nn.Dropout(dropout),
-            nn.Linear(features, hidden),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden, num_classes),
-        )
+        dense = [nn.Dropout(dropout), nn.Linear(features, hidden), nn.ReLU()]
+        self.head = nn.Sequential(*dense, nn.Dropout(dropout), nn.Linear(hidden, num_classes))
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:

@@ -15,8 +15,6 @@ def rotation(length: int, dim: int) -> Tensor:
 class GPT(nn.Module):
     """Predicts the next token from those before it: rotary positions, RMS norm, no biases.
 
-    With tied embeddings it has as many parameters as nanoGPT without biases, position embeddings not counted.
-
     Args:
         dim: width of the residual stream.
         depth: number of blocks.
@@ -28,9 +26,6 @@ class GPT(nn.Module):
         seq_len: the longest input.
 
     Shapes: x int64 [N, T], T up to seq_len -> logits [N, T, vocab_size].
-
-    Raises:
-        ValueError: `dim` is not divisible into heads of even width.
     """
 
     def __init__(

@@ -49,9 +49,6 @@ class ResNet(nn.Module):
         num_classes, in_channels: of the data.
 
     Shapes: x [N, in_channels, height, width] -> logits [N, num_classes].
-
-    Raises:
-        ValueError: `depths` and `widths` differ in length.
     """
 
     def __init__(

@@ -1,5 +1,3 @@
-"""Transformers with pre-norm blocks. N: batch, T: tokens, D: width of a head."""
-
 import math
 
 import torch
@@ -32,7 +30,7 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(dim, hidden, bias=bias), nn.Linear(hidden, dim, bias=bias)
 
     def forward(self, x: Tensor, rotation: Tensor | None = None) -> Tensor:
-        """x [N, T, dim] -> [N, T, dim]; rotation [2, T, D / 2]."""
+        """x [N, T, dim] -> [N, T, dim]; rotation [2, T, D / 2], where D is the width of a head."""
         x = x + self.drop(self.attend(self.norm1(x), rotation))
         return x + self.drop(self.down(self.drop(F.gelu(self.up(self.norm2(x))))))
 

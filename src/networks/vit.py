@@ -21,9 +21,6 @@ class ViT(nn.Module):
         num_classes, in_channels, image_size: of the data; `image_size` is height and width in pixels.
 
     Shapes: x [N, in_channels, height, width] -> logits [N, num_classes].
-
-    Raises:
-        ValueError: the image is not divisible into patches, or `dim` not into heads.
     """
 
     def __init__(

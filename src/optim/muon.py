@@ -30,9 +30,6 @@ class Muon(Optimizer):
         weight_decay: share of a weight lost at each step, times the learning rate.
         betas: shares of the old averages, of the gradient and of its square, kept at each step of AdamW.
         eps: AdamW's term against division by zero.
-
-    Raises:
-        ValueError: Muon would get a vector.
     """
 
     def __init__(
@@ -50,8 +47,6 @@ class Muon(Optimizer):
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "betas": betas, "eps": eps}
         # `fused` tells load_state_dict to keep AdamW's step counters on the device
         super().__init__(params, {**defaults, "fused": True, "hidden": True})
-        if any(p.ndim < 2 for group in self.param_groups if group["hidden"] for p in group["params"]):
-            raise ValueError("Muon is for matrices: put vectors into a group with hidden: false")
         others = [group for group in self.param_groups if not group["hidden"]]
         for group in others:
             group["lr"] = adam_lr
@@ -59,10 +54,8 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        with torch.enable_grad():
+            loss = closure() if closure else None
         found_inf = getattr(self, "found_inf", None)
         if self.adamw:  # it works on our groups and our state, which are others after a checkpoint is loaded
             self.adamw.param_groups = [group for group in self.param_groups if not group["hidden"]]

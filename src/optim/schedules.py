@@ -17,18 +17,13 @@ class WarmupCosine(LambdaLR):
         num_steps: optimizer steps of the whole run; filled in from the trainer.
         warmup_frac: share of the run in which the rate rises.
         final_frac: rate at the end, as a share of the highest.
-        warmup_steps: optimizer steps in which the rate rises, in place of `warmup_frac`.
     """
 
     def __init__(
-        self,
-        optimizer: Optimizer,
-        num_steps: int = 1,
-        warmup_frac: float = 0.05,
-        final_frac: float = 0.0,
-        warmup_steps: int | None = None,
+        self, optimizer: Optimizer, num_steps: int = 1, warmup_frac: float = 0.05, final_frac: float = 0.0
     ) -> None:
-        warmup = in_steps("warmup", warmup_frac, warmup_steps, num_steps)
+        check_share("warmup_frac", warmup_frac)
+        warmup = warmup_frac * num_steps
 
         def factor(step: int) -> float:
             if step < warmup:
@@ -47,8 +42,6 @@ class WarmupStableDecay(LambdaLR):
         warmup_frac: share of the run in which the rate rises.
         decay_frac: share of the run in which it falls; 0 keeps it constant to the end.
         final_frac: rate at the end, as a share of the highest.
-        warmup_steps: optimizer steps in which the rate rises, in place of `warmup_frac`.
-        decay_steps: optimizer steps in which it falls, in place of `decay_frac`.
     """
 
     def __init__(
@@ -58,11 +51,10 @@ class WarmupStableDecay(LambdaLR):
         warmup_frac: float = 0.05,
         decay_frac: float = 0.2,
         final_frac: float = 0.0,
-        warmup_steps: int | None = None,
-        decay_steps: int | None = None,
     ) -> None:
-        warmup = in_steps("warmup", warmup_frac, warmup_steps, num_steps)
-        decay = in_steps("decay", decay_frac, decay_steps, num_steps)
+        check_share("warmup_frac", warmup_frac)
+        check_share("decay_frac", decay_frac)
+        warmup, decay = warmup_frac * num_steps, decay_frac * num_steps
 
         def factor(step: int) -> float:
             left = num_steps - step
@@ -73,12 +65,6 @@ class WarmupStableDecay(LambdaLR):
         super().__init__(optimizer, factor)
 
 
-def in_steps(name: str, share: float, steps: int | None, num_steps: int) -> float:
-    """A part of a run of `num_steps`, given as a share of it or in steps; it may end early.
-
-    Raises:
-        ValueError: it is less than nothing, or more than the whole.
-    """
-    if not 0 <= share <= 1 or (steps or 0) < 0:
-        raise ValueError(f"{name}_frac is from 0 to 1, and {name}_steps at least 0, not {share} and {steps}")
-    return share * num_steps if steps is None else steps
+def check_share(name: str, share: float) -> None:
+    if not 0 <= share <= 1:
+        raise ValueError(f"{name} is from 0 to 1, not {share}")

@@ -1,4 +1,1 @@
-"""What happens to a run: its folder, checkpoints, signals, faults and exit codes.
-
-Nothing here knows what kind of data is trained on.
-"""
+"""What happens to a run: its folder, checkpoints, signals, faults and exit codes; no kind of data is known here."""

@@ -8,19 +8,21 @@ import errno
 import hashlib
 import io
 import json
-import os
+import random
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 
 from src.run.errors import CheckpointError, ConfigError, EnvironmentFault
-from src.run.files import sync, write_text
+from src.run.files import sync, write_synced, write_text
 
 SCHEMA = 1  # of what a checkpoint holds; one with another number is refused
 POSITION = ("global_step", "steps_logged", "best")
@@ -44,46 +46,31 @@ class VerifiedCheckpointIO(CheckpointIO):
         self.writing: Future[None] | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Args:
-        storage_options: how many of the newest to keep; by default all.
-        """
+        """`storage_options` is how many of the newest to keep; by default all."""
         self.finish()
         file = io.BytesIO()
         torch.save({**checkpoint, "schema": SCHEMA}, file)
-        position = {name: checkpoint.get(name) for name in POSITION}
-        self.writing = self.thread.submit(write, Path(path), file.getbuffer(), position, storage_options)
+        self.writing = self.thread.submit(write, Path(path), file.getbuffer(), position_of(checkpoint), storage_options)
 
-    def finish(self) -> None:
-        """Wait until the last checkpoint is on the disk.
-
-        Raises:
-            EnvironmentFault: it could not be written.
-        """
-        writing, self.writing = self.writing, None
-        if writing:
+    def finish(self, wait: bool = True) -> None:
+        """Raise what went wrong in the thread; by default once the last checkpoint is on the disk."""
+        if self.writing and (wait or self.writing.done()):
+            writing, self.writing = self.writing, None
             writing.result()
-
-    def check(self) -> None:
-        """Raise what went wrong in the thread, without waiting for it."""
-        if self.writing and self.writing.done():
-            self.finish()
-
-    def teardown(self) -> None:
-        self.thread.shutdown()
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
         return load(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
-        remove(Path(path))
+        """Lightning's callbacks that would ask for it are refused; `prune` removes old ones."""
+
+
+def position_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    return {name: checkpoint.get(name) for name in POSITION}
 
 
 def write(path: Path, data: bytes | memoryview, position: dict[str, Any], keep_last: int | None = None) -> None:
-    """Make a checkpoint of these bytes, link it as the last and its best as the best, then delete old ones.
-
-    Raises:
-        EnvironmentFault: it could not be written; those that were there still are.
-    """
+    """Make a checkpoint of these bytes, link it as the last and its best as the best, then delete old ones."""
     try:
         store(path, data, position)
         point_to(path)
@@ -96,13 +83,9 @@ def write(path: Path, data: bytes | memoryview, position: dict[str, Any], keep_l
 
 
 def store(path: Path, data: bytes | memoryview, position: dict[str, Any]) -> None:
-    tmp = path.with_suffix(".tmp")
-    sha256 = hashlib.sha256(data).hexdigest()
-    with open(tmp, "wb") as f:
-        f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
-    manifest = {"file": path.name, "sha256": sha256, "bytes": len(data), **position, "crc32": crc32(position)}
+    tmp, sha256 = path.with_suffix(".tmp"), hashlib.sha256(data).hexdigest()
+    write_synced(tmp, data)
+    manifest = {"file": path.name, "sha256": sha256, **position, "crc32": crc32(position)}
     write_text(manifest_of(path), json.dumps(manifest))
     tmp.rename(path)
 
@@ -111,9 +94,11 @@ def prune(folder: Path, keep_last: int) -> None:
     manifests = sorted(folder.glob("step-*.json"), reverse=True)
     # A kept checkpoint's best is kept: whoever must go on from the older one needs it.
     best = {best_of(manifest) for manifest in manifests[:keep_last]}
-    for path in (manifest.with_suffix(".ckpt") for manifest in manifests[keep_last:]):
+    for manifest in manifests[keep_last:]:
+        path = manifest.with_suffix(".ckpt")
         if path not in best:
-            remove(path)
+            path.unlink(missing_ok=True)
+            manifest.unlink()
 
 
 def manifest_of(path: Path) -> Path:
@@ -121,7 +106,7 @@ def manifest_of(path: Path) -> Path:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """file, sha256, bytes, global_step, steps_logged, and the name of the best checkpoint up to this one."""
+    """file, sha256, global_step, steps_logged, and the name of the best checkpoint up to this one."""
     return json.loads(manifest_of(path).read_text())
 
 
@@ -135,11 +120,6 @@ def best_of(path: Path) -> Path | None:
         return path.with_name(read_manifest(path)["best"])
     except (ValueError, LookupError, TypeError):  # damaged, or none was the best
         return None
-
-
-def remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    manifest_of(path).unlink(missing_ok=True)
 
 
 def point_to(path: Path) -> None:
@@ -171,16 +151,14 @@ def damage(path: Path, alone: bool = True) -> str | None:
         return None if alone else f"its manifest {name} is missing"
     try:
         manifest = read_manifest(path)
-        size, sha256, step = (manifest[key] for key in ("bytes", "sha256", "global_step"))
-        if path.resolve().name != manifest["file"] or f"step-{step:08d}" not in manifest["file"]:
-            return f"its manifest {name} is of another"
-        if manifest.get("crc32", crc32(manifest)) != crc32(manifest):
-            return f"its manifest {name} is not what was written"
+        file, sha256, intact = manifest["file"], manifest["sha256"], manifest["crc32"] == crc32(manifest)
     except (ValueError, LookupError, TypeError):
         return f"its manifest {name} cannot be read"
+    if path.resolve().name != file:
+        return f"its manifest {name} is of another"
+    if not intact:
+        return f"its manifest {name} is not what was written"
     stat = path.stat()
-    if stat.st_size != size:
-        return f"it has {stat.st_size} bytes, not {size}"
     found = sha256_of(path.resolve(), (stat.st_ino, stat.st_size, stat.st_mtime_ns))
     return None if found == sha256 else "its bytes are not those that were written"
 
@@ -193,14 +171,8 @@ def sha256_of(path: Path, state: tuple[int, ...]) -> str:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint.
-
-    Raises:
-        CheckpointError: it is missing, damaged, or not a checkpoint of this project and version.
-    """
+    """Read a checkpoint of this project and version, or raise CheckpointError."""
     checkpoint = read(path)
-    if "state_dict" not in checkpoint:
-        raise CheckpointError(f"checkpoint {path}: it holds no state_dict -> take one that this project wrote")
     if checkpoint.get("schema") != SCHEMA:
         other = f"schema {checkpoint.get('schema')}, not {SCHEMA}: another version or project wrote it"
         raise CheckpointError(f"checkpoint {path}: {other} -> load only its weights (model.init_from), or take another")
@@ -208,13 +180,8 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a file of tensors and plain data, never code.
-
-    Raises:
-        CheckpointError: it is missing, damaged, or of another kind.
-    """
-    wrong = damage(path)
-    if wrong:
+    """Read a file of tensors and plain data, never code, or raise CheckpointError."""
+    if wrong := damage(path):
         raise CheckpointError(f"checkpoint {path}: {wrong} -> take another, or leave it out to start afresh")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -228,25 +195,13 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def fit_weights(model: torch.nn.Module, state: dict[str, Any]) -> None:
-    """Load weights that must fit exactly.
-
-    Raises:
-        CheckpointError: keys or shapes differ.
-    """
-    saved, wanted = (
-        {name: list(value.shape) if isinstance(value, torch.Tensor) else value for name, value in weights.items()}
-        for weights in (state, model.state_dict())
-    )
-    differ = [
-        f"{name} is {saved.get(name, 'missing')} there, {wanted.get(name, 'missing')} here"
-        for name in {**wanted, **saved}
-        if saved.get(name, "missing") != wanted.get(name, "missing")
-    ]
-    if differ:
-        more = f"; and {len(differ) - 5} more" if len(differ) > 5 else ""
-        text = f"{'; '.join(differ[:5])}{more} -> take its config, or another checkpoint"
-        raise CheckpointError(f"the checkpoint is of another network: {text}")
-    model.load_state_dict(state)
+    """Load weights that must fit exactly; of torch's message, which is a page long, the beginning is told."""
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as e:
+        text = "; ".join(line.strip()[:200] for line in str(e).splitlines()[1:6])
+        text = f"the checkpoint is of another network: {text} -> take its config, or another checkpoint"
+        raise CheckpointError(text) from e
 
 
 def newest(folder: Path) -> tuple[Path | None, list[str]]:
@@ -274,3 +229,27 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
     for name in ("last.ckpt", "best.ckpt"):
         (folder / name).unlink(missing_ok=True)
     return None, refused
+
+
+def rng_state() -> dict[str, Any]:
+    """The state of all random generators that training may draw from."""
+    name, keys, *rest = np.random.get_state(legacy=True)
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    numpy = [name, np.asarray(keys).tolist(), *rest]
+    return {"python": random.getstate(), "numpy": numpy, "torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(tuple(state["numpy"]))
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+def gathered(state: dict[str, Any], trainer: Trainer) -> list[Any]:
+    """The states of all processes, in the order of their ranks."""
+    states: list[Any] = [state] * trainer.world_size
+    if trainer.world_size > 1:
+        torch.distributed.all_gather_object(states, state)
+    return states

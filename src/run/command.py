@@ -1,8 +1,8 @@
 """How a command ends: known errors as one line and an exit code, unknown ones as a traceback."""
 
+import ctypes
 import errno
 import os
-import select
 import shlex
 import signal
 import sys
@@ -16,10 +16,11 @@ from src.run.redact import hide, secrets_in
 
 # What a full, read-only, forbidden or broken disk answers.
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+PR_SET_PDEATHSIG = 1
 
 
 def command(main: Callable[[Sequence[str]], int]) -> Callable[..., int]:
-    """A decorator: what the function is given are the arguments on the command line, what it gives is the exit code."""
+    """A decorator: the function gets the arguments of the command line, and what it gives is the exit code."""
     return partial(run_command, main)
 
 
@@ -27,8 +28,7 @@ def run_command(main: Callable[[Sequence[str]], int], args: Sequence[str] | None
     args, pid = sys.argv[1:] if args is None else args, os.getpid()
 
     def end(signum: int, frame: Any) -> None:
-        # Not in workers, which get the terminal's signals, too: they end with their parent.
-        if os.getpid() == pid:
+        if os.getpid() == pid:  # workers, which get the terminal's signals, too, end with their parent
             raise SystemExit(128 + signum)
 
     before = {signum: signal.signal(signum, end) for signum in (signal.SIGINT, signal.SIGTERM)}
@@ -44,24 +44,14 @@ def run_command(main: Callable[[Sequence[str]], int], args: Sequence[str] | None
 
 def report(e: BaseException, args: Sequence[str]) -> int:
     """Print what went wrong; gives the exit code."""
-    if reader_has_left(e):
-        return 128 + signal.SIGPIPE
+    if isinstance(e, SystemExit) and isinstance(e.__context__, BrokenPipeError):
+        return 128 + signal.SIGPIPE  # by rich: the reader of standard output, such as `head`, has left
     code = exit_code(e)
     if "--debug" in args or code == 1:
         print(hide(traceback.format_exc(), secrets_in(args)), file=sys.stderr)
     if code and isinstance(e, (KnownError, OSError, SystemExit)):
         print(f"error: {hide(one_line(e), secrets_in(args))}", file=sys.stderr, flush=True)
     return code
-
-
-def reader_has_left(e: BaseException) -> bool:
-    """Whether the reader of standard output, such as `head`, has left; then nothing more goes there."""
-    if isinstance(e, BrokenPipeError):
-        (poll := select.poll()).register(sys.stdout, 0)
-        if poll.poll(0):  # else another pipe broke
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return True
-    return isinstance(e, SystemExit) and e.code == 1 and isinstance(e.__context__, BrokenPipeError)  # from rich
 
 
 def exit_code(e: BaseException) -> int:
@@ -81,3 +71,9 @@ def one_line(e: BaseException) -> str:
 
 def command_line(module: str, args: Sequence[str]) -> str:
     return shlex.join(["python", "-m", module, *(hide(arg, secrets_in(args)) for arg in args)])
+
+
+def end_with_parent(signum: int) -> None:
+    """Have the kernel send this process a signal when its parent ends, however that ends; does nothing but on Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signum)

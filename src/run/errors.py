@@ -11,9 +11,7 @@ class KnownError(Exception):
 
 
 class ConfigError(KnownError):
-    """A wrong key, type, value, class or flag."""
-
-    code = 2
+    code = 2  # a wrong key, type, value, class or flag
 
 
 class DataError(KnownError):
@@ -27,25 +25,19 @@ class DataError(KnownError):
 
 
 class CheckpointError(KnownError):
-    """A checkpoint or run folder that is missing, damaged or of another model."""
-
-    code = 4
+    code = 4  # a checkpoint or run folder that is missing, damaged or of another model
 
 
 class NumericsError(KnownError):
-    """A loss or gradient that is not finite; it has not reached the weights."""
-
-    code = 5
+    code = 5  # a loss or gradient that is not finite; it has not reached the weights
 
 
 class EnvironmentFault(KnownError):
-    """The machine's fault: trying again later, or elsewhere, can help (EX_TEMPFAIL)."""
-
-    code = 75
+    code = 75  # the machine's fault (EX_TEMPFAIL): trying again later, or elsewhere, can help
 
 
 class Stopped(KnownError):
-    """A signal asked the run to stop, and a checkpoint was written: 128 + the signal's number."""
+    """A signal asked the run to stop, and a checkpoint was written."""
 
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)

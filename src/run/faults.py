@@ -5,19 +5,18 @@ import subprocess
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from src.run.command import exit_code
 from src.run.errors import ConfigError, DataError, EnvironmentFault, KnownError
 from src.run.folder import RunFolder
-from src.run.terminal import count
 
 OTHERS_SEC, LOST_SEC = 5.0, 2.0  # for other processes to end by themselves; until one that was killed is noticed
 LIGHTNING = Path(lightning.__file__).parent
@@ -27,12 +26,12 @@ JUDGES_CODE = ("pytorch/core/", "pytorch/loops/optimization/", "pytorch/trainer/
 
 
 @contextmanager
-def faults_of(trainer: Trainer, model: LightningModule, data: Any, folder: RunFolder) -> Iterator[None]:
+def faults_of(trainer: Trainer, data: Any, folder: RunFolder) -> Iterator[None]:
     """Raise what goes wrong in a run as a known error, where it is one; other exceptions pass."""
     try:
         yield
     except Exception as e:
-        if fault := known(e, trainer, model, data, folder):
+        if fault := known(e, trainer, data, folder):
             raise fault from e
         raise
     except SystemExit as e:  # by torchrun's signal to those that are left, while one of them ends by itself
@@ -42,14 +41,14 @@ def faults_of(trainer: Trainer, model: LightningModule, data: Any, folder: RunFo
         raise
 
 
-def known(e: Exception, trainer: Trainer, model: LightningModule, data: Any, folder: RunFolder) -> KnownError | None:
+def known(e: Exception, trainer: Trainer, data: Any, folder: RunFolder) -> KnownError | None:
     """The error of a run, or None for what is a bug, or says what it is by itself."""
     text = " ".join(str(e).split())
     lost = lost_process(e, trainer, folder)  # also ends the others
     if not folder.checkpoints.is_dir():
         return EnvironmentFault(f"{folder.path}: the run folder was removed while the run wrote to it")
     if out_of_memory(e):
-        return EnvironmentFault(levers(trainer, model, data))
+        return EnvironmentFault(levers(trainer, data))
     if isinstance(e, IndexError) and "Target" in text and "out of bounds" in text:  # cross_entropy's, on a CPU
         return DataError(f"targets: {text}, the network has {data.facts.get('num_classes')} classes -> mend the labels")
     if isinstance(e, UserWarning) and "Using a target size" in text:  # made an error in src/config/build.py
@@ -84,19 +83,26 @@ def refusal(e: Exception, has_trained: bool) -> ConfigError | None:
 
 def lost_process(e: Exception, trainer: Trainer, folder: RunFolder) -> KnownError | None:
     """What made this process fail, if that is another one; those that this one started have ended then."""
-    exits = end_others(trainer)
-    if exit_code(e) != 1:
-        return None
-    if trainer.world_size > 1:
+    launcher: Any = trainer.strategy.launcher
+    started = list(getattr(launcher, "procs", ()))
+    if started:
+        launcher.procs.clear()  # else Lightning's observer would kill this process for the end of another
+    exits: dict[int, int | None] = {}
+    if trainer.world_size > 1 and exit_code(e) == 1:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which torchrun sends to those that are left
-    end = time.monotonic() + LOST_SEC
-    while exits is None and time.monotonic() < end:
-        exits = folder.ended(trainer.world_size) or None
-        time.sleep(0.1)
-    for rank, code in sorted((exits or {}).items(), key=lambda pair: pair[1] or -1):
-        if code is None or code < 0:
-            how = f"was killed by {signal.Signals(-code).name}" if code else "was killed"
-            return EnvironmentFault(f"another process of this run {how}: rank {rank} -> the same command goes on")
+        end = time.monotonic() + LOST_SEC
+        while not exits and time.monotonic() < end:
+            exits = folder.ended(trainer.world_size)
+            time.sleep(0.1)
+    end = time.monotonic() + OTHERS_SEC
+    for process in started:  # it may wait for this one for ever
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0, end - time.monotonic()))
+        process.kill()
+        process.wait()
+    for rank, code in sorted(exits.items(), key=lambda pair: pair[1] or -1):
+        if code is None:
+            return EnvironmentFault(f"another process of this run was killed: rank {rank} -> the same command goes on")
         if code > 1:
             fault = KnownError(f"another process of this run has failed: rank {rank} -> see its own line")
             fault.code = code
@@ -104,55 +110,14 @@ def lost_process(e: Exception, trainer: Trainer, folder: RunFolder) -> KnownErro
     return None
 
 
-def end_others(trainer: Trainer) -> dict[int, int | None] | None:
-    """End the processes that this one started for further devices, which may wait for this one for ever.
-
-    Returns:
-        The exit codes of those that had ended by themselves, or did so in `OTHERS_SEC`, by their ranks; None where
-        others than this process have started them.
-    """
-    launcher: Any = trainer.strategy.launcher
-    processes = list(getattr(launcher, "procs", ()))
-    if not processes:
-        return {} if trainer.world_size == 1 else None
-    launcher.procs.clear()  # else Lightning's observer would kill this process for the end of another
-    first, exits, end = trainer.node_rank * trainer.num_devices, {}, time.monotonic() + OTHERS_SEC
-    for rank, process in enumerate(processes, first + 1):
-        try:
-            exits[rank] = process.wait(max(0, end - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    return exits
-
-
-def levers(trainer: Trainer, model: LightningModule, data: Any) -> str:
+def levers(trainer: Trainer, data: Any) -> str:
     """The cheapest ways to need less memory, and what each saves."""
-    weights = size(model.parameters())
-    grads = size(p for p in model.parameters() if p.requires_grad)
-    optimizer = trainer.optimizers[0] if trainer.optimizers else None
-    state = size(t for s in optimizer.state.values() for t in s.values()) if optimizer else 0
-    if optimizer and not state and "betas" in optimizer.defaults:
-        state = 2 * grads  # before the first step of an Adam
-    micro, peak = data.micro_batch_size or 1, torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    activations = (peak - weights - grads - state) / 2
-    half = "half of the activations" + (f", about {count(activations, 'B')}" if activations > 0 else "")
-    ways = []
+    micro, ways = data.micro_batch_size or 1, []
     if micro > 1:
         smaller = max(n for n in range(1, micro // 2 + 1) if micro % n == 0)
-        ways.append(f"data.micro_batch_size {smaller} saves {half} (the same command with that flag goes on)")
+        goes_on = "(the same command with that flag goes on)"
+        ways.append(f"data.micro_batch_size {smaller} saves half of the activations {goes_on}")
     if str(trainer.precision).startswith("32"):
-        ways.append(f"trainer.precision bf16-mixed saves about {half}")
-    if state > grads:
-        saved = count(state - grads, "B")
-        ways.append(f"an optimizer with one number for each weight, as SGD with momentum, saves {saved}")
-    held = f"weights {count(weights, 'B')}, gradients {count(grads, 'B')}, optimizer {count(state, 'B')}"
-    return (
-        f"out of memory after {trainer.global_step} steps with {micro} samples at once on "
-        f"{trainer.strategy.root_device}: {held}, the rest are activations -> {'; '.join(ways)}"
-    )
-
-
-def size(tensors: Any) -> int:
-    """Bytes."""
-    return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor))
+        ways.append("trainer.precision bf16-mixed saves about half of the activations")
+    where = f"after {trainer.global_step} steps with {micro} samples at once on {trainer.strategy.root_device}"
+    return f"out of memory {where} -> {'; '.join([*ways, 'a smaller model.network'])}"

@@ -1,13 +1,10 @@
-"""Small files: read, and written whole or not at all; folders named by the time."""
+"""Small files: read, and written whole or not at all."""
 
 import json
 import os
-import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from src.run.errors import EnvironmentFault
 from src.run.redact import redact
 
 ROOT = Path(__file__).parents[2]
@@ -20,15 +17,23 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
 
 
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    write_text(path, json.dumps(redact(data), indent=1, default=str) + "\n")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a small file so that it holds the old text or the new one, never a part."""
     tmp = path.with_name(path.name + ".tmp")
-    with open(tmp, "w", encoding="utf-8", newline="") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
+    write_synced(tmp, text.encode())
     tmp.rename(path)
     sync(path.parent)
+
+
+def write_synced(path: Path, data: bytes | memoryview) -> None:
+    with open(path, "wb") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
 
 
 def sync(folder: Path) -> None:
@@ -38,30 +43,3 @@ def sync(folder: Path) -> None:
         os.fsync(number)
     finally:
         os.close(number)
-
-
-def write_json(path: Path, data: dict[str, Any]) -> None:
-    write_text(path, json.dumps(redact(data), indent=1, default=str) + "\n")
-
-
-def new_path(parent: Path, suffix: str = "") -> Path:
-    """A folder named by the time, made here, so that two commands given at once get two.
-
-    Raises:
-        EnvironmentFault: it cannot be made.
-    """
-    name = time.strftime("%Y-%m-%d_%H-%M-%S") + suffix
-    for path in (parent / name, *(parent / f"{name}_{i}" for i in range(2, 1000))):
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as e:
-            raise EnvironmentFault(f"{path}: cannot be made: {e.strerror} -> give --run_dir") from e
-        return path
-    raise EnvironmentFault(f"{parent / name}: a thousand runs have this name -> give --run_dir")
-
-
-def latest(files: Iterable[Path]) -> Path | None:
-    """The one written last; names do not tell, because --run_dir may give any."""
-    return max(files, key=lambda file: file.stat().st_mtime_ns, default=None)

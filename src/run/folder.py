@@ -2,11 +2,9 @@
 
 import fcntl
 import hashlib
-import json
 import os
 import platform
 import shutil
-import socket
 import subprocess
 import uuid
 from contextlib import suppress
@@ -22,10 +20,8 @@ from src.run.terminal import rank, rank_zero_print, relative_path
 
 LOGS = ROOT / "logs"
 # Keys that may differ when a run goes on: the weights do not depend on them, on the micro-batch but for the last bits.
-FREE = (
-    *("wandb", "pictures", "progress", "throughput"),
-    *("data.num_workers", "data.worker_timeout_sec", "data.micro_batch_size"),
-)
+FREE: tuple[str, ...] = ("wandb", "pictures", "progress", "throughput")
+FREE += ("data.num_workers", "data.worker_timeout_sec", "data.micro_batch_size")
 # A fork goes on with the state of its optimizer and schedule, so these would not do what they say.
 KEPT = ("model.optimizer", "model.schedule")
 
@@ -49,11 +45,7 @@ class RunFolder:
         return read_json(self.path / "run.json")
 
     def config(self) -> dict[str, Any]:
-        """The resolved config of the run.
-
-        Raises:
-            CheckpointError: this is not a run folder, or its config is damaged.
-        """
+        """The resolved config of the run; raises CheckpointError where there is none, or a damaged one."""
         file, config = self.path / "config.yaml", None
         if not file.is_file():
             raise CheckpointError(f"{self.path}: no run is here (there is no config.yaml) -> name a folder under logs/")
@@ -64,20 +56,17 @@ class RunFolder:
         return config
 
     def open(self, config: dict[str, Any], command: str) -> None:
-        """Make the folder this process's own and write down what is run.
-
-        Raises:
-            ConfigError: the folder holds a run with another config, or something else.
-            EnvironmentFault: it cannot be written, or another process trains in it.
-        """
+        """Make the folder this process's own and write down what is run."""
         if rank() != 0:
             return
         try:
             self.was_empty = not self.path.exists() or not any(self.path.iterdir())
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            if not self.take_lock():
-                text = f"{self.path}: another process is training there -> wait, or name another --run_dir"
-                raise EnvironmentFault(text)
+            self.lock = lock(self.lock_file(rank()))
+            if self.lock is None:
+                raise EnvironmentFault(
+                    f"{self.path}: another process is training there -> wait, or name another --run_dir"
+                )
             if any(self.checkpoints.glob("step-*.ckpt")):  # else there is nothing yet that another config would spoil
                 self.compare(config)
             for orphan in (*self.path.glob("*.tmp"), *self.path.glob(".lock?*")):
@@ -94,14 +83,9 @@ class RunFolder:
         if before.get("code", code)["src_sha256"] != code["src_sha256"]:
             rank_zero_print("The code has changed since this run began: it goes on, but not as it would have.")
         state = {"wandb_id": uuid.uuid4().hex[:8], **before, "origin": self.origin}
-        state |= {"command": command, "config_sha256": digest(config), "code": code, "host": hardware()}
-        write_json(self.path / "run.json", state)
-        (self.path / "summary.json").unlink(missing_ok=True)
         write_text(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-
-    def take_lock(self) -> bool:
-        self.lock = lock(self.lock_file(rank()))
-        return self.lock is not None
+        write_json(self.path / "run.json", state | {"command": command, "code": code, "hardware": hardware()})
+        (self.path / "summary.json").unlink(missing_ok=True)
 
     def lock_file(self, rank: int) -> Path:
         return self.path / (f".lock{rank}" if rank else ".lock")
@@ -178,10 +162,6 @@ def flat(data: Any, prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def digest(config: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
-
-
 def src_sha256() -> str:
     files = sorted((ROOT / "src").rglob("*.py"))
     return hashlib.sha256(b"".join(str(f.relative_to(ROOT)).encode() + f.read_bytes() for f in files)).hexdigest()
@@ -210,9 +190,9 @@ def code_state(folder: Path) -> dict[str, Any]:
 
 
 def hardware() -> dict[str, Any]:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    cpu = {"machine": platform.machine(), "cores": os.cpu_count(), "memory_gib": round(memory, 1)}
-    return {"host": socket.gethostname(), "python": platform.python_version(), "system": platform.platform(), **cpu}
+    memory_gib = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    system = {"host": platform.node(), "python": platform.python_version(), "system": platform.platform()}
+    return {**system, "cores": os.cpu_count(), "memory_gib": memory_gib}
 
 
 def ending(folder: RunFolder) -> dict[str, Any]:
@@ -223,6 +203,5 @@ def ending(folder: RunFolder) -> dict[str, Any]:
     manifest = read_json(last.with_suffix(".json"))  # not by src.run.checkpoint, which loads torch
     status = "cut short"
     with suppress(OSError):  # a folder that is only for reading has no process at work
-        free = lock(folder.lock_file(0))
-        status = "cut short" if free else "training"
+        status = "cut short" if lock(folder.lock_file(0)) else "training"
     return {"status": status} | ({"steps": manifest["global_step"]} if "global_step" in manifest else {})

@@ -1,46 +1,34 @@
-"""All private parts of Lightning and torch that this project reaches into.
+"""All private parts of Lightning and torch that this project reaches into, and which promise needs each.
 
-The first line of each docstring says which promise needs it. `tests/run/test_private.py` calls each one, and fails
-where a new release takes it away or changes what it does.
+`tests/run/test_private.py` calls each one, and fails where a new release takes it away or changes what it does.
 """
 
-from typing import TYPE_CHECKING, Any
+from multiprocessing.process import BaseProcess
+from typing import Any
 
 import torch
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from multiprocessing.process import BaseProcess
-
-    from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-    from torch.optim import Optimizer
-    from torch.utils.data import DataLoader
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
 
-def cluster_environment(trainer: "Trainer") -> Any:
-    """For requeueing under SLURM, and for processes that must agree on a checkpoint: what started the processes.
-
-    In public only the strategies of several devices know it.
-    """
+def cluster_environment(trainer: Trainer) -> Any:
+    """For requeueing under SLURM, and for processes that must agree on a checkpoint: what started the processes."""
     return trainer._accelerator_connector.cluster_environment
 
 
-def attach_data(trainer: "Trainer", model: "LightningModule", data: "LightningDataModule") -> None:
+def attach_data(trainer: Trainer, model: LightningModule, data: LightningDataModule) -> None:
     """For `--dry_run`, which counts steps without a fit: make model and data known to the trainer, as a fit does."""
     trainer._data_connector.attach_data(model, datamodule=data)
 
 
-def trainer_of(model: "LightningModule") -> "Trainer | None":
-    """For checkpoints that are loaded without a trainer: `model.trainer` raises an error where there is none."""
-    return model._trainer
-
-
-def steps_logged(trainer: "Trainer") -> int:
+def steps_logged(trainer: Trainer) -> int:
     """For equal logs after a restart: the number under which the loggers get the next metrics."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
-def set_steps_logged(trainer: "Trainer", steps: int) -> None:
+def set_steps_logged(trainer: Trainer, steps: int) -> None:
     """For equal logs after a restart: Lightning sometimes counts one step too many then."""
     trainer.fit_loop.epoch_loop._batches_that_stepped = steps
 
@@ -48,26 +36,24 @@ def set_steps_logged(trainer: "Trainer", steps: int) -> None:
 def any_nonfinite(grads: list[Tensor]) -> Tensor:
     """For a guard that costs next to nothing: 1 if there is NaN or infinity, else 0, without waiting for the device.
 
-    As torch's loss scaler looks, at a scale of 1: on a CPU it takes a fifth of the time of a norm.
-
-    Args:
-        grads: of one type and device; they stay as they are.
+    As torch's loss scaler looks, at a scale of 1: on a CPU it takes a fifth of the time of a norm. The gradients must
+    be of one type and device; they stay as they are.
     """
     found = torch.zeros((), device=grads[0].device)
     torch._amp_foreach_non_finite_check_and_unscale_(grads, found, torch.ones_like(found))
     return found
 
 
-def skip_on_device(optimizer: "Optimizer", skip: Tensor) -> None:
+def skip_on_device(optimizer: Optimizer, skip: Tensor) -> None:
     """For bad steps that are left out without waiting for the device: what the loss scaler tells fused optimizers."""
     optimizer.found_inf = skip.float()  # type: ignore[attr-defined]
 
 
-def leave_unscaling_to_scaler(optimizer: "Optimizer") -> None:
+def leave_unscaling_to_scaler(optimizer: Optimizer) -> None:
     """For clipping in float16: fused optimizers would unscale the gradients after they are clipped."""
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
 
 
-def worker_processes(loader: "DataLoader") -> list["BaseProcess"]:
+def worker_processes(loader: DataLoader) -> list[BaseProcess]:
     """For the line that says how a data worker died: the loader's processes, in the order of their numbers."""
     return getattr(loader._iterator, "_workers", [])

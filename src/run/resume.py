@@ -1,18 +1,21 @@
 """Which folder a run takes, and where in training it begins: afresh, where it was cut short, or where another was."""
 
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from src.run import checkpoint
 from src.run import folder as run
 from src.run.errors import CheckpointError, ConfigError
-from src.run.files import latest, new_path, write_text
-from src.run.folder import KEPT, RunFolder, digest, lock, src_sha256
+from src.run.files import write_text
+from src.run.folder import KEPT, RunFolder, lock, src_sha256
+from src.run.private import cluster_environment
 from src.run.terminal import rank, rank_zero_print, relative_path
-
-if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
 
 TRY_AGAIN = (75, 130, 143)  # exit codes of runs that the same command continues
 
@@ -22,44 +25,26 @@ def choose(run_dir: str | None, resume: str, experiment: str, config: dict[str, 
 
     Args:
         resume: `auto`, `none`, or the run folder or checkpoint that a new run begins with.
-
-    Raises:
-        ConfigError: the folder holds a run, but not the one that is asked for.
-        CheckpointError: the checkpoint to begin with is missing or damaged.
     """
     origin = None if resume in ("auto", "none") else str(Path(resume).absolute())
     if run_dir:
-        return checked(Path(run_dir), resume, origin, config) if rank() == 0 else RunFolder(Path(run_dir), origin)
+        folder = RunFolder(Path(run_dir), origin)
+        if rank() == 0 and not folder.state:
+            check_origin(origin, config)
+        elif rank() == 0 and (resume == "none" or folder.origin != folder.state.get("origin")):
+            text = f"--resume {resume}: {run_dir} holds a run already -> leave --resume out, or give another --run_dir"
+            raise ConfigError(text)
+        return folder
     if "RUN_DIR_OF_ALL_PROCESSES" in os.environ:  # set below, for processes of further devices
         return RunFolder(Path(os.environ["RUN_DIR_OF_ALL_PROCESSES"]))
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("several processes were started: they must agree on a folder -> give --run_dir")
-    folder = None if resume == "none" else cut_short(run.LOGS / experiment, config, origin)
-    if folder is None:
+    found = None if resume == "none" else cut_short(run.LOGS / experiment, config, origin)
+    if found is None:
         check_origin(origin, config)
-        folder = RunFolder(new_path(run.LOGS / experiment), origin)
-    os.environ["RUN_DIR_OF_ALL_PROCESSES"] = str(folder.path)
-    return folder
-
-
-def checked(path: Path, resume: str, origin: str | None, config: dict[str, Any]) -> RunFolder:
-    """The folder that --run_dir names, if --resume fits what is in it."""
-    folder = RunFolder(path)
-    problem = f"--resume {resume}: {path} holds a run already -> give another --run_dir"
-    if resume == "none" and folder.state:
-        raise ConfigError(problem)
-    if origin is None or (folder.state and folder.origin == origin):
-        return folder
-    file = checkpoint_at(Path(origin))
-    if folder.checkpoints.resolve() == file.resolve().parent:
-        checkpoint.load(file)
-        if file.resolve() != (folder.checkpoints / "last.ckpt").resolve():
-            raise ConfigError(f"--resume {resume}: {folder.path} has newer checkpoints -> fork it: another --run_dir")
-        return folder
-    if folder.state:
-        raise ConfigError(problem)
-    check_origin(origin, config)
-    return RunFolder(path, origin)
+        found = RunFolder(new_path(run.LOGS / experiment), origin)
+    os.environ["RUN_DIR_OF_ALL_PROCESSES"] = str(found.path)
+    return found
 
 
 def check_origin(origin: str | None, config: dict[str, Any]) -> None:
@@ -78,11 +63,7 @@ def check_origin(origin: str | None, config: dict[str, Any]) -> None:
 
 
 def checkpoint_at(path: Path) -> Path:
-    """The checkpoint that --resume names; of a run folder, the last.
-
-    Raises:
-        CheckpointError: there is none.
-    """
+    """The checkpoint that --resume names; of a run folder, the last."""
     if path.is_dir() and not (path / "checkpoints").is_dir():
         raise CheckpointError(f"{path}: neither a run folder nor a checkpoint file (other folders are never read)")
     file = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
@@ -93,12 +74,30 @@ def checkpoint_at(path: Path) -> Path:
     return file
 
 
-def begin(trainer: "Trainer", folder: RunFolder) -> Path | None:
+def cut_short(parent: Path, config: dict[str, Any], origin: str | None) -> RunFolder | None:
+    """The run begun last, if it has this config (but for free keys), code and origin, and was cut short."""
+    states = sorted(parent.glob("*/run.json"), key=lambda file: file.stat().st_mtime_ns)
+    folder = RunFolder(states[-1].parent) if states else None
+    if folder is None or folder.summary.get("exit_code", 75) not in TRY_AGAIN:
+        return None
+    if origin not in (None, folder.origin) or folder.differences(config):
+        return None
+    same = folder.state.get("code", {}).get("src_sha256") == src_sha256()
+    return folder if same and lock(folder.lock_file(0)) else None
+
+
+def new_path(parent: Path) -> Path:
+    """A folder named by the time, made here, so that two commands given at once get two."""
+    while True:
+        path = parent / time.strftime("%Y-%m-%d_%H-%M-%S")
+        with suppress(FileExistsError):
+            path.mkdir(parents=True)
+            return path
+        time.sleep(0.1)
+
+
+def begin(trainer: Trainer, folder: RunFolder) -> Path | None:
     """The checkpoint that training begins with, the same in all processes, or None."""
-    from lightning.pytorch.plugins.environments import LightningEnvironment
-
-    from src.run.private import cluster_environment
-
     start = find_start(folder) if rank() == 0 else None
     if trainer.world_size > 1 and not isinstance(cluster_environment(trainer), LightningEnvironment):
         trainer.strategy.setup_environment()  # what fit begins with
@@ -107,7 +106,7 @@ def begin(trainer: "Trainer", folder: RunFolder) -> Path | None:
         last = folder.checkpoints / "last.ckpt"
         start = last.resolve() if last.exists() else None
     if rank() != 0:
-        folder.take_lock()
+        folder.lock = lock(folder.lock_file(rank()))
     folder.first_step = checkpoint.read_manifest(start)["global_step"] if start else 0
     return start
 
@@ -140,23 +139,9 @@ def fork(file: Path, folder: RunFolder) -> Path:
         saved["best"], apart = path.name, False
     if before.state:
         write_text(folder.path / "metrics.csv", (before.path / "metrics.csv").read_text())
-    copy(file, saved, path)
+    checkpoint.store(path, file.read_bytes(), checkpoint.position_of(saved))
     if apart:
-        copy(best, checkpoint.load(best), path.with_name(best.name))
+        best_saved = checkpoint.load(best)
+        checkpoint.store(path.with_name(best.name), best.read_bytes(), checkpoint.position_of(best_saved))
     checkpoint.point_to(path)
     return path
-
-
-def copy(file: Path, saved: dict[str, Any], path: Path) -> None:
-    checkpoint.store(path, file.read_bytes(), {name: saved[name] for name in checkpoint.POSITION})
-
-
-def cut_short(parent: Path, config: dict[str, Any], origin: str | None) -> RunFolder | None:
-    """The newest run, if it has this config, code and origin, did not end, and no process is at it."""
-    last = latest(parent.glob("*/run.json"))
-    folder = RunFolder(last.parent) if last else None
-    if folder is None or folder.summary.get("exit_code", 75) not in TRY_AGAIN:
-        return None
-    same = folder.state.get("config_sha256") == digest(config) and origin in (None, folder.origin)
-    same = same and folder.state.get("code", {}).get("src_sha256") == src_sha256()
-    return folder if same and lock(folder.lock_file(0)) else None

@@ -12,7 +12,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from src.run.private import cluster_environment
 from src.run.terminal import rank_zero_print
 
-TOGETHER_SEC = 2.0  # one request may come twice: to the process and to its group, from the terminal and from --seeds
+TOGETHER_SEC = 2.0  # one request may come twice: to the process and to its group
 PATIENCE_SEC = 15.0  # a step or validation that goes on so long after a signal is cut short
 
 
@@ -58,12 +58,9 @@ def requeued() -> bool:
     job, array = os.environ.get("SLURM_JOB_ID", ""), os.environ.get("SLURM_ARRAY_JOB_ID")
     job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
     try:
-        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)
-        problem = done.returncode and (done.stderr.strip() or f"exit code {done.returncode}")
-    except (OSError, subprocess.TimeoutExpired) as e:
-        problem = str(e)
-    if problem:
-        rank_zero_print(
-            f"A checkpoint is written, but scontrol could not requeue job {job}: {problem}. Training goes on."
-        )
-    return not problem
+        subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError) as e:
+        why = (getattr(e, "stderr", None) or str(e)).strip()
+        rank_zero_print(f"A checkpoint is written, but scontrol could not requeue job {job}: {why}. Training goes on.")
+        return False
+    return True

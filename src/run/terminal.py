@@ -46,8 +46,7 @@ def rank() -> int:
 
 
 def rank_zero_print(text: str) -> None:
-    if rank() == 0:
-        print(hide(text), flush=True)
+    console().out(hide(text), highlight=False)
 
 
 def count(n: float, unit: str = "") -> str:

@@ -298,7 +298,7 @@ def test_a_wrong_type_is_told_with_its_whole_key_and_value(flag, value, message,
             ["--trainer.callbacks+", "lightning.pytorch.callbacks.EarlyStopping"],
             "lightning.pytorch.callbacks.EarlyStopping needs monitor -> add it to its init_args",
         ),
-        (["--model", "src.models.language.LanguageModeling"], "needs network -> give --model.network"),
+        (["--model", "src.models.base.Model"], "needs network -> give --model.network"),
         (["--model.network", "torch.optim.Adam"], "torch.optim.Adam is not derived from torch.nn.modules.module.Mod"),
         (
             ["--model.optimizer", "src.data.cache.FileLock"],
@@ -308,7 +308,7 @@ def test_a_wrong_type_is_told_with_its_whole_key_and_value(flag, value, message,
     ],
 )
 def test_what_is_refused_before_torch_is_loaded(flags, message, tmp_path, monkeypatch):
-    refused([*DIGITS, *flags], re.escape(message), tmp_path, monkeypatch)
+    refused([*SMALL, *flags], re.escape(message), tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_what_is_refused_before_torch_is_loaded(flags, message, tmp_path, monkey
     ],
 )
 def test_what_is_refused_when_the_objects_are_made(flags, message, run, tmp_path):
-    output = run([*DIGITS, *flags, "--run_dir", tmp_path / "run"], code=2)
+    output = run([*SMALL, *flags, "--run_dir", tmp_path / "run"], code=2)
     line = output.splitlines()[-1]
     assert line.startswith("error: ")
     assert message in line

@@ -6,13 +6,14 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from src.run import checkpoint
+from src.run import checkpoint, files
 
 TINY = ["--config", "tests/faults/tiny.yaml"]
 IMAGES = ["--config", "tests/data/images/tiny.yaml"]  # kind: images
@@ -103,13 +104,16 @@ def in_write(number: int, share: float = 0.5) -> Callable[[], None]:
         def hashed(data: Any) -> Any:
             calls[0] += 1
             if calls[0] == number:
-                dying = {"open": lambda path, mode: Dying(path, share)}
-                vars(checkpoint).update(dying)
+                files.open = partial(dying_open, share)
             return sha256(data)
 
         checkpoint.hashlib = SimpleNamespace(sha256=hashed, file_digest=checkpoint.hashlib.file_digest)
 
     return first
+
+
+def dying_open(share: float, path: Path, mode: str) -> Any:
+    return Dying(path, share) if path.parent.name == "checkpoints" else open(path, mode)
 
 
 class Dying(io.FileIO):

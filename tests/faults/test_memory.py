@@ -39,12 +39,10 @@ def curve(folder):
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError, MemoryError])
 def test_names_the_cheapest_levers(run, tmp_path, error):
     line = run([*ARGS, "--run_dir", tmp_path / "run"], code=75, first=memory_for(0, 2, error)).splitlines()[-1]
-    assert line.startswith(
-        "error: out of memory after 2 steps with 32 samples at once on cpu: weights 4,840 B, gradients"
-    )
+    assert line.startswith("error: out of memory after 2 steps with 32 samples at once on cpu -> ")
     assert "data.micro_batch_size 16 saves half of the activations (the same command with that flag goes on); " in line
     assert "trainer.precision bf16-mixed saves about half of the activations" in line
-    assert "SGD with momentum, saves 4,8" in line
+    assert line.endswith("; a smaller model.network")
     assert "Traceback" not in line
 
 

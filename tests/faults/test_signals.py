@@ -40,7 +40,8 @@ def test_the_same_command_finds_the_run_that_was_cut_short(start, run, tmp_path)
 
     args = [*TINY, *SELDOM, "--checkpoints.every_n_steps", 1]
     assert start(args, first=logs_here_and_die).wait() == -9
-    assert "going on after" in run(args, first=logs_here)
+    free = ["--data.worker_timeout_sec", 60]  # the weights do not depend on it
+    assert "going on after" in run([*args, *free], first=logs_here)
     assert len(list((tmp_path / "logs/tiny").iterdir())) == 1
     run(args, first=logs_here)  # finished: a new one
     assert len(list((tmp_path / "logs/tiny").iterdir())) == 2
@@ -180,17 +181,6 @@ def test_a_signal_while_training_ends_is_answered(start, tmp_path, call):
     assert child.wait() == 143, child.output
     assert "error: " in child.output
     assert "Traceback" not in child.output
-
-
-def test_ctrl_c_ends_all_seeds_with_a_checkpoint(start, run, tmp_path):
-    """The terminal sends it to the whole group, and the first process sends it on."""
-    args = [*TINY, *SELDOM, "--trainer.max_epochs", 3000, "--seeds", 2, "--run_dir", tmp_path / "group"]
-    child = start(args)
-    child.wait_for(tmp_path / "group/seed-0/checkpoints/last.ckpt")
-    os.killpg(child.pid, signal.SIGINT)
-    assert child.wait() == 130, child.output
-    assert "stopped by SIGINT; a checkpoint is written" in child.output
-    assert not (tmp_path / "group/seed-1").exists()
 
 
 def test_sigterm_after_sigusr1_stops(start, tmp_path):

@@ -14,7 +14,7 @@ from torch import nn
 
 from src.data.module import Arrays, DataModule
 from src.models.classification import Classification
-from src.models.factory import accepted, build_network, build_optimizer, build_schedule
+from src.models.factory import accepted, build_network, build_schedule, forward_flops
 from src.run.errors import ConfigError, DataError
 
 
@@ -93,7 +93,7 @@ def make_derived(depth: "int" = 1, **kwargs) -> Derived: ...
         (torchvision.models.densenet121, {"num_classes": True, "memory_efficient": False}),
         (torchvision.models.googlenet, {"num_classes": True, "aux_logits": False}),
         (torch.optim.AdamW, {"weight_decay": False, "num_steps": None}),
-        (torch.optim.LBFGS, {"weight_decay": None, "max_iter": True}),
+        (torch.optim.Rprop, {"weight_decay": None, "lr": False}),
     ],
 )
 def test_arguments_that_a_class_or_function_takes(factory, wanted):
@@ -116,12 +116,6 @@ class Sized(nn.Module):
     def __init__(self, image_size: tuple[int, int]) -> None:
         super().__init__()
         self.image_size = image_size
-
-
-def test_an_optimizer_without_weight_decay_gets_no_groups():
-    network = TooWide(3)
-    assert len(build_optimizer(torch.optim.AdamW, network, network, 1.0).param_groups) == 2
-    assert len(build_optimizer(torch.optim.LBFGS, network, network, 1.0).param_groups) == 1
 
 
 def test_a_schedule_gets_the_steps_that_it_asks_for():
@@ -164,7 +158,7 @@ LABELS = torch.arange(20) % 2
             lambda: Arrays(torch.rand(20, 100), LABELS.float()),
             {"num_classes": 2},
             DataError,
-            r"Table.setup: labels are floating-point -> make them int64",
+            r"Table.setup: labels are torch.float32 \[20\] -> make them int64",
         ),
         (
             TooWide,
@@ -182,6 +176,62 @@ def test_mistakes_are_told_before_training(network, arrays, facts, error, messag
 
 def test_numbers_are_made_as_the_weights_are():
     fit(TooWide, lambda: Arrays(torch.rand(20, 100, dtype=torch.float64), LABELS), {"num_classes": 2})
+
+
+def test_flops_are_two_for_each_multiply_add():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 16, 10))
+    mode = [module.training for module in network.modules()]
+    assert forward_flops(network, torch.rand(2, 3, 4, 4))[0] == 2 * 2 * (16 * 8 * 27 + 8 * 16 * 10)
+    assert network[1].num_batches_tracked == 0
+    assert [module.training for module in network.modules()] == mode
+
+
+def test_an_lstm_is_counted():
+    assert forward_flops(Last(nn.LSTM(28, 64, batch_first=True)), torch.rand(2, 5, 28))[0] == 2 * 2 * 5 * 4 * 64 * (
+        28 + 64
+    )
+
+
+class Last(nn.Module):
+    def __init__(self, rnn: nn.Module) -> None:
+        super().__init__()
+        self.rnn = rnn
+
+    def forward(self, x):
+        return self.rnn(x)[0][:, -1]
+
+
+class Chooses(nn.Linear):
+    def forward(self, x):
+        return super().forward(x[x.sum(1).nonzero().flatten()])
+
+
+class Looks(nn.Linear):
+    def forward(self, x):
+        return super().forward(x * x.max().item() if x.min() < 5 else x)
+
+
+class HasItsOwnDevice(nn.Linear):
+    def forward(self, x):
+        return super().forward(x + torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("kind", [Chooses, Looks, HasItsOwnDevice])
+def test_what_needs_real_numbers_is_run(kind):
+    network = kind(3, 4)
+    assert forward_flops(network, torch.rand(2, 3))[0] == 2 * 2 * 3 * 4
+    assert network.training
+
+
+def test_what_needs_real_numbers_but_has_none_is_not_counted():
+    with torch.device("meta"):
+        network = Chooses(3, 4)
+    assert forward_flops(network, torch.rand(2, 3))[0] is None
+
+
+def test_a_wrong_shape_is_told():
+    with pytest.raises(RuntimeError):
+        forward_flops(nn.Linear(3, 4), torch.rand(2, 5))
 
 
 # kind: images

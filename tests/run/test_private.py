@@ -56,13 +56,6 @@ def test_attach_data(trainer):
     assert trainer.estimated_stepping_batches == 3, part
 
 
-def test_trainer_of(trainer):
-    model, part = Line(), gone("LightningModule._trainer")
-    assert private.trainer_of(model) is None, part
-    model.trainer = trainer
-    assert private.trainer_of(model) is trainer, part
-
-
 def test_steps_logged(trainer):
     part = gone("Trainer.fit_loop.epoch_loop._batches_that_stepped")
     assert private.steps_logged(trainer) == 0, part
@@ -140,7 +133,7 @@ def test_private_parts_are_used_in_one_file_alone():
     found = {}
     for path in sorted((ROOT / "src").rglob("*.py")):
         uses = [use for use in private_uses(ast.parse(path.read_text())) if not use.startswith(allowed)]
-        uses = [use for use in uses if not use.endswith("._replace")]  # of named tuples
+        uses = [use for use in uses if not use.endswith("._replace")]  # of named tuples, which is public
         if uses and path.name != "private.py":
             found[path.relative_to(ROOT).as_posix()] = uses
     assert found == {}, "give each of these a function in src/run/private.py, and that a test in this file"
