@@ -60,6 +60,7 @@ def overview(folders: list[RunFolder]) -> None:
         result = ", ".join(f"{n.removeprefix('test/')} {v:.4f}" for n, v in summary.items() if n.startswith("test/"))
         time = duration(summary["seconds"]) if "seconds" in summary else ""
         why = f"exit code {summary['exit_code']}: {summary['error']}" if "error" in summary else ""
+        why = f"stopped by {summary['stopped_by']}" if "stopped_by" in summary else why
         if summary["status"] == "cut short":
             why = f"the same command {'goes on' if 'steps' in summary else 'begins again: there is no checkpoint'}"
         lines.append([relative_path(folder.path), summary["status"], str(summary.get("steps", "")), time, result, why])

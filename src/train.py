@@ -144,9 +144,11 @@ def fit_and_test(experiment: "Experiment", folder: RunFolder, logger: Any) -> di
         steps, epochs, best = trainer.global_step, trainer.current_epoch, folder.checkpoints / "best.ckpt"
         results = trainer.test(model, datamodule=data, ckpt_path=best, verbose=False)
     checkpoints = experiment.callback(Checkpoints)
+    early = [type(callback).__name__ for callback in trainer.callbacks if getattr(callback, "stopped_epoch", 0)]
     at_best = {"step": checkpoint.read_manifest(best)["global_step"], checkpoints.monitor: checkpoints.best_score}
     figures = {name: value for name, value in data.report.items() if name.startswith("data/")}
-    return {**results[0], **figures, "best": at_best, "epochs": epochs, "steps": steps}
+    ended = {"stopped_by": early[0]} if early else {}
+    return {**results[0], **figures, "best": at_best, "epochs": epochs, "steps": steps, **ended}
 
 
 def print_results(folder: RunFolder, summary: dict[str, Any], uses: Sequence[str]) -> None:
@@ -157,7 +159,8 @@ def print_results(folder: RunFolder, summary: dict[str, Any], uses: Sequence[str
     found = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if name != "step" and value is not None)
     python, run_dir = relative_path(Path(sys.executable)), relative_path(folder.path)
     table = {
-        "done": f"{summary['steps']:,} steps, {summary['epochs']} epochs in {duration(summary['seconds'])}",
+        "done": f"{summary['steps']:,} steps, {summary['epochs']} epochs in {duration(summary['seconds'])}"
+        + (f", stopped by {summary['stopped_by']}" if "stopped_by" in summary else ""),
         "best": f"step {best['step']:,}{', ' + found if found else ''}",
         "test": ", ".join(f"{n.removeprefix('test/')} {v:.4f}" for n, v in summary.items() if n.startswith("test/")),
         "speed": f"{speed['perf/samples_per_sec'][1][-1]:,.0f} samples/s" if speed else "",

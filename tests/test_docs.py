@@ -67,7 +67,7 @@ def trained(loaded, tmp_path_factory) -> Path:
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("needs a git checkout")
-    for name in listed.stdout.splitlines():
+    for name in filter(lambda name: (ROOT / name).is_file(), listed.stdout.splitlines()):
         (fork / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, fork / name)
     # Its environment is this one: make has nothing to install.

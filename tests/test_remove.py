@@ -16,6 +16,7 @@ from src.remove import experiments, plan, read
 
 KINDS = sorted(path.parent.name for path in ROOT.glob("src/data/*/__init__.py"))
 # Words of a kind that are plain words, too.
+pytestmark = pytest.mark.skipif(len(KINDS) < 2, reason="the last kind of data cannot be taken out")
 PLAIN = {"text", "files", "clean", "Samples", "channels"}
 
 
@@ -111,7 +112,8 @@ def test_it_refuses_what_it_should(tmp_path):
     git(folder, "add", "-A")
     git(folder, "commit", "-qm", "mine")
     output = execute(folder, "src.remove", KINDS[0], code=2)
-    assert f"src/models/mine.py: src.data.{KINDS[0]}; src/models/other.py: src.data import {KINDS[0]}" in output
+    assert f"src/models/mine.py: src.data.{KINDS[0]}" in output
+    assert f"src/models/other.py: src.data import {KINDS[0]}" in output
     assert git(folder, "status", "--porcelain") == ""
     for name in KINDS[1:]:
         shutil.rmtree(folder / "src/data" / name)

@@ -153,6 +153,12 @@ class Checkpoints(Checkpoint):
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.score(trainer)  # finds a wrong name before training, not after the first epoch
+        known = {None, *trainer.callback_metrics}
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            monitor = getattr(callback, "monitor", None)
+            if monitor not in known and not monitor.startswith(("train/", "optim/", "perf/")):
+                hint = nearest(monitor, trainer.callback_metrics)
+                raise ConfigError(f"trainer.callbacks: {type(callback).__name__}: no metric {monitor}{hint}")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:

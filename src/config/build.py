@@ -5,7 +5,9 @@ import logging
 import warnings
 from functools import partial
 from importlib import import_module
+from inspect import isclass, isfunction
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import yaml
@@ -23,7 +25,9 @@ from src.callbacks.progress import ThrottledProgress
 from src.config.check import SECTIONS, TOP, fail, section, why_refused
 from src.config.request import Request, with_defaults
 from src.config.signatures import Argument, Signature, signature
+from src.config.source import find
 from src.config.strict_yaml import join
+from src.models.factory import origin
 from src.run.checkpoint import VerifiedCheckpointIO
 from src.run.device import fastest_precision
 from src.run.errors import ConfigError, KnownError, nearest
@@ -101,7 +105,7 @@ class Experiment:
             return value
         if "class_path" not in value:
             return {name: self.made(join(path, name), item, argument) for name, item in value.items()}
-        target = self.load(path, value["class_path"])
+        target = self.load(path, value["class_path"], argument)
         known = signature(value["class_path"]) or Signature()
         given = self.arguments(path, value.get("init_args") or {}, known)
         if argument.named and argument.named.factory:
@@ -111,29 +115,36 @@ class Experiment:
     def arguments(self, path: str, given: dict[str, Any], known: Signature) -> dict[str, Any]:
         return {n: self.made(join(path, n), value, known.arguments.get(n, Argument())) for n, value in given.items()}
 
-    def load(self, path: str, class_path: str) -> Any:
-        """The class or function that a path names; what only lies in an allowed module, but is another package's,
-        is refused."""
+    def load(self, path: str, class_path: str, argument: Argument) -> Any:
+        """The class or function that a path names. What the check could not read from source is asked here."""
         module, _, name = class_path.rpartition(".")
-        if class_path not in SECTIONS.values() and (refusal := why_refused(class_path)):
+        if class_path not in SECTIONS.values() and (refusal := why_refused(class_path, argument)):
             fail(self.request.lines, path, refusal)
         try:
-            target = getattr(loaded := import_module(module), name)
+            loaded = import_module(module)
         except ImportError as e:
-            fail(self.request.lines, path, first_line(e))
-        except AttributeError:
+            missing = getattr(e, "name", None) or ""
+            fail(self.request.lines, path, first_line(e) + ("" if module.startswith(missing) else origin(e)))
+        if not hasattr(loaded, name):
             fail(self.request.lines, path, f"{module} has no {name}{nearest(name, vars(loaded))}")
-        if not callable(target) or str(target.__module__).partition(".")[0] != module.partition(".")[0]:
-            fail(self.request.lines, path, f"{class_path} is no class or function of {module}")
+        target, bases = getattr(loaded, name), tuple(map(resolve_name, argument.bases))
+        if isclass(target):
+            fits = not bases or issubclass(target, bases)
+        else:
+            fits = isfunction(target) and find(class_path) is not None
+        if not fits:
+            wanted = " or ".join(argument.bases) or "a class"
+            fail(self.request.lines, path, f"{class_path} is not derived from {wanted}")
         return target
 
     def call(self, path: str, target: Any, given: dict[str, Any]) -> Any:
         try:
             return target(**given)
-        except KnownError:
+        except (KnownError, KeyError, IndexError, NameError):  # all but the first are bugs
             raise
         except Exception as e:  # what the constructors of others raise has no common base
-            fail({} if path == "trainer" else self.request.lines, path, first_line(e))
+            place = "" if path == "trainer" else origin(e)
+            fail({} if path == "trainer" else self.request.lines, path, first_line(e) + place)
 
     def make_trainer(self, given: dict[str, Any], **overrides: Any) -> Trainer:
         """The Trainer with our callbacks besides those of the config, without Lightning's logger and progress bar."""
@@ -150,16 +161,16 @@ class Experiment:
         given |= {"callbacks": [*callbacks, *ours], "enable_progress_bar": False, **overrides}
         given |= {"logger": logger if isinstance(logger, (list, Logger)) else False}
         trainer = self.call("trainer", Trainer, given)
-        check_trainer(trainer, str(given.get("precision") or "32-true"))
+        check_trainer(trainer, given.get("precision"))
         return trainer
 
     def callback(self, kind: type) -> Any:
         return next(c for c in self.trainer.callbacks if isinstance(c, kind))
 
 
-def check_trainer(trainer: Trainer, precision: str) -> None:
+def check_trainer(trainer: Trainer, precision: Any) -> None:
     """Refuse what the Trainer was told but does not do."""
-    if FULL_NAMES.get(precision, precision) != trainer.precision:
+    if precision is not None and FULL_NAMES.get(str(precision), precision) != trainer.precision:
         device, does = trainer.strategy.root_device.type, trainer.precision
         raise ConfigError(
             f"trainer.precision: {precision} becomes {does} on a {device} -> take {does}, auto or 32-true"

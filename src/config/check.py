@@ -1,6 +1,7 @@
 """What a config may hold: keys and values are compared with signatures, classes with the allow-list of pyproject.toml,
 all before anything is imported."""
 
+import ast
 import difflib
 import json
 import tomllib
@@ -12,7 +13,7 @@ from typing import Annotated, Any, Literal, NoReturn
 from pydantic import TypeAdapter, ValidationError
 
 from src.config.signatures import MISSING, Argument, Named, Signature, classes, parts, signature
-from src.config.source import class_attribute, derives, exported, find
+from src.config.source import class_attribute, derives, exported, find, is_ours, returned
 from src.config.strict_yaml import SPEC, Lines, join
 from src.run.errors import ConfigError, nearest
 from src.run.files import ROOT
@@ -116,7 +117,8 @@ def checked(key: str, name: str, value: Any, known: Signature, config: dict[str,
     if argument is None and not known.open:
         fail(lines, key, f"unknown key{nearest(name, known.arguments) or deeper(name, config, key)}")
     argument = argument or Argument()
-    if argument in TOP.arguments.values() and argument.named and "class_path" not in value:
+    is_class = isinstance(value, dict) and "class_path" in value
+    if argument in TOP.arguments.values() and argument.named and not is_class:
         fail(lines, key, "class_path is missing")
     try:
         value = adapter(argument.annotation).validate_python(without_bool(value, argument.annotation))
@@ -124,19 +126,19 @@ def checked(key: str, name: str, value: Any, known: Signature, config: dict[str,
         place, message = explained(e, value)
         fail(lines, join(key, place) if place else key, message)
     for path, spec in specs(value, key, within=False):
-        check_spec(path, spec, argument.named, lines)
+        check_spec(path, spec, argument, lines)
     return value
 
 
-def check_spec(path: str, spec: dict[str, Any], named: Named | None, lines: Lines) -> None:
+def check_spec(path: str, spec: dict[str, Any], argument: Argument, lines: Lines) -> None:
     class_path, init_args = spec["class_path"], spec.get("init_args") or {}
     if extra := [key for key in spec if key not in SPEC]:
         fail(lines, join(path, extra[0]), "stands beside class_path, but belongs under init_args")
-    if refusal := why_refused(class_path, named):
+    if refusal := why_refused(class_path, argument):
         fail(lines, path, refusal)
-    known = signature(class_path) if not (named and named.factory) else None
-    for name, argument in known.arguments.items() if known else ():
-        if argument.default is MISSING and not argument.inherited and name not in init_args:
+    known = signature(class_path) if not (argument.named and argument.named.factory) else None
+    for name, wanted in known.arguments.items() if known else ():
+        if wanted.default is MISSING and not wanted.inherited and name not in init_args:
             in_list = any(part.isdigit() for part in path.split("."))
             fail(
                 lines,
@@ -145,19 +147,24 @@ def check_spec(path: str, spec: dict[str, Any], named: Named | None, lines: Line
             )
 
 
-def why_refused(class_path: Any, named: Named | None = None) -> str:
-    """What is wrong with a class that a config names, or nothing."""
+def why_refused(class_path: Any, argument: Argument) -> str:
+    """What is wrong with a class or function that a config names, or nothing. Foreign functions are called with what a
+    config says only where they are annotated to return what is wanted."""
     if not isinstance(class_path, str) or "." not in class_path:
         return f"{shown(class_path)} is not the dotted path of a class{same_name(class_path)}"
-    if not any(f"{class_path}.".startswith(f"{prefix}.") for prefix in allowed_prefixes()):
+    if not any(f"{class_path}.".startswith(f"{prefix}.") for prefix in allowed_prefixes()) or "._" in class_path:
         hint = same_name(class_path)
         return f"{class_path} is not among what pyproject.toml allows configs to name{hint}"
-    found = find(class_path)
-    if class_path.startswith("src.") and (not found or found.module != class_path.rpartition(".")[0]):
+    found, module = find(class_path), class_path.rpartition(".")[0]
+    if is_ours(module) and (not found or found.module != module):
         return f"there is no {class_path}{same_name(class_path)}"
-    if named and named.base and derives(class_path, named.base) is False:
-        return f"{class_path} is not derived from {named.base}"
-    return ""
+    is_function = found is not None and isinstance(found.node, ast.FunctionDef) and not is_ours(module)
+    made = returned(found) if found and is_function else found
+    answers = [derives(made.path if made else class_path, base) for base in argument.bases]
+    wanted = " or ".join(argument.bases)
+    if is_function and not (argument.named and argument.named.factory and True in answers):
+        return f"{class_path} is a function, which is not known to give a {wanted or 'class that is wanted here'}"
+    return f"{class_path} is not derived from {wanted}" if {*answers} == {False} else ""
 
 
 @cache

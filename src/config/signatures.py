@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 from docstring_parser import parse
 from pydantic_core import PydanticCustomError, core_schema
 
-from src.config.source import MISSING, Definition, body, constant, find, lineage, seen_from
+from src.config.source import MISSING, Definition, body, constant, find, is_ours, lineage, returned, seen_from
 from src.run.errors import ConfigError
 from src.run.files import ROOT
 
@@ -61,8 +61,14 @@ class Argument:
 
     @property
     def named(self) -> Named | None:
-        """The class that the config may name here."""
+        """What the config may name here, of several classes the first."""
         return next((part for part in parts(self.annotation) if isinstance(part, Named)), None)
+
+    @property
+    def bases(self) -> list[str]:
+        """What a class that is named here must be derived from, one of these; none where that is not known."""
+        found = [part.base for part in parts(self.annotation) if isinstance(part, Named)]
+        return found if all(found) else []
 
     def names_class(self, value: Any) -> bool:
         """Whether a plain text is the name of a class here."""
@@ -96,19 +102,19 @@ def signature(path: str) -> Signature | None:
     if not found or isinstance(found.node, ast.Assign):
         return None
     takers, whole = [(found, found.node)], False
-    above = found if found.is_class else found.node.returns and seen_from(found.module, ast.unparse(found.node.returns))
-    if above and above.is_class:
+    above = found if found.is_class else returned(found)
+    if above:
         line, whole = lineage(above.path)
         takers = ([] if found.is_class else takers) + [(one, init) for one in line if (init := one.method("__init__"))]
     out: dict[str, Argument] = {}
     for n, (taker, node) in enumerate(takers):
-        foreign = n > 0 and not found.module.startswith("src.")
+        foreign = n > 0 and not is_ours(found.module)
         more = own_arguments(taker, node)
         out = {name: replace(argument, inherited=foreign) for name, argument in more.items()} | out
         if not node.args.kwarg:
             return Signature(out, open=foreign and found.is_class, doc=text_of(found))
-    known = whole and found.module.startswith("src.") and not found.node.decorator_list  # such as dataclass
-    return Signature(out, open=not known, doc=text_of(found))
+    decorated = any(one.node.decorator_list for one in lineage(found.path)[0])  # such as a dataclass
+    return Signature(out, open=bool(takers) or decorated or not whole, doc=text_of(found))
 
 
 def own_arguments(found: Definition, node: Any) -> dict[str, Argument]:
@@ -116,9 +122,14 @@ def own_arguments(found: Definition, node: Any) -> dict[str, Argument]:
     defaults = [None] * (len(args) - len(node.args.defaults)) + node.args.defaults + node.args.kw_defaults
     docs = {entry.arg_name: " ".join((entry.description or "").split()) for entry in parse(text_of(found)).params}
     return {
-        a.arg: Argument(annotation(a.annotation, found.module), constant(d), docs.get(a.arg, ""))
+        a.arg: Argument(or_none(annotation(a.annotation, found.module), constant(d)), constant(d), docs.get(a.arg, ""))
         for a, d in list(zip([*args, *node.args.kwonlyargs], defaults, strict=True))[int(found.is_class) :]
     }
+
+
+def or_none(kind: Any, default: Any) -> Any:
+    """`size: int = None` takes None, too."""
+    return kind | None if default is None and kind not in (None, Any) else kind
 
 
 @cache
@@ -183,8 +194,8 @@ def generic(word: str, inside: list[ast.expr], module: str) -> Any:
         return Literal[tuple(ast.literal_eval(value) for value in inside)]
     if word == "Callable":
         made = annotation(inside[-1], module)
-        base = next((part.base for part in parts(made) if isinstance(part, Named)), "")
-        return Annotated[Any, Named(base, factory=True)]
+        bases = [part.base for part in parts(made) if isinstance(part, Named)] or [""]
+        return reduce(or_, (Annotated[Any, Named(base, factory=True)] for base in bases))
     if word in ("Optional", "Union"):
         return either([*inside, *([ast.Constant(None)] if word == "Optional" else [])], module)
     kind = GENERIC.get(word.lower(), GENERIC.get(word))

@@ -44,7 +44,7 @@ class Definition:
 def source_of(module: str) -> Path | None:
     """The file of a module, found without importing it or its packages."""
     top, *rest = module.split(".")
-    spec = importlib.util.find_spec(top) if top not in ("", "src") else None
+    spec = importlib.util.find_spec(top) if top not in ("", "src", "__main__") else None
     folders = (spec.submodule_search_locations or []) if spec else [ROOT / "src"] if top == "src" else []
     bases = [Path(folder).joinpath(*rest) for folder in folders]
     files = [file for base in bases for file in (base / "__init__.py", base.with_suffix(".py"))]
@@ -111,6 +111,13 @@ def seen_from(module: str, name: str) -> Definition | None:
     return find(f"{module}.{name}")
 
 
+def returned(function: Definition) -> Definition | None:
+    """The class that a function is annotated to return."""
+    note = function.node.returns
+    found = seen_from(function.module, ast.unparse(note)) if note else None
+    return found if found and found.is_class else None
+
+
 @cache
 def lineage(path: str) -> tuple[list[Definition], bool]:
     """A class and all that it is derived from, and whether all of it could be read."""
@@ -121,9 +128,16 @@ def lineage(path: str) -> tuple[list[Definition], bool]:
     for base in found.node.bases:
         name = ast.unparse(base)
         above = seen_from(found.module, name.partition("[")[0])
+        above = None if above == found else above  # it is called like its base
         more, known = lineage(above.path) if above else ([], name in ("object", "ABC", "abc.ABC"))
         out, whole = [*out, *more], whole and known
     return out, whole
+
+
+def is_ours(module: str) -> bool:
+    """Whether a module is of this project, or of a fork's own package, and none that is installed."""
+    file = source_of(module)
+    return file is not None and "site-packages" not in file.parts
 
 
 def derives(path: str, base: str) -> bool | None:
@@ -135,7 +149,8 @@ def derives(path: str, base: str) -> bool | None:
 def class_attribute(path: str, name: str) -> Any:
     """The plain value of an attribute of a class or of its bases, or None."""
     values = (one.attribute(name) for one in lineage(path)[0])
-    return next((value for value in values if value not in (MISSING, NOT_PLAIN)), None)
+    value = next((value for value in values if value is not MISSING), None)
+    return None if value is NOT_PLAIN else value
 
 
 @cache

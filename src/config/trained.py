@@ -46,7 +46,7 @@ def load_model(request: Request) -> tuple["Experiment", "Model"]:
     experiment = Experiment(request)
     experiment.build(logger=False)
     model, data = experiment.model, experiment.datamodule
-    state = saved[type(data).__qualname__]
+    state = saved[trained_with(request)]
     data.facts, data.statistics = state["facts"], state["statistics"]
     model.network, model.data = build_network(model.factory, data.facts), data
     files.fit_weights(model, saved["state_dict"])
@@ -64,7 +64,7 @@ def trained(request: Request) -> tuple["Experiment", Path]:
 
     experiment, path = Experiment(request), checkpoint_path(request)
     experiment.build(logger=False, **unlimited(request))
-    experiment.datamodule.fitted = files.load(path).get(type(experiment.datamodule).__qualname__)
+    experiment.datamodule.fitted = files.load(path).get(trained_with(request))
     return experiment, path
 
 
@@ -85,13 +85,24 @@ def report_other_data(request: Request, report: dict[str, Any]) -> None:
         console().print(rows(found)) if found else None
 
 
+def trained_with(request: Request) -> str:
+    """The name of the run's own data module, under which a checkpoint has what was fitted."""
+    return saved_data(request)["class_path"].rpartition(".")[2]
+
+
+def saved_data(request: Request) -> dict[str, Any]:
+    return RunFolder(Path(request.options.run_dir)).config()["data"]
+
+
 def other_data(request: Request) -> str:
     """`_NAME` where flags name other data than the run's own, for the names of files that hold what is found there."""
     data = request.config["data"]
-    before = RunFolder(Path(request.options.run_dir)).config()["data"]["init_args"]
+    before = saved_data(request)
+    if data["class_path"] != before["class_path"]:
+        return f"_{data['class_path'].rpartition('.')[2]}"
     for name in class_attribute(data["class_path"], "sources") or ():
         value = (data.get("init_args") or {}).get(name)
-        if value is not None and value != before.get(name):
+        if value is not None and value != before["init_args"].get(name):
             return f"_{Path(value if isinstance(value, str) else value[0]).stem}"
     return ""
 

@@ -13,6 +13,7 @@ from src.data.module import Batch
 from src.models.factory import build, build_network, build_schedule, parameter_groups, try_network
 from src.models.finetuning import freeze, load_weights
 from src.run.checkpoint import fit_weights
+from src.run.errors import ConfigError
 from src.run.private import leave_unscaling_to_scaler
 from src.run.terminal import rank_zero_print
 
@@ -53,7 +54,10 @@ class Model(LightningModule):
 
     def configure_model(self) -> None:
         if self.network is None:
-            self.facts = self.trainer.datamodule.facts  # type: ignore[attr-defined]
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            self.facts = data.facts
+            if lacks := sorted({*data.facts} - {*getattr(data, "provides", data.facts)}):
+                raise ConfigError(f"{type(data).__name__}.provides lacks the fact {lacks[0]} -> add it there")
             self.network = build_network(self.factory, self.facts)
             if self.init_from is not None and self.trainer.state.fn == TrainerFn.FITTING:
                 rank_zero_print(load_weights(self.network, self.init_from))

@@ -22,7 +22,10 @@ OTHERS_SEC, LOST_SEC = 5.0, 2.0  # for other processes to end by themselves; unt
 LIGHTNING = Path(lightning.__file__).parent
 # By which Lightning refuses settings, and the parts of it that judge what a model's code does instead.
 REFUSALS = (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError)
-JUDGES_CODE = ("pytorch/core/", "pytorch/loops/optimization/", "pytorch/trainer/connectors/logger_connector/")
+JUDGES_CODE = (
+    *("pytorch/core/", "pytorch/loops/optimization/", "pytorch/trainer/connectors/logger_connector/"),
+    "pytorch/trainer/configuration_validator.py",
+)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import uuid
@@ -26,6 +27,13 @@ FREE += ("data.num_workers", "data.worker_timeout_sec", "data.micro_batch_size")
 KEPT = ("model.optimizer", "model.schedule")
 
 
+class Dumper(yaml.SafeDumper):
+    """Puts quotes on text that src/config/strict_yaml.py would read as a number, such as 12e5."""
+
+
+Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9_]*\.?[0-9_]*[eE][-+]?[0-9]+$"), None)
+
+
 class RunFolder:
     """`logs/<experiment>/<run>/`: config.yaml, run.json, summary.json, metrics.csv, checkpoints/, wandb/."""
 
@@ -33,7 +41,7 @@ class RunFolder:
         self.path, self.checkpoints = path, path / "checkpoints"
         self.origin = origin or self.state.get("origin")  # of a fork: the run or checkpoint that it began with
         self.lock: TextIO | None = None
-        self.was_empty = False
+        self.existed = self.was_empty = False
         self.first_step = 0  # at which this process begins to train
 
     @property
@@ -60,6 +68,7 @@ class RunFolder:
         if rank() != 0:
             return
         try:
+            self.existed = self.path.exists() and not self.path.is_relative_to(LOGS)
             self.was_empty = not self.path.exists() or not any(self.path.iterdir())
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self.lock = lock(self.lock_file(rank()))
@@ -67,6 +76,7 @@ class RunFolder:
                 raise EnvironmentFault(
                     f"{self.path}: another process is training there -> wait, or name another --run_dir"
                 )
+            self.lock.truncate(0)  # it may hold how an earlier life ended
             if any(self.checkpoints.glob("step-*.ckpt")):  # else there is nothing yet that another config would spoil
                 self.compare(config)
             for orphan in (*self.path.glob("*.tmp"), *self.path.glob(".lock?*")):
@@ -83,7 +93,7 @@ class RunFolder:
         if before.get("code", code)["src_sha256"] != code["src_sha256"]:
             rank_zero_print("The code has changed since this run began: it goes on, but not as it would have.")
         state = {"wandb_id": uuid.uuid4().hex[:8], **before, "origin": self.origin}
-        write_text(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        write_text(self.path / "config.yaml", yaml.dump(config, Dumper=Dumper, sort_keys=False))
         write_json(self.path / "run.json", state | {"command": command, "code": code, "hardware": hardware()})
         (self.path / "summary.json").unlink(missing_ok=True)
 
@@ -130,6 +140,8 @@ class RunFolder:
         """Leave nothing of a start that was refused; a folder that held something before stays."""
         if self.was_empty:
             shutil.rmtree(self.path, ignore_errors=True)
+            if self.existed:
+                self.path.mkdir()
             if self.path.is_relative_to(LOGS):
                 with suppress(OSError):
                     self.path.parent.rmdir()  # the experiment's, where this was its first run

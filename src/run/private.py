@@ -37,10 +37,12 @@ def any_nonfinite(grads: list[Tensor]) -> Tensor:
     """For a guard that costs next to nothing: 1 if there is NaN or infinity, else 0, without waiting for the device.
 
     As torch's loss scaler looks, at a scale of 1: on a CPU it takes a fifth of the time of a norm. The gradients must
-    be of one type and device; they stay as they are.
+    be on one device; they stay as they are.
     """
     found = torch.zeros((), device=grads[0].device)
-    torch._amp_foreach_non_finite_check_and_unscale_(grads, found, torch.ones_like(found))
+    for dtype in {grad.dtype for grad in grads}:
+        same = [grad for grad in grads if grad.dtype == dtype]
+        torch._amp_foreach_non_finite_check_and_unscale_(same, found, torch.ones_like(found))
     return found
 
 

@@ -11,7 +11,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from src.run import checkpoint
 from src.run import folder as run
-from src.run.errors import CheckpointError, ConfigError
+from src.run.errors import CheckpointError, ConfigError, EnvironmentFault
 from src.run.files import write_text
 from src.run.folder import KEPT, RunFolder, lock, src_sha256
 from src.run.private import cluster_environment
@@ -80,7 +80,10 @@ def cut_short(parent: Path, config: dict[str, Any], origin: str | None) -> RunFo
     folder = RunFolder(states[-1].parent) if states else None
     if folder is None or folder.summary.get("exit_code", 75) not in TRY_AGAIN:
         return None
-    if origin not in (None, folder.origin) or folder.differences(config):
+    try:
+        if origin not in (None, folder.origin) or folder.differences(config):
+            return None
+    except CheckpointError:  # its config is damaged
         return None
     same = folder.state.get("code", {}).get("src_sha256") == src_sha256()
     return folder if same and lock(folder.lock_file(0)) else None
@@ -88,10 +91,14 @@ def cut_short(parent: Path, config: dict[str, Any], origin: str | None) -> RunFo
 
 def new_path(parent: Path) -> Path:
     """A folder named by the time, made here, so that two commands given at once get two."""
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:  # such as a link that leads nowhere
+        raise EnvironmentFault(f"{parent}: cannot be made: {e.strerror} -> give --run_dir") from e
     while True:
         path = parent / time.strftime("%Y-%m-%d_%H-%M-%S")
         with suppress(FileExistsError):
-            path.mkdir(parents=True)
+            path.mkdir()
             return path
         time.sleep(0.1)
 

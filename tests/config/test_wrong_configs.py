@@ -290,6 +290,13 @@ def test_a_wrong_type_is_told_with_its_whole_key_and_value(flag, value, message,
     [
         (["--model.network", "torch.nn.Linear", "--model.network.widths", "3"], "--model.network.widths: unknown key"),
         (["--wandb", "null"], "--wandb: wandb is a group of keys, but here it has the value null -> --wandb.mode dis"),
+        (["--model", "5"], "--model: class_path is missing"),
+        (
+            ["--trainer.callbacks+", "{class_path: lightning.pytorch.strategies.fsdp._lazy_load, init_args: {f: x}}"],
+            "lightning.pytorch.strategies.fsdp._lazy_load is not among what pyproject.toml allows configs to name",
+        ),
+        (["--model.network", "torch.nn.init.ones_"], "torch.nn.init.ones_ is a function, which is not known to give"),
+        (["--trainer.callbacks+", "torch.nn.init.ones_"], "torch.nn.init.ones_ is a function, which is not known"),
         (["--data.seed", "3"], "--data.seed: follows seed_everything -> set that"),
         (["--data.batch_size", "true"], '--data.batch_size: expected int, not "true"'),
         (["--checkpoints.mode", "mim"], "did you mean min?"),

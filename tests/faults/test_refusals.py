@@ -49,9 +49,18 @@ def test_a_setting_that_is_refused_when_training_begins(run, tmp_path, flags, sa
     assert not folder.exists()
 
 
-def test_a_metric_that_a_callback_lacks_is_a_wrong_config_also_after_an_epoch(run, tmp_path):
+def test_a_metric_that_a_callback_lacks_is_refused_before_training(run, tmp_path):
     callback = CALLBACK % ("EarlyStopping", "monitor: val/los")
     output = run([*TINY, "--trainer.callbacks", callback, "--run_dir", tmp_path / "run"], code=2)
+    line = "error: trainer.callbacks: EarlyStopping: no metric val/los; did you mean val/loss?"
+    assert output.splitlines()[-1] == line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_metric_that_a_callback_lacks_is_a_wrong_config_also_after_an_epoch(run, tmp_path):
+    callback = CALLBACK % ("EarlyStopping", "monitor: val/los")
+    flags = ["--trainer.num_sanity_val_steps", 0, "--trainer.callbacks", callback]
+    output = run([*TINY, *flags, "--run_dir", tmp_path / "run"], code=2)
     assert "`val/los` which is not available" in output.splitlines()[-1]
     assert "Traceback" not in output
     assert json.loads((tmp_path / "run/summary.json").read_text())["exit_code"] == 2

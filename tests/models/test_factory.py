@@ -250,3 +250,13 @@ def test_a_flag_before_its_class_is_told(run):
     assert "--model.network.widths is dropped, because --model.network comes after it" in output
     output = run([*config, "--model.network", "src.networks.mlp.MLP", "--print_config"])
     assert "is dropped" not in output
+
+
+def test_a_fact_that_a_data_module_does_not_declare_is_told():
+    class Declares(Table):
+        provides = ("num_classes",)
+
+    data = Declares(lambda: Arrays(torch.randn(100, 4), torch.arange(100) % 2), {"num_classes": 2, "num_rows": 3})
+    model = Classification(network=lambda num_classes: nn.Linear(4, num_classes), optimizer=torch.optim.AdamW)
+    with pytest.raises(ConfigError, match=r"^Declares.provides lacks the fact num_rows -> add it there$"):
+        Trainer(max_epochs=1, accelerator="cpu", **QUIET).fit(model, datamodule=data)

@@ -36,7 +36,7 @@ def encode(tokenizer: str, text: str) -> np.ndarray:
     if tokenizer.startswith("characters:"):
         ids = {c: i for i, c in enumerate(tokenizer.removeprefix("characters:"))}
         if new := sorted(set(text) - set(ids)):
-            what = f"{len(new)} characters are not in the training text, as {new[:10]}"
+            what = f"the characters {new[:10]} were not in the training text"
             raise DataError(f"{what} -> leave them out, or train with data.tokenizer bytes or bpe")
         return np.array([ids[c] for c in text], np.int64)
     return np.array(Tokenizer.from_str(tokenizer).encode(text).ids, np.int64)

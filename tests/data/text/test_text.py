@@ -127,7 +127,7 @@ def test_of_other_text_all_is_measured(make, tmp_path, kind):
         ("abc".encode("utf-16"), {}, "a.txt: not UTF-8: in line 1, at byte 0"),
         (b"", {}, "no text is left"),
         (b"abc", {"tokenizer": "bytes"}, "lower data.seq_len"),
-        (TEXT.encode() + b"~", {}, r"1 characters are not in the training text, as \['~'\] -> .* bytes or bpe"),
+        (TEXT.encode() + b"~", {}, r"the characters \['~'\] were not in the training text -> .* bytes or bpe"),
         (b"", {"files": ["/nowhere"]}, "is not there"),
         (b"", {"files": []}, r"there is no \.txt"),
     ],
