@@ -155,7 +155,7 @@ class Checkpoints(Checkpoint):
         self.score(trainer)  # finds a wrong name before training, not after the first epoch
         known = {None, *trainer.callback_metrics}
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            monitor = getattr(callback, "monitor", None)
+            monitor: Any = getattr(callback, "monitor", None)
             if monitor not in known and not monitor.startswith(("train/", "optim/", "perf/")):
                 hint = nearest(monitor, trainer.callback_metrics)
                 raise ConfigError(f"trainer.callbacks: {type(callback).__name__}: no metric {monitor}{hint}")
