@@ -129,7 +129,7 @@ class Experiment:
             fail(self.request.lines, path, f"{module} has no {name}{nearest(name, vars(loaded))}")
         target, bases = getattr(loaded, name), tuple(map(resolve_name, argument.bases))
         if isclass(target):
-            fits = not bases or issubclass(target, bases)
+            fits = issubclass(target, bases) if bases else target.__module__.split(".")[0] == module.split(".")[0]
         else:
             fits = isfunction(target) and find(class_path) is not None
         if not fits:
