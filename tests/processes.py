@@ -190,8 +190,9 @@ def python(args: Sequence[str], folder: Path, environment: dict[str, str], log: 
     def fresh() -> None:
         for name in [name for name in sys.modules if name.partition(".")[0] in ("src", "benchmarks")]:
             del sys.modules[name]
-        here = (str(ROOT), str(ROOT / "tests"), "")
-        sys.path[:] = [str(folder), *(path for path in sys.path if not path.startswith(here[:2]) and path)]
+        tests = str(ROOT / "tests")  # and folders in it; the environment may lie in ROOT, too
+        kept = (path for path in sys.path if path not in ("", str(ROOT)) and not path.startswith(tests))
+        sys.path[:] = [str(folder), *kept]
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(environment)
