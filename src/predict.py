@@ -39,7 +39,7 @@ def main(args: Sequence[str]) -> int:
     experiment.datamodule.predict_split = options.split
     batches = experiment.trainer.predict(experiment.model, datamodule=experiment.datamodule, ckpt_path=path)
     report_other_data(request, experiment.datamodule.report)
-    table = to_table(batches, experiment.datamodule)
+    table = to_table(batches, experiment.model, experiment.datamodule)
     output.parent.mkdir(parents=True, exist_ok=True)
     tmp = output.with_name(output.name + ".tmp")
     (csv.write_csv if output.suffix == ".csv" else parquet.write_table)(table, str(tmp))
@@ -48,20 +48,15 @@ def main(args: Sequence[str]) -> int:
     return 0
 
 
-def to_table(batches: Any, data: Any) -> pyarrow.Table:
-    """Rows of all batches, without padding; classes by their names, samples with their files where they have some."""
+def to_table(batches: Any, model: Any, data: Any) -> pyarrow.Table:
+    """Rows of all batches, without padding: which samples they are, and what the model says of them."""
     import torch
 
     joined = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
     real = joined["index"] >= 0
-    index, targets, probabilities = (joined[name][real] for name in ("index", "targets", "probabilities"))
-    names = data.statistics.get("class_names") or list(range(probabilities.shape[1]))
-    files = data.sample_names(data.predict_split)
-    columns: dict[str, Any] = {"id": index.numpy()} | ({"file": [files[i] for i in index]} if files else {})
-    columns["target"] = [names[t] if t >= 0 else None for t in targets]
-    columns["prediction"] = [names[t] for t in probabilities.argmax(1)]
-    columns |= {f"probability_{name}": probabilities[:, k].numpy() for k, name in enumerate(names)}
-    return pyarrow.table(columns)
+    outputs = {name: values[real] for name, values in joined.items()}
+    keys = data.keys(data.predict_split, outputs.pop("index").numpy())
+    return pyarrow.table(keys | model.columns(outputs, data))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ NUM_SAMPLES = 32
 
 class Pictures(Callback):
     """Draws PNG files into the run folder, and for W&B: `samples.png`, training samples as the network sees them;
-    after the test `curves.png`, the metrics over the steps, and what the model draws of its results.
+    after the test `curves.png`, the metrics over the steps, and what data and model draw of the splits and the results.
 
     Args:
         enabled: false draws nothing.
@@ -43,7 +43,8 @@ class Pictures(Callback):
         if self.draws:
             metrics = read_curves(Path(trainer.default_root_dir), ("train/", "val/"))
             self.save(trainer, "curves", curves({"": [metrics]}) if metrics else None)
-            for name, figure in pl_module.pictures().items():  # type: ignore[operator]
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            for name, figure in {**data.pictures(), **pl_module.pictures()}.items():  # type: ignore[operator]
                 self.save(trainer, name, figure)
 
     def save(self, trainer: Trainer, name: str, figure: "Figure | None") -> None:

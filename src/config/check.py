@@ -79,9 +79,9 @@ def specs(node: Any, path: str = "", within: bool = True) -> Iterator[tuple[str,
 
 
 def filled_in(config: dict[str, Any], path: str) -> tuple[str, ...]:
-    """Arguments of a group that no config states: what the run knows, and for a network the facts of the data."""
-    facts = class_attribute(config["data"]["class_path"], "provides") if path.startswith("model.") else ()
-    return FILLED_IN + tuple(facts or ())
+    """Arguments of a group that no config states: what the run knows, and for a network the facts of data and model."""
+    known = [config[name]["class_path"] for name in ("data", "model")] if path.startswith("model.") else []
+    return FILLED_IN + tuple(fact for one in known for fact in class_attribute(one, "provides") or ())
 
 
 def check(config: dict[str, Any], lines: Lines) -> None:

@@ -48,7 +48,7 @@ def load_model(request: Request) -> tuple["Experiment", "Model"]:
     model, data = experiment.model, experiment.datamodule
     state = saved[trained_with(request)]
     data.facts, data.statistics = state["facts"], state["statistics"]
-    model.network, model.data = build_network(model.factory, data.facts), data
+    model.network, model.data = build_network(model.factory, {**data.facts, **model.own_facts()}), data
     files.fit_weights(model, saved["state_dict"])
     return experiment, model.eval()
 

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
@@ -147,16 +148,20 @@ class DataModule(LightningDataModule):
         return [x]
 
     def hint(self, message: str) -> str:
-        """Which option of the data to change where a network refuses its input with this message; empty if none."""
+        """Which option of the data to change where a network or model refuses it with this message; empty if none."""
         return ""
 
     def picture(self, batch: Batch) -> "Figure | None":
         """Samples as the network gets them, for `samples.png`."""
         return None
 
-    def sample_names(self, split: str) -> list[str]:
-        """The files of a split's samples, if each is a file."""
-        return []
+    def keys(self, split: str, index: np.ndarray) -> dict[str, Any]:
+        """Columns that say which samples of a split these are: index [N]."""
+        return {"id": index}
+
+    def pictures(self) -> dict[str, "Figure"]:
+        """Figures of the data and its splits, by the names of their files."""
+        return {}
 
     def state_dict(self) -> State:
         return {name: getattr(self, name) for name in ("facts", "statistics", "num_samples", "content")}

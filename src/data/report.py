@@ -10,6 +10,7 @@ import numpy as np
 from src.run.errors import DataError
 
 SPLITS = ("train", "val", "test")
+MAX_SHIFTS = 3  # that a line names
 DUPLICATES = ("duplicate", "two labels", "also in test", "also in val")  # reasons that are no fault of a file
 
 
@@ -76,5 +77,8 @@ def lines(report: dict[str, Any], file: str = "data_report.json") -> dict[str, s
     if report.get("shift"):
         largest = {k: max(np.atleast_1d(value).tolist(), key=abs) for k, value in report["shift"]["test"].items()}
         found = [f"{name.replace('_', ' ')} {value:.2g}" for name, value in largest.items()]
+        if len(found) > MAX_SHIFTS:
+            order = sorted(largest, key=lambda name: -abs(largest[name]))[:MAX_SHIFTS]
+            found = [f"{name} {largest[name]:.2g}" for name in order]
         out["shift"] = f"test against train: {', '.join(found)}"
     return out

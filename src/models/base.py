@@ -35,6 +35,7 @@ class Model(LightningModule):
     """
 
     uses: tuple[str, ...] = ()  # commands for a trained model, besides evaluate
+    provides: tuple[str, ...] = ()  # facts of its own for the network, which no config states
 
     def __init__(
         self,
@@ -55,13 +56,17 @@ class Model(LightningModule):
     def configure_model(self) -> None:
         if self.network is None:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
-            self.facts = data.facts
+            self.facts = {**data.facts, **self.own_facts()}
             if lacks := sorted({*data.facts} - {*getattr(data, "provides", data.facts)}):
                 raise ConfigError(f"{type(data).__name__}.provides lacks the fact {lacks[0]} -> add it there")
             self.network = build_network(self.factory, self.facts)
             if self.init_from is not None and self.trainer.state.fn == TrainerFn.FITTING:
                 rank_zero_print(load_weights(self.network, self.init_from))
             freeze(self.network, self.frozen)
+
+    def own_facts(self) -> dict[str, Any]:
+        """What the network must know of the model: the values of `provides`."""
+        return {}
 
     def on_fit_start(self) -> None:
         """Try the network on two samples, so that a wrong shape ends the run before training."""
@@ -108,6 +113,10 @@ class Model(LightningModule):
     def pictures(self) -> dict[str, "Figure"]:
         """Figures of the test's results, by the names of their files."""
         return {}
+
+    def columns(self, outputs: dict[str, Tensor], data: Any) -> dict[str, Any]:
+        """What `predict_step` gave for all samples, as named columns of a file, in terms of the data."""
+        raise NotImplementedError
 
     def watch(self, **values: Tensor) -> None:
         """Add to the means that are logged every `log_every_n_steps`; nothing here waits for the device."""

@@ -53,8 +53,9 @@ class Classification(Model):
             raise DataError(f"{type(data).__name__}.setup: facts lack num_classes -> set it")
         targets = next(iter(data.splits.values())).targets
         if targets.is_floating_point() or targets.ndim != 1:
-            what = f"{targets.dtype} {list(targets.shape)}"
-            raise DataError(f"{type(data).__name__}.setup: labels are {what} -> make them int64, one for a sample")
+            what = f"labels are {targets.dtype} {list(targets.shape)}"
+            hint = data.hint(what) or "make them int64, one for a sample"
+            raise DataError(f"{type(data).__name__}.setup: {what} -> {hint}")
         how: Any = {"num_classes": self.facts["num_classes"], "ignore_index": -1, "validate_args": False}
         self.auroc, self.confusion = MulticlassAUROC(average="none", **how), MulticlassConfusionMatrix(**how)
 
@@ -91,6 +92,13 @@ class Classification(Model):
         """index [N], targets [N], and the classes' probabilities [N, num_classes]."""
         probabilities = self.classify(batch["x"]).softmax(1)
         return {"index": batch["index"], "targets": batch["targets"], "probabilities": probabilities}
+
+    def columns(self, outputs: dict[str, Tensor], data: Any) -> dict[str, Any]:
+        probabilities = outputs["probabilities"]
+        names = data.statistics.get("class_names") or list(range(probabilities.shape[1]))
+        targets = [names[t] if t >= 0 else None for t in outputs["targets"]]
+        found = {"target": targets, "prediction": [names[t] for t in probabilities.argmax(1)]}
+        return found | {f"probability_{name}": probabilities[:, k].numpy() for k, name in enumerate(names)}
 
     def log_scores(self, split: str) -> None:
         confusion = self.confusion.compute()  # over all devices, as all that follows

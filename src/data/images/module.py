@@ -171,7 +171,12 @@ class ImageDataModule(PreparedDataModule):
             what = "nothing says the classes of these images -> name folders so, or take python -m src.predict"
             raise DataError(f"{self.data_dir}: {what}")
 
+    def keys(self, split: str, index: np.ndarray) -> dict[str, Any]:
+        files = self.sample_names(split)
+        return super().keys(split, index) | ({"file": [files[i] for i in index]} if files else {})
+
     def sample_names(self, split: str) -> list[str]:
+        """The files of a split's samples, if each is a file."""
         if self.dataset != "folder" or self.folder is None:
             return []
         names = np.load(self.folder / f"{self.stored_as(split)}_names.npy")
