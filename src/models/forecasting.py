@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 MEASURED = ("loss", "mse", "mae", "naive_mse", "naive_mae", "seasonal_mse", "seasonal_mae", "coverage")
 MAX_NAMED = 12  # channels with scores of their own
 PANELS = 6
+Unit = tuple[str, float, float]  # name, mean and standard deviation of a channel
 
 
 class MaskedSums(MaskedMean):
@@ -28,7 +29,7 @@ class Forecasting(Model):
     the network gives [N, horizon, out_channels * num_quantiles].
 
     `loss`, `mse` and `mae` are in units of each channel's standard deviation in train, `mae_NAME` and `rmse_NAME` in
-    the channel's own. Beside them stand two forecasts without a model: the last value (`naive_mse`, `naive_mae`) and the
+    its own. Beside them stand two forecasts without a model: the last value (`naive_mse`, `naive_mae`) and the
     value one season before (`seasonal_mse`, `seasonal_mae`). With quantiles, `loss` is the pinball loss, the middle one
     is the forecast, and `coverage` is the share of targets between the outermost ones.
 
@@ -139,13 +140,12 @@ def target_units(data: Any) -> tuple[list[str], list[float], list[float]]:
     return known["names"], known["mean"], known["std"]
 
 
-def draw_forecasts(
-    windows: list[list[Tensor]], units: list[tuple[str, float, float]], criterion: Criterion
-) -> "Figure":
+def draw_forecasts(windows: list[list[Tensor]], units: list[Unit], criterion: Criterion) -> "Figure":
     """A window in each panel, and of its channels the next: past, targets, forecast and outermost quantiles."""
     rows = max(1, -(-len(windows) // 2))
     fig = figure(12, 2.4 * rows)
-    for i, (axes, (past, targets, outputs)) in enumerate(zip(fig.subplots(rows, 2, squeeze=False).flat, windows)):
+    panels = zip(fig.subplots(rows, 2, squeeze=False).flat, windows, strict=False)
+    for i, (axes, (past, targets, outputs)) in enumerate(panels):
         channel = i % len(units)
         name, mean, std = units[channel]
         seen, ahead = np.arange(-len(past) + 1, 1), np.arange(1, len(targets) + 1)

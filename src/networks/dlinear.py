@@ -5,8 +5,8 @@ from src.networks.known_future import KnownFuture, refuse_past
 
 
 class DLinear(nn.Module):
-    """A moving average and what is left of it, each mapped to the forecast by one linear layer for all channels (Zeng et
-    al., Are Transformers Effective for Time Series Forecasting?, 2023).
+    """A moving average and what is left of it, each mapped to the forecast by one linear layer for all channels (Zeng
+    et al., Are Transformers Effective for Time Series Forecasting?, 2023).
 
     Args:
         kernel_size: steps of the moving average, odd.
@@ -33,9 +33,10 @@ class DLinear(nn.Module):
             raise ValueError(f"kernel_size {kernel_size} is even: take {kernel_size + 1}")
         refuse_past("DLinear", in_channels - out_channels - num_known)
         self.kernel_size, self.window, self.horizon, self.out_channels = kernel_size, window, horizon, out_channels
-        self.blocks = nn.ModuleList([nn.Linear(window, horizon * num_quantiles) for _part in ("trend", "rest")])
-        for linear in self.blocks:
+        parts = [nn.Linear(window, horizon * num_quantiles) for _part in ("trend", "rest")]
+        for linear in parts:
             nn.init.constant_(linear.weight, 1 / window)
+        self.blocks = nn.ModuleList(parts)
         self.known = KnownFuture(num_known, window, out_channels * num_quantiles) if num_known else None
 
     def forward(self, x: Tensor) -> Tensor:
