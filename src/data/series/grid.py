@@ -1,132 +1,85 @@
 """Series on a regular grid, with holes where nothing is known; and the windows that can be cut from it."""
 
-from collections.abc import Iterator
-from dataclasses import astuple, dataclass
-from datetime import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
+from src.data.delimited import ROW
 from src.data.report import Cleaning
-from src.data.series.stamps import SERIES, TIME, changes, step_of
+from src.data.series.stamps import DAY, SERIES, TIME, step_of
 from src.run.errors import DataError
 
 MAX_SPARSE = 20  # rows of the grid for each that is there
+END = "\0end"  # the last stamp of a series with a target
 CYCLES = {"hour": 24, "weekday": 7, "day": 31, "month": 12}
+INDEX = pl.int_range(pl.len())
+KNOWN = pl.col(TIME) <= pl.col(END)
 
 
-@dataclass
-class Grid:
-    """Rows of all series, one after the other; each has `horizon` rows after the last one with a target."""
-
-    names: list[str]  # of the series [S]
-    first: np.ndarray  # the row each begins with [S]
-    end: np.ndarray  # the row after its last one with a target [S]
-    time: np.ndarray  # microseconds, int64 [T]
-    series: np.ndarray  # int32 [T]
-    values: np.ndarray  # float64 [T, C], NaN where unknown; the targets first
-
-    def bounds(self) -> Iterator[tuple[int, int]]:
-        return zip(self.first.tolist(), self.end.tolist(), strict=True)
-
-
-@dataclass
-class Layout:
-    """Where sorted rows lie on the grid."""
-
-    begin: np.ndarray  # the rows in which a series begins [S]
-    count: np.ndarray  # how many rows it has [S]
-    place: np.ndarray  # how many steps each row lies behind the first one of its series [N]
-    ends: np.ndarray  # steps of each series up to its last target [S]
-
-    @classmethod
-    def of(cls, frame: pl.DataFrame, targets: list[str], freq: str) -> "Layout":
-        begin = np.concatenate([[0], changes(frame[SERIES])]).astype(np.int64)
-        count, (months, size), time = np.diff(np.append(begin, len(frame))), step_of(freq), frame[TIME]
-        at = time.dt.year().to_numpy() * 12 + time.dt.month().to_numpy() if months else time.to_physical().to_numpy()
-        place = (at - np.repeat(at[begin], count)) // (months or size)
-        known = frame.select(pl.any_horizontal(pl.col(targets).is_not_null())).to_series().to_numpy()
-        return cls(begin, count, place, np.maximum.reduceat(np.where(known, place + 1, 0), begin))
-
-
-def without_short(
-    frame: pl.DataFrame, targets: list[str], freq: str, least: int, cleaning: Cleaning, file: str
-) -> pl.DataFrame:
-    """Rows of series with enough steps for a window; others are at fault."""
-    layout, short = Layout.of(frame, targets, freq), []
-    for name, steps in zip(frame[SERIES].gather(layout.begin), layout.ends.tolist(), strict=True):
-        if steps < least:
-            where = f"{file}, series {name}" if name else file
-            what = f"too short: {steps} steps of {freq}, a window takes {least}"
-            cleaning.skip("", where, what, "lower data.window or data.horizon")
-            short.append(name)
-    cleaning.check()
-    if len(short) == len(layout.begin):
-        raise DataError(f"{file}: {cleaning.skipped[-1].partition(': ')[2]} -> lower data.window or data.horizon")
-    return frame.filter(~pl.col(SERIES).is_in(short)) if short else frame
-
-
-def make_grid(frame: pl.DataFrame, names: list[str], targets: list[str], freq: str, horizon: int, file: str) -> Grid:
-    """Sorted rows, no two with one stamp, at their places. Raises DataError where they lie too far apart."""
-    layout = Layout.of(frame, targets, freq)
-    lengths = layout.ends + horizon
-    if lengths.sum() > MAX_SPARSE * (len(frame) + horizon * len(lengths)):
-        span = f"from {frame[TIME].min()} to {frame[TIME].max()}"
-        what = f"{file}: {len(frame):,} rows {span} are few for a step of {freq}, which makes {lengths.sum():,}"
-        raise DataError(f"{what} -> mend the stamps, or give a longer data.freq")
-    first = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    series = np.repeat(np.arange(len(first), dtype=np.int32), lengths)
-    starts = [frame[TIME][i] for i in layout.begin.tolist()]
-    time = np.concatenate([stamps(at, count, freq) for at, count in zip(starts, lengths.tolist(), strict=True)])
-    inside = layout.place < np.repeat(lengths, layout.count)  # rows of the far future are of no use
-    values = np.full((len(series), len(names)), np.nan)
-    place = (layout.place + np.repeat(first, layout.count))[inside]
-    for c, name in enumerate(names):
-        values[place, c] = frame[name].to_numpy()[inside]
-    return Grid(frame[SERIES].gather(layout.begin).to_list(), first, first + layout.ends, time, series, values)
-
-
-def stamps(start: datetime, count: int, freq: str) -> np.ndarray:
-    """So many stamps from the first on, in microseconds; months that begin at the end of one, end so, too."""
+def on_grid(frame: pl.DataFrame, targets: list[str], freq: str, horizon: int, source: str) -> pl.DataFrame:
+    """A row for each step of each series, up to `horizon` steps after its last target; ROW is null where none was read.
+    Raises DataError where rows lie too far apart."""
     months, size = step_of(freq)
-    first = pl.Series([start], dtype=pl.Datetime("us"))
-    if not months:
-        return first.to_physical()[0] + np.arange(count) * size
-    out = first.new_from_index(0, count).dt.offset_by(pl.Series([f"{i * months}mo" for i in range(count)]))
-    out = out.dt.month_end() if (first.dt.month_end() == first)[0] else out
-    return out.to_physical().to_numpy()
+    last = pl.col(END).dt.offset_by(f"{months * horizon}mo" if months else f"{size * horizon}us")
+    found = pl.col(TIME).filter(pl.any_horizontal(pl.col(targets).is_not_null())).max()
+    frame = frame.with_columns(found.over(SERIES).fill_null(pl.col(TIME).min().over(SERIES)).alias(END))
+    frame = frame.filter(pl.col(TIME) <= last)
+    tails = frame.group_by(SERIES, maintain_order=True).agg(pl.col(END).first(), first=pl.col(TIME).first())
+    steps = (tails[END] - tails["first"]).dt.total_microseconds().sum() / (size or months * 28 * DAY)
+    if steps > MAX_SPARSE * len(frame):
+        span = f"from {frame[TIME].min()} to {frame[TIME].max()}"
+        what = f"{source}: {len(frame):,} rows {span} are few for steps of {freq}"
+        raise DataError(f"{what} -> mend the stamps, or give a longer data.freq")
+    tails = tails.select(SERIES, END, last.alias(TIME)).join(frame, on=[SERIES, TIME], how="anti")
+    whole = pl.concat([frame, tails], how="diagonal").sort(SERIES, TIME)
+    return whole.upsample(TIME, every=freq, group_by=SERIES, maintain_order=True).with_columns(
+        pl.col(END).forward_fill()
+    )
 
 
-def note_holes(frame: pl.DataFrame, freq: str, cleaning: Cleaning) -> dict[str, int]:
+def without_short(grid: pl.DataFrame, least: int, cleaning: Cleaning, source: str) -> pl.DataFrame:
+    """The series with enough steps for a window; others are at fault."""
+    steps = grid.group_by(SERIES, maintain_order=True).agg(KNOWN.sum())
+    short = steps.filter(pl.col(TIME) < least)
+    for name, count in short.iter_rows():
+        where, hint = f"{source}, series {name}" if name else source, "lower data.window or data.horizon"
+        if len(short) == len(steps):
+            raise DataError(f"{where}: too short: {count} steps, a window takes {least} -> {hint}")
+        cleaning.skip("", where, f"too short: {count} steps, a window takes {least}", hint)
+    cleaning.check()
+    return grid.filter(~pl.col(SERIES).is_in(short[SERIES].to_list())) if len(short) else grid
+
+
+def note_holes(grid: pl.DataFrame, cleaning: Cleaning) -> dict[str, int]:
     """How many stamps are lacking between those that are there."""
-    layout = Layout.of(frame, [SERIES], freq)
-    lacking = np.diff(layout.place, prepend=0) - 1
-    lacking[layout.begin] = 0
-    found = {"gaps": int((lacking > 0).sum()), "stamps": int(lacking.sum()), "longest": int(lacking.max(initial=0))}
-    if found["gaps"]:
-        after = frame[TIME][int(lacking.argmax()) - 1]
-        what = f"{found['stamps']:,} stamps are lacking in {found['gaps']:,} gaps, at most {found['longest']:,}"
-        cleaning.notes.append(f"{what} (after {after}): inputs keep the last value, targets are not scored there")
-    return found
+    runs = grid.select(pl.col(ROW).is_null() & KNOWN).to_series().rle().struct.unnest().filter("value")["len"].to_list()
+    if len(runs):
+        what = f"{sum(runs):,} stamps are lacking in {len(runs):,} gaps, the longest of {max(runs):,}"
+        cleaning.notes.append(f"{what}: inputs keep the last value, targets are not scored there")
+    return {"gaps": len(runs), "stamps": sum(runs), "longest": max(runs, default=0)}
 
 
-def filled(grid: Grid, mean: np.ndarray, std: np.ndarray, max_gap: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Standardized values float32 [T, C], holes filled with the value before, so that nothing is known too early; for
-    each column [T, C] where it was bridged over more than `max_gap` steps, and where no value comes any more."""
-    rows, begin = np.arange(len(grid.time)), grid.first[grid.series]
-    stops = np.append(grid.first[1:], len(rows))[grid.series] - 1
-    out = np.zeros(grid.values.shape, np.float32)
-    bad, over = np.zeros(out.shape, bool), np.zeros(out.shape, bool)
-    for c in range(out.shape[1]):
-        last = np.maximum.accumulate(np.where(np.isfinite(grid.values[:, c]), rows, -1))  # row of the value before
-        there = last >= begin
-        out[there, c] = (grid.values[last[there], c] - mean[c]) / std[c]
-        bad[:, c] = ~there | (rows - last > max_gap)
-        over[:, c] = rows > last[stops]
-    return out, bad, over
+def filled(names: list[str], mean: list[float], std: list[float]) -> list[pl.Expr]:
+    """Standardized columns, their holes filled with the value before, so that nothing is known too early."""
+    units = zip(names, mean, std, strict=True)
+    return [((pl.col(n).forward_fill().over(SERIES) - m) / s).fill_null(0).cast(pl.Float32) for n, m, s in units]
 
 
-def calendar(time: pl.Series, cycles: list[str]) -> np.ndarray:
+def bridged(name: str, max_gap: int) -> pl.Expr:
+    """Where a column was filled over more than so many steps, or there is no value before."""
+    last = pl.when(pl.col(name).is_not_null()).then(INDEX).forward_fill().over(SERIES)
+    return (INDEX - last).fill_null(max_gap + 1) > max_gap
+
+
+def over(name: str) -> pl.Expr:
+    """Where no value of a column comes any more."""
+    last = pl.when(pl.col(name).is_not_null()).then(INDEX).max().over(SERIES)
+    return (last < INDEX).fill_null(True)
+
+
+def calendar(time: pl.Series, cycles: Sequence[str]) -> np.ndarray:
     """Sine and cosine of the hour, the day of the week, the day of the month and the month: float32 [T, 2 * cycles]."""
     hour = time.dt.hour() + time.dt.minute() / 60
     at = {"hour": hour, "weekday": time.dt.weekday() - 1, "day": time.dt.day() - 1, "month": time.dt.month() - 1}
@@ -137,65 +90,59 @@ def calendar(time: pl.Series, cycles: list[str]) -> np.ndarray:
 
 @dataclass
 class Cut:
-    """Of a split: rows of the grid; those between its bounds, without the context before and what is unknown after;
-    and first rows of windows, as places in `rows`."""
+    """Of a split: rows of the grid, with the context before and what is unknown after; and first rows of windows, as
+    places in these."""
 
     rows: np.ndarray
-    own: np.ndarray
-    starts: np.ndarray  # whose targets are all between the bounds, one of them known at least
+    starts: np.ndarray  # whose targets are all in the split, one of them known at least
     tiles: np.ndarray  # whose forecasts follow each other up to the end, and beyond it where the series ends there
+    left_out: int = 0  # windows
 
 
-@dataclass
 class Cutter:
-    """Cuts a split's arrays from the grid.
+    """Cuts splits from the grid.
 
-    `blind` [T] marks rows that no window may look at, `unknown` [T] those that none may have in its future.
+    Args:
+        context: rows before the first target of a split.
+        flags: of rows that no window may look at, rows that none may have in its future, and rows with a target.
     """
 
-    grid: Grid
-    window: int
-    horizon: int
-    context: int  # rows before the first target of a split
-    blind: np.ndarray
-    unknown: np.ndarray
-    scored: np.ndarray  # [T], rows with a target
-
-    def __post_init__(self) -> None:
-        blind, unknown, scored = (np.concatenate([[0], np.cumsum(a)]) for a in (self.blind, self.unknown, self.scored))
-        r = np.arange(len(self.blind) - self.window - self.horizon + 1)
-        a, b = r + self.window, r + self.window + self.horizon
+    def __init__(self, grid: pl.DataFrame, window: int, horizon: int, context: int, flags: list[pl.Expr]) -> None:
+        self.window, self.horizon, self.context = window, horizon, context
+        self.time = grid[TIME].to_physical().to_numpy()
+        series = grid.group_by(SERIES, maintain_order=True).agg(pl.len(), KNOWN.sum().alias("known"))
+        first = np.cumsum(series["len"]) - series["len"].to_numpy()
+        self.bounds = list(zip(first.tolist(), (first + series["known"].to_numpy()).tolist(), strict=True))
+        counts = [np.concatenate([[0], np.cumsum(one)]) for one in grid.select(*flags).get_columns()]
+        r = np.arange(len(grid) - window - horizon + 1)
+        blind, unknown, scored = counts
+        a, b = r + window, r + window + horizon
         self.usable = (blind[a] == blind[r]) & (unknown[b] == unknown[a])
-        self.has_targets = scored[b] > scored[a]
+        self.scored = scored[b] > scored[a]
 
-    def cut(self, since: int, until: int) -> tuple["Cut", dict[str, int]]:
-        """What has its targets in a span of time, and how much of it there is."""
-        parts: list[Cut] = []
-        whole = at = 0
-        for a, end in self.grid.bounds():
-            i, j = a + np.searchsorted(self.grid.time[a:end], (since, until))
-            if i == j:
-                continue
-            begin, earliest = max(a, i - self.context), max(a, i - self.window)
-            every = np.arange(earliest, j - self.window - self.horizon + 1)
-            whole += len(every)
-            starts = every[self.usable[every] & self.has_targets[every]]
-            last = j - self.window
-            if j < end or last < a or not self.usable[last]:
-                last -= self.horizon
-            tiles = np.arange(last, earliest - 1, -self.horizon)[::-1]
-            rows = np.arange(begin, j + self.horizon * (j == end))
-            parts.append(Cut(rows, np.arange(i, j), starts - begin + at, tiles[self.usable[tiles]] - begin + at))
-            at += len(rows)
-        out = Cut(*(np.concatenate([np.zeros(0, np.int64), *one]) for one in zip(*map(astuple, parts), strict=True)))
-        return out, {
-            "steps": len(out.own),
-            "series": len(parts),
-            "windows": len(out.starts),
-            "left_out": whole - len(out.starts),
-        }
+    def cut(self, since: int, until: int) -> Cut:
+        """What has its targets in a span of time."""
+        none = np.zeros(0, np.int64)
+        parts, at = [Cut(none, none, none)], 0
+        for a, end in self.bounds:
+            i, j = a + np.searchsorted(self.time[a:end], (since, until))
+            if i < j:
+                parts.append(self.of_series(a, end, i, j, at))
+                at += len(parts[-1].rows)
+        rows, starts, tiles = (
+            np.concatenate([getattr(p, name) for p in parts]) for name in ("rows", "starts", "tiles")
+        )
+        return Cut(rows, starts, tiles, sum(p.left_out for p in parts))
 
-
-def as_frame(grid: Grid, rows: np.ndarray, names: list[str], time: str) -> pl.DataFrame:
-    frame = pl.DataFrame(grid.values[rows], schema=names).fill_nan(None)
-    return frame.with_columns(pl.Series(time, grid.time[rows]).cast(pl.Datetime("us")))
+    def of_series(self, a: int, end: int, i: int, j: int, at: int) -> Cut:
+        """Of the series in rows a to end, those from i to j, which come to lie at `at`."""
+        begin, earliest = max(a, i - self.context), max(a, i - self.window)
+        every = np.arange(earliest, j - self.window - self.horizon + 1)
+        starts = every[self.usable[every] & self.scored[every]]
+        last = j - self.window
+        if j < end or last < a or not self.usable[last]:
+            last -= self.horizon
+        tiles = np.arange(last, earliest - 1, -self.horizon)[::-1]
+        rows = np.arange(begin, j + self.horizon * (j == end))
+        moved = at - begin
+        return Cut(rows, starts + moved, tiles[self.usable[tiles]] + moved, len(every) - len(starts))

@@ -1,10 +1,7 @@
 """Series: stamps cleaned, put on a regular grid and standardized once; windows taken by the batch."""
 
-import inspect
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,15 +9,10 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from src.data import cache
-from src.data.delimited import blocks
-from src.data.frame import FrameDataModule
 from src.data.loader import Batch, Loader
-from src.data.module import State
 from src.data.order import EvalOrder
-from src.data.report import Cleaning
 from src.data.series.augment import Augmentation, Draw
-from src.data.series.prepare import Preparation
+from src.data.series.prepare import GridDataModule
 from src.data.series.seasons import seasons
 from src.data.series.stamps import Clock
 from src.data.series.windows import Windows, moved
@@ -33,37 +25,16 @@ if TYPE_CHECKING:
 EPS = 1e-5  # the least standard deviation of a window
 
 
-class SeriesDataModule(FrameDataModule):
+class SeriesDataModule(GridDataModule):
     """One series or many of numbers over time; a sample is a window of the past with the steps after it.
 
     Args:
         dataset: `seasons`, three hourly series made in code: a trend, seasons of a day and a week, noise and holes.
-        time: the column of stamps; by default the only one with dates.
-        targets: columns to forecast; by default all numbers that no other option names.
-        known: columns of numbers that are known in the future, too, such as holidays or prices.
-        past: more columns of numbers to look at, known only up to now.
-        group: the column that tells series apart, where rows of several follow each other.
-        window: steps that a forecast looks back on.
-        horizon: steps that are forecast.
         stride: in training, steps between the windows of an epoch, which begin elsewhere in each; evaluation takes
             every window.
-        val_frac: share of the rows held out for validation, after those that are trained on.
-        test_frac: share held out for testing, at the end.
-        val_from: first stamp of validation, in place of the shares.
-        test_from: first stamp of the test.
-        until: end of the test; rows from this stamp on are not used.
-        freq: the step, such as `15m`, `1h`, `1d`, `1mo`; rows that come more often are brought to it by means. By
-            default it is found.
-        time_zone: of stamps that have no offset, such as `Europe/Berlin`: daylight saving is heeded, and the hour that
-            comes twice is told by its order. Also the zone of the calendar and of predictions.
-        season: steps after which values come again, for the forecast beside the model's; by default those of a day,
-            for days of a week, for months and quarters of a year.
         normalize: what the network gets is standardized by `train`, or besides each `window` by itself (Kim et al.,
             Reversible Instance Normalization, 2022, without its affine part).
-        calendar: what the network is told of each stamp, also of the future, as sine and cosine.
         augment: operations on training windows, in this order.
-        max_gap: steps over which holes are filled with the value before; windows that look at longer ones are left
-            out. By default a season, else a window.
     """
 
     provides = ("window", "horizon", "in_channels", "out_channels", "num_known")  # facts, which no config states
@@ -72,26 +43,9 @@ class SeriesDataModule(FrameDataModule):
     def __init__(
         self,
         dataset: Literal["seasons"] | None = None,
-        time: str | None = None,
-        targets: list[str] | None = None,
-        known: list[str] | None = None,
-        past: list[str] | None = None,
-        group: str | None = None,
-        window: int = 96,
-        horizon: int = 24,
         stride: int = 1,
-        val_frac: float = 0.1,
-        test_frac: float = 0.2,
-        val_from: str | None = None,
-        test_from: str | None = None,
-        until: str | None = None,
-        freq: str | None = None,
-        time_zone: str | None = None,
-        season: int | None = None,
         normalize: Literal["train", "window"] = "train",
-        calendar: list[Literal["hour", "weekday", "day", "month"]] | None = None,
         augment: list[Augmentation] | None = None,
-        max_gap: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -99,37 +53,13 @@ class SeriesDataModule(FrameDataModule):
             raise ConfigError(f"data.file, data.dataset: {self.file} and {dataset} are named -> leave one out")
         if stride < 1:
             raise ConfigError(f"data.stride: {stride} is less than 1")
-        self.dataset, self.window, self.horizon, self.stride = dataset, window, horizon, stride
-        self.normalize, self.augment = normalize, augment or []
+        self.dataset, self.stride, self.normalize, self.augment = dataset, stride, normalize, augment or []
         self.epoch_order = partial(moved, stride)
-        source = self.file.name if self.file else dataset or type(self).__name__
-        self.preparation = Preparation(
-            **{"file": self.file, "source": source, "time": time, "group": group, "targets": targets},
-            **{"past": past or [], "known": known or [], "window": window, "horizon": horizon},
-            **{"val_frac": val_frac, "test_frac": test_frac, "val_from": val_from, "test_from": test_from},
-            **{"until": until, "freq": freq, "time_zone": time_zone, "season": season},
-            **{"calendar": calendar or [], "max_gap": max_gap},
-        )
-        self.num_known = len(known or []) + 2 * len(calendar or [])
         self.series_names: list[str] = []
         self.tiles: dict[str, Windows] = {}  # what is predicted of a split
 
-    def depends_on(self) -> tuple[dict[str, Any], list[Path]]:
-        modules = {*Path(__file__).parent.glob("*.py"), Path(inspect.getfile(type(self)))}
-        options = asdict(self.preparation) | {"format": asdict(self.format), "types": self.types, "drop": self.drop}
-        return options | {"source": sorted(path.read_text() for path in modules)}, [self.file] if self.file else []
-
     def load(self) -> pl.DataFrame:
         return seasons() if self.dataset else super().load()
-
-    def build(self, cleaning: Cleaning, fitted: State | None) -> cache.Prepared:
-        state = fitted["statistics"] if fitted else {}
-        frame, columns = self.read(cleaning, state.get("columns"))
-        if fitted and self.file:
-            there = next(blocks(self.file, self.format, Cleaning("skip"))).columns[:-1]
-            if extra := [name for name in there if name not in frame.columns]:
-                cleaning.notes.append(f"{len(extra)} columns are not used: {', '.join(extra[:12])}")
-        return self.preparation.build(frame, columns, cleaning, state)
 
     def open(self, split: str, read: Callable[[str], Tensor]) -> Windows:
         rows = {name: read(name) for name in ("values", "targets", "series", "time")}
@@ -150,14 +80,14 @@ class SeriesDataModule(FrameDataModule):
         super().setup(stage)
         if stage != "predict" and not len(self.splits["test"]):
             what = f"no window of {self.window} steps is followed by {self.horizon} with known targets"
-            raise DataError(f"{self.preparation.source}: {what} -> give more rows, or take python -m src.predict")
+            raise DataError(f"{self.named}: {what} -> give more rows, or take python -m src.predict")
 
     def predict_dataloader(self) -> Loader:
         tiles = self.tiles[self.predict_split]
         if not len(tiles):
             what = f"no forecast can be made in {self.predict_split}"
             hint = "give rows without holes at their end, and with values of data.known after it"
-            raise DataError(f"{self.preparation.source}: {what} -> {hint}")
+            raise DataError(f"{self.named}: {what} -> {hint}")
         return Loader(tiles, EvalOrder(len(tiles), *self.share()))
 
     def keys(self, split: str, index: np.ndarray) -> dict[str, Any]:

@@ -3,13 +3,11 @@
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import numpy as np
 import polars as pl
 
-from src.data.columns import Column
 from src.data.delimited import ROW
 from src.data.report import Cleaning
 from src.run.errors import ConfigError, DataError
@@ -26,12 +24,12 @@ def step_of(freq: str) -> tuple[int, int]:
     start = pl.Series([datetime(1970, 1, 1)], dtype=pl.Datetime("us"))
     try:
         after = start.dt.offset_by(freq)[0]
-    except pl.exceptions.PolarsError as e:
-        raise ConfigError(f"data.freq: {freq} is no duration -> give one such as 15m, 1h, 1d, 1w, 1mo or 1q") from e
+    except pl.exceptions.PolarsError:
+        after = start[0]
     months = (after.year - 1970) * 12 + after.month - 1 if re.search("mo|q|y", freq) else 0
     size = 0 if months else (after - start[0]) // timedelta(microseconds=1)
     if max(months, size) < 1:
-        raise ConfigError(f"data.freq: {freq} is not longer than nothing -> give one such as 15m, 1h, 1d or 1mo")
+        raise ConfigError(f"data.freq: {freq} is no step -> give one such as 15m, 1h, 1d, 1w, 1mo or 1q")
     return months, size
 
 
@@ -49,35 +47,23 @@ def season_of(freq: str) -> int | None:
     return 7 if size == DAY else DAY // size if size < DAY and DAY % size == 0 else None
 
 
-def stamped(frame: pl.DataFrame, time: str, group: str | None, cleaning: Cleaning, file: str) -> pl.DataFrame:
+def stamped(frame: pl.DataFrame, time: str, group: str | None, cleaning: Cleaning, source: str) -> pl.DataFrame:
     """Rows that have a stamp and a series, with both in columns of their own; a file that goes back in time is turned
     round."""
     series = pl.lit("") if group is None else pl.col(group)
     if group and frame[group].dtype.is_float():
         series = series.cast(pl.Int64, strict=False)
-    frame = frame.with_columns(pl.col(time).cast(pl.Datetime("us")).alias(TIME), series.cast(pl.String).alias(SERIES))
+    frame = frame.with_columns(pl.col(time).alias(TIME), series.cast(pl.String).alias(SERIES))
     for column, name in ((TIME, time), (SERIES, group)):
         for row in frame.filter(pl.col(column).is_null())[ROW]:
-            cleaning.skip("", row_of(file, row), f"empty: column {name}", "fill it in")
+            cleaning.skip("", f"{source}, row {row}", f"empty: column {name}", "fill it in")
     frame = frame.drop_nulls([TIME, SERIES])
-    steps = frame.select(pl.col(TIME).diff().over(SERIES)).to_series().drop_nulls().dt.total_microseconds()
-    back = int((steps < 0).sum())
-    if back > len(steps) / 2:
+    back = int((frame.select(pl.col(TIME).diff().over(SERIES)).to_series() < timedelta(0)).sum())
+    if back > len(frame) / 2:
         return frame.reverse()
     if back:
         cleaning.notes.append(f"{back:,} rows come after later ones: sorted by {time}")
     return frame
-
-
-def has_offsets(file: Path | None, column: Column) -> bool:
-    """Whether stamps are UTC because they told how far they are from it."""
-    if file and file.suffix.lower() in (".parquet", ".pq"):
-        return getattr(pl.read_parquet_schema(file)[column["name"]], "time_zone", None) is not None
-    return column.get("format", "").endswith("z")
-
-
-def row_of(file: str, row: int) -> str:
-    return f"{file}, row {row}" if file else f"row {row}"
 
 
 def commonest_step(frame: pl.DataFrame) -> int:
@@ -94,14 +80,23 @@ def most(steps: np.ndarray) -> int:
 @dataclass(frozen=True)
 class Clock:
     """How stamps are kept: in UTC where steps are parts of a day, so that no hour comes twice or is lacking; by the
-    clock of the zone where steps are days or more; without a zone as they stand."""
+    clock of the zone where steps are days or more; without a zone as they stand. Ends of months as their first day."""
 
     zone: str | None
-    is_utc: bool  # as they are read: they had offsets
+    is_utc: bool  # as they are read, because they had offsets
     by_day: bool
+    month_end: bool
 
-    def kept(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Rows with the stamps that are kept; null where the clock skips one."""
+    @classmethod
+    def of(cls, frame: pl.DataFrame, zone: str | None, is_utc: bool, freq: str | None) -> "Clock":
+        months, size = step_of(freq) if freq else (0, commonest_step(frame))
+        month_end = size >= 28 * DAY and (frame[TIME].dt.month_end() == frame[TIME]).all()
+        return cls(zone, is_utc, bool(months) or size >= DAY, month_end)
+
+    def keep(self, frame: pl.DataFrame, cleaning: Cleaning, source: str) -> pl.DataFrame:
+        """Rows with the stamps that are kept, but for those that the clock skips."""
+        if self.month_end:
+            return frame.with_columns(pl.col(TIME).dt.month_start())
         if self.zone is None or self.is_utc != self.by_day:
             return frame
         if self.by_day:
@@ -109,12 +104,17 @@ class Clock:
         told = pl.int_range(pl.len()).over(SERIES, TIME)  # the hour that comes twice, by its order in the file
         which = pl.when(told == 0).then(pl.lit("earliest")).otherwise(pl.lit("latest"))
         zoned = pl.col(TIME).dt.replace_time_zone(self.zone, ambiguous=which, non_existent="null")
-        return frame.with_columns(zoned.dt.convert_time_zone("UTC").dt.replace_time_zone(None))
+        kept = frame.with_columns(zoned.dt.convert_time_zone("UTC").dt.replace_time_zone(None))
+        for row, stamp in frame.filter(kept[TIME].is_null()).select(ROW, TIME).iter_rows():
+            what = f"no such hour: the clocks of {self.zone} skip {stamp}"
+            cleaning.skip("", f"{source}, row {row}", what, "mend it, or data.time_zone")
+        return kept.drop_nulls(TIME)
 
     def local(self, time: pl.Series, kept_in: str | None = None) -> pl.Series:
         """Stamps that are kept, as people there tell them; in UTC where they had offsets and no zone is known."""
         kept_in = kept_in or (None if self.by_day or not (self.zone or self.is_utc) else "UTC")
-        return time.dt.replace_time_zone(kept_in).dt.convert_time_zone(self.zone or "UTC") if kept_in else time
+        time = time.dt.replace_time_zone(kept_in).dt.convert_time_zone(self.zone or "UTC") if kept_in else time
+        return time.dt.month_end() if self.month_end else time
 
     def moment(self, at: datetime) -> int:
         """Microseconds, as kept, of a stamp that someone wrote down."""
@@ -124,57 +124,42 @@ class Clock:
         return int(np.datetime64(at, "us").astype(np.int64))
 
 
-def read_clock(frame: pl.DataFrame, zone: str | None, is_utc: bool, freq: str | None) -> Clock:
-    months, size = step_of(freq) if freq else (0, commonest_step(frame))
-    return Clock(zone, is_utc, bool(months) or size >= DAY)
-
-
-def on_clock(frame: pl.DataFrame, clock: Clock, cleaning: Cleaning, file: str) -> pl.DataFrame:
-    kept = clock.kept(frame)
-    for row, stamp in frame.filter(kept[TIME].is_null()).select(ROW, TIME).iter_rows():
-        what = f"no such hour: the clocks of {clock.zone} skip {stamp}"
-        cleaning.skip("", row_of(file, row), what, "mend it, or data.time_zone")
-    return kept.drop_nulls(TIME)
-
-
-def one_each(frame: pl.DataFrame, names: list[str], grouped: bool, cleaning: Cleaning, file: str) -> pl.DataFrame:
+def one_each(frame: pl.DataFrame, names: list[str], grouped: bool, cleaning: Cleaning, source: str) -> pl.DataFrame:
     """Sorted rows, one for each stamp of a series: equal ones are left out, others that share one are at fault."""
     frame = frame.sort(SERIES, TIME, maintain_order=True)
-    again = pl.all_horizontal(pl.col(c).eq_missing(pl.col(c).shift()) for c in (SERIES, TIME))
-    equal = pl.all_horizontal(pl.col(c).eq_missing(pl.col(c).shift()) for c in names)
-    frame = frame.with_columns(again.alias("\0again"), equal.alias("\0equal"), pl.col(ROW).shift().alias("\0before"))
-    shared = frame.filter("\0again")
-    unlike = shared.filter(~pl.col("\0equal"))
+    equal = [pl.all_horizontal(pl.col(c).eq_missing(pl.col(c).shift()) for c in cs) for cs in ((SERIES, TIME), names)]
+    frame = frame.with_columns(pl.col(ROW).shift().alias("before"), again=equal[0], equal=equal[1])
+    shared = frame.filter("again").select(ROW, TIME, "equal", "before")
+    unlike = shared.filter(~pl.col("equal"))
     if not grouped and len(unlike) > MANY_FRAC * len(frame):
-        before, row = unlike.row(0, named=True)["\0before"], unlike[ROW][0]
-        what = f"{file}: {len(unlike):,} of {len(frame):,} rows have the stamp of another, as rows {before} and {row}"
+        rows = "rows {} and {}".format(*unlike.select("before", ROW).row(0))
+        what = f"{source}: {len(unlike):,} of {len(frame):,} rows have the stamp of another, as {rows}"
         raise DataError(f"{what} -> name the column that tells series apart: data.group")
-    for row, stamp, is_equal, before in shared.select(ROW, TIME, "\0equal", "\0before").iter_rows():
+    for row, stamp, is_equal, before in shared.iter_rows():
         if is_equal:
-            cleaning.remove("", row_of(file, row), "duplicate", f"row {before}")
+            cleaning.remove("", f"{source}, row {row}", "duplicate", f"row {before}")
         else:
             hint = "mend it, or name what tells series apart with data.group, or if clocks went back data.time_zone"
-            cleaning.skip("", row_of(file, row), f"a stamp twice: {stamp}, also in row {before}", hint)
-    return frame.filter(~pl.col("\0again")).drop("\0again", "\0equal", "\0before")
+            cleaning.skip("", f"{source}, row {row}", f"a stamp twice: {stamp}, also in row {before}", hint)
+    return frame.filter(~pl.col("again")).drop("again", "equal", "before")
 
 
-def find_freq(frame: pl.DataFrame, file: str) -> str:
+def find_freq(frame: pl.DataFrame, source: str) -> str:
     """The step between the stamps of sorted rows; raises DataError where they have none, or several."""
-    time, unit = frame[TIME], ""
-    size = commonest_step(frame)
+    time, unit, size = frame[TIME], "", commonest_step(frame)
     if not size:
-        raise DataError(f"{file}: {len(frame):,} rows, of which no two are of one series -> give more")
+        raise DataError(f"{source}: {len(frame):,} rows, of which no two are of one series -> give more")
     at = time.to_physical().to_numpy()
-    if size >= 28 * DAY and (time.dt.day().n_unique() == 1 or (time.dt.month_end() == time).all()):
+    if size >= 28 * DAY and time.dt.day().n_unique() == 1:
         at, unit = time.dt.year().to_numpy() * 12 + time.dt.month().to_numpy(), "mo"
-    pieces, begin = np.split(at, changes(frame[SERIES])), 0
+    pieces, begin = np.split(at, np.flatnonzero((frame[SERIES] != frame[SERIES].shift()).fill_null(False))), 0
     steps = [np.diff(piece) for piece in pieces]
     size = most(np.concatenate(steps))
     for found in steps:
         if (other := other_step(found, size)) is not None:
             words = [f"{n}mo" if unit else duration(int(n)) for n in (size, found[other])]
             what = f"the stamps are most often {words[0]} apart, after {time[begin + other]} {words[1]}"
-            raise DataError(f"{file}: {what} -> bring all to one step, by means: --data.freq {words[0]}")
+            raise DataError(f"{source}: {what} -> bring all to one step, by means: --data.freq {words[0]}")
         begin += len(found) + 1
     return f"{size}mo" if unit else duration(size)
 
@@ -188,11 +173,6 @@ def other_step(steps: np.ndarray, size: int) -> int | None:
     starts = np.concatenate([[0], ends[:-1] + 1])
     long = (ends - starts + 1 >= MIXED_RUN) & (steps[starts] != size)
     return int(starts[long.argmax()]) if long.any() else None
-
-
-def changes(series: pl.Series) -> np.ndarray:
-    """The rows where another series begins, but for the first."""
-    return np.flatnonzero((series != series.shift()).fill_null(False).to_numpy())
 
 
 def means(frame: pl.DataFrame, names: list[str], freq: str) -> pl.DataFrame:
