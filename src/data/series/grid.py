@@ -29,7 +29,7 @@ def on_grid(frame: pl.DataFrame, targets: list[str], freq: str, horizon: int, so
     tails = frame.group_by(SERIES, maintain_order=True).agg(pl.col(END).first(), first=pl.col(TIME).first())
     steps = (tails[END] - tails["first"]).dt.total_microseconds().sum() / (size or months * 28 * DAY)
     if steps > MAX_SPARSE * len(frame):
-        span = f"from {frame[TIME].min()} to {frame[TIME].max()}"
+        span = "from {} to {}".format(*frame.select(pl.col(TIME).min(), last=pl.col(TIME).max()).row(0))
         what = f"{source}: {len(frame):,} rows {span} are few for steps of {freq}"
         raise DataError(f"{what} -> mend the stamps, or give a longer data.freq")
     tails = tails.select(SERIES, END, last.alias(TIME)).join(frame, on=[SERIES, TIME], how="anti")
@@ -69,14 +69,14 @@ def filled(names: list[str], mean: list[float], std: list[float]) -> list[pl.Exp
 
 def bridged(name: str, max_gap: int) -> pl.Expr:
     """Where a column was filled over more than so many steps, or there is no value before."""
-    last = pl.when(pl.col(name).is_not_null()).then(INDEX).forward_fill().over(SERIES)
-    return (INDEX - last).fill_null(max_gap + 1) > max_gap
+    last = pl.when(pl.col(name).is_not_null()).then(INDEX)
+    return (INDEX - last.forward_fill()).over(SERIES).fill_null(max_gap + 1) > max_gap
 
 
 def over(name: str) -> pl.Expr:
     """Where no value of a column comes any more."""
-    last = pl.when(pl.col(name).is_not_null()).then(INDEX).max().over(SERIES)
-    return (last < INDEX).fill_null(True)
+    last = pl.when(pl.col(name).is_not_null()).then(INDEX).max()
+    return (INDEX > last).over(SERIES).fill_null(True)
 
 
 def calendar(time: pl.Series, cycles: Sequence[str]) -> np.ndarray:

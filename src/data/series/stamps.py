@@ -16,6 +16,7 @@ TIME, SERIES = "\0time", "\0series"  # columns besides ROW and the values
 UNITS = {"d": 86_400_000_000, "h": 3_600_000_000, "m": 60_000_000, "s": 1_000_000, "ms": 1000, "us": 1}  # microseconds
 DAY = UNITS["d"]
 MIXED_RUN = 12  # so many other steps in a row, all alike, are no holes
+BACKWARD_FRAC = 0.9  # of steps that go back in time: the file begins at its end
 MANY_FRAC = 0.25  # of rows with another's stamp: these are several series
 
 
@@ -59,7 +60,7 @@ def stamped(frame: pl.DataFrame, time: str, group: str | None, cleaning: Cleanin
             cleaning.skip("", f"{source}, row {row}", f"empty: column {name}", "fill it in")
     frame = frame.drop_nulls([TIME, SERIES])
     back = int((frame.select(pl.col(TIME).diff().over(SERIES)).to_series() < timedelta(0)).sum())
-    if back > len(frame) / 2:
+    if back > BACKWARD_FRAC * len(frame):
         return frame.reverse()
     if back:
         cleaning.notes.append(f"{back:,} rows come after later ones: sorted by {time}")
