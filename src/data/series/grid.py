@@ -1,7 +1,7 @@
 """Series on a regular grid, with holes where nothing is known; and the windows that can be cut from it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -76,7 +76,7 @@ def bridged(name: str, max_gap: int) -> pl.Expr:
 def over(name: str) -> pl.Expr:
     """Where no value of a column comes any more."""
     last = pl.when(pl.col(name).is_not_null()).then(INDEX).max()
-    return (INDEX > last).over(SERIES).fill_null(True)
+    return (last < INDEX).over(SERIES).fill_null(True)
 
 
 def calendar(time: pl.Series, cycles: Sequence[str]) -> np.ndarray:
@@ -88,8 +88,7 @@ def calendar(time: pl.Series, cycles: Sequence[str]) -> np.ndarray:
     return np.stack(parts, 1).astype(np.float32) if parts else np.zeros((len(time), 0), np.float32)
 
 
-@dataclass
-class Cut:
+class Cut(NamedTuple):
     """Of a split: rows of the grid, with the context before and what is unknown after; and first rows of windows, as
     places in these."""
 
@@ -97,6 +96,7 @@ class Cut:
     starts: np.ndarray  # whose targets are all in the split, one of them known at least
     tiles: np.ndarray  # whose forecasts follow each other up to the end, and beyond it where the series ends there
     left_out: int = 0  # windows
+    unmade: int = 0  # tiles
 
 
 class Cutter:
@@ -129,20 +129,18 @@ class Cutter:
             if i < j:
                 parts.append(self.of_series(a, end, i, j, at))
                 at += len(parts[-1].rows)
-        rows, starts, tiles = (
-            np.concatenate([getattr(p, name) for p in parts]) for name in ("rows", "starts", "tiles")
-        )
-        return Cut(rows, starts, tiles, sum(p.left_out for p in parts))
+        rows, starts, tiles, left_out, unmade = zip(*parts, strict=True)
+        joined = (np.concatenate(rows), np.concatenate(starts), np.concatenate(tiles))
+        return Cut(*joined, sum(left_out), sum(unmade))
 
     def of_series(self, a: int, end: int, i: int, j: int, at: int) -> Cut:
         """Of the series in rows a to end, those from i to j, which come to lie at `at`."""
-        begin, earliest = max(a, i - self.context), max(a, i - self.window)
-        every = np.arange(earliest, j - self.window - self.horizon + 1)
+        begin, earliest, last = max(a, i - self.context), max(a, i - self.window), j - self.window
+        every = np.arange(earliest, last - self.horizon + 1)
         starts = every[self.usable[every] & self.scored[every]]
-        last = j - self.window
-        if j < end or last < a or not self.usable[last]:
-            last -= self.horizon
-        tiles = np.arange(last, earliest - 1, -self.horizon)[::-1]
+        no_future = j == end and not self.usable[last]
+        tiles = np.arange(last - self.horizon * (j < end or no_future), earliest - 1, -self.horizon)[::-1]
+        usable, moved = self.usable[tiles], at - begin
         rows = np.arange(begin, j + self.horizon * (j == end))
-        moved = at - begin
-        return Cut(rows, starts + moved, tiles[self.usable[tiles]] + moved, len(every) - len(starts))
+        unmade = int(no_future) + int((~usable).sum())
+        return Cut(rows, starts + moved, tiles[usable] + moved, len(every) - len(starts), unmade)

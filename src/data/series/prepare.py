@@ -203,6 +203,7 @@ class GridDataModule(FrameDataModule):
             parts[split] = grid.filter(inside).with_columns(pl.col(TIME).alias(roles["time"]))
             arrays[split] = {name: a[cut.rows] for name, a in rows.items()} | {"starts": cut.starts, "tiles": cut.tiles}
             figures[split] = {"steps": len(parts[split]), "windows": len(cut.starts), "left_out": cut.left_out}
+            figures[split]["unmade"] = cut.unmade
             figures[split]["series"] = parts[split][SERIES].n_unique()
             self.check_split(split, figures[split], gap, cleaning, len(spans) == 1)
         columns = [{"name": roles["time"], "kind": "date"}, *({"name": name, "kind": "number"} for name in names)]

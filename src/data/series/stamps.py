@@ -51,10 +51,8 @@ def season_of(freq: str) -> int | None:
 def stamped(frame: pl.DataFrame, time: str, group: str | None, cleaning: Cleaning, source: str) -> pl.DataFrame:
     """Rows that have a stamp and a series, with both in columns of their own; a file that goes back in time is turned
     round."""
-    series = pl.lit("") if group is None else pl.col(group)
-    if group and frame[group].dtype.is_float():
-        series = series.cast(pl.Int64, strict=False)
-    frame = frame.with_columns(pl.col(time).alias(TIME), series.cast(pl.String).alias(SERIES))
+    series = pl.lit("") if group is None else pl.col(group).cast(pl.String).str.strip_suffix(".0")
+    frame = frame.with_columns(pl.col(time).alias(TIME), series.alias(SERIES))
     for column, name in ((TIME, time), (SERIES, group)):
         for row in frame.filter(pl.col(column).is_null())[ROW]:
             cleaning.skip("", f"{source}, row {row}", f"empty: column {name}", "fill it in")
@@ -116,6 +114,12 @@ class Clock:
         kept_in = kept_in or (None if self.by_day or not (self.zone or self.is_utc) else "UTC")
         time = time.dt.replace_time_zone(kept_in).dt.convert_time_zone(self.zone or "UTC") if kept_in else time
         return time.dt.month_end() if self.month_end else time
+
+    def told(self, time: pl.Series) -> list[str]:
+        """Stamps that are kept, as ISO 8601 writes them."""
+        local = self.local(time)
+        offset = "%:z" if isinstance(local.dtype, pl.Datetime) and local.dtype.time_zone else ""
+        return local.dt.to_string(f"%Y-%m-%dT%H:%M:%S%.f{offset}").to_list()
 
     def moment(self, at: datetime) -> int:
         """Microseconds, as kept, of a stamp that someone wrote down."""

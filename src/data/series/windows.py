@@ -42,7 +42,8 @@ class Windows(Dataset):
     def __getitem__(self, index: Tensor) -> Batch:
         starts = self.starts[index.clamp(min=0)]
         x, targets = self.inputs.index_select(0, starts), self.outputs.index_select(0, starts + self.window)
-        x[:, self.window :, : self.num_unknown] = 0
+        if x.shape[1] > self.window:
+            x[:, self.window :, : self.num_unknown] = 0
         if self.season is None:
             return {"x": x, "targets": targets, "index": index}
         targets = targets.masked_fill((index < 0)[:, None, None], torch.nan)
