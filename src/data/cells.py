@@ -1,6 +1,7 @@
 """Cells of a file as numbers, dates and text, from whatever was typed."""
 
 import math
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -21,7 +22,7 @@ TIMES = (
     *("", " %H:%M", " %H:%M:%S%.f", "T%H:%M", "T%H:%M:%S%.f", " %I:%M %p", " %I:%M:%S %p"),
     *("T%H:%M:%S%.f%#z", " %H:%M:%S%.f%#z", " %H:%M:%S%.f UTC"),
 )
-DATE_FORMATS = (*(day + time for day in DAYS for time in TIMES), "%Y-%m")
+DATE_FORMATS = (*(day + time for day in DAYS for time in TIMES), "%Y-%m", "%b %Y", "%B %Y", "%b-%Y", "%m/%Y")
 SAMPLE = 100  # values by which the format of dates is found
 EPOCHS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # of dates that are written as numbers
 BEFORE = r"[$€£¥₹₽₩₺]|[A-Z]{1,2}\$|(?:USD|EUR|GBP|CHF|JPY|CNY|INR|AUD|CAD|SEK|NOK|DKK|PLN|BRL)\b"
@@ -76,6 +77,12 @@ def dates(text: pl.Series, form: str) -> pl.Series:
     return found.set(found.dt.year() < 1000, None)  # two digits of a year are not guessed
 
 
+def day_of(form: str) -> str | None:
+    """The format of a day alone, as some programs write midnight; None where there is no time, or it has an offset."""
+    day = re.split(r"[ T]%[HI]", form)[0]
+    return None if day == form or form.endswith(("z", "UTC")) else day
+
+
 def number_format(low: float, high: float) -> str:
     """How dates are written as numbers between these: years, YYYYMMDD, or time since 1970."""
     if 1000 <= low <= high < 3000:
@@ -118,7 +125,10 @@ def values(raw: pl.Series, column: Mapping[str, Any], how: Format) -> tuple[pl.S
     text = text.set(text.str.to_lowercase().is_in(MISSING), None)
     if kind != "date":
         return text, pl.repeat(False, len(raw), eager=True)
-    found = dates(text, how.date_format or column.get("format") or likely_format(text))
+    form = how.date_format or column.get("format") or likely_format(text)
+    found = dates(text, form)
+    if found.null_count() > text.null_count() and (day := day_of(form)):
+        found = found.zip_with(found.is_not_null(), dates(text, day))
     return found, text.is_not_null() & found.is_null()
 
 

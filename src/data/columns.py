@@ -29,6 +29,7 @@ CODES = {"zeros": "has leading zeros, so that it is no number", "digits": "has m
 class Census:
     """What is known of a column after some blocks."""
 
+    is_first: bool = False  # of the file's columns
     values: int = 0
     plain: int = 0  # numbers without any frills
     others: int = 0  # numbers with units, thousands or brackets
@@ -55,7 +56,7 @@ class Census:
         if values.dtype != pl.String and self.typed in ("text", "date"):  # nothing is to be found out
             self.values += len(values) - values.null_count()
             if values.dtype.is_nested():
-                self.examples["nested"] = "lists or records, read as text"
+                self.examples["told"] = "lists or records, read as text"
             return
         text = cells.as_text(values)
         found, other = cells.plain_numbers(text, how.decimal)
@@ -103,11 +104,12 @@ class Census:
         if how.decimal == ".":
             self.commas += int(counts.filter(~is_number & cells.numbers(text, ",")[0].is_not_null()).sum())
         if "parted" not in self.examples:
-            for value in text.filter(is_number & text.str.contains(rf"\d{cells.thousands(how.decimal)}\d")).head(1):
-                self.examples["parted"] = value
+            parted = is_number & text.str.contains(rf"\d{cells.thousands(how.decimal)}\d")
+            for value, number in zip(text.filter(parted).head(1), found.filter(parted).head(1), strict=True):
+                self.examples["parted"] = f"{value!r} is read as {number:g}"
 
     def find_formats(self, sample: pl.Series, rows: pl.Series, how: Format) -> None:
-        if self.values > COUNTED or not sample.str.contains(r"\d").any():
+        if self.values > COUNTED or not (how.date_format or sample.str.contains(r"\d{4}").any()):
             return
         for form in [how.date_format] if how.date_format else cells.DATE_FORMATS:
             if form not in self.first and len(fits := cells.dates(sample, form).is_not_null().arg_true()):
@@ -136,7 +138,8 @@ class Census:
         if self.plain + self.commas + (self.others if len(self.units) <= MAX_UNITS else 0) >= MOST * self.values:
             if self.whole and (called_id or self.examples.keys() & CODES):
                 return "id" if unique and (called_id or counted > FEW) else "category"
-            return "id" if self.whole and self.steps and counted > FEW else "number"
+            counts_rows = self.is_first and self.steps and self.low in (0, 1) and counted > FEW
+            return "id" if counts_rows else "number"
         if self.dated >= MOST * self.values:
             return "date"
         if unique and (counted > FEW or called_id) and length <= MAX_LENGTH:
@@ -149,14 +152,18 @@ class Census:
         if not self.dates:
             what = f"{at} has no dates, but {self.examples.get('other', 'nothing')!r}"
             raise DataError(f"{what} -> give data.date_format, or take it out of data.types")
-        form, count = self.dates.most_common(1)[0]
-        odd = (one for one in self.first.values() if cells.dates(pl.Series([one[1]]), form).has_nulls())
-        if count < MOST * self.dated and (other := next(odd, None)):
-            (row, value), (row2, value2) = self.first[form], other
+        with_days = {form: n + self.dates[cells.day_of(form) or ""] for form, n in self.dates.items() if n}
+        form = max(with_days, key=with_days.__getitem__)
+        if with_days[form] > self.dates[form]:
+            self.examples["told"] = "a day alone is taken as its midnight"
+        fitting = [one for one in (form, cells.day_of(form)) if one]
+        odd = [o for o in self.first.values() if not any(cells.dates(pl.Series([o[1]]), f).count() for f in fitting)]
+        if with_days[form] < MOST * self.dated and odd:
+            (row, value), (row2, value2) = self.first[form], odd[0]
             what = f"{at} has dates of several kinds: {value!r} in row {row}, {value2!r} in row {row2}"
             raise DataError(f"{what} -> write all in one way, or leave it out with data.drop")
         swapped = form.translate(str.maketrans("dm", "md"))
-        if form != swapped and self.dates[swapped] == count:
+        if form != swapped and with_days.get(swapped) == with_days[form]:
             raise DataError(f"{at}: day or month first? -> data.date_format '{form}' or '{swapped}'")
         return form
 
@@ -174,7 +181,7 @@ class Census:
         """What was decided about the column, and may be wrong."""
         example, told = self.examples, []
         if kind == "number" and "parted" in example:
-            told.append(f"{example['parted']!r} is read with separators of thousands")
+            told.append(example["parted"])
         if kind == "number" and self.units and self.plain:
             told.append(f"numbers without unit are taken as {min(self.units)}")
         if kind in ("category", "id", "text") and self.plain:
@@ -184,8 +191,10 @@ class Census:
                     f"{self.plain:,} of {self.values:,} values are numbers, others not, as {example['other']!r}"
                 )
             elif not told:
-                told.append("whole numbers that are called an id, or count the rows")
-        return "; ".join([*told, *(example[what] for what in ("nested",) if what in example)])
+                told.append(
+                    "whole numbers that are called an id" if kind == "category" or not self.steps else "it counts rows"
+                )
+        return "; ".join([*told, *(example[what] for what in ("told",) if what in example)])
 
 
 def typed_kind(dtype: pl.DataType) -> Kind:
@@ -202,7 +211,7 @@ def find_columns(source: Source, how: Format, types: Mapping[str, Kind], drop: I
     found = Cleaning(invalid="skip")
     for block in blocks(source, how, found):
         for name in block.columns[:-1]:
-            one = census.setdefault(name, Census())
+            one = census.setdefault(name, Census(not census))
             if name not in drop:
                 one.add(block[name], block[ROW], how)
     if not census:

@@ -63,7 +63,7 @@ def test_decimal_commas(read):
 
 
 def test_what_was_decided_is_noted(read):
-    assert "'1,234' is read with separators of thousands" in read(["1,234"] * 3)[0]["note"]
+    assert read(["1,234", "2"])[0]["note"] == "'1,234' is read as 1234"
     assert read(["5", "5 kg"])[0]["note"] == "numbers without unit are taken as kg"
     column, values, _ = read(["01234", "90210", "10001"])
     assert (column["kind"], values[0]) == ("category", "01234")
@@ -137,7 +137,20 @@ def test_missing_values(read):
 def test_numbers_that_are_called_an_id(read):
     assert read([f"{i % 3}" for i in range(10)], name="store_id")[0]["kind"] == "category"
     column = read([f"{7 - i}" for i in range(5)], name="id")[0]
-    assert (column["kind"], column["note"]) == ("id", "whole numbers that are called an id, or count the rows")
+    assert (column["kind"], column["note"]) == ("id", "whole numbers that are called an id")
+
+
+def test_a_first_column_that_counts_rows_is_an_id(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("n,x\n" + "\n".join(f"{i},{i}" for i in range(100)))
+    columns = find_columns(path, Format(), {})
+    assert columns == {"n": {"name": "n", "kind": "id", "note": "it counts rows"}, "x": {"name": "x", "kind": "number"}}
+
+
+def test_a_day_alone_is_its_midnight(read):
+    column, values, _ = read(["2020-04-13", *["2020-04-13 12:30:00"] * 3])
+    assert (column["format"], column["note"]) == ("%Y-%m-%d %H:%M:%S%.f", "a day alone is taken as its midnight")
+    assert values == [MIDNIGHT, NOON, NOON, NOON]
 
 
 def test_stamps_with_an_offset_are_told(read):
@@ -147,8 +160,7 @@ def test_stamps_with_an_offset_are_told(read):
 
 def test_ids_and_text(read):
     numbered = [str(i) for i in range(100)]
-    assert read(numbered)[0]["kind"] == "id"
-    assert read(numbered[::-1])[0]["kind"] == "number"
+    assert read(numbered)[0]["kind"] == "number"
     assert read(numbered[::-1], name="PassengerId")[0]["kind"] == "id"
     assert read([f"{i}.5" for i in range(100)], name="id")[0]["kind"] == "number"
     assert read(numbered[::-1], name="humid")[0]["kind"] == "number"
@@ -180,6 +192,8 @@ DATES = {
     "Apr 13, 2020": MIDNIGHT,
     "April 13, 2020": MIDNIGHT,
     "2020-04": datetime(2020, 4, 1),
+    "Apr 2020": datetime(2020, 4, 1),
+    "04/2020": datetime(2020, 4, 1),
 }
 
 
@@ -213,7 +227,7 @@ def test_dates_that_are_not_clear(read):
     assert read(["20200413 12.30"], date_format="%Y%m%d %H.%M")[1] == [NOON]
     assert read(["12:30:00.25 13.4.2020"], date_format="%H:%M:%S.%f %d.%m.%Y")[1] == [NOON + timedelta(seconds=0.25)]
     mixed = "a.csv: column x has dates of several kinds: '.*' in row 2, '.*' in row 3 -> write all in one way"
-    for other in ("13.04.2020", "2020-04-13T00:00:00", "2020-04-13 00:00:00"):
+    for other in ("13.04.2020", "2020/04/13 12:00", "2020-04-13T00:00:00Z"):
         with pytest.raises(DataError, match=mixed):
             read(["2020-04-13", other] * 3)
     with pytest.raises(DataError, match=mixed):
