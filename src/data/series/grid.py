@@ -13,6 +13,7 @@ from src.run.errors import DataError
 
 MAX_SPARSE = 20  # rows of the grid for each that is there
 END = "\0end"  # the last stamp of a series with a target
+HARMONICS = 3
 CYCLES = {"hour": 24, "weekday": 7, "day": 31, "month": 12}
 INDEX = pl.int_range(pl.len())
 KNOWN = pl.col(TIME) <= pl.col(END)
@@ -80,10 +81,12 @@ def over(name: str) -> pl.Expr:
 
 
 def calendar(time: pl.Series, cycles: Sequence[str]) -> np.ndarray:
-    """Sine and cosine of the hour, the day of the week, the day of the month and the month: float32 [T, 2 * cycles]."""
+    """Sines and cosines of the hour, the day of the week, the day of the month and the month, so many in one cycle that
+    shapes with a few bends can be made of them: float32 [T, 2 * HARMONICS * cycles]."""
     hour = time.dt.hour() + time.dt.minute() / 60
     at = {"hour": hour, "weekday": time.dt.weekday() - 1, "day": time.dt.day() - 1, "month": time.dt.month() - 1}
-    angles = [2 * np.pi * at[name].to_numpy() / CYCLES[name] for name in cycles]
+    waves = range(1, HARMONICS + 1)
+    angles = [2 * np.pi * k * at[name].to_numpy() / CYCLES[name] for name in cycles for k in waves]
     parts = [part for angle in angles for part in (np.sin(angle), np.cos(angle))]
     return np.stack(parts, 1).astype(np.float32) if parts else np.zeros((len(time), 0), np.float32)
 

@@ -78,7 +78,7 @@ class GridDataModule(FrameDataModule):
         self.dates = {"val_from": val_from, "test_from": test_from, "until": until}
         self.freq, self.time_zone, self.season = freq, time_zone, season
         self.calendar, self.max_gap = calendar or [], max_gap
-        self.num_known = len(self.roles["known"]) + 2 * len(self.calendar)
+        self.num_known = len(self.roles["known"]) + 2 * on.HARMONICS * len(self.calendar)
         self.check_options()
 
     def check_options(self) -> None:
