@@ -46,7 +46,7 @@ class GridDataModule(FrameDataModule):
             comes twice is told by its order. Also the zone of the calendar and of predictions.
         season: steps after which values come again, for the forecast beside the model's; by default those of a day,
             for days of a week, for months and quarters of a year.
-        calendar: what the network is told of each stamp, also of the future, as sine and cosine.
+        calendar: what the network is told of each stamp, also of the future, as sines and cosines.
         max_gap: steps over which holes are filled with the value before; windows that look at longer ones are left
             out. By default a season, else a window.
     """

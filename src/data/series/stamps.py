@@ -116,8 +116,10 @@ class Clock:
         return time.dt.month_end() if self.month_end else time
 
     def told(self, time: pl.Series) -> list[str]:
-        """Stamps that are kept, as ISO 8601 writes them."""
+        """Stamps that are kept, as ISO 8601 writes them; days alone where all begin one."""
         local = self.local(time)
+        if self.by_day and (local.dt.truncate("1d") == local).all():
+            return local.dt.to_string("%Y-%m-%d").to_list()
         offset = "%:z" if isinstance(local.dtype, pl.Datetime) and local.dtype.time_zone else ""
         return local.dt.to_string(f"%Y-%m-%dT%H:%M:%S%.f{offset}").to_list()
 

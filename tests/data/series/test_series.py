@@ -170,17 +170,18 @@ def test_the_seasonal_forecast_is_the_last_of_its_place(make):
 def test_columns_are_in_order_and_the_future_has_only_what_is_known(make):
     more = {"k": pl.Series(np.arange(300.0) % 5), "p": pl.Series(np.arange(300.0) % 9), "id": pl.Series(["x"] * 300)}
     data = make(hourly(**more), known=["k"], past=["p"], calendar=["hour", "weekday", "day", "month"])
-    assert data.facts | {"in_channels": 11, "num_known": 9, "out_channels": 1} == data.facts
+    assert data.facts | {"in_channels": 27, "num_known": 25, "out_channels": 1} == data.facts
     batch = data.splits["train"][torch.tensor([7])]
     x = batch["x"][0]
-    assert x.shape == (16, 11)
+    assert x.shape == (16, 27)
     rows = np.arange(7, 23)
     assert (x[12:, :2] == 0).all()
     assert np.allclose(told(data, {"x": x[None, :12]}, "x", 1), rows[:12] % 9, atol=1e-4)
     assert np.allclose(told(data, {"x": x[None]}, "x", 2), rows % 5, atol=1e-4)
     assert np.allclose(x[:, 3], np.sin(2 * np.pi * rows / 24), atol=1e-5)
     assert np.allclose(x[:, 4], np.cos(2 * np.pi * rows / 24), atol=1e-5)
-    assert np.allclose(x[:, 10], 1)  # January
+    assert np.allclose(x[:, 7], np.sin(2 * np.pi * 3 * rows / 24), atol=1e-5)
+    assert np.allclose(x[:, 21:], [0, 1] * 3)  # January
     assert "1 columns are not used: id (category)" in data.report["note"]
 
 
