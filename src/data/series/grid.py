@@ -91,7 +91,7 @@ def calendar(time: pl.Series, cycles: Sequence[str]) -> np.ndarray:
     return np.stack(parts, 1).astype(np.float32) if parts else np.zeros((len(time), 0), np.float32)
 
 
-class Cut(NamedTuple):
+class Piece(NamedTuple):
     """Of a split: rows of the grid, with the context before and what is unknown after; and first rows of windows, as
     places in these."""
 
@@ -123,10 +123,10 @@ class Cutter:
         self.usable = (blind[a] == blind[r]) & (unknown[b] == unknown[a])
         self.scored = scored[b] > scored[a]
 
-    def cut(self, since: int, until: int) -> Cut:
+    def cut(self, since: int, until: int) -> Piece:
         """What has its targets in a span of time."""
         none = np.zeros(0, np.int64)
-        parts, at = [Cut(none, none, none)], 0
+        parts, at = [Piece(none, none, none)], 0
         for a, end in self.bounds:
             i, j = a + np.searchsorted(self.time[a:end], (since, until))
             if i < j:
@@ -134,9 +134,9 @@ class Cutter:
                 at += len(parts[-1].rows)
         rows, starts, tiles, left_out, unmade = zip(*parts, strict=True)
         joined = (np.concatenate(rows), np.concatenate(starts), np.concatenate(tiles))
-        return Cut(*joined, sum(left_out), sum(unmade))
+        return Piece(*joined, sum(left_out), sum(unmade))
 
-    def of_series(self, a: int, end: int, i: int, j: int, at: int) -> Cut:
+    def of_series(self, a: int, end: int, i: int, j: int, at: int) -> Piece:
         """Of the series in rows a to end, those from i to j, which come to lie at `at`."""
         begin, earliest, last = max(a, i - self.context), max(a, i - self.window), j - self.window
         every = np.arange(earliest, last - self.horizon + 1)
@@ -146,4 +146,4 @@ class Cutter:
         usable, moved = self.usable[tiles], at - begin
         rows = np.arange(begin, j + self.horizon * (j == end))
         unmade = int(no_future) + int((~usable).sum())
-        return Cut(rows, starts + moved, tiles[usable] + moved, len(every) - len(starts), unmade)
+        return Piece(rows, starts + moved, tiles[usable] + moved, len(every) - len(starts), unmade)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from src.data.loader import Batch, Loader
 from src.data.order import EvalOrder
-from src.data.series.augment import Augmentation, Draw
+from src.data.series.augment import Augmentation, Normals
 from src.data.series.prepare import GridDataModule
 from src.data.series.seasons import seasons
 from src.data.series.stamps import Clock
@@ -116,7 +116,7 @@ class SeriesDataModule(GridDataModule):
         if self.augment and self.trainer and self.trainer.training:
             seen = batch["x"][:, :window, : self.facts["in_channels"] - self.facts["num_known"]]
             for i, operation in enumerate(self.augment):
-                draw = Draw(batch["index"], self.seed, self.trainer.current_epoch, i)
+                draw = Normals(batch["index"], self.seed, self.trainer.current_epoch, i)
                 changed, batch["targets"] = operation(seen, batch["targets"], draw)
                 seen.copy_(changed)
         if self.normalize == "window":

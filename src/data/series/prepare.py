@@ -143,10 +143,11 @@ class GridDataModule(FrameDataModule):
     ) -> tuple[pl.DataFrame, Clock, str]:
         """Rows in order, one for each stamp, all one step apart but for holes; how stamps are kept; and the step."""
         names = [name for option in NUMBERS for name in roles[option]]
-        is_utc = next(c.get("format", "") for c in columns if c["name"] == roles["time"]).endswith(("z", "UTC"))
+        is_utc = next(c.get("utc", False) for c in columns if c["name"] == roles["time"])
         if self.file:
             head = next(blocks(self.file, self.format, Cleaning("skip")))
-            is_utc |= getattr(head[roles["time"]].dtype, "time_zone", None) is not None
+            if isinstance(dtype := head[roles["time"]].dtype, pl.Datetime):  # not that of the file trained on
+                is_utc = dtype.time_zone is not None
             if trained and (extra := [name for name in head.columns[:-1] if name not in frame.columns]):
                 cleaning.notes.append(f"{len(extra)} columns are not used: {', '.join(extra[:12])}")
         frame = stamped(frame, roles["time"], roles["group"], cleaning, self.named)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from src.data.order import TrainOrder
-from src.data.series.augment import Draw, Jitter, Scaling
+from src.data.series.augment import Normals, Jitter, Scaling
 from src.data.series.module import SeriesDataModule
 from src.data.series.stamps import season_of, step_of
 from src.data.series.windows import Windows
@@ -449,14 +449,14 @@ def test_wrong_options(options, message):
 def test_augmentation_is_a_function_of_seed_epoch_and_window():
     x, targets = torch.zeros(400, 12, 3), torch.ones(400, 4, 2)
     index = torch.arange(400)
-    one, same = Jitter(0.5)(x, targets, Draw(index, 0, 1, 0))
-    again = Jitter(0.5)(x[:7], targets[:7], Draw(index[100:107], 0, 1, 0))[0]
+    one, same = Jitter(0.5)(x, targets, Normals(index, 0, 1, 0))
+    again = Jitter(0.5)(x[:7], targets[:7], Normals(index[100:107], 0, 1, 0))[0]
     assert torch.equal(again, one[100:107])
     assert torch.equal(same, targets)
     assert float(one.std()) == pytest.approx(0.5, rel=0.02)
     assert one.isfinite().all()
-    assert not torch.equal(one, Jitter(0.5)(x, targets, Draw(index, 0, 2, 0))[0])
-    scaled, wanted = Scaling(0.1)(x + 1, targets, Draw(index, 0, 1, 0))
+    assert not torch.equal(one, Jitter(0.5)(x, targets, Normals(index, 0, 2, 0))[0])
+    scaled, wanted = Scaling(0.1)(x + 1, targets, Normals(index, 0, 1, 0))
     assert torch.equal(scaled[:, :4, :2], wanted)
     assert float(scaled.std()) == pytest.approx(0.1, rel=0.1)
     with pytest.raises(ConfigError, match=r"Jitter\.std: -1"):
