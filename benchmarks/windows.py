@@ -86,7 +86,7 @@ def training(kind, folder, batch_size, steps):
     """Seconds of so many steps."""
     options = [f"--data.{name}={value}" for name, value in flags(folder, batch_size).items()]
     options += ["--data.dataset", "null", "--trainer.max_epochs", "-1", "--trainer.max_steps", str(steps)]
-    options += ["--trainer.limit_val_batches", "0", "--trainer.log_every_n_steps", "50"]
+    options += ["--trainer.limit_val_batches", "0", "--trainer.log_every_n_steps", "50", "--pictures.enabled", "false"]
     config = ["--config", "configs/experiment/seasons_linear.yaml"]
     experiment = Experiment(read_request(command_parser("benchmark", None), [*config, *options]))
     experiment.build(logger=False, default_root_dir=folder)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from src.data.loader import Batch, Loader
 from src.data.order import EvalOrder
-from src.data.series.augment import Augmentation, Normals
+from src.data.series.augment import Augmentation, normals
 from src.data.series.prepare import GridDataModule
 from src.data.series.seasons import seasons
 from src.data.series.stamps import Clock
@@ -93,7 +93,7 @@ class SeriesDataModule(GridDataModule):
             what = f"no forecast can be made in {self.predict_split}"
             hint = "give rows without holes at their end, and with values of data.known after it"
             raise DataError(f"{self.named}: {what} -> {hint}")
-        if unmade := self.report[self.stored_as(self.predict_split)]["unmade"]:
+        if unmade := self.report[self.stored_as(self.predict_split)]["forecasts_left_out"]:
             why = "they would look at long holes, or at values of data.known that are not there"
             rank_zero_print(f"{self.named}: {unmade} more forecasts are not made, because {why}.")
         return Loader(tiles, EvalOrder(len(tiles), *self.share()))
@@ -116,8 +116,8 @@ class SeriesDataModule(GridDataModule):
         if self.augment and self.trainer and self.trainer.training:
             seen = batch["x"][:, :window, : self.facts["in_channels"] - self.facts["num_known"]]
             for i, operation in enumerate(self.augment):
-                draw = Normals(batch["index"], self.seed, self.trainer.current_epoch, i)
-                changed, batch["targets"] = operation(seen, batch["targets"], draw)
+                normal = partial(normals, batch["index"], self.seed, self.trainer.current_epoch, i)
+                changed, batch["targets"] = operation(seen, batch["targets"], normal)
                 seen.copy_(changed)
         if self.normalize == "window":
             seen = batch["x"][:, :window, :out]

@@ -119,37 +119,43 @@ class GridDataModule(FrameDataModule):
         state = fitted["statistics"] if fitted else {}
         frame, columns = self.read(cleaning, state.get("columns"))
         roles = state.get("roles") or find_roles(columns, self.roles, cleaning)
-        frame, clock, freq = self.in_order(frame, columns, roles, cleaning, state.get("freq"))
-        spans = {"test": EVER} if state else self.spans(frame, roles["targets"], clock)
+        is_utc = self.is_utc(columns, roles["time"], cleaning)
+        frame, clock, freq = self.in_order(frame, is_utc, roles, cleaning, state.get("freq"))
+        grid = on.on_grid(frame, roles["targets"], freq, self.horizon, self.named)
+        del frame  # the grid is a copy
+        grid = on.without_short(grid, self.window + (0 if fitted else self.horizon), cleaning, self.named)
+        spans = {"test": EVER} if state else self.spans(grid, roles["targets"], clock)
         if not state:
-            train = frame.filter(pl.col(TIME).to_physical() < spans["train"][1])
+            train = grid.filter(pl.col(TIME).to_physical() < spans["train"][1])
             inputs = fit(train, roles, self.roles["targets"] is not None, cleaning)
             used = {roles["time"], roles["group"], *inputs["names"]}
             state = {"targets": {name: values[: len(roles["targets"])] for name, values in inputs.items()}}
             state |= {"inputs": inputs, "columns": [c for c in columns if c["name"] in used], "roles": roles}
-            state |= {"freq": freq, "season": self.season or season_of(freq)}
+            state |= {"freq": freq, "season": self.season or season_of(freq), "clock": asdict(clock)}
         if state["season"] is None:
             cleaning.notes.append(f"data.season: steps of {freq} have none of their own, the last value stands in")
-        grid = on.on_grid(frame, roles["targets"], freq, self.horizon, self.named)
-        grid = on.without_short(grid, self.window + (0 if fitted else self.horizon), cleaning, self.named)
         figures = {"freq": freq, "season": state["season"], "gaps": on.note_holes(grid, cleaning)}
-        figures["outliers"] = note_outliers(frame, state["inputs"]["names"], cleaning)
+        figures["outliers"] = note_outliers(grid, state["inputs"]["names"], cleaning)
         arrays, more = self.split(grid, spans, clock, state, cleaning)
         names = grid[SERIES].unique(maintain_order=True).to_list()
-        return arrays, figures | more | {"statistics": state | {"clock": asdict(clock)}, "series_names": names}
+        return arrays, figures | more | {"statistics": state, "series_names": names}
+
+    def is_utc(self, columns: list[Column], time: str, cleaning: Cleaning) -> bool:
+        """Whether stamps had offsets; columns of a file that a trained model has no use for are noted."""
+        known = {c["name"]: c.get("utc", False) for c in columns}
+        if self.file is None:
+            return known[time]
+        head = next(blocks(self.file, self.format, Cleaning("skip")))
+        if unknown := sorted({*head.columns[:-1]}.difference(known, self.drop)):
+            cleaning.notes.append(f"{len(unknown)} columns are not used: {', '.join(unknown[:12])}")
+        dtype = head[time].dtype  # of text, the format says it, which is that of the file trained on
+        return dtype.time_zone is not None if isinstance(dtype, pl.Datetime) else known[time]
 
     def in_order(
-        self, frame: pl.DataFrame, columns: list[Column], roles: Roles, cleaning: Cleaning, trained: str | None
+        self, frame: pl.DataFrame, is_utc: bool, roles: Roles, cleaning: Cleaning, trained: str | None
     ) -> tuple[pl.DataFrame, Clock, str]:
         """Rows in order, one for each stamp, all one step apart but for holes; how stamps are kept; and the step."""
         names = [name for option in NUMBERS for name in roles[option]]
-        is_utc = next(c.get("utc", False) for c in columns if c["name"] == roles["time"])
-        if self.file:
-            head = next(blocks(self.file, self.format, Cleaning("skip")))
-            if isinstance(dtype := head[roles["time"]].dtype, pl.Datetime):  # not that of the file trained on
-                is_utc = dtype.time_zone is not None
-            if trained and (extra := [name for name in head.columns[:-1] if name not in frame.columns]):
-                cleaning.notes.append(f"{len(extra)} columns are not used: {', '.join(extra[:12])}")
         frame = stamped(frame, roles["time"], roles["group"], cleaning, self.named)
         clock = Clock.of(frame, self.time_zone, is_utc, self.freq)
         frame = clock.keep(frame, cleaning, self.named)
@@ -164,8 +170,8 @@ class GridDataModule(FrameDataModule):
             raise DataError(f"{self.named}: the step is {freq}, the model's {trained} -> --data.freq {trained}")
         return (means(frame, names, freq) if self.freq else frame), clock, freq
 
-    def spans(self, frame: pl.DataFrame, targets: list[str], clock: Clock) -> Spans:
-        known = frame.filter(pl.any_horizontal(pl.col(targets).is_not_null()))[TIME].sort()
+    def spans(self, grid: pl.DataFrame, targets: list[str], clock: Clock) -> Spans:
+        known = grid.filter(pl.any_horizontal(pl.col(targets).is_not_null()))[TIME].sort()
         if known.is_empty():
             raise DataError(f"{self.named}: no target has a value -> see data.targets")
         stamps, dates = known.to_physical(), self.dates
@@ -203,16 +209,19 @@ class GridDataModule(FrameDataModule):
             inside = on.KNOWN & pl.col(TIME).to_physical().is_between(*span, closed="left")
             parts[split] = grid.filter(inside).with_columns(pl.col(TIME).alias(roles["time"]))
             arrays[split] = {name: a[cut.rows] for name, a in rows.items()} | {"starts": cut.starts, "tiles": cut.tiles}
-            figures[split] = {"steps": len(parts[split]), "windows": len(cut.starts), "left_out": cut.left_out}
-            figures[split]["unmade"] = cut.unmade
-            figures[split]["series"] = parts[split][SERIES].n_unique()
+            figures[split] = {
+                "steps": len(parts[split]),
+                "windows": len(cut.starts),
+                "series": parts[split][SERIES].n_unique(),
+            }
+            figures[split] |= {"windows_left_out": cut.left_out, "forecasts_left_out": cut.unmade}
             self.check_split(split, figures[split], gap, cleaning, len(spans) == 1)
         columns = [{"name": roles["time"], "kind": "date"}, *({"name": name, "kind": "number"} for name in names)]
         return arrays, figures | describe(parts, columns)
 
     def check_split(self, split: str, found: dict[str, int], gap: int, cleaning: Cleaning, other: bool) -> None:
         """Note windows that are left out; raise DataError where training or evaluation has none."""
-        windows, left_out = found["windows"], found["left_out"]
+        windows, left_out = found["windows"], found["windows_left_out"]
         if left_out:
             what = f"{left_out:,} of {left_out + windows:,} windows of {split} are left out"
             cleaning.notes.append(f"{what}: no target is known, or they see a hole of over {gap} steps (data.max_gap)")

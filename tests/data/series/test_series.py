@@ -1,5 +1,6 @@
 import os
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from src.data.order import TrainOrder
-from src.data.series.augment import Normals, Jitter, Scaling
+from src.data.series.augment import Jitter, Scaling, normals
 from src.data.series.module import SeriesDataModule
 from src.data.series.stamps import season_of, step_of
 from src.data.series.windows import Windows
@@ -127,7 +128,7 @@ def test_windows_that_look_into_long_holes_are_left_out(make):
     frame = hourly().filter(~pl.int_range(300).is_between(50, 55))
     spans = {"val_from": "2024-01-09 18:00", "test_from": "2024-01-11"}  # after row 209
     data = make(frame, max_gap=6, **spans)
-    assert data.report["train"]["left_out"] == 3  # no target is known: those from 50, 51 and 52
+    assert data.report["train"]["windows_left_out"] == 3  # no target is known: those from 50, 51 and 52
     data = make(frame, max_gap=5, **spans)
     starts = data.splits["train"].starts.tolist()
     assert sorted({*range(195)} - {*starts}) == [38, 39, 40, *range(44, 56)]  # row 55 is bridged over 6 steps
@@ -199,7 +200,13 @@ def test_series_of_a_group_keep_apart(make):
         assert np.allclose(np.diff(x, axis=1), 1, atol=1e-3)
         assert np.allclose(told(data, batch)[:, 0] - x[:, -1], 1, atol=1e-3)
     # 168 rows of 1 and 72 of 2 come before val_from
-    assert data.report["train"] == {"steps": 240, "windows": 240 - 30, "left_out": 0, "unmade": 0, "series": 2}
+    assert data.report["train"] == {
+        "steps": 240,
+        "windows": 240 - 30,
+        "windows_left_out": 0,
+        "forecasts_left_out": 0,
+        "series": 2,
+    }
     assert data.report["val"]["series"] == 2
     assert data.report["test"]["series"] == 1
     found = predictions(data)
@@ -449,14 +456,14 @@ def test_wrong_options(options, message):
 def test_augmentation_is_a_function_of_seed_epoch_and_window():
     x, targets = torch.zeros(400, 12, 3), torch.ones(400, 4, 2)
     index = torch.arange(400)
-    one, same = Jitter(0.5)(x, targets, Normals(index, 0, 1, 0))
-    again = Jitter(0.5)(x[:7], targets[:7], Normals(index[100:107], 0, 1, 0))[0]
+    one, same = Jitter(0.5)(x, targets, partial(normals, index, 0, 1, 0))
+    again = Jitter(0.5)(x[:7], targets[:7], partial(normals, index[100:107], 0, 1, 0))[0]
     assert torch.equal(again, one[100:107])
     assert torch.equal(same, targets)
     assert float(one.std()) == pytest.approx(0.5, rel=0.02)
     assert one.isfinite().all()
-    assert not torch.equal(one, Jitter(0.5)(x, targets, Normals(index, 0, 2, 0))[0])
-    scaled, wanted = Scaling(0.1)(x + 1, targets, Normals(index, 0, 1, 0))
+    assert not torch.equal(one, Jitter(0.5)(x, targets, partial(normals, index, 0, 2, 0))[0])
+    scaled, wanted = Scaling(0.1)(x + 1, targets, partial(normals, index, 0, 1, 0))
     assert torch.equal(scaled[:, :4, :2], wanted)
     assert float(scaled.std()) == pytest.approx(0.1, rel=0.1)
     with pytest.raises(ConfigError, match=r"Jitter\.std: -1"):
