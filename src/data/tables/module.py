@@ -1,0 +1,324 @@
+"""Tables: read, cleaned, split, made numbers and packed once; a batch of rows is one gather."""
+
+import inspect
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from torch import Tensor
+
+from src.data import cache
+from src.data.columns import Column, read_columns
+from src.data.delimited import ROW, blocks
+from src.data.frame import FrameDataModule, describe, require
+from src.data.loader import Arrays, Batch
+from src.data.module import DataModule, State
+from src.data.report import SPLITS, Cleaning
+from src.data.tables import features, target
+from src.data.tables.cleaning import FILE, Table
+from src.data.tables.datasets import Dataset, dataset
+from src.data.tables.features import Encoding, Feature, Scale
+from src.data.tables.leaks import find_leaks
+from src.data.tables.splitting import TRAIN, Split, divide
+from src.run.errors import ConfigError, DataError
+from src.run.figures import figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Made = dict[str, list[Feature]]  # of each column
+
+
+class TableDataModule(FrameDataModule):
+    """Rows of a table; one column, a number or a class, is predicted from the others.
+
+    Numbers are scaled, missing ones are 0 and have an indicator beside them if train lacks some, too. Dates become
+    numbers: trend, season, weekday, hour. Categories come after the numbers, as codes for embeddings.
+
+    Args:
+        dataset: in place of a file, one of scikit-learn's that need no download; their target is called `target`.
+        target: the column to predict. Text, and numbers of which there are two, are classes; `types` may say otherwise.
+        split: how val and test are held out: at `random`; the same share of each class (`stratified`, the default for
+            classes); whole groups, such as all rows of a patient (`group`); the last in `time`; or as a `column` says,
+            with the words train, val, test. It is the same for each seed.
+        split_by: the column that `group`, `time` or `column` goes by.
+        val_frac: share of the rows held out for validation.
+        test_frac: share of the rows held out for testing.
+        val_file: a file with the same columns that is val.
+        test_file: a file with the same columns that is test.
+        key: one or more columns that name a row; they are written beside predictions and never learned from.
+        scale: of numbers: `quantile`, by their rank in train to a normal distribution, or `standard`, by train's mean
+            and standard deviation, outliers cut off.
+        one_hot: give categories as numbers 0 and 1, to networks that take numbers only.
+        min_count: categories that train has less often are put together, and with those it does not have.
+        keep: columns to keep although they all but tell the target.
+    """
+
+    provides = ("in_features", "cardinalities", "num_classes")  # facts, which no config states
+    sources = ("file", "dataset")
+
+    def __init__(
+        self,
+        dataset: Dataset | None = None,
+        target: str = "target",
+        split: Split | None = None,
+        split_by: str | None = None,
+        val_frac: float = 0.1,
+        test_frac: float = 0.2,
+        val_file: str | None = None,
+        test_file: str | None = None,
+        key: str | list[str] | None = None,
+        scale: Scale = "quantile",
+        one_hot: bool = False,
+        min_count: int = 5,
+        keep: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not (val_frac > 0 and test_frac > 0 and val_frac + test_frac < 1):
+            raise ConfigError(f"data.val_frac, data.test_frac: {val_frac}, {test_frac} leave a split empty")
+        if (split in ("group", "time", "column")) != (split_by is not None):
+            raise ConfigError(f"data.split: {split}, data.split_by: {split_by} -> group, time and column need a column")
+        if dataset and (self.file or val_file or test_file):
+            raise ConfigError(f"data.dataset: {dataset}, but a file is given, too -> name one of them")
+        self.dataset, self.target, self.split, self.split_by = dataset, target, split, split_by
+        self.shares = {"test": test_frac, "val": val_frac}
+        self.files = {s: Path(f) for s, f in (("val", val_file), ("test", test_file)) if f}
+        self.key = [key] if isinstance(key, str) else key or []
+        self.scale, self.one_hot, self.min_count, self.keep = scale, one_hot, min_count, keep or []
+        self.types = {**self.types, **dict.fromkeys(self.key, "id")}
+
+    def depends_on(self) -> tuple[dict[str, Any], list[Path]]:
+        ours = vars(DataModule())
+        options = {name: value for name, value in vars(self).items() if name not in ours}  # a subclass's own, too
+        named = [name for name in sys.modules if name.startswith(f"{__package__}.")]
+        code = [inspect.getsource(sys.modules[name]) for name in sorted({*named, type(self).__module__})]
+        return {**options, "source": code}, [file for file in (self.file, *self.files.values()) if file]
+
+    def load(self) -> pl.DataFrame:
+        if self.dataset is None:
+            raise ConfigError("no data is named -> give data.file or data.dataset")
+        return dataset(self.dataset)
+
+    def build(self, cleaning: Cleaning, fitted: State | None) -> cache.Prepared:
+        if fitted:
+            return self.build_other(cleaning, fitted["statistics"])
+        table = self.read_all(cleaning)
+        wanted = require("target", self.target, table.columns)
+        is_class = target.is_class(table.frame[self.target], wanted, self.target in self.types)
+        table, split = self.divided(table, is_class)
+        goal = target.fit(table.frame[self.target].filter(split == TRAIN), wanted, is_class)
+        targets = target.known(table, split, goal)
+        rows = {name: np.flatnonzero(split == i) for i, name in enumerate(SPLITS)}
+        if empty := [name for name in rows if not len(rows[name])]:
+            raise DataError(f"{len(table):,} rows are too few: {empty[0]} is empty -> give more, or split otherwise")
+        made, left_out = self.fit_features(table, rows["train"], targets)
+        cleaning.notes.insert(0, summary(table.columns, made, left_out))
+        statistics = {"columns": [c for c in table.columns if c["name"] in {*made, *self.key}], "target": goal}
+        statistics["features"] = features.in_order(made.values())
+        figures = {"left_out": left_out, "statistics": statistics}
+        return self.prepared(table, targets, rows, statistics), figures | self.figures(table, rows, statistics)
+
+    def build_other(self, cleaning: Cleaning, statistics: dict[str, Any]) -> cache.Prepared:
+        """All rows of other data as `test`, its columns found by their names; it need not have the target."""
+        goal, present = statistics["target"], self.column_names()
+        name = goal["column"]["name"]
+        columns = [*statistics["columns"], *([goal["column"]] if name in present else [])]
+        if more := sorted({*present}.difference(c["name"] for c in columns)):
+            cleaning.notes.append(f"columns not used: {', '.join(more[:12])}{', ...' * (len(more) > 12)}")
+        table = self.as_table([self.read(cleaning, columns)[0]], columns, cleaning)
+        if name not in present:
+            table.frame = table.frame.with_columns(pl.lit(None, pl.Float64).alias(name))
+        split = np.zeros(len(table), np.int8)
+        targets = target.known(table, split, goal)
+        cleaning.notes += unseen(table.frame, statistics["features"])
+        rows = {"test": np.flatnonzero(split == TRAIN)}
+        return self.prepared(table, targets, rows, statistics), self.figures(table, rows, statistics)
+
+    def read_all(self, cleaning: Cleaning) -> Table:
+        frame, columns = self.read(cleaning)
+        frames = [frame]
+        for file in self.files.values():
+            if not file.is_file():
+                raise DataError(f"{file} is no file -> name a CSV or Parquet file")
+            frames.append(read_columns(file, self.format, columns, cleaning))
+        return self.as_table(frames, columns, cleaning)
+
+    def as_table(self, frames: list[pl.DataFrame], columns: list[Column], cleaning: Cleaning) -> Table:
+        frame = pl.concat(f.with_columns(pl.lit(i, pl.Int8).alias(FILE)) for i, f in enumerate(frames))
+        text = [c["name"] for c in columns if c["kind"] == "category"]
+        first = self.file or Path(self.dataset or type(self).__name__)
+        return Table(frame.with_columns(pl.col(text).cast(pl.String)), columns, [first, *self.files.values()], cleaning)
+
+    def column_names(self) -> list[str]:
+        if self.file is None:
+            return self.load().columns
+        first = next(blocks(self.file, self.format, Cleaning("skip")), None)
+        return [] if first is None else first.columns[:-1]
+
+    def divided(self, table: Table, is_class: bool) -> tuple[Table, np.ndarray]:
+        """The rows that can be used, and the split of each, int8 [N]; -1 where another row is like it."""
+        how = self.split or ("stratified" if is_class else "random")
+        if how == "stratified" and not is_class:
+            raise ConfigError(f"data.split: stratified, but {self.target} is a number -> random, or data.types")
+        by, shares = self.split_by, {s: share for s, share in self.shares.items() if s not in self.files}
+        if by:
+            column = require("split_by", by, table.columns)
+            if how == "time" and column["kind"] not in ("date", "number"):
+                require("split_by", by, table.columns, "date")
+        table = table.usable(self.target, by, 1 + len(shares) if how == "stratified" else 1)
+        frame = table.frame.filter(pl.col(FILE) == 0)
+        classes = frame[self.target].rank("dense").to_numpy() if is_class else None
+        split = np.array([0, *map(SPLITS.index, self.files)], np.int8)[table.frame[FILE].to_numpy()]
+        if shares or by:
+            parts = divide(how, frame[by] if by else None, classes, len(frame), shares)
+            split[table.frame[FILE].to_numpy() == 0] = parts
+        return table, table.without_copies(split)
+
+    def fit_features(self, table: Table, train: np.ndarray, targets: np.ndarray) -> tuple[Made, dict[str, str]]:
+        """The features of each column, and why the other columns have none."""
+        how = Encoding(self.scale, self.one_hot, self.min_count, trend=self.split != "time")
+        apart = {self.target: "target"} | dict.fromkeys(self.key, "key")
+        if self.split in ("group", "column"):
+            apart[str(self.split_by)] = str(self.split)
+        made: Made = {}
+        left_out: dict[str, str] = {}
+        for column in table.columns:
+            name = column["name"]
+            values = table.frame[name].gather(train)
+            if name in apart or column["kind"] not in ("number", "category", "date"):
+                left_out[name] = apart.get(name, column["kind"])
+            elif not (found := features.fit(values, column, how)):
+                left_out[name] = "constant"
+            else:
+                made[name] = found
+        told = [c for c in table.columns if c["name"] in made and c["name"] not in (*self.keep, self.split_by)]
+        for name, how_well in self.leaks(table, told, train, targets).items():
+            left_out[name] = f"tells the target, {how_well}"
+            del made[name]
+        if not made:
+            raise DataError(f"no column is left to learn from: {left_out} -> give others, or data.types")
+        return made, left_out
+
+    def leaks(self, table: Table, columns: list[Column], train: np.ndarray, targets: np.ndarray) -> dict[str, str]:
+        found = find_leaks(table.frame, columns, train, targets)
+        if found and self.invalid == "error":
+            named, (name, how_well) = ", ".join(found), next(iter(found.items()))
+            what = f"column {name} all but tells the target {self.target} ({how_well})"
+            raise DataError(f"{what} -> data.drop: [{named}], or data.keep: [{named}] if it is known beforehand")
+        return found
+
+    def prepared(
+        self, table: Table, targets: np.ndarray, rows: dict[str, np.ndarray], statistics: dict[str, Any]
+    ) -> cache.Splits:
+        arrays = {"x": features.encode(table.frame, statistics["features"]), "targets": targets}
+        arrays |= {"rows": table.frame[ROW].to_numpy()}
+        if targets.dtype == np.float32:
+            arrays["numbers"] = table.frame[statistics["target"]["column"]["name"]].to_numpy()  # as they were
+        arrays |= {f"key{i}": key_array(table.frame[name]) for i, name in enumerate(self.key)}
+        return {split: {name: cache.Rows(a, index) for name, a in arrays.items()} for split, index in rows.items()}
+
+    def figures(self, table: Table, rows: dict[str, np.ndarray], statistics: dict[str, Any]) -> dict[str, Any]:
+        """For the report: of each column its values by split, and what is made of it."""
+        out: dict[str, Any] = {split: {"samples": len(index)} for split, index in rows.items()}
+        out |= {"columns": {}, "shift": {split: {} for split in rows if split != "train"}}
+        for column in table.columns:  # one at a time, for memory
+            parts = {split: table.frame.select(column["name"])[index] for split, index in rows.items()}
+            found = describe(parts, [column])
+            out["columns"] |= found["columns"]
+            for split in out["shift"]:
+                out["shift"][split] |= found.get("shift", {}).get(split, {})
+        for feature in statistics["features"]:
+            out["columns"][feature["column"]].setdefault("features", []).extend(features.names(feature))
+        return out
+
+    def open(self, split: str, read: Callable[[str], Tensor]) -> Arrays:
+        return Arrays(read("x"), read("targets"))
+
+    def measure(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        if self.fitted:
+            return self.fitted["facts"], self.fitted["statistics"]
+        statistics = self.report.pop("statistics")  # in checkpoints, not in data_report.json
+        goal, facts = statistics["target"], features.facts(statistics["features"])
+        if "classes" in goal:
+            return facts | {"num_classes": len(goal["classes"])}, statistics | {"class_names": goal["classes"]}
+        targets = {"names": [goal["column"]["name"]], "mean": [goal["mean"]], "std": [goal["std"]]}
+        return facts, statistics | {"targets": targets}
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        targets = self.splits["test"].targets
+        lacking = int((targets.isnan() if targets.is_floating_point() else targets < 0).sum())
+        if lacking and stage != "predict":
+            what = f"{lacking:,} of {len(targets):,} rows have no {self.target}"
+            raise DataError(f"{self.file}: {what} -> fill it in, or take python -m src.predict")
+
+    def must_take(self) -> dict[str, str]:
+        hint = "data.one_hot true gives the categories as numbers, or take src.networks.table_mlp.TableMLP"
+        return {"cardinalities": hint} if self.facts["cardinalities"] else {}
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Codes stay float32: bfloat16 has no numbers between 256 and 258."""
+        return batch if self.facts["cardinalities"] else super().on_after_batch_transfer(batch, dataloader_idx)
+
+    def hint(self, message: str) -> str:
+        if "torch.float" in message:
+            return f"data.types: {{{self.target}: category}} for classes, or src.models.regression.Regression"
+        number = f"data.types: {{{self.target}: number}} for a number"
+        return f"{number}, or src.models.classification.Classification" if "torch.int" in message else ""
+
+    def keys(self, split: str, index: np.ndarray) -> dict[str, Any]:
+        """The key of each row, else its number in its file as spreadsheets show it."""
+        files = {name: f"key{i}" for i, name in enumerate(self.key)} or {"row": "rows"}
+        found = {name: self.stored(split, file)[index] for name, file in files.items()}
+        found = {n: [v.decode() or None for v in a] if a.dtype.kind == "S" else a for n, a in found.items()}
+        if "targets" not in self.statistics:
+            return found
+        return found | {"target": [None if v != v else v for v in self.stored(split, "numbers")[index].tolist()]}
+
+    def stored(self, split: str, name: str) -> np.ndarray:
+        return np.load(f"{self.folder}/{self.stored_as(split)}_{name}.npy", mmap_mode="r")
+
+    def picture(self, batch: Batch) -> "Figure":
+        """Rows as the network gets them, a column for each number or code."""
+        named = [name for feature in self.statistics["features"] for name in features.names(feature)]
+        fig = figure(max(6, 0.25 * len(named)), 7)
+        axes = fig.subplots()
+        axes.imshow(batch["x"].float().cpu(), cmap="coolwarm", vmin=-3, vmax=3, aspect="auto", interpolation="nearest")
+        axes.set_xticks(range(len(named)), named, rotation=90, size=6, parse_math=False)
+        axes.set(title="rows of train as the network gets them", ylabel="sample")
+        return fig
+
+
+def summary(columns: Iterable[Column], made: Made, left_out: dict[str, str]) -> str:
+    """Columns by kind, and those that are not learned from."""
+    kinds = Counter(c["kind"] for c in columns if c["name"] in made)
+    words = {"number": "numbers", "category": "categories", "date": "dates"}
+    used = ", ".join(f"{n} {kind if n == 1 else words[kind]}" for kind, n in kinds.items())
+    others = ", ".join(f"{name} ({why})" for name, why in left_out.items() if why != "target")
+    return used + (f"; left out: {others}" if others else "")
+
+
+def unseen(frame: pl.DataFrame, found: Iterable[Feature]) -> list[str]:
+    """What train never had: values of categories, and gaps."""
+    out = []
+    for feature in found:
+        values = frame[feature["column"]]
+        if feature["kind"] == "category":
+            known = feature["categories"] + feature["rare"]
+            new = values.filter(values.is_not_null() & ~values.is_in(known))
+            if len(new):
+                out.append(f"{len(new):,} rows have a {values.name} that train has not, as {new[0]!r}")
+    return out
+
+
+def key_array(values: pl.Series) -> np.ndarray:
+    """Whole numbers as such, all else as text."""
+    numbers = values.cast(pl.Int64, strict=False)
+    if numbers.cast(pl.String).equals(values.cast(pl.String)) and not numbers.null_count():
+        return numbers.to_numpy()
+    return np.array([v.encode() for v in values.cast(pl.String).fill_null("")])
