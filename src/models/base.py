@@ -160,7 +160,7 @@ def logs_now(trainer: Trainer, batch_idx: int) -> bool:
 
 
 class MaskedMean(Metric):
-    """The mean over all samples of all devices, without padding. NaN stays NaN.
+    """The means over all samples of all devices, without padding. NaN stays NaN.
 
     torchmetrics' MeanMetric either waits for the device at each update, to look for NaN, or ignores the weights.
     """
@@ -168,16 +168,16 @@ class MaskedMean(Metric):
     total: Tensor
     count: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, *shape: int) -> None:
         super().__init__()
         exact = torch.float32 if torch.backends.mps.is_available() else torch.float64  # Apple's GPUs have no float64
         for name in ("total", "count"):
-            self.add_state(name, torch.zeros((), dtype=exact), dist_reduce_fx="sum")
+            self.add_state(name, torch.zeros(shape, dtype=exact), dist_reduce_fx="sum")
 
     def update(self, values: Tensor, real: Tensor) -> None:
-        """values [N], real [N]: whether each is a sample or padding."""
-        self.total += torch.where(real, values.to(self.total.dtype), 0.0).sum()
-        self.count += real.sum()
+        """values [N, *shape], real [N, ...]: whether each is of a sample or padding."""
+        self.total += torch.where(real, values.to(self.total.dtype), 0.0).sum(0)
+        self.count += real.sum(0)
 
     def compute(self) -> Tensor:
         return (self.total / self.count).float()
