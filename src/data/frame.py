@@ -1,14 +1,17 @@
 """What kinds of data share whose samples come from the columns of a file: reading, and figures of each column."""
 
+import inspect
+import sys
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
 
-from src.data.columns import Column, Kind, find_columns, read_columns, typed_kind
-from src.data.delimited import ROW, Format
+from src.data.columns import Column, Kind, find_columns, read_columns
+from src.data.delimited import Format
 from src.data.module import PreparedDataModule
 from src.data.report import SPLITS, Cleaning, total_variation
 from src.run.errors import ConfigError, DataError, nearest
@@ -56,7 +59,7 @@ class FrameDataModule(PreparedDataModule):
         self.types, self.drop = types or {}, drop or []
 
     def load(self) -> pl.DataFrame:
-        """A data set of your own that is in no file; its columns' types say what they are."""
+        """A data set of your own that is in no file; read as a Parquet file is."""
         raise ConfigError(f"{type(self).__name__}: no data is named -> give data.file")
 
     def read(self, cleaning: Cleaning, known: Iterable[Column] | None = None) -> tuple[pl.DataFrame, list[Column]]:
@@ -65,17 +68,23 @@ class FrameDataModule(PreparedDataModule):
         Args:
             known: the columns that are wanted, of a trained model; by default all, as they are found to be.
         """
-        if self.file is None:
-            frame = self.load()
-            columns = [{"name": name, "kind": self.types.get(name, typed_kind(t))} for name, t in frame.schema.items()]
-            frame, cleaning.came_in = frame.with_row_index(ROW).with_columns(pl.col(ROW).cast(pl.Int64)), len(frame)
+        source = self.load() if self.file is None else self.file
+        if isinstance(source, Path) and not source.is_file():
+            what = "is a folder" if source.is_dir() else "is not there"
+            raise DataError(f"data.file: {source} {what} -> name a CSV or Parquet file")
+        if known is None:
+            columns = list(find_columns(source, self.format, self.types, self.drop).values())
+            cleaning.notes += [f"{c['name']} ({c['kind']}): {c['note']}" for c in columns if "note" in c]
         else:
-            if not self.file.is_file():
-                raise DataError(f"data.file: {self.file} is no file -> name a CSV or Parquet file")
-            columns = list(known or find_columns(self.file, self.format, self.types).values())
-            frame = read_columns(self.file, self.format, columns, cleaning)
-        columns = [c for c in columns if c["name"] not in self.drop]
-        return frame.select(*(c["name"] for c in columns), ROW), columns
+            columns = [c for c in known if c["name"] not in self.drop]
+        return read_columns(source, self.format, columns, cleaning), columns
+
+    def reading(self) -> dict[str, Any]:
+        """What the rows depend on besides the file, for `depends_on`: options, and the code that reads."""
+        classes = [c for c in type(self).__mro__ if issubclass(c, FrameDataModule)]
+        modules = {c.__module__ for c in classes} | {find_columns.__module__, Format.__module__}
+        source = [inspect.getsource(sys.modules[name]) for name in sorted(modules)]
+        return {"format": asdict(self.format), "types": self.types, "drop": self.drop, "source": source}
 
     def pictures(self) -> dict[str, "Figure"]:
         """How the values of each column are distributed in each split, and how many are missing."""

@@ -11,6 +11,7 @@ from src.run.errors import DataError
 
 SPLITS = ("train", "val", "test")
 MAX_SHIFTS = 3  # that a line names
+MAX_LISTED = 1000  # of what is left out for one reason; all are counted
 DUPLICATES = ("duplicate", "two labels", "also in test", "also in val")  # reasons that are no fault of a file
 
 
@@ -21,18 +22,24 @@ class Cleaning:
     invalid: str = "error"  # refuses data of which some samples cannot be used, `skip` leaves them out
     root: Path = Path()  # the folder that names of files start from
     removed: list[dict[str, str]] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
+    skipped: int = 0  # that cannot be used
+    first: str = ""  # of them
     hint: str = ""  # what to do about the first of them
+    counts: Counter[str] = field(default_factory=Counter)  # left out, by reason
     notes: list[str] = field(default_factory=list)  # for the terminal
     came_in: int = 0  # files or rows
 
     def skip(self, split: str, file: str | Path, reason: str, hint: str) -> None:
         """Leave out a row, or a file below the root, that cannot be used; `check` says whether that may be."""
         self.hint = self.hint or hint
-        self.skipped.append(f"{self.root / file}: {reason}")
+        self.first = self.first or f"{self.root / file}: {reason}"
+        self.skipped += 1
         self.remove(split, file, reason.partition(":")[0], reason.partition(": ")[2])
 
     def remove(self, split: str, file: str | Path, reason: str, detail: str = "") -> None:
+        self.counts[reason] += 1
+        if self.counts[reason] > MAX_LISTED:
+            return
         name = file if isinstance(file, str) else str(file.relative_to(self.root))
         self.removed.append({"split": split, "file": name, "reason": reason, "detail": detail})
 
@@ -44,18 +51,18 @@ class Cleaning:
     def check(self) -> None:
         """Raise DataError where samples cannot be used and may not be left out."""
         if self.skipped and self.invalid == "error":
-            more = len(self.skipped) - 1
-            what = f"{self.skipped[0]}; {more} more of {self.came_in} cannot be used" if more else self.skipped[0]
+            more = self.skipped - 1
+            what = f"{self.first}; {more:,} more of {self.came_in:,} cannot be used" if more else self.first
             hint = f"{self.hint}, or leave {'them' if more else 'it'} out with --data.invalid skip"
             raise DataError(f"{what} -> {hint}", self.removed)
 
     def report(self) -> dict[str, Any]:
-        counts, came_in = Counter(r["reason"] for r in self.removed), max(1, self.came_in)
+        came_in = max(1, self.came_in)
         return {
             "came_in": self.came_in,
-            "removed_counts": dict(counts.most_common()),
-            "data/missing_frac": len(self.skipped) / came_in,
-            "data/duplicate_frac": sum(counts[r] for r in DUPLICATES) / came_in,
+            "removed_counts": dict(self.counts.most_common()),
+            "data/missing_frac": self.skipped / came_in,
+            "data/duplicate_frac": sum(self.counts[r] for r in DUPLICATES) / came_in,
             "note": "; ".join(self.notes),
             "removed": self.removed,
         }
@@ -71,7 +78,7 @@ def lines(report: dict[str, Any], file: str = "data_report.json") -> dict[str, s
     out = {}
     if report.get("removed"):
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in report["removed_counts"].items())
-        out["left out"] = f"{len(report['removed']):,} of {report['came_in']:,}: {reasons} ({file})"
+        out["left out"] = f"{sum(report['removed_counts'].values()):,} of {report['came_in']:,}: {reasons} ({file})"
     if report.get("note"):
         out["note"] = report["note"]
     if report.get("shift"):

@@ -81,7 +81,7 @@ def list_files(root: Path, cleaning: Cleaning, known: Sequence[str] = ()) -> dic
                 cleaning.skip(split, path, "in no class folder", "move it into the folder of its class")
             else:
                 out[split].append(File(path, "" if unlabelled else parts[0]))
-    cleaning.came_in = sum(map(len, out.values())) + len(cleaning.skipped)
+    cleaning.came_in = sum(map(len, out.values())) + cleaning.skipped
     cleaning.note_others(others)
     if not (any(out.values()) if known else out["train"]):
         where = "no image is in it, nor in a class folder there"
@@ -126,7 +126,7 @@ def common_shape(heads: list[tuple[Size, bool]], image_size: Size | None, cleani
     """What all images are made: one channel if all are grey, and one size: the given one, or their own if they have
     one of at most 224 pixels a side, else squares of the median shorter side, or 224."""
     if not heads:
-        raise DataError(f"{cleaning.root}: no image can be read -> see {cleaning.skipped[0]}")
+        raise DataError(f"{cleaning.root}: no image can be read -> see {cleaning.first}")
     sizes, is_grey = [size for size, _ in heads], all(is_grey for _, is_grey in heads)
     size = image_size or sizes[0]
     if image_size is None and (len(set(sizes)) > 1 or max(size) > MAX_SIDE):

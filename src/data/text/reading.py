@@ -61,7 +61,7 @@ def read(paths: list[Path], cleaning: Cleaning) -> dict[str, str]:
 
 def clean(texts: dict[str, str], cleaning: Cleaning) -> list[str]:
     """Documents that are neither empty nor seen before, without control characters; raises DataError where none is."""
-    cleaning.came_in = len(texts) + len(cleaning.skipped)
+    cleaning.came_in = len(texts) + cleaning.skipped
     cleaning.check()
     first: dict[str, str] = {}  # text -> the first file that has it
     num_control = 0
