@@ -2,9 +2,9 @@
 
     python -m benchmarks.tables logs/diabetes_mlp logs/breast_cancer_mlp logs/wine_mlp
 
-Takes folders of finished runs, one for each experiment with a run for each seed, as `make seeds` makes them. The peers are
-fitted on train's rows and measured on test's: RidgeCV or LogisticRegressionCV on scaled numbers and one-hot categories, and
-HistGradientBoosting at its defaults on the columns as they are, with gaps and codes of categories.
+Takes folders of finished runs, one for each experiment with a run for each seed, as `make seeds` makes them. The peers
+are fitted on train's rows and measured on test's: RidgeCV or LogisticRegression on scaled numbers and one-hot
+categories, and HistGradientBoosting at its defaults on the columns as they are, with gaps and codes of categories.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from statistics import mean
 import numpy as np
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-from sklearn.linear_model import LogisticRegressionCV, RidgeCV
+from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.metrics import accuracy_score, root_mean_squared_error
 
 from src.config.build import Experiment
@@ -70,7 +70,7 @@ def peers(run: Path) -> Iterator[tuple[str, float]]:
     splits, categories = raw(data)
     boosting = HistGradientBoostingClassifier if classes else HistGradientBoostingRegressor
     yield "HistGradientBoosting", score(boosting(categorical_features=categories, random_state=0), splits)
-    linear = LogisticRegressionCV(max_iter=10_000) if classes else RidgeCV(np.logspace(-3, 3, 13))
+    linear = LogisticRegression(max_iter=10_000) if classes else RidgeCV(np.logspace(-3, 3, 13))
     yield type(linear).__name__, score(linear, encoded(data_of(run, scale="standard", one_hot=True)))
 
 

@@ -1,7 +1,7 @@
 """What a network gets of each column: fitted on train alone, as plain data that goes into checkpoints."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -58,7 +58,8 @@ def fit_number(values: pl.Series, scale: Scale) -> Feature:
     low, middle, high = np.quantile(known, (0.25, 0.5, 0.75))
     reach = REACH * (high - low)
     low, high = (middle - reach, middle + reach) if reach else (known.min(), known.max())
-    out: Feature = {"kind": "number", "limits": [float(low), float(high)]}
+    outliers = int(((known < low) | (known > high)).sum())
+    out: Feature = {"kind": "number", "limits": [float(low), float(high)], "outliers": outliers}
     if scale == "quantile":  # as many as Gorishniy et al. take (Revisiting Deep Learning Models for Tabular Data, 2021)
         at = np.linspace(0, 1, max(10, min(len(known) // 30, 1000)))
         return out | {"quantiles": np.quantile(known, at).tolist(), "edge": 0.5 / len(known)}
@@ -79,11 +80,6 @@ def fit_category(values: pl.Series, how: Encoding) -> list[Feature]:
 def is_coded(feature: Feature) -> bool:
     """Whether it is given as a code, not as numbers."""
     return feature["kind"] == "category" and "present" not in feature
-
-
-def in_order(found: Iterable[list[Feature]]) -> list[Feature]:
-    """Numbers first, then codes."""
-    return sorted((feature for some in found for feature in some), key=is_coded)
 
 
 def names(feature: Feature) -> list[str]:

@@ -2,35 +2,35 @@
 
 import inspect
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+import torch
 from torch import Tensor
 
 from src.data import cache
-from src.data.columns import Column, read_columns
+from src.data.columns import Column, check_names, read_columns
 from src.data.delimited import ROW, blocks
-from src.data.frame import FrameDataModule, describe, require
+from src.data.frame import FrameDataModule, require
 from src.data.loader import Arrays, Batch
 from src.data.module import DataModule, State
 from src.data.report import SPLITS, Cleaning
-from src.data.tables import features, target
+from src.data.tables import features, report, target
 from src.data.tables.cleaning import FILE, Table
 from src.data.tables.datasets import Dataset, dataset
 from src.data.tables.features import Encoding, Feature, Scale
 from src.data.tables.leaks import find_leaks
-from src.data.tables.splitting import TRAIN, Split, divide
+from src.data.tables.splitting import TEST, TRAIN, Split, divide
 from src.run.errors import ConfigError, DataError
 from src.run.figures import figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Made = dict[str, list[Feature]]  # of each column
+KINDS = ("number", "category", "date")  # of columns that features are made of
 
 
 class TableDataModule(FrameDataModule):
@@ -95,9 +95,8 @@ class TableDataModule(FrameDataModule):
     def depends_on(self) -> tuple[dict[str, Any], list[Path]]:
         ours = vars(DataModule())
         options = {name: value for name, value in vars(self).items() if name not in ours}  # a subclass's own, too
-        named = [name for name in sys.modules if name.startswith(f"{__package__}.")]
-        code = [inspect.getsource(sys.modules[name]) for name in sorted({*named, type(self).__module__})]
-        return {**options, "source": code}, [file for file in (self.file, *self.files.values()) if file]
+        code = [inspect.getsource(sys.modules[name]) for name in sorted(sys.modules) if name.startswith(__package__)]
+        return {**self.reading(), **options, "code": code}, [f for f in (self.file, *self.files.values()) if f]
 
     def load(self) -> pl.DataFrame:
         if self.dataset is None:
@@ -108,141 +107,123 @@ class TableDataModule(FrameDataModule):
         if fitted:
             return self.build_other(cleaning, fitted["statistics"])
         table = self.read_all(cleaning)
-        wanted = require("target", self.target, table.columns)
-        is_class = target.is_class(table.frame[self.target], wanted, self.target in self.types)
+        column = require("target", self.target, table.columns)
+        is_class = target.is_class(table.frame[self.target], column, self.target in self.types)
         table, split = self.divided(table, is_class)
-        goal = target.fit(table.frame[self.target].filter(split == TRAIN), wanted, is_class)
+        goal = target.fit(table.frame[self.target].filter(split == TRAIN), column, is_class)
         targets = target.known(table, split, goal)
         rows = {name: np.flatnonzero(split == i) for i, name in enumerate(SPLITS)}
         if empty := [name for name in rows if not len(rows[name])]:
             raise DataError(f"{len(table):,} rows are too few: {empty[0]} is empty -> give more, or split otherwise")
         made, left_out = self.fit_features(table, rows["train"], targets)
-        cleaning.notes.insert(0, summary(table.columns, made, left_out))
-        statistics = {"columns": [c for c in table.columns if c["name"] in {*made, *self.key}], "target": goal}
-        statistics["features"] = features.in_order(made.values())
-        figures = {"left_out": left_out, "statistics": statistics}
-        return self.prepared(table, targets, rows, statistics), figures | self.figures(table, rows, statistics)
+        cleaning.notes[:0] = report.decisions(table, made, left_out)
+        columns = [c for c in table.columns if c["name"] in {*self.key, *(f["column"] for f in made)}]
+        statistics = {"columns": columns, "target": goal, "features": made, "left_out": left_out}
+        figures = {"left_out": left_out, "statistics": statistics} | report.figures(table, rows, made)
+        return self.arrays(table, rows, targets, made), figures
 
     def build_other(self, cleaning: Cleaning, statistics: dict[str, Any]) -> cache.Prepared:
         """All rows of other data as `test`, its columns found by their names; it need not have the target."""
-        goal, present = statistics["target"], self.column_names()
-        name = goal["column"]["name"]
-        columns = [*statistics["columns"], *([goal["column"]] if name in present else [])]
-        if more := sorted({*present}.difference(c["name"] for c in columns)):
-            cleaning.notes.append(f"columns not used: {', '.join(more[:12])}{', ...' * (len(more) > 12)}")
-        table = self.as_table([self.read(cleaning, columns)[0]], columns, cleaning)
-        if name not in present:
-            table.frame = table.frame.with_columns(pl.lit(None, pl.Float64).alias(name))
-        split = np.zeros(len(table), np.int8)
+        goal, made, present = statistics["target"], statistics["features"], self.column_names()
+        columns = [*statistics["columns"], *(c for c in [goal["column"]] if c["name"] in present)]
+        known = {*statistics["left_out"], *(c["name"] for c in columns)}
+        if more := [name for name in present if name not in known]:
+            cleaning.notes.append(f"columns that train has not: {report.listed(more)}")
+        frame, _ = self.read(cleaning, columns)
+        if goal["column"] not in columns:
+            frame = frame.with_columns(pl.lit(None, pl.Float64).alias(goal["column"]["name"]))
+        table = self.as_table([frame], columns, cleaning)
+        split = np.full(len(table), TEST, np.int8)
         targets = target.known(table, split, goal)
-        cleaning.notes += unseen(table.frame, statistics["features"])
-        rows = {"test": np.flatnonzero(split == TRAIN)}
-        return self.prepared(table, targets, rows, statistics), self.figures(table, rows, statistics)
+        rows = {"test": np.flatnonzero(split == TEST)}
+        cleaning.notes += report.news(table, made)
+        return self.arrays(table, rows, targets, made), report.figures(table, rows, made)
 
     def read_all(self, cleaning: Cleaning) -> Table:
+        present = self.column_names()
+        for option in ("key", "keep"):
+            check_names(f"data.{option}", getattr(self, option), present)
         frame, columns = self.read(cleaning)
         frames = [frame]
-        for file in self.files.values():
+        for split, file in self.files.items():
             if not file.is_file():
-                raise DataError(f"{file} is no file -> name a CSV or Parquet file")
+                raise DataError(f"data.{split}_file: {file} is not there -> name a CSV or Parquet file")
             frames.append(read_columns(file, self.format, columns, cleaning))
         return self.as_table(frames, columns, cleaning)
 
     def as_table(self, frames: list[pl.DataFrame], columns: list[Column], cleaning: Cleaning) -> Table:
         frame = pl.concat(f.with_columns(pl.lit(i, pl.Int8).alias(FILE)) for i, f in enumerate(frames))
-        text = [c["name"] for c in columns if c["kind"] == "category"]
+        frame = frame.with_columns(pl.col([c["name"] for c in columns if c["kind"] == "category"]).cast(pl.String))
         first = self.file or Path(self.dataset or type(self).__name__)
-        return Table(frame.with_columns(pl.col(text).cast(pl.String)), columns, [first, *self.files.values()], cleaning)
+        return Table(frame, columns, [first, *self.files.values()], cleaning)
 
     def column_names(self) -> list[str]:
-        if self.file is None:
-            return self.load().columns
-        first = next(blocks(self.file, self.format, Cleaning("skip")), None)
+        source = self.load() if self.file is None else self.file
+        if isinstance(source, pl.DataFrame) or not source.is_file():
+            return source.columns if isinstance(source, pl.DataFrame) else []
+        first = next(blocks(source, self.format, Cleaning("skip")), None)
         return [] if first is None else first.columns[:-1]
 
     def divided(self, table: Table, is_class: bool) -> tuple[Table, np.ndarray]:
-        """The rows that can be used, and the split of each, int8 [N]; -1 where another row is like it."""
-        how = self.split or ("stratified" if is_class else "random")
+        """The rows that can be used, and the split of each, int8 [N]; -1 where another row is equal to it."""
+        how, by = self.split or ("stratified" if is_class else "random"), self.split_by
         if how == "stratified" and not is_class:
-            raise ConfigError(f"data.split: stratified, but {self.target} is a number -> random, or data.types")
-        by, shares = self.split_by, {s: share for s, share in self.shares.items() if s not in self.files}
+            hint = f"data.split random, or data.types: {{{self.target}: category}}"
+            raise ConfigError(f"data.split: stratified, but {self.target} is a number -> {hint}")
         if by:
-            column = require("split_by", by, table.columns)
-            if how == "time" and column["kind"] not in ("date", "number"):
-                require("split_by", by, table.columns, "date")
+            kind = require("split_by", by, table.columns)["kind"]
+            if wanted := {"time": "date", "column": "category"}.get(how):
+                require("split_by", by, table.columns, "number" if (how, kind) == ("time", "number") else wanted)
+        shares = {split: share for split, share in self.shares.items() if split not in self.files}
         table = table.usable(self.target, by, 1 + len(shares) if how == "stratified" else 1)
-        frame = table.frame.filter(pl.col(FILE) == 0)
+        divisible = (table.frame[FILE] == 0).to_numpy()
+        frame = table.frame.filter(divisible)
         classes = frame[self.target].rank("dense").to_numpy() if is_class else None
-        split = np.array([0, *map(SPLITS.index, self.files)], np.int8)[table.frame[FILE].to_numpy()]
-        if shares or by:
-            parts = divide(how, frame[by] if by else None, classes, len(frame), shares)
-            split[table.frame[FILE].to_numpy() == 0] = parts
+        split = np.array([TRAIN, *map(SPLITS.index, self.files)], np.int8)[table.frame[FILE].to_numpy()]
+        split[divisible] = divide(how, frame[by] if by else None, classes, len(frame), shares)
         return table, table.without_copies(split)
 
-    def fit_features(self, table: Table, train: np.ndarray, targets: np.ndarray) -> tuple[Made, dict[str, str]]:
-        """The features of each column, and why the other columns have none."""
+    def fit_features(
+        self, table: Table, train: np.ndarray, targets: np.ndarray
+    ) -> tuple[list[Feature], dict[str, str]]:
+        """The features, numbers first, and why other columns have none."""
         how = Encoding(self.scale, self.one_hot, self.min_count, trend=self.split != "time")
-        apart = {self.target: "target"} | dict.fromkeys(self.key, "key")
+        left_out = {c["name"]: c["kind"] for c in table.columns if c["kind"] not in KINDS}
+        left_out |= dict.fromkeys(self.key, "key") | {self.target: "target"}
         if self.split in ("group", "column"):
-            apart[str(self.split_by)] = str(self.split)
-        made: Made = {}
-        left_out: dict[str, str] = {}
-        for column in table.columns:
-            name = column["name"]
-            values = table.frame[name].gather(train)
-            if name in apart or column["kind"] not in ("number", "category", "date"):
-                left_out[name] = apart.get(name, column["kind"])
-            elif not (found := features.fit(values, column, how)):
-                left_out[name] = "constant"
-            else:
-                made[name] = found
-        told = [c for c in table.columns if c["name"] in made and c["name"] not in (*self.keep, self.split_by)]
-        for name, how_well in self.leaks(table, told, train, targets).items():
-            left_out[name] = f"tells the target, {how_well}"
-            del made[name]
-        if not made:
-            raise DataError(f"no column is left to learn from: {left_out} -> give others, or data.types")
-        return made, left_out
-
-    def leaks(self, table: Table, columns: list[Column], train: np.ndarray, targets: np.ndarray) -> dict[str, str]:
-        found = find_leaks(table.frame, columns, train, targets)
-        if found and self.invalid == "error":
-            named, (name, how_well) = ", ".join(found), next(iter(found.items()))
+            left_out[str(self.split_by)] = str(self.split)
+        columns = [c for c in table.columns if c["name"] not in left_out]
+        made = [features.fit(table.frame[c["name"]].gather(train), c, how) for c in columns]
+        none = [c["name"] for c, found in zip(columns, made, strict=True) if not found]
+        left_out |= {n: "constant" if table.frame[n].gather(train).n_unique() == 1 else "rare values" for n in none}
+        told = [c for c in columns if c["name"] not in (*left_out, *self.keep, self.split_by)]
+        leaks = find_leaks(table.frame, told, train, targets)
+        if leaks and self.invalid == "error":
+            names, (name, how_well) = ", ".join(leaks), next(iter(leaks.items()))
             what = f"column {name} all but tells the target {self.target} ({how_well})"
-            raise DataError(f"{what} -> data.drop: [{named}], or data.keep: [{named}] if it is known beforehand")
-        return found
+            raise DataError(f"{what} -> data.drop: [{names}], or data.keep: [{names}] if it is known beforehand")
+        left_out |= {name: f"tells the target, {how_well}" for name, how_well in leaks.items()}
+        kept = [feature for found in made for feature in found if feature["column"] not in left_out]
+        if not kept:
+            raise DataError(f"no column is left to learn from: {left_out} -> give others, or data.types")
+        return sorted(kept, key=features.is_coded), left_out
 
-    def prepared(
-        self, table: Table, targets: np.ndarray, rows: dict[str, np.ndarray], statistics: dict[str, Any]
+    def arrays(
+        self, table: Table, rows: dict[str, np.ndarray], targets: np.ndarray, made: list[Feature]
     ) -> cache.Splits:
-        arrays = {"x": features.encode(table.frame, statistics["features"]), "targets": targets}
-        arrays |= {"rows": table.frame[ROW].to_numpy()}
+        arrays = {"x": features.encode(table.frame, made), "targets": targets, "rows": table.frame[ROW].to_numpy()}
         if targets.dtype == np.float32:
-            arrays["numbers"] = table.frame[statistics["target"]["column"]["name"]].to_numpy()  # as they were
+            arrays["numbers"] = table.frame[self.target].to_numpy()  # as they were
         arrays |= {f"key{i}": key_array(table.frame[name]) for i, name in enumerate(self.key)}
         return {split: {name: cache.Rows(a, index) for name, a in arrays.items()} for split, index in rows.items()}
-
-    def figures(self, table: Table, rows: dict[str, np.ndarray], statistics: dict[str, Any]) -> dict[str, Any]:
-        """For the report: of each column its values by split, and what is made of it."""
-        out: dict[str, Any] = {split: {"samples": len(index)} for split, index in rows.items()}
-        out |= {"columns": {}, "shift": {split: {} for split in rows if split != "train"}}
-        for column in table.columns:  # one at a time, for memory
-            parts = {split: table.frame.select(column["name"])[index] for split, index in rows.items()}
-            found = describe(parts, [column])
-            out["columns"] |= found["columns"]
-            for split in out["shift"]:
-                out["shift"][split] |= found.get("shift", {}).get(split, {})
-        for feature in statistics["features"]:
-            out["columns"][feature["column"]].setdefault("features", []).extend(features.names(feature))
-        return out
 
     def open(self, split: str, read: Callable[[str], Tensor]) -> Arrays:
         return Arrays(read("x"), read("targets"))
 
     def measure(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        statistics = self.report.pop("statistics", {})  # in checkpoints, not in data_report.json
         if self.fitted:
             return self.fitted["facts"], self.fitted["statistics"]
-        statistics = self.report.pop("statistics")  # in checkpoints, not in data_report.json
         goal, facts = statistics["target"], features.facts(statistics["features"])
         if "classes" in goal:
             return facts | {"num_classes": len(goal["classes"])}, statistics | {"class_names": goal["classes"]}
@@ -271,6 +252,10 @@ class TableDataModule(FrameDataModule):
         number = f"data.types: {{{self.target}: number}} for a number"
         return f"{number}, or src.models.classification.Classification" if "torch.int" in message else ""
 
+    def encode(self, frame: pl.DataFrame) -> Tensor:
+        """Rows as a network gets them, from columns of numbers, dates and text as `read` gives them."""
+        return torch.from_numpy(features.encode(frame, self.statistics["features"]))
+
     def keys(self, split: str, index: np.ndarray) -> dict[str, Any]:
         """The key of each row, else its number in its file as spreadsheets show it."""
         files = {name: f"key{i}" for i, name in enumerate(self.key)} or {"row": "rows"}
@@ -292,28 +277,6 @@ class TableDataModule(FrameDataModule):
         axes.set_xticks(range(len(named)), named, rotation=90, size=6, parse_math=False)
         axes.set(title="rows of train as the network gets them", ylabel="sample")
         return fig
-
-
-def summary(columns: Iterable[Column], made: Made, left_out: dict[str, str]) -> str:
-    """Columns by kind, and those that are not learned from."""
-    kinds = Counter(c["kind"] for c in columns if c["name"] in made)
-    words = {"number": "numbers", "category": "categories", "date": "dates"}
-    used = ", ".join(f"{n} {kind if n == 1 else words[kind]}" for kind, n in kinds.items())
-    others = ", ".join(f"{name} ({why})" for name, why in left_out.items() if why != "target")
-    return used + (f"; left out: {others}" if others else "")
-
-
-def unseen(frame: pl.DataFrame, found: Iterable[Feature]) -> list[str]:
-    """What train never had: values of categories, and gaps."""
-    out = []
-    for feature in found:
-        values = frame[feature["column"]]
-        if feature["kind"] == "category":
-            known = feature["categories"] + feature["rare"]
-            new = values.filter(values.is_not_null() & ~values.is_in(known))
-            if len(new):
-                out.append(f"{len(new):,} rows have a {values.name} that train has not, as {new[0]!r}")
-    return out
 
 
 def key_array(values: pl.Series) -> np.ndarray:
