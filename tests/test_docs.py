@@ -172,7 +172,7 @@ def test_make_it_yours(trained, tmp_path):
 def test_files_shown_in_add_are_clean(trained, tmp_path):
     fork = tmp_path / "fork"
     shutil.copytree(trained, fork, symlinks=True)
-    assert len(write_files(ROOT / "docs/add.md", fork)) == 4
+    assert len(write_files(ROOT / "docs/add.md", fork)) == 2
     execute("ruff check src && ruff format --check src && mypy", fork)
 
 

@@ -110,7 +110,7 @@ def csv_blocks(path: Path, how: Format, cleaning: Cleaning) -> Iterator[pl.DataF
             yield without_empty(pl.DataFrame(pl.from_arrow(batch)).with_columns(pl.Series(ROW, rows)), path, cleaning)
     except pyarrow.ArrowInvalid as e:  # a row that is larger than a block
         raise open_quote(path, how, separator) from e
-    if ("\n" in last or "\r" in last) and end != '"':
+    if not ragged and ("\n" in last or "\r" in last) and end != '"':
         raise open_quote(path, how, separator)
     cleaning.came_in += number - first + len(ragged)
 
@@ -256,7 +256,8 @@ def check_head(path: Path, how: Format, rows: Rows) -> None:
         what = f"{path}: the names of the columns are not in row {how.skip_rows + 1}"
         raise DataError(f"{what} -> --data.skip_rows {how.skip_rows + before}, if they are {', '.join(fields)[:60]}")
     if not any(fields for _, fields in rows[1:]):
-        raise DataError(f"{path}: there are no rows -> give it some below its header")
+        hint = "close the quote in its header" if "\n" in "".join(names) else "give it some below its header"
+        raise DataError(f"{path}: there are no rows -> {hint}")
     numeric = [name for name in names if re.fullmatch(r"\s*[-+]?\d+(\.\d*)?([eE][-+]?\d+)?\s*", name)]
     if len(numeric) == len(names) or (len(numeric) > len(names) / 2 and any("." in name for name in numeric)):
         what = f"{path}: row {how.skip_rows + 1} has numbers, as {numeric[0]}, not names of columns"

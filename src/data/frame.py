@@ -53,7 +53,11 @@ class FrameDataModule(PreparedDataModule):
     ) -> None:
         super().__init__(**kwargs)
         if skip_rows < 0:
-            raise ConfigError(f"data.skip_rows: {skip_rows} is less than 0")
+            raise ConfigError(f"data.skip_rows: {skip_rows} is less than 0 -> give the rows above the names")
+        if separator is not None and len(separator) != 1:
+            raise ConfigError(f"data.separator: {separator!r} -> give one character")
+        if date_format is not None and "%" not in date_format:
+            raise ConfigError(f"data.date_format: {date_format} -> write it as Python does, such as %d.%m.%Y")
         self.file = None if file is None else Path(file)
         self.format = Format(separator, decimal, encoding, skip_rows, date_format)
         self.types, self.drop = types or {}, drop or []

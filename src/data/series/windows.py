@@ -1,0 +1,67 @@
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from src.data.loader import Batch
+from src.data.order import Order, key, shuffled
+
+
+class Windows(Dataset):
+    """Windows of a split as views of its rows; `windows[index]` takes a whole batch at once.
+
+    Args:
+        rows: for each row, its `values` (standardized targets, past, known) float32 [T, in_channels], its `targets`
+            [T, out_channels], NaN where unknown, the `series` that it is of, int32 [T], and its `time`, int64 [T].
+        starts: first rows of the windows, int64.
+        num_known: of the last columns, how many are known in the future.
+        stride: of training, which sees one of so many windows in an epoch.
+        season: None in training; else batches have the `seasonal` forecast, by so many steps, or 0 for the last value.
+    """
+
+    def __init__(
+        self,
+        rows: dict[str, Tensor],
+        starts: Tensor,
+        window: int,
+        horizon: int,
+        num_known: int = 0,
+        stride: int = 1,
+        season: int | None = None,
+    ) -> None:
+        self.rows, self.starts, self.values, self.targets = rows, starts, rows["values"], rows["targets"]
+        self.window, self.horizon, self.stride, self.season = window, horizon, stride, season
+        self.num_unknown = self.values.shape[1] - num_known
+        self.inputs = views(self.values, window + horizon if num_known else window)
+        self.outputs = views(self.targets, horizon)
+        ahead = torch.arange(horizon)
+        self.back = window + ahead - season * (ahead // season + 1) if season else torch.full((horizon,), window - 1)
+
+    def __len__(self) -> int:
+        return len(self.starts) // self.stride
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        starts = self.starts[index.clamp(min=0)]
+        x, targets = self.inputs.index_select(0, starts), self.outputs.index_select(0, starts + self.window)
+        x[:, self.window :, : self.num_unknown] = 0
+        if self.season is None:
+            return {"x": x, "targets": targets, "index": index}
+        targets = targets.masked_fill((index < 0)[:, None, None], torch.nan)
+        return {"x": x, "targets": targets, "index": index, "seasonal": self.seasonal(starts)}
+
+    def seasonal(self, starts: Tensor) -> Tensor:
+        """[N, horizon, out_channels]: the last value of the same place in a season; where the series begins later, the
+        last value before the forecast."""
+        rows, last = starts[:, None] + self.back, starts[:, None] + self.window - 1
+        of_series = self.rows["series"][rows.clamp(min=0)] == self.rows["series"][last]
+        return self.values[torch.where((rows >= 0) & of_series, rows, last), : self.targets.shape[1]]
+
+
+def views(rows: Tensor, size: int) -> Tensor:
+    """[T, C] -> [T - size + 1, size, C] without a copy."""
+    return rows.unfold(0, size, 1).transpose(1, 2) if len(rows) >= size else rows.new_zeros(0, size, rows.shape[1])
+
+
+def moved(stride: int, n: int, seed: int, epoch: int) -> Order:
+    """The epoch's order of n windows that lie `stride` apart; in each epoch they begin elsewhere."""
+    order, offset = shuffled(n, seed, epoch), key(seed, epoch, 1) % stride
+    return lambda start, stop: order(start, stop) * stride + offset
