@@ -53,6 +53,12 @@ KINDS = {
         *["--data.mix", "torchvision.transforms.v2.CutMix", "--model.class_weights", "balanced"],
     ],
     # end
+    # kind: tables
+    "table": [
+        *["--data", "src.data.tables.module.TableDataModule", "--data.dataset", "wine", "--data.batch_size", 16],
+        *["--model.network", "src.networks.table_mlp.TableMLP", "--model.network.dim", 16],
+    ],
+    # end
     "two workers": ["--data.num_workers", 2],
     "plateau": [
         *["--model.schedule", "torch.optim.lr_scheduler.ReduceLROnPlateau"],
