@@ -1,6 +1,6 @@
 """Rows that cannot be used, or are there twice."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +50,7 @@ class Table:
             self.leave_out(few, f"in fewer than {least} rows: column {target} is", hint, target)
             bad |= few
         self.cleaning.check()
-        return Table(self.frame.filter(~bad), self.columns, self.files, self.cleaning)
+        return replace(self, frame=self.frame.filter(~bad)) if bad.any() else self
 
     def without_copies(self, split: np.ndarray) -> np.ndarray:
         """The splits [N] with -1 for rows of train and val that are there again: test keeps all, val what test has

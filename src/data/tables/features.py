@@ -15,6 +15,7 @@ Feature = dict[str, Any]  # column, part (of a date), kind (number or category),
 Scale = Literal["standard", "quantile"]
 REACH = 10.0  # interquartile ranges around the median, beyond which a value is an outlier
 RARE, MISSING, FIRST = 0, 1, 2  # codes of categories: those not known, none, and the first one known
+STEP = 2**18  # rows that are encoded at once
 SECONDS_A_DAY, DAYS_A_YEAR = 86_400, 365.25
 
 
@@ -100,12 +101,14 @@ def facts(features: Sequence[Feature]) -> dict[str, Any]:
 
 def encode(frame: pl.DataFrame, features: Sequence[Feature]) -> np.ndarray:
     """float32 [N, in_features + len(cardinalities)]"""
-    x, at = np.empty((len(frame), sum(len(names(feature)) for feature in features)), np.float32), 0
-    for feature in features:
-        values, width = frame[feature["column"]], len(names(feature))
-        make = encode_number if feature["kind"] == "number" else encode_category
-        x[:, at : at + width] = make(values, feature)
-        at += width
+    x = np.empty((len(frame), sum(len(names(feature)) for feature in features)), np.float32)
+    for start in range(0, len(frame), STEP):
+        rows, at = frame[start : start + STEP], 0
+        for feature in features:
+            make = encode_number if feature["kind"] == "number" else encode_category
+            found = make(rows[feature["column"]], feature)
+            x[start : start + STEP, at : at + found.shape[1]] = found
+            at += found.shape[1]
     return x
 
 

@@ -50,7 +50,7 @@ class TableDataModule(FrameDataModule):
         test_frac: share of the rows held out for testing.
         val_file: a file with the same columns that is val.
         test_file: a file with the same columns that is test.
-        key: one or more columns that name a row; they are written beside predictions and never learned from.
+        row_key: one or more columns that name a row; they are written beside predictions and never learned from.
         scale: of numbers: `quantile`, by their rank in train to a normal distribution, or `standard`, by train's mean
             and standard deviation, outliers cut off.
         one_hot: give categories as numbers 0 and 1, to networks that take numbers only.
@@ -71,7 +71,7 @@ class TableDataModule(FrameDataModule):
         test_frac: float = 0.2,
         val_file: str | None = None,
         test_file: str | None = None,
-        key: str | list[str] | None = None,
+        row_key: str | list[str] | None = None,
         scale: Scale = "quantile",
         one_hot: bool = False,
         min_count: int = 5,
@@ -88,9 +88,9 @@ class TableDataModule(FrameDataModule):
         self.dataset, self.target, self.split, self.split_by = dataset, target, split, split_by
         self.shares = {"test": test_frac, "val": val_frac}
         self.files = {s: Path(f) for s, f in (("val", val_file), ("test", test_file)) if f}
-        self.key = [key] if isinstance(key, str) else key or []
+        self.row_key = [row_key] if isinstance(row_key, str) else row_key or []
         self.scale, self.one_hot, self.min_count, self.keep = scale, one_hot, min_count, keep or []
-        self.types = {**self.types, **dict.fromkeys(self.key, "id")}
+        self.types = {**self.types, **dict.fromkeys(self.row_key, "id")}
 
     def depends_on(self) -> tuple[dict[str, Any], list[Path]]:
         ours = vars(DataModule())
@@ -117,7 +117,7 @@ class TableDataModule(FrameDataModule):
             raise DataError(f"{len(table):,} rows are too few: {empty[0]} is empty -> give more, or split otherwise")
         made, left_out = self.fit_features(table, rows["train"], targets)
         cleaning.notes[:0] = report.decisions(table, made, left_out)
-        columns = [c for c in table.columns if c["name"] in {*self.key, *(f["column"] for f in made)}]
+        columns = [c for c in table.columns if c["name"] in {*self.row_key, *(f["column"] for f in made)}]
         statistics = {"columns": columns, "target": goal, "features": made, "left_out": left_out}
         figures = {"left_out": left_out, "statistics": statistics} | report.figures(table, rows, made)
         return self.arrays(table, rows, targets, made), figures
@@ -141,7 +141,7 @@ class TableDataModule(FrameDataModule):
 
     def read_all(self, cleaning: Cleaning) -> Table:
         present = self.column_names()
-        for option in ("key", "keep"):
+        for option in ("row_key", "keep"):
             check_names(f"data.{option}", getattr(self, option), present)
         frame, columns = self.read(cleaning)
         frames = [frame]
@@ -176,11 +176,11 @@ class TableDataModule(FrameDataModule):
                 require("split_by", by, table.columns, "number" if (how, kind) == ("time", "number") else wanted)
         shares = {split: share for split, share in self.shares.items() if split not in self.files}
         table = table.usable(self.target, by, 1 + len(shares) if how == "stratified" else 1)
-        divisible = (table.frame[FILE] == 0).to_numpy()
-        frame = table.frame.filter(divisible)
-        classes = frame[self.target].rank("dense").to_numpy() if is_class else None
         split = np.array([TRAIN, *map(SPLITS.index, self.files)], np.int8)[table.frame[FILE].to_numpy()]
-        split[divisible] = divide(how, frame[by] if by else None, classes, len(frame), shares)
+        whole = table.frame[FILE] == 0  # the file that is to be divided
+        classes = table.frame[self.target].filter(whole).rank("dense").to_numpy() if is_class else None
+        values = table.frame[by].filter(whole) if by else None
+        split[whole.to_numpy()] = divide(how, values, classes, int(whole.sum()), shares)
         return table, table.without_copies(split)
 
     def fit_features(
@@ -189,7 +189,7 @@ class TableDataModule(FrameDataModule):
         """The features, numbers first, and why other columns have none."""
         how = Encoding(self.scale, self.one_hot, self.min_count, trend=self.split != "time")
         left_out = {c["name"]: c["kind"] for c in table.columns if c["kind"] not in KINDS}
-        left_out |= dict.fromkeys(self.key, "key") | {self.target: "target"}
+        left_out |= dict.fromkeys(self.row_key, "key") | {self.target: "target"}
         if self.split in ("group", "column"):
             left_out[str(self.split_by)] = str(self.split)
         columns = [c for c in table.columns if c["name"] not in left_out]
@@ -214,7 +214,7 @@ class TableDataModule(FrameDataModule):
         arrays = {"x": features.encode(table.frame, made), "targets": targets, "rows": table.frame[ROW].to_numpy()}
         if targets.dtype == np.float32:
             arrays["numbers"] = table.frame[self.target].to_numpy()  # as they were
-        arrays |= {f"key{i}": key_array(table.frame[name]) for i, name in enumerate(self.key)}
+        arrays |= {f"key{i}": key_array(table.frame[name]) for i, name in enumerate(self.row_key)}
         return {split: {name: cache.Rows(a, index) for name, a in arrays.items()} for split, index in rows.items()}
 
     def open(self, split: str, read: Callable[[str], Tensor]) -> Arrays:
@@ -258,7 +258,7 @@ class TableDataModule(FrameDataModule):
 
     def keys(self, split: str, index: np.ndarray) -> dict[str, Any]:
         """The key of each row, else its number in its file as spreadsheets show it."""
-        files = {name: f"key{i}" for i, name in enumerate(self.key)} or {"row": "rows"}
+        files = {name: f"key{i}" for i, name in enumerate(self.row_key)} or {"row": "rows"}
         found = {name: self.stored(split, file)[index] for name, file in files.items()}
         found = {n: [v.decode() or None for v in a] if a.dtype.kind == "S" else a for n, a in found.items()}
         if "targets" not in self.statistics:

@@ -268,7 +268,7 @@ def test_a_column_that_tells_a_rare_class_is_refused_but_not_a_good_one(make):
 
 def test_columns_that_say_nothing_are_left_out_and_told(make):
     frame = houses().with_columns(country=pl.lit("D"), nothing=pl.lit(None), note=pl.col("listing") + " is nice " * 20)
-    data = make(frame, key="listing", min_count=20)
+    data = make(frame, row_key="listing", min_count=20)
     expected = {"listing": "key", "price": "target", "country": "constant", "nothing": "empty", "note": "text"}
     assert data.report["left_out"] == expected | {"owner": "rare values"}
     assert "3 numbers" not in data.report["note"]
@@ -291,7 +291,7 @@ ERRORS = {
     "constant": ({"price": [3.0] * N}, {}, "column price is 3.0 in all rows -> there is nothing to predict"),
     "empty": ({"price": [None] * N}, {}, "column price has no values"),
     "text": ({}, {"target": "listing"}, "column listing is id -> data.types"),
-    "no key": ({}, {"key": "nr"}, "data.key: there is no column nr"),
+    "no key": ({}, {"row_key": "nr"}, "data.row_key: there is no column nr"),
     "no group": ({}, {"split": "group", "split_by": "family"}, "data.split_by: there is no column family"),
     "no time": ({}, {"split": "time", "split_by": "city"}, "column city is category, not date"),
     "one time": ({"sold": ["2020-01-01"] * N}, {"split": "time", "split_by": "sold"}, "too few different times"),
@@ -347,10 +347,10 @@ def test_options_that_contradict(make):
 
 
 def test_other_files_are_read_by_the_names_of_their_columns(make):
-    trained = make(houses(), split="random", key="listing")
+    trained = make(houses(), split="random", row_key="listing")
     other = houses(60, 7)
     shuffled = other.select(reversed(other.columns)).with_columns(extra=pl.lit("x"))
-    data = make(shuffled, fitted=trained.state_dict(), name="b.csv", split="random", key="listing")
+    data = make(shuffled, fitted=trained.state_dict(), name="b.csv", split="random", row_key="listing")
     assert data.num_samples["test"] == 60
     assert data.statistics == trained.statistics
     assert "columns that train has not: extra" in data.report["note"]
