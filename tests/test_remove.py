@@ -18,6 +18,7 @@ KINDS = sorted(path.parent.name for path in ROOT.glob("src/data/*/__init__.py"))
 # Words of a kind that are plain words, too.
 pytestmark = pytest.mark.skipif(len(KINDS) < 2, reason="the last kind of data cannot be taken out")
 PLAIN = {"text", "files", "clean", "Samples", "channels"}
+PLAIN |= {"time", "until", "known", "group", "targets", "time_zone", "Scaling", "past"}  # kind: series
 
 
 def execute(folder: Path, *args: str, code: int = 0, timeout: int = 300) -> str:
@@ -124,7 +125,8 @@ def own_options(kind: str) -> set[str]:
     """Arguments of the kind's data module that are not those of all data modules."""
     found = [path for path in classes() if path.startswith(f"src.data.{kind}.") and path.endswith("DataModule")]
     options = {name for path in found for name in signature(path).arguments}
-    return options.difference(signature("src.data.module.DataModule").arguments, dir(DataModule))
+    shared = ("src.data.module.DataModule", "src.data.frame.FrameDataModule")
+    return options.difference(dir(DataModule), *(signature(path).arguments for path in shared))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -214,6 +214,8 @@ def header(path: Path, how: Format, cleaning: Cleaning) -> tuple[list[str], str]
     """The names of the columns and the separator."""
     with opened(path, how) as f:
         head = list(islice(f, HEAD_LINES))
+    if head and head[0].lower().startswith("sep="):  # as Excel writes it
+        raise DataError(f"{path}: the names of the columns are not in its first row -> --data.skip_rows 1")
     if not "".join(head).strip():
         raise DataError(f"{path}: it is empty -> give a file with a header and rows")
     found = {s: divided(head, s) for s in dict.fromkeys((how.separator or ",", *SEPARATORS))}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import polars as pl
 
+from src.data import cells, delimited
 from src.data.columns import Column, Kind, find_columns, read_columns
 from src.data.delimited import Format
 from src.data.module import PreparedDataModule
@@ -54,6 +55,7 @@ class FrameDataModule(PreparedDataModule):
         super().__init__(**kwargs)
         if skip_rows < 0:
             raise ConfigError(f"data.skip_rows: {skip_rows} is less than 0 -> give the rows above the names")
+        separator = "\t" if separator == r"\t" else separator
         if separator is not None and len(separator) != 1:
             raise ConfigError(f"data.separator: {separator!r} -> give one character")
         if date_format is not None and "%" not in date_format:
@@ -86,7 +88,7 @@ class FrameDataModule(PreparedDataModule):
     def reading(self) -> dict[str, Any]:
         """What the rows depend on besides the file, for `depends_on`: options, and the code that reads."""
         classes = [c for c in type(self).__mro__ if issubclass(c, FrameDataModule)]
-        modules = {c.__module__ for c in classes} | {find_columns.__module__, Format.__module__}
+        modules = {c.__module__ for c in classes} | {find_columns.__module__, cells.__name__, delimited.__name__}
         source = [inspect.getsource(sys.modules[name]) for name in sorted(modules)]
         return {"format": asdict(self.format), "types": self.types, "drop": self.drop, "source": source}
 

@@ -2,6 +2,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from src.data.module import Batch
@@ -103,9 +104,12 @@ class Forecasting(Model):
         measured = dict(zip(MEASURED, scores, strict=True))
         if not self.criterion.quantiles:
             del measured["coverage"]
-        for name, unit, one in list(zip(names, std, channels, strict=True))[:MAX_NAMED]:
-            plain = name.replace("/", "_")
-            measured |= {f"mae_{plain}": one[2] * unit, f"rmse_{plain}": one[1].sqrt() * unit}
+        if self.trainer.state.fn == TrainerFn.FITTING:  # what does not change, or is too much for a line
+            measured = {name: value for name, value in measured.items() if "_" not in name}
+        else:
+            for name, unit, one in list(zip(names, std, channels, strict=True))[:MAX_NAMED]:
+                plain = name.replace("/", "_")
+                measured |= {f"mae_{plain}": one[2] * unit, f"rmse_{plain}": one[1].sqrt() * unit}
         self.log_dict({f"{split}/{name}": value.float() for name, value in measured.items()})
         self.sums.reset()
         self.drawn, self.kept = [[part.cpu() for part in one] for one in self.kept], []

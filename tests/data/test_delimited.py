@@ -64,6 +64,7 @@ REFUSED = {
     "a title": ("Sales\na,b\n1,2\n3,4\n", "not in row 1 -> --data.skip_rows 1, if they are a, b"),
     "titles": ("Sales\nof, 2020\n\na,b,c,d\n1,2,3,4\n5,6,7,8\n", "row 1 -> --data.skip_rows 3, if they are a, b, c, d"),
     "blank lines above": ("\n\na,b\n1,2\n", "row 1 -> --data.skip_rows 2, if they are a, b"),
+    "Excel's first line": ("sep=;\na;b\n1;2\n", "not in its first row -> --data.skip_rows 1"),
     "no names": ("1,2\n3,4\n", "a.csv: row 1 has numbers, as 1, not names of columns -> write a row of names above"),
     "few names": ("5.1,3.5,1.4,setosa\n4.9,3.0,1.4,setosa\n", "a.csv: row 1 has numbers, as 5.1, not names"),
     "a name too few": ("a,b\n1,2,3\n4,5,6\n", "the header has 2 names, the rows 3 fields -> name the column"),
@@ -98,7 +99,7 @@ def escaped(text: str) -> str:
 
 def test_rows_are_numbered_as_a_spreadsheet_shows_them(read):
     text = 'a,b\n1,"x\ny"\n\n3\na,b\n5,6,7\n"q"" ;r",""\n,\n8,9\n'
-    names, rows, cleaning = read(text)
+    _, rows, cleaning = read(text)
     assert rows == [["1", "x\ny", 2], ['q" ;r', "", 7], ["8", "9", 9]]
     assert [(r["file"], r["reason"], r["detail"]) for r in cleaning.removed] == [
         ("a.csv, row 4", "ragged", "1 fields, the header has 2"),
@@ -122,7 +123,7 @@ def test_row_numbers_do_not_depend_on_blocks(read, monkeypatch, block_bytes):
 
 def test_a_quote_that_is_open_over_blocks(read, monkeypatch):
     monkeypatch.setattr(delimited, "BLOCK_BYTES", 64)
-    with pytest.raises(DataError, match="a.csv, row 14: a quote is not closed, or the row is too long -> close it"):
+    with pytest.raises(DataError, match=r"a.csv, row 14: a quote is not closed, or the row is too long -> close it"):
         read("a,b\n" + "1,2\n" * 12 + '3,"4\n' + "5,6\n" * 100)
 
 
@@ -131,7 +132,7 @@ def test_what_is_ragged_is_counted_but_not_all_listed(read):
     assert (cleaning.skipped, len(cleaning.removed), cleaning.came_in) == (3000, MAX_LISTED, 3010)
     assert cleaning.report()["removed_counts"] == {"ragged": 3000}
     with pytest.raises(
-        DataError, match="a.csv, row 12: ragged: 1 fields, .* 2,999 more of 3,010 cannot be used -> mend"
+        DataError, match=r"a.csv, row 12: ragged: 1 fields, .* 2,999 more of 3,010 cannot be used -> mend"
     ):
         cleaning.check()
 
@@ -151,7 +152,7 @@ def test_separators_at_the_end_of_rows_alone(read):
 
 
 def test_a_wrong_separator(read):
-    with pytest.raises(DataError, match="a.csv: ';' parts no fields, ',' does -> --data.separator ','"):
+    with pytest.raises(DataError, match=r"a.csv: ';' parts no fields, ',' does -> --data.separator ','"):
         read(PLAIN, separator=";")
     assert read("a b\n1 2\n", separator=" ")[0] == ["a", "b"]
 
@@ -162,7 +163,7 @@ def test_the_separator_is_found_where_fields_have_others(read):
 
 
 def test_an_encoding_that_is_not_known(read):
-    with pytest.raises(ConfigError, match="data.encoding: Python knows no encoding utf8x -> such as"):
+    with pytest.raises(ConfigError, match=r"data.encoding: Python knows no encoding utf8x -> such as"):
         read(PLAIN, encoding="utf8x")
 
 
@@ -173,5 +174,5 @@ def test_parquet_is_told_by_its_first_bytes(read, tmp_path):
     assert read_again.equals(frame.with_columns(pl.Series(ROW, [1, 2])))
     whole = (tmp_path / "a.data").read_bytes()
     for name, data in (("a.parquet", PLAIN.encode()), ("a.parquet", whole[:-20]), ("a.csv", whole[:-20])):
-        with pytest.raises(DataError, match=f"{name}: .* -> give a whole Parquet file, or a CSV"):
+        with pytest.raises(DataError, match=rf"{name}: .* -> give a whole Parquet file, or a CSV"):
             read(data, name)

@@ -54,13 +54,13 @@ def test_a_frame_of_ones_own():
     frame, columns = Made(types={"shop": "id"}).read(Cleaning())
     assert [c["kind"] for c in columns] == ["date", "number", "id"]
     assert frame.rows() == [(datetime(2020, 1, 1), 1.5, "a", 1), (datetime(2020, 1, 1), None, "b", 2)]
-    with pytest.raises(ConfigError, match="Rows: no data is named -> give data.file"):
+    with pytest.raises(ConfigError, match=r"Rows: no data is named -> give data.file"):
         Rows().read(Cleaning())
 
 
 def test_a_file_that_is_none(file):
     for path, what in ((file.parent, "is a folder"), (file.with_name("b.csv"), "is not there")):
-        with pytest.raises(DataError, match=f"data.file: {path} {what} -> name a CSV or Parquet file"):
+        with pytest.raises(DataError, match=rf"data.file: {path} {what} -> name a CSV or Parquet file"):
             Rows(file=str(path)).read(Cleaning())
 
 
@@ -68,7 +68,7 @@ def test_a_file_that_is_none(file):
     "options", [{"skip_rows": -1}, {"separator": ";;"}, {"separator": ""}, {"date_format": "yyyy-mm-dd"}]
 )
 def test_options_that_cannot_be(options):
-    with pytest.raises(ConfigError, match=f"data.{next(iter(options))}: .* -> "):
+    with pytest.raises(ConfigError, match=rf"data.{next(iter(options))}: .* -> "):
         Rows(**options)
 
 

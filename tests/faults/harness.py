@@ -12,11 +12,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies import Strategy
 
 from src.run import checkpoint, files
 
 TINY = ["--config", "tests/faults/tiny.yaml"]
 IMAGES = ["--config", "tests/data/images/tiny.yaml"]  # kind: images
+SERIES = ["--config", "tests/data/series/tiny.yaml"]  # kind: series
 EVERY_STEP = ["--checkpoints.every_n_steps", 1]
 SELDOM = ["--checkpoints.every_sec", 1000]  # only where the run gets better, and at its end
 STEPS = 12
@@ -54,6 +56,7 @@ SETTINGS: dict[str, list] = {
         *["--model.network.dim", 8, "--model.network.num_frequencies", 4, "--model.loss", "quantile"],
     ],
     # end
+    "series": [*SERIES, *SELDOM],  # kind: series
 }
 
 
@@ -140,18 +143,18 @@ def together(*hooks: Callable[[], None]) -> Callable[[], None]:
 
 def noting_samples(file: Path) -> Callable[[], None]:
     """A hook: write down which samples each micro-batch takes, and what the network is given."""
-    from src.models.classification import Classification
 
     def first() -> None:
-        step = Classification.training_step
+        step = Strategy.training_step  # of whatever model
 
         def noted(self: Any, batch: Any, batch_idx: int) -> Any:
-            line = [self.trainer.fit_loop.total_batch_idx, batch["index"].tolist(), float(batch["x"].double().sum())]
+            number = self.lightning_module.trainer.fit_loop.total_batch_idx
+            line = [number, batch["index"].tolist(), float(batch["x"].double().sum())]
             with open(file, "a") as f:
                 f.write(json.dumps(line) + "\n")
             return step(self, batch, batch_idx)
 
-        Classification.training_step = noted
+        Strategy.training_step = noted
 
     return first
 

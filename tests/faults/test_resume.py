@@ -12,6 +12,7 @@ from harness import (
     EVERY_STEP,
     IMAGES,  # kind: images
     SELDOM,
+    SERIES,  # kind: series
     SETTINGS,
     STEPS,
     TINY,
@@ -28,6 +29,7 @@ from harness import (
     samples,
     together,
 )
+from lightning.pytorch.strategies import Strategy
 
 from src.models.base import Model
 from src.models.classification import Classification
@@ -59,6 +61,7 @@ KINDS = {
         *["--model.network", "src.networks.table_mlp.TableMLP", "--model.network.dim", 16],
     ],
     # end
+    "windows, moved and augmented": [*SERIES],  # kind: series
     "two workers": ["--data.num_workers", 2],
     "plateau": [
         *["--model.schedule", "torch.optim.lr_scheduler.ReduceLROnPlateau"],
@@ -94,15 +97,15 @@ def at_step(step):
     """A hook: die in the last micro-batch of an optimizer step."""
 
     def first():
-        training_step = Classification.training_step
+        training_step = Strategy.training_step  # of whatever model
 
         def dying(self, batch, batch_idx):
-            loss = training_step(self, batch, batch_idx)
-            if self.trainer.global_step == step and not (batch_idx + 1) % self.trainer.accumulate_grad_batches:
+            loss, trainer = training_step(self, batch, batch_idx), self.lightning_module.trainer
+            if trainer.global_step == step and not (batch_idx + 1) % trainer.accumulate_grad_batches:
                 die()
             return loss
 
-        Classification.training_step = dying
+        Strategy.training_step = dying
 
     return first
 

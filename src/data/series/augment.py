@@ -23,11 +23,11 @@ class Augmentation(ABC):
         self.std = std
 
     @abstractmethod
-    def __call__(self, x: Tensor, targets: Tensor, draw: "Draw") -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, targets: Tensor, draw: "Normals") -> tuple[Tensor, Tensor]:
         """x [N, window, C] and targets [N, horizon, out_channels], of which x has the past in its first columns."""
 
 
-class Draw:
+class Normals:
     """Normal numbers that belong to the windows `index` [N], wherever and whenever they are drawn."""
 
     def __init__(self, index: Tensor, seed: int, epoch: int, operation: int) -> None:
@@ -43,13 +43,13 @@ class Draw:
 class Jitter(Augmentation):
     """Add noise to each value that is seen; what is to be forecast stays."""
 
-    def __call__(self, x: Tensor, targets: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, targets: Tensor, draw: Normals) -> tuple[Tensor, Tensor]:
         return x + self.std * draw.normal(*x.shape[1:]), targets
 
 
 class Scaling(Augmentation):
     """Multiply each column of a window, and its targets alike, by a number around 1."""
 
-    def __call__(self, x: Tensor, targets: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, targets: Tensor, draw: Normals) -> tuple[Tensor, Tensor]:
         factor = 1 + self.std * draw.normal(1, x.shape[2])
         return x * factor, targets * factor[..., : targets.shape[2]]

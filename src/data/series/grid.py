@@ -1,7 +1,7 @@
 """Series on a regular grid, with holes where nothing is known; and the windows that can be cut from it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -13,6 +13,7 @@ from src.run.errors import DataError
 
 MAX_SPARSE = 20  # rows of the grid for each that is there
 END = "\0end"  # the last stamp of a series with a target
+HARMONICS = 3
 CYCLES = {"hour": 24, "weekday": 7, "day": 31, "month": 12}
 INDEX = pl.int_range(pl.len())
 KNOWN = pl.col(TIME) <= pl.col(END)
@@ -29,7 +30,7 @@ def on_grid(frame: pl.DataFrame, targets: list[str], freq: str, horizon: int, so
     tails = frame.group_by(SERIES, maintain_order=True).agg(pl.col(END).first(), first=pl.col(TIME).first())
     steps = (tails[END] - tails["first"]).dt.total_microseconds().sum() / (size or months * 28 * DAY)
     if steps > MAX_SPARSE * len(frame):
-        span = f"from {frame[TIME].min()} to {frame[TIME].max()}"
+        span = "from {} to {}".format(*frame.select(pl.col(TIME).min(), last=pl.col(TIME).max()).row(0))
         what = f"{source}: {len(frame):,} rows {span} are few for steps of {freq}"
         raise DataError(f"{what} -> mend the stamps, or give a longer data.freq")
     tails = tails.select(SERIES, END, last.alias(TIME)).join(frame, on=[SERIES, TIME], how="anti")
@@ -69,27 +70,28 @@ def filled(names: list[str], mean: list[float], std: list[float]) -> list[pl.Exp
 
 def bridged(name: str, max_gap: int) -> pl.Expr:
     """Where a column was filled over more than so many steps, or there is no value before."""
-    last = pl.when(pl.col(name).is_not_null()).then(INDEX).forward_fill().over(SERIES)
-    return (INDEX - last).fill_null(max_gap + 1) > max_gap
+    last = pl.when(pl.col(name).is_not_null()).then(INDEX)
+    return (INDEX - last.forward_fill()).over(SERIES).fill_null(max_gap + 1) > max_gap
 
 
 def over(name: str) -> pl.Expr:
     """Where no value of a column comes any more."""
-    last = pl.when(pl.col(name).is_not_null()).then(INDEX).max().over(SERIES)
-    return (last < INDEX).fill_null(True)
+    last = pl.when(pl.col(name).is_not_null()).then(INDEX).max()
+    return (last < INDEX).over(SERIES).fill_null(True)
 
 
 def calendar(time: pl.Series, cycles: Sequence[str]) -> np.ndarray:
-    """Sine and cosine of the hour, the day of the week, the day of the month and the month: float32 [T, 2 * cycles]."""
+    """Sines and cosines of the hour, the day of the week, the day of the month and the month, so many in one cycle that
+    shapes with a few bends can be made of them: float32 [T, 2 * HARMONICS * cycles]."""
     hour = time.dt.hour() + time.dt.minute() / 60
     at = {"hour": hour, "weekday": time.dt.weekday() - 1, "day": time.dt.day() - 1, "month": time.dt.month() - 1}
-    angles = [2 * np.pi * at[name].to_numpy() / CYCLES[name] for name in cycles]
+    waves = range(1, HARMONICS + 1)
+    angles = [2 * np.pi * k * at[name].to_numpy() / CYCLES[name] for name in cycles for k in waves]
     parts = [part for angle in angles for part in (np.sin(angle), np.cos(angle))]
     return np.stack(parts, 1).astype(np.float32) if parts else np.zeros((len(time), 0), np.float32)
 
 
-@dataclass
-class Cut:
+class Piece(NamedTuple):
     """Of a split: rows of the grid, with the context before and what is unknown after; and first rows of windows, as
     places in these."""
 
@@ -97,6 +99,7 @@ class Cut:
     starts: np.ndarray  # whose targets are all in the split, one of them known at least
     tiles: np.ndarray  # whose forecasts follow each other up to the end, and beyond it where the series ends there
     left_out: int = 0  # windows
+    unmade: int = 0  # tiles
 
 
 class Cutter:
@@ -120,29 +123,27 @@ class Cutter:
         self.usable = (blind[a] == blind[r]) & (unknown[b] == unknown[a])
         self.scored = scored[b] > scored[a]
 
-    def cut(self, since: int, until: int) -> Cut:
+    def cut(self, since: int, until: int) -> Piece:
         """What has its targets in a span of time."""
         none = np.zeros(0, np.int64)
-        parts, at = [Cut(none, none, none)], 0
+        parts, at = [Piece(none, none, none)], 0
         for a, end in self.bounds:
             i, j = a + np.searchsorted(self.time[a:end], (since, until))
             if i < j:
                 parts.append(self.of_series(a, end, i, j, at))
                 at += len(parts[-1].rows)
-        rows, starts, tiles = (
-            np.concatenate([getattr(p, name) for p in parts]) for name in ("rows", "starts", "tiles")
-        )
-        return Cut(rows, starts, tiles, sum(p.left_out for p in parts))
+        rows, starts, tiles, left_out, unmade = zip(*parts, strict=True)
+        joined = (np.concatenate(rows), np.concatenate(starts), np.concatenate(tiles))
+        return Piece(*joined, sum(left_out), sum(unmade))
 
-    def of_series(self, a: int, end: int, i: int, j: int, at: int) -> Cut:
+    def of_series(self, a: int, end: int, i: int, j: int, at: int) -> Piece:
         """Of the series in rows a to end, those from i to j, which come to lie at `at`."""
-        begin, earliest = max(a, i - self.context), max(a, i - self.window)
-        every = np.arange(earliest, j - self.window - self.horizon + 1)
+        begin, earliest, last = max(a, i - self.context), max(a, i - self.window), j - self.window
+        every = np.arange(earliest, last - self.horizon + 1)
         starts = every[self.usable[every] & self.scored[every]]
-        last = j - self.window
-        if j < end or last < a or not self.usable[last]:
-            last -= self.horizon
-        tiles = np.arange(last, earliest - 1, -self.horizon)[::-1]
+        no_future = j == end and not self.usable[last]
+        tiles = np.arange(last - self.horizon * (j < end or no_future), earliest - 1, -self.horizon)[::-1]
+        usable, moved = self.usable[tiles], at - begin
         rows = np.arange(begin, j + self.horizon * (j == end))
-        moved = at - begin
-        return Cut(rows, starts + moved, tiles[self.usable[tiles]] + moved, len(every) - len(starts))
+        unmade = int(no_future) + int((~usable).sum())
+        return Piece(rows, starts + moved, tiles[usable] + moved, len(every) - len(starts), unmade)

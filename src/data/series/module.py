@@ -11,13 +11,14 @@ from torch import Tensor
 
 from src.data.loader import Batch, Loader
 from src.data.order import EvalOrder
-from src.data.series.augment import Augmentation, Draw
+from src.data.series.augment import Augmentation, Normals
 from src.data.series.prepare import GridDataModule
 from src.data.series.seasons import seasons
 from src.data.series.stamps import Clock
 from src.data.series.windows import Windows, moved
 from src.run.errors import ConfigError, DataError
 from src.run.figures import figure
+from src.run.terminal import rank_zero_print
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,6 +57,7 @@ class SeriesDataModule(GridDataModule):
         self.dataset, self.stride, self.normalize, self.augment = dataset, stride, normalize, augment or []
         self.epoch_order = partial(moved, stride)
         self.series_names: list[str] = []
+        self.predicts = False
         self.tiles: dict[str, Windows] = {}  # what is predicted of a split
 
     def load(self) -> pl.DataFrame:
@@ -66,6 +68,8 @@ class SeriesDataModule(GridDataModule):
         windows = partial(Windows, rows, window=self.window, horizon=self.horizon, num_known=self.num_known)
         season = self.report["season"] or 0
         self.tiles[split] = windows(read("tiles"), season=season)
+        if self.predicts:
+            return self.tiles[split]
         if split == "train" and not self.fitted:
             return windows(read("starts"), stride=self.stride)
         return windows(read("starts"), season=season)
@@ -77,6 +81,7 @@ class SeriesDataModule(GridDataModule):
         return facts | {"out_channels": len(statistics["targets"]["names"])}, statistics
 
     def setup(self, stage: str) -> None:
+        self.predicts = stage == "predict"
         super().setup(stage)
         if stage != "predict" and not len(self.splits["test"]):
             what = f"no window of {self.window} steps is followed by {self.horizon} with known targets"
@@ -88,16 +93,17 @@ class SeriesDataModule(GridDataModule):
             what = f"no forecast can be made in {self.predict_split}"
             hint = "give rows without holes at their end, and with values of data.known after it"
             raise DataError(f"{self.named}: {what} -> {hint}")
+        if unmade := self.report[self.stored_as(self.predict_split)]["unmade"]:
+            why = "they would look at long holes, or at values of data.known that are not there"
+            rank_zero_print(f"{self.named}: {unmade} more forecasts are not made, because {why}.")
         return Loader(tiles, EvalOrder(len(tiles), *self.share()))
 
     def keys(self, split: str, index: np.ndarray) -> dict[str, Any]:
         """The stamp of each step of the tiles `index` [N], and its series if there are several: [N * horizon]."""
         tiles = self.tiles[split]
         rows = (tiles.starts[index][:, None] + self.window + torch.arange(self.horizon)).flatten()
-        local = Clock(**self.statistics["clock"]).local(
-            pl.Series(tiles.rows["time"][rows].numpy()).cast(pl.Datetime("us"))
-        )
-        out = {"time": local.dt.to_string("iso:strict").to_list()}
+        time = pl.Series(tiles.rows["time"][rows].numpy()).cast(pl.Datetime("us"))
+        out: dict[str, Any] = {"time": Clock(**self.statistics["clock"]).told(time)}
         if self.statistics["roles"]["group"]:
             out["series"] = [self.series_names[i] for i in tiles.rows["series"][rows].tolist()]
         return out
@@ -110,7 +116,7 @@ class SeriesDataModule(GridDataModule):
         if self.augment and self.trainer and self.trainer.training:
             seen = batch["x"][:, :window, : self.facts["in_channels"] - self.facts["num_known"]]
             for i, operation in enumerate(self.augment):
-                draw = Draw(batch["index"], self.seed, self.trainer.current_epoch, i)
+                draw = Normals(batch["index"], self.seed, self.trainer.current_epoch, i)
                 changed, batch["targets"] = operation(seen, batch["targets"], draw)
                 seen.copy_(changed)
         if self.normalize == "window":
@@ -129,8 +135,9 @@ class SeriesDataModule(GridDataModule):
         ahead = np.arange(self.window, self.window + self.horizon)
         for axes, seen, wanted in zip(fig.subplots(2, 4).flat, x, targets, strict=False):
             for c in range(min(3, targets.shape[2])):
-                axes.plot(seen[: self.window, c], color=f"C{c}", linewidth=0.8)
+                name = self.statistics["targets"]["names"][c]
+                axes.plot(seen[: self.window, c], color=f"C{c}", linewidth=0.8, label=name)
                 axes.plot(ahead, wanted[:, c], color=f"C{c}", linewidth=0.8, linestyle=":")
             axes.tick_params(labelsize=6)
-        fig.axes[0].legend(self.statistics["targets"]["names"][:3], fontsize=6)
+        fig.axes[0].legend(fontsize=6)
         return fig

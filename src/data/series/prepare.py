@@ -46,7 +46,7 @@ class GridDataModule(FrameDataModule):
             comes twice is told by its order. Also the zone of the calendar and of predictions.
         season: steps after which values come again, for the forecast beside the model's; by default those of a day,
             for days of a week, for months and quarters of a year.
-        calendar: what the network is told of each stamp, also of the future, as sine and cosine.
+        calendar: what the network is told of each stamp, also of the future, as sines and cosines.
         max_gap: steps over which holes are filled with the value before; windows that look at longer ones are left
             out. By default a season, else a window.
     """
@@ -78,7 +78,7 @@ class GridDataModule(FrameDataModule):
         self.dates = {"val_from": val_from, "test_from": test_from, "until": until}
         self.freq, self.time_zone, self.season = freq, time_zone, season
         self.calendar, self.max_gap = calendar or [], max_gap
-        self.num_known = len(self.roles["known"]) + 2 * len(self.calendar)
+        self.num_known = len(self.roles["known"]) + 2 * on.HARMONICS * len(self.calendar)
         self.check_options()
 
     def check_options(self) -> None:
@@ -143,10 +143,11 @@ class GridDataModule(FrameDataModule):
     ) -> tuple[pl.DataFrame, Clock, str]:
         """Rows in order, one for each stamp, all one step apart but for holes; how stamps are kept; and the step."""
         names = [name for option in NUMBERS for name in roles[option]]
-        is_utc = next(c.get("format", "") for c in columns if c["name"] == roles["time"]).endswith(("z", "UTC"))
+        is_utc = next(c.get("utc", False) for c in columns if c["name"] == roles["time"])
         if self.file:
             head = next(blocks(self.file, self.format, Cleaning("skip")))
-            is_utc |= getattr(head[roles["time"]].dtype, "time_zone", None) is not None
+            if isinstance(dtype := head[roles["time"]].dtype, pl.Datetime):  # not that of the file trained on
+                is_utc = dtype.time_zone is not None
             if trained and (extra := [name for name in head.columns[:-1] if name not in frame.columns]):
                 cleaning.notes.append(f"{len(extra)} columns are not used: {', '.join(extra[:12])}")
         frame = stamped(frame, roles["time"], roles["group"], cleaning, self.named)
@@ -203,6 +204,7 @@ class GridDataModule(FrameDataModule):
             parts[split] = grid.filter(inside).with_columns(pl.col(TIME).alias(roles["time"]))
             arrays[split] = {name: a[cut.rows] for name, a in rows.items()} | {"starts": cut.starts, "tiles": cut.tiles}
             figures[split] = {"steps": len(parts[split]), "windows": len(cut.starts), "left_out": cut.left_out}
+            figures[split]["unmade"] = cut.unmade
             figures[split]["series"] = parts[split][SERIES].n_unique()
             self.check_split(split, figures[split], gap, cleaning, len(spans) == 1)
         columns = [{"name": roles["time"], "kind": "date"}, *({"name": name, "kind": "number"} for name in names)]

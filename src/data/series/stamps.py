@@ -16,6 +16,7 @@ TIME, SERIES = "\0time", "\0series"  # columns besides ROW and the values
 UNITS = {"d": 86_400_000_000, "h": 3_600_000_000, "m": 60_000_000, "s": 1_000_000, "ms": 1000, "us": 1}  # microseconds
 DAY = UNITS["d"]
 MIXED_RUN = 12  # so many other steps in a row, all alike, are no holes
+BACKWARD_FRAC = 0.9  # of steps that go back in time: the file begins at its end
 MANY_FRAC = 0.25  # of rows with another's stamp: these are several series
 
 
@@ -50,16 +51,14 @@ def season_of(freq: str) -> int | None:
 def stamped(frame: pl.DataFrame, time: str, group: str | None, cleaning: Cleaning, source: str) -> pl.DataFrame:
     """Rows that have a stamp and a series, with both in columns of their own; a file that goes back in time is turned
     round."""
-    series = pl.lit("") if group is None else pl.col(group)
-    if group and frame[group].dtype.is_float():
-        series = series.cast(pl.Int64, strict=False)
-    frame = frame.with_columns(pl.col(time).alias(TIME), series.cast(pl.String).alias(SERIES))
+    series = pl.lit("") if group is None else pl.col(group).cast(pl.String).str.strip_suffix(".0")
+    frame = frame.with_columns(pl.col(time).alias(TIME), series.alias(SERIES))
     for column, name in ((TIME, time), (SERIES, group)):
         for row in frame.filter(pl.col(column).is_null())[ROW]:
             cleaning.skip("", f"{source}, row {row}", f"empty: column {name}", "fill it in")
     frame = frame.drop_nulls([TIME, SERIES])
     back = int((frame.select(pl.col(TIME).diff().over(SERIES)).to_series() < timedelta(0)).sum())
-    if back > len(frame) / 2:
+    if back > BACKWARD_FRAC * len(frame):
         return frame.reverse()
     if back:
         cleaning.notes.append(f"{back:,} rows come after later ones: sorted by {time}")
@@ -115,6 +114,14 @@ class Clock:
         kept_in = kept_in or (None if self.by_day or not (self.zone or self.is_utc) else "UTC")
         time = time.dt.replace_time_zone(kept_in).dt.convert_time_zone(self.zone or "UTC") if kept_in else time
         return time.dt.month_end() if self.month_end else time
+
+    def told(self, time: pl.Series) -> list[str]:
+        """Stamps that are kept, as ISO 8601 writes them; days alone where all begin one."""
+        local = self.local(time)
+        if self.by_day and (local.dt.truncate("1d") == local).all():
+            return local.dt.to_string("%Y-%m-%d").to_list()
+        offset = "%:z" if isinstance(local.dtype, pl.Datetime) and local.dtype.time_zone else ""
+        return local.dt.to_string(f"%Y-%m-%dT%H:%M:%S%.f{offset}").to_list()
 
     def moment(self, at: datetime) -> int:
         """Microseconds, as kept, of a stamp that someone wrote down."""

@@ -40,13 +40,17 @@ class Windows(Dataset):
         return len(self.starts) // self.stride
 
     def __getitem__(self, index: Tensor) -> Batch:
-        starts = self.starts[index.clamp(min=0)]
+        if self.season is None:  # in training, where no index is padding
+            return self.batch(self.starts.index_select(0, index), index)
+        starts = self.starts.index_select(0, index.clamp(min=0))
+        batch = self.batch(starts, index) | {"seasonal": self.seasonal(starts)}
+        return batch | {"targets": batch["targets"].masked_fill((index < 0)[:, None, None], torch.nan)}
+
+    def batch(self, starts: Tensor, index: Tensor) -> Batch:
         x, targets = self.inputs.index_select(0, starts), self.outputs.index_select(0, starts + self.window)
-        x[:, self.window :, : self.num_unknown] = 0
-        if self.season is None:
-            return {"x": x, "targets": targets, "index": index}
-        targets = targets.masked_fill((index < 0)[:, None, None], torch.nan)
-        return {"x": x, "targets": targets, "index": index, "seasonal": self.seasonal(starts)}
+        if x.shape[1] > self.window:
+            x[:, self.window :, : self.num_unknown] = 0
+        return {"x": x, "targets": targets, "index": index}
 
     def seasonal(self, starts: Tensor) -> Tensor:
         """[N, horizon, out_channels]: the last value of the same place in a season; where the series begins later, the
@@ -64,4 +68,4 @@ def views(rows: Tensor, size: int) -> Tensor:
 def moved(stride: int, n: int, seed: int, epoch: int) -> Order:
     """The epoch's order of n windows that lie `stride` apart; in each epoch they begin elsewhere."""
     order, offset = shuffled(n, seed, epoch), key(seed, epoch, 1) % stride
-    return lambda start, stop: order(start, stop) * stride + offset
+    return order if stride == 1 else lambda start, stop: order(start, stop) * stride + offset

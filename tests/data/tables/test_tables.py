@@ -4,24 +4,16 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from flats import N, columns
 
 from src.data.tables.features import MISSING, RARE
 from src.data.tables.module import TableDataModule
 from src.models.base import Model
 from src.run.errors import ConfigError, DataError
 
-N = 400
-
 
 def houses(n: int = N, seed: int = 0) -> pl.DataFrame:
-    """A table with a column of each kind, and a price that follows from most of them."""
-    rng = np.random.default_rng(seed)
-    size, city = rng.lognormal(4, 0.5, n).round(2), rng.choice(["Aachen", "Bonn", "Celle"], n)
-    day = pl.Series(np.datetime64("2020-01-01") + rng.integers(0, 900, n).astype("timedelta64[D]"))
-    price = 2000 * size + 40_000 * (city == "Bonn") + rng.normal(0, 20_000, n)
-    columns = {"listing": [f"A{i:04d}" for i in range(n)], "size": size, "city": city, "sold": day.dt.to_string()}
-    columns |= {"rooms": rng.integers(1, 7, n), "owner": [f"owner {i // 8}" for i in range(n)], "price": price.round(2)}
-    return pl.DataFrame(columns)
+    return pl.DataFrame(columns(n, seed))
 
 
 @pytest.fixture
