@@ -55,8 +55,8 @@ def to_table(batches: Any, model: Any, data: Any) -> pyarrow.Table:
     joined = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
     real = joined["index"] >= 0
     outputs = {name: values[real] for name, values in joined.items()}
-    keys = data.keys(data.predict_split, outputs.pop("index").numpy())
-    return pyarrow.table(keys | model.columns(outputs, data))
+    known = data.keys(data.predict_split, outputs.pop("index").numpy())
+    return pyarrow.table(known | model.columns(outputs, data) | known)  # what the data know themselves is exact
 
 
 if __name__ == "__main__":

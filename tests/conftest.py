@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from processes import ROOT, Child
+from processes import ROOT, Child, in_fork
 
 os.environ.setdefault("WANDB_MODE", "disabled")  # the tests of W&B set it themselves
 # What all kinds of data share is tested on data that is no kind: a run of a second or two, 3 epochs of 20 steps.
@@ -16,6 +16,16 @@ DIGITS = ["--config", "configs/experiment/digits_cnn.yaml"]
 SMALL_CNN = [*DIGITS, "--trainer.max_epochs", "3", "--model.network.widths", "[8,8]", "--model.network.hidden", "16"]
 SMALL_CNN += ["--pictures.enabled", "false"]
 # end
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """A test of a module that imports polars runs in a fork: polars starts threads, which later forks of this process
+    would lack, and wait for."""
+    if "pl" not in vars(pyfuncitem.module):
+        return None
+    in_fork(lambda: pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}))
+    return True
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import runpy
 import signal
 import subprocess
@@ -41,6 +42,33 @@ def write_to(log: Path) -> None:
     sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
 
 
+def check_threads() -> None:
+    """Raise RuntimeError where a fork would wait for ever for threads of polars, which it has not."""
+    tasks = Path("/proc/self/task")
+    names = [(task / "comm").read_text() for task in tasks.iterdir()] if tasks.is_dir() else []
+    if any(re.match(r"polars-\d", name) for name in names):
+        raise RuntimeError("this process has used polars, so no run can be forked from it -> read files without polars")
+
+
+def in_fork(function: Callable[[], Any]) -> None:
+    """Call a function in a forked process; raises AssertionError with the traceback that it ends with."""
+    source, sink = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        failed = ""
+        try:
+            function()
+        except BaseException:
+            failed = traceback.format_exc()
+        os.write(sink, failed.encode()[-60_000:])
+        os._exit(bool(failed))
+    os.close(sink)
+    with os.fdopen(source) as f:
+        failed = f.read()
+    if os.waitpid(pid, 0)[1]:
+        raise AssertionError(failed or "the forked test died")
+
+
 class Child:
     """A command in a forked process, the first of its group; its output goes to a file.
 
@@ -55,6 +83,7 @@ class Child:
         self.log, self.code = log, None
         sys.stdout.flush()
         sys.stderr.flush()
+        check_threads()
         self.pid = os.fork()
         if self.pid == 0:
             code = 1

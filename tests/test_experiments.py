@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -27,14 +28,12 @@ def cifar10(tmp_path_factory) -> Path:
 def data_flags(experiment: Path) -> list[str]:
     """Where the experiment's data lies, if the command at its head asks for it."""
     head = experiment.read_text()
-    if "--data.data_dir" not in head and "--data.files" not in head:
+    if "--data." not in head:
         return []
     if not os.environ.get("LEYDEN_DATA_DIR"):
         pytest.skip("needs the real data sets: set LEYDEN_DATA_DIR to their folder")
-    folder = os.environ["LEYDEN_DATA_DIR"]
-    return (
-        ["--data.files", f"[{folder}/tinyshakespeare.txt]"] if "--data.files" in head else ["--data.data_dir", folder]
-    )
+    flag, place = re.search(r"(--data\.(?:data_dir|files?)) (\S+)", head).groups()
+    return [flag, re.sub(r"\bdata\b", os.environ["LEYDEN_DATA_DIR"], place, count=1)]
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)

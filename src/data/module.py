@@ -147,6 +147,10 @@ class DataModule(LightningDataModule):
         """What a batch x is classified by in evaluation: the mean over these."""
         return [x]
 
+    def must_take(self) -> dict[str, str]:
+        """Facts without which a network cannot read x, each with what to do for networks that do not take it."""
+        return {}
+
     def hint(self, message: str) -> str:
         """Which option of the data to change where a network or model refuses it with this message; empty if none."""
         return ""

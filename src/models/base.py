@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
 
 from src.data.module import Batch
-from src.models.factory import build, build_network, build_schedule, parameter_groups, try_network
+from src.models.factory import build, build_network, build_schedule, check_takes, parameter_groups, try_network
 from src.models.finetuning import freeze, load_weights
 from src.run.checkpoint import fit_weights
 from src.run.errors import ConfigError
@@ -59,6 +59,7 @@ class Model(LightningModule):
             self.facts = {**data.facts, **self.own_facts()}
             if lacks := sorted({*data.facts} - {*getattr(data, "provides", data.facts)}):
                 raise ConfigError(f"{type(data).__name__}.provides lacks the fact {lacks[0]} -> add it there")
+            check_takes(self.factory, data.must_take())
             self.network = build_network(self.factory, self.facts)
             if self.init_from is not None and self.trainer.state.fn == TrainerFn.FITTING:
                 rank_zero_print(load_weights(self.network, self.init_from))

@@ -49,13 +49,13 @@ class Classification(Model):
     def configure_model(self) -> None:
         super().configure_model()
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if "num_classes" not in self.facts:
-            raise DataError(f"{type(data).__name__}.setup: facts lack num_classes -> set it")
         targets = next(iter(data.splits.values())).targets
         if targets.is_floating_point() or targets.ndim != 1:
             what = f"labels are {targets.dtype} {list(targets.shape)}"
             hint = data.hint(what) or "make them int64, one for a sample"
             raise DataError(f"{type(data).__name__}.setup: {what} -> {hint}")
+        if "num_classes" not in self.facts:
+            raise DataError(f"{type(data).__name__}.setup: facts lack num_classes -> set it")
         how: Any = {"num_classes": self.facts["num_classes"], "ignore_index": -1, "validate_args": False}
         self.auroc, self.confusion = MulticlassAUROC(average="none", **how), MulticlassConfusionMatrix(**how)
 

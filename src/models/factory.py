@@ -60,6 +60,14 @@ def build_network(factory: Callable[..., nn.Module], facts: dict[str, Any]) -> n
         raise ConfigError(f"model.network: {e} (from the data: {used}){origin(e)}") from e
 
 
+def check_takes(factory: Callable[..., nn.Module], facts: dict[str, str]) -> None:
+    """Raise ConfigError where a network has no argument for a fact, whose value says what to do then."""
+    for name, hint in facts.items():
+        if name not in accepted(factory):
+            target = factory.func if isinstance(factory, partial) else factory
+            raise ConfigError(f"model.network: {target.__name__} takes no {name}, which the data have -> {hint}")
+
+
 def one_side(fact: Any) -> Any:
     """The side of a square, for networks that take one number as height and width; other facts as they are."""
     if isinstance(fact, (tuple, list)):

@@ -50,6 +50,12 @@ SETTINGS: dict[str, list] = {
         *["--model.network.dim", 12, "--model.network.depth", 1],
     ],
     # end
+    # kind: tables
+    "table_mlp": [
+        *["--config", "configs/experiment/diabetes_mlp.yaml", *EPOCHS, *EVERY_STEP, "--data.batch_size", 16],
+        *["--model.network.dim", 8, "--model.network.num_frequencies", 4, "--model.loss", "quantile"],
+    ],
+    # end
     "series": [*SERIES, *SELDOM],  # kind: series
 }
 

@@ -55,6 +55,12 @@ KINDS = {
         *["--data.mix", "torchvision.transforms.v2.CutMix", "--model.class_weights", "balanced"],
     ],
     # end
+    # kind: tables
+    "table": [
+        *["--data", "src.data.tables.module.TableDataModule", "--data.dataset", "wine", "--data.batch_size", 16],
+        *["--model.network", "src.networks.table_mlp.TableMLP", "--model.network.dim", 16],
+    ],
+    # end
     "windows, moved and augmented": [*SERIES],  # kind: series
     "two workers": ["--data.num_workers", 2],
     "plateau": [
