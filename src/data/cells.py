@@ -42,9 +42,10 @@ def numbers(text: pl.Series, decimal: str) -> tuple[pl.Series, pl.Series]:
     found = plain.cast(pl.Float64, strict=False)
     found = found.set(~found.is_finite(), None)
     unit = pl.repeat(None, len(text), dtype=pl.String, eager=True)
-    where = (text.is_not_null() & found.is_null()).arg_true()
-    value, beside = numbers_with_units(text.gather(where), decimal)
-    return found.scatter(where, value), unit.scatter(where, beside)
+    if len(where := (text.is_not_null() & found.is_null()).arg_true()):
+        value, beside = numbers_with_units(text.gather(where), decimal)
+        found, unit = found.scatter(where, value), unit.scatter(where, beside)
+    return found, unit
 
 
 def numbers_with_units(text: pl.Series, decimal: str) -> tuple[pl.Series, pl.Series]:

@@ -148,8 +148,7 @@ def header(path: Path, how: Format, cleaning: Cleaning) -> tuple[list[str], str]
     text.encode()  # as above
     if len(text.strip().splitlines()) < 2 or "\0" in text:
         raise DataError(f"{path}: it is empty, a header alone or no text -> give a text file with rows below a header")
-    separators = (how.separator or ",", *SEPARATORS)
-    rows = {s: list(csv.reader(io.StringIO(text, newline=""), delimiter=s)) for s in separators}
+    rows = {s: list(csv.reader(io.StringIO(text, ""), delimiter=s)) for s in (how.separator or ",", *SEPARATORS)}
     best = max(rows, key=lambda s: fit(rows[s]))
     separator = how.separator or best
     if fit(rows[separator])[1] == 1 < fit(rows[best])[1]:
