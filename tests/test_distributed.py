@@ -55,6 +55,28 @@ def test_two_processes_give_what_one_gives(run, tmp_path):
     assert_same(tmp_path / "one", tmp_path / "two", rel=1e-4)
 
 
+KINDS = {
+    # kind: tables
+    "table": ["--config", "configs/experiment/diabetes_mlp.yaml", "--model.network.dropout", 0],
+    # end
+    # kind: series
+    "series": ["--config", "configs/experiment/seasons_linear.yaml", "--trainer.limit_train_batches", 20],
+    # end
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_measure_numbers_as_one_does(run, tmp_path, kind):
+    """Of splits whose sizes are odd, so that there is padding."""
+    flags = [*KINDS[kind], "--trainer.accelerator", "cpu", "--trainer.max_epochs", 1, "--pictures.enabled", "false"]
+    run([*flags, "--run_dir", tmp_path / "one"])
+    run([*flags, *DDP, "--run_dir", tmp_path / "two"], twins=1)
+    one, two = (ending(tmp_path / name)[0] for name in ("one", "two"))
+    names = [name for name in one if name.startswith("test/")]
+    assert len(names) >= 3
+    assert [one[name] for name in names] == pytest.approx([two[name] for name in names], rel=1e-3)
+
+
 def torchrun(*flags: str) -> tuple[str, ...]:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
