@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from src.config.check import SECTIONS, TOP, check, deeper, fail, filled_in, groups, section, shown
 from src.config.signatures import Argument, signature
@@ -149,7 +149,8 @@ def from_flag(name: str, text: str, config: dict[str, Any]) -> dict[str, Any]:
         path.append(part)
         node = node.get(part) if isinstance(node, dict) else None
     argument = known.arguments.get(part) if known else None
-    is_text = argument and argument.annotation in (str, str | None) and text != "null"
+    kind = argument.annotation if argument else None
+    is_text = text in get_args(kind) or (kind in (str, str | None) and text != "null")
     value: Any = text if is_text else read_text(text, f"--{name}")[0]
     for part in reversed(path):
         value = {part: value}
