@@ -32,7 +32,7 @@ def find_columns(source: Source, how: Format, types: Mapping[str, Kind], drop: I
     for block in blocks(source, how, cleaning):
         dtypes = block.drop(ROW).schema
         for name in (name for name in dtypes if name not in drop):
-            seen[name] = count_values(block[name], seen.get(name))
+            seen[name] = count_values(block[name], seen.get(name), how)
     if not dtypes:
         cleaning.check()  # all rows are ragged
     check_names("data.types", types, dtypes)
@@ -44,11 +44,13 @@ def find_columns(source: Source, how: Format, types: Mapping[str, Kind], drop: I
     return out
 
 
-def count_values(values: pl.Series, before: pl.DataFrame | None) -> pl.DataFrame:
+def count_values(values: pl.Series, before: pl.DataFrame | None, how: Format) -> pl.DataFrame:
     """Distinct values in the order they come, and how often; those of the blocks `before` included."""
     if before is not None and len(before) >= MAX_SEEN:
         return before
-    seen = pl.DataFrame({"text": cells.as_text(values), "count": np.ones(len(values), np.int64)}).drop_nulls()
+    seen = pl.DataFrame(
+        {"text": cells.as_text(values, how.missing), "count": np.ones(len(values), np.int64)}
+    ).drop_nulls()
     seen = seen if before is None else pl.concat([before, seen])
     return seen.group_by("text", maintain_order=True).agg(pl.sum("count"))
 
@@ -170,7 +172,7 @@ def typed(
     for column in columns:
         name, kind = column["name"], column["kind"]
         out[name], wrong = cells.values(block[name], column, how)
-        hint = "data.date_format" if kind == "date" else f"data.types: {{{name}: category}}"
+        hint = "data.date_format" if kind == "date" else f"data.missing, or data.types: {{{name}: category}}"
         for row, value in block.filter(wrong & ~bad)[[ROW, name]].rows():
             cleaning.skip("", place(source, row), f"no {kind}: column {name} is {value!r}", f"mend it, or give {hint}")
         bad |= wrong

@@ -32,6 +32,7 @@ class Format:
     encoding: str = "utf-8"
     skip_rows: int = 0
     date_format: str | None = None
+    missing: tuple[str, ...] = ()
 
 
 Source = Path | pl.DataFrame  # a frame is read as Parquet is

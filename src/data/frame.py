@@ -34,6 +34,7 @@ class FrameDataModule(PreparedDataModule):
         encoding: of a CSV.
         skip_rows: rows of a CSV before the one with the names.
         date_format: of its dates, as in Python's strftime; by default one of some twenty that fits all of a column.
+        missing: words, also numbers such as -999, that mean that there is no value, besides the usual such as `NA`.
         types: column -> what it is, where what is found is wrong: `number`, `category`, `date`, `text`, `id`.
         drop: columns to leave out.
     """
@@ -48,6 +49,7 @@ class FrameDataModule(PreparedDataModule):
         encoding: str = "utf-8",
         skip_rows: int = 0,
         date_format: str | None = None,
+        missing: list[str] | None = None,
         types: dict[str, Kind] | None = None,
         drop: list[str] | None = None,
         **kwargs: Any,
@@ -65,7 +67,7 @@ class FrameDataModule(PreparedDataModule):
         except LookupError as e:
             raise ConfigError(f"data.encoding: Python knows no encoding {encoding} -> such as utf-8 or cp1252") from e
         self.file = None if file is None else Path(file)
-        self.format = Format(separator, decimal, encoding, skip_rows, date_format)
+        self.format = Format(separator, decimal, encoding, skip_rows, date_format, tuple(missing or ()))
         self.types, self.drop = types or {}, drop or []
 
     def load(self) -> pl.DataFrame:

@@ -247,7 +247,7 @@ def test_types_that_do_not_fit(read):
         DataError, match=r"data.types: there is no column price; did you mean prices.* -> take one of key"
     ):
         read(["1"], types={"price": "number"}, name="prices")
-    with pytest.raises(DataError, match=r"a.csv, row 2: no number: column x is 'abc' -> mend it, or give data.types"):
+    with pytest.raises(DataError, match=r"a.csv, row 2: no number: column x is 'abc' -> mend it, or give data.missing"):
         read(["abc"], types={"x": "number"})
     with pytest.raises(DataError, match=r"column x has decimal commas, as 1,5 -> --data.decimal ','"):
         read(["1,5"], types={"x": "number"})
@@ -336,3 +336,16 @@ def test_columns_that_are_dropped_are_not_looked_at(tmp_path):
     assert list(find_columns(path, Format(), {}, ["x"])) == ["y"]
     with pytest.raises(DataError, match=r"data.drop: there is no column z -> take one of x, y"):
         find_columns(path, Format(), {}, ["z"])
+
+
+def test_more_words_can_mean_that_a_value_is_missing(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("size,city\n1.5,k.A.\n-999,Rome\nk.A.,Oslo\n2,Rome\n")
+    how = Format(missing=("k.A.", "-999"))
+    columns = find_columns(path, how, {})
+    assert [c["kind"] for c in columns.values()] == ["number", "category"]
+    frame = read_columns(path, how, list(columns.values()), Cleaning())
+    assert frame["size"].to_list() == [1.5, None, None, 2.0]
+    assert frame["city"].to_list() == [None, "Rome", "Oslo", "Rome"]
+    typed = pl.DataFrame({"size": [1.5, -999.0, None, 2.0]})
+    assert read_columns(typed, how, [columns["size"]], Cleaning())["size"].null_count() == 2
