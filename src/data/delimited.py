@@ -1,32 +1,26 @@
 """The rows of CSV and Parquet files, in blocks, so that a file need not fit in memory."""
 
-import codecs
 import csv
 import io
-import re
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pyarrow
 import pyarrow.csv
 import pyarrow.parquet
 
 from src.data.report import Cleaning
-from src.run.errors import ConfigError, DataError
+from src.run.errors import DataError
 
 SEPARATORS = (",", ";", "\t", "|")
 HEAD_LINES = 200  # by which the separator is found
 BLOCK_BYTES = 2**24
 ROW = "\0row"  # the column of row numbers, as a spreadsheet shows them: the header is row 1
-OTHERS = {b"PK\x03\x04": "an Excel or zip file", b"\xd0\xcf\x11\xe0": "an Excel file"}  # by their first bytes
 
 
 @dataclass(frozen=True)
@@ -48,237 +42,137 @@ def label(source: Source) -> str:
 
 
 def place(source: Source, row: int) -> str:
-    return f"{source.name if isinstance(source, Path) else 'load()'}, row {row}"
+    return f"{Path(label(source)).name}, row {row}"
 
 
 def blocks(source: Source, how: Format, cleaning: Cleaning) -> Iterator[pl.DataFrame]:
     """The rows of a file with their numbers in ROW: all columns of a CSV as text, those of Parquet as they are.
-
-    Rows are counted in `cleaning`; those that are empty, of another length or the header again are left out.
-
-    Raises:
-        DataError: the file is no text of that encoding or no Parquet, or has no header that names each column.
-    """
-    if isinstance(source, pl.DataFrame):
-        yield from counted(iter([source]), cleaning)
-        return
-    cleaning.root = source.parent
-    with open(source, "rb") as f:
-        magic = f.read(4)
-    if magic in OTHERS:
-        raise DataError(f"{source}: it is {OTHERS[magic]} -> save it as CSV")
-    if magic == b"PAR1" or source.suffix.lower() in (".parquet", ".pq"):
-        yield from counted(parquet_blocks(source), cleaning)
+    All are counted in `cleaning`; those that are empty, of another length or the header again are left out."""
+    cleaning.root = Path(label(source)).parent
+    if isinstance(source, pl.DataFrame) or source.suffix.lower() in (".parquet", ".pq"):
+        yield from typed_blocks(source, cleaning)
     else:
         yield from csv_blocks(source, how, cleaning)
 
 
-def counted(frames: Iterator[pl.DataFrame], cleaning: Cleaning) -> Iterator[pl.DataFrame]:
+def typed_blocks(source: Source, cleaning: Cleaning) -> Iterator[pl.DataFrame]:
     number = 1
-    for frame in frames:
-        yield frame.with_columns(pl.Series(ROW, np.arange(number, number + len(frame))))
-        number += len(frame)
-        cleaning.came_in += len(frame)
-
-
-def parquet_blocks(path: Path) -> Iterator[pl.DataFrame]:
     try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
-            yield pl.DataFrame(pl.from_arrow(batch))
+        parts = [source] if isinstance(source, pl.DataFrame) else pyarrow.parquet.ParquetFile(source).iter_batches()
+        for frame in map(pl.DataFrame, parts):
+            yield frame.with_columns(pl.int_range(number, number + pl.len()).alias(ROW))
+            number += len(frame)
+            cleaning.came_in += len(frame)
     except (pyarrow.ArrowException, pl.exceptions.PolarsError, OSError) as e:
-        raise DataError(f"{path}: {str(e).splitlines()[0]} -> give a whole Parquet file, or a CSV") from e
+        raise DataError(f"{label(source)}: {str(e).splitlines()[0]} -> give a whole Parquet file, or a CSV") from e
 
 
 def csv_blocks(path: Path, how: Format, cleaning: Cleaning) -> Iterator[pl.DataFrame]:
-    end = check_text(path, how.encoding)
-    names, separator = header(path, how, cleaning)
-    ragged: list[int] = []
+    ragged: set[int] = set()
 
     def leave_out(row: Any) -> str:
-        ragged.append(row.number)
-        more = f" over {len(row.text.splitlines())} lines, as where a quote is not closed" if "\n" in row.text else ""
-        what = f"ragged: {row.actual_columns} fields{more}, the header has {row.expected_columns}"
-        cleaning.skip("", place(path, row.number), what, "mend the row, or give data.separator or data.skip_rows")
+        ragged.add(row.number)
+        what = f"ragged: {row.actual_columns} fields, the header has {row.expected_columns}"
+        cleaning.skip("", place(path, row.number), what, "mend it, close its quotes, or give data.separator")
         return "skip"
 
-    first = number = 2 + how.skip_rows
-    last = ""
+    numbers = (number for number in count(2 + how.skip_rows) if number not in ragged)
+    last, separator = "", how.separator or ","
     try:
+        names, separator = header(path, how, cleaning)
         for batch in open_csv(path, how, names, separator, leave_out):
-            rows, number = numbered(number, len(batch), ragged)
+            rows = pl.Series(ROW, list(islice(numbers, len(batch))), pl.Int64)
             last = batch[-1][-1].as_py() if len(batch) else last
-            yield without_empty(pl.DataFrame(pl.from_arrow(batch)).with_columns(pl.Series(ROW, rows)), path, cleaning)
-    except pyarrow.ArrowInvalid as e:  # a row that is larger than a block
-        raise open_quote(path, how, separator) from e
-    if not ragged and ("\n" in last or "\r" in last) and end != '"':
-        raise open_quote(path, how, separator)
-    cleaning.came_in += number - first + len(ragged)
+            cleaning.came_in += len(batch)
+            yield without_empty(pl.DataFrame(pl.from_arrow(batch)).with_columns(rows), path, cleaning)
+    except (pyarrow.ArrowInvalid, csv.Error, UnicodeError) as e:
+        check_lines(path, how, separator)
+        raise DataError(f"{path}: {str(e).splitlines()[0]} -> mend it") from e
+    if "\n" in last or "\r" in last:
+        check_lines(path, how, separator)
+    cleaning.came_in += len(ragged)
 
 
 def open_csv(path: Path, how: Format, names: list[str], separator: str, handler: Any) -> Iterator[pyarrow.RecordBatch]:
-    return pyarrow.csv.open_csv(
-        path,
-        pyarrow.csv.ReadOptions(
-            use_threads=False,
-            block_size=BLOCK_BYTES,
-            encoding=how.encoding,
-            column_names=names,
-            skip_rows=how.skip_rows,
-            skip_rows_after_names=1,
-        ),
-        pyarrow.csv.ParseOptions(
-            delimiter=separator, newlines_in_values=True, ignore_empty_lines=False, invalid_row_handler=handler
-        ),
-        pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.string()), strings_can_be_null=False),
+    read = pyarrow.csv.ReadOptions(
+        use_threads=False, block_size=BLOCK_BYTES, encoding=how.encoding, column_names=names, skip_rows=how.skip_rows
     )
-
-
-def numbered(first: int, count: int, ragged: list[int]) -> tuple[np.ndarray, int]:
-    """The numbers of so many rows from the first on, but for ragged ones; and the number after them. Ragged rows before
-    that are taken out of the list, into which the reader may already have put those of later blocks."""
-    rows = np.arange(first, first + count + len(ragged))
-    rows = rows[~np.isin(rows, ragged)][:count]
-    after = int(rows[-1]) + 1 if count else first
-    del ragged[: bisect_left(ragged, after)]
-    return rows, after
+    read.skip_rows_after_names = 1
+    parse = pyarrow.csv.ParseOptions(
+        delimiter=separator, newlines_in_values=True, ignore_empty_lines=False, invalid_row_handler=handler
+    )
+    text = dict.fromkeys(names, pyarrow.string())
+    return pyarrow.csv.open_csv(path, read, parse, pyarrow.csv.ConvertOptions(column_types=text))
 
 
 def without_empty(frame: pl.DataFrame, path: Path, cleaning: Cleaning) -> pl.DataFrame:
     """Rows but for those in which all fields are empty, or the names of the columns."""
     names = frame.columns[:-1]
     few = frame.filter(pl.col(names[0]).str.strip_chars().is_in(["", names[0]]))
-    gone: list[int] = []
-    for reason, is_header in (("empty row", False), ("the header again", True)):
-        like = ((pl.col(name).str.strip_chars(), name if is_header else "") for name in names)
-        same = few.filter(pl.all_horizontal(text == fixed for text, fixed in like))
-        for row in same[ROW]:
+    is_empty = pl.all_horizontal(pl.col(names).str.strip_chars() == "")
+    is_header = pl.all_horizontal(pl.col(name).str.strip_chars() == name for name in names)
+    for reason, rows in (("empty row", few.filter(is_empty)), ("the header again", few.filter(is_header))):
+        for row in rows[ROW]:
             cleaning.remove("", place(path, row), reason)
-        gone += same[ROW].to_list()
-    return frame.filter(~pl.col(ROW).is_in(gone)) if gone else frame
+        frame = frame.join(rows, ROW, "anti", maintain_order="left") if len(rows) else frame
+    return frame
 
 
-def check_text(path: Path, encoding: str) -> str:
-    """The last character that is no space; raises DataError where the file is not of that encoding, or no text."""
-    try:
-        decoder = codecs.getincrementaldecoder("utf-8-sig" if is_utf8(encoding) else encoding)()
-    except (LookupError, TypeError) as e:
-        raise ConfigError(f"data.encoding: Python knows no encoding {encoding} -> such as utf-8 or cp1252") from e
-    line, end = 1, ""
-    with pyarrow.input_stream(str(path)) as f:
-        while True:
-            data = f.read(BLOCK_BYTES)
-            try:
-                text = decoder.decode(data, not data)
-            except UnicodeDecodeError as e:
-                line += max(map(e.object[: e.start].count, (b"\n", b"\r")))
-                other = "utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "cp1252"
-                what = f"{path}: line {line} is not {encoding} (byte 0x{e.object[e.start]:02x})"
-                raise DataError(f"{what} -> save it as UTF-8, or give its data.encoding, such as {other}") from e
-            if "\0" in text:
-                line += text[: text.index("\0")].count("\n")
-                hint = "give a text file, and its data.encoding, such as utf-16"
-                raise DataError(f"{path}: line {line} has a zero byte -> {hint}")
-            line += max(text.count("\n"), text.count("\r"))
-            end = text.rstrip()[-1:] or end
-            if not data:
-                return end
-
-
-def is_utf8(encoding: str) -> bool:
-    return codecs.lookup(encoding).name == "utf-8"
-
-
-@contextmanager
-def opened(path: Path, how: Format) -> Iterator[io.TextIOWrapper]:
+def opened(path: Path, how: Format) -> io.TextIOWrapper:
     """The lines of a file, from the one with the names on; it may be compressed."""
-    encoding = "utf-8-sig" if is_utf8(how.encoding) else how.encoding
-    with io.TextIOWrapper(pyarrow.input_stream(str(path)), encoding, newline="") as f:
-        for _ in range(how.skip_rows):
-            f.readline()
-        yield f
+    f = io.TextIOWrapper(pyarrow.input_stream(str(path)), how.encoding, "surrogateescape", newline="")
+    for _ in range(how.skip_rows):
+        f.readline()
+    return f
 
 
-def open_quote(path: Path, how: Format, separator: str) -> DataError:
-    """That a quote is not closed, with the row that it is in, the last one that can be read."""
-    number = how.skip_rows
-    try:
-        with opened(path, how) as f:
-            for _ in csv.reader(f, delimiter=separator):
+def check_lines(path: Path, how: Format, separator: str) -> None:
+    """Raise DataError with the first row that has bytes of another encoding, or a quote that is not closed."""
+    number = how.skip_rows + 1
+    with opened(path, how) as f:
+        try:
+            for fields in csv.reader(f, delimiter=separator, strict=True):
+                "".join(fields).encode()  # fails where bytes were not decoded
                 number += 1
-    except csv.Error:  # a field is too long
-        number += 1
-    return DataError(f"{place(path, number)}: a quote is not closed, or the row is too long -> close it")
+        except (csv.Error, UnicodeError) as e:
+            what = str(e) if isinstance(e, csv.Error) else f"it is not {how.encoding}"
+            hint = "close its quotes, save it as CSV in UTF-8, or give its data.encoding, such as cp1252"
+            raise DataError(f"{path.parent / place(path, number)}: {what} -> {hint}") from e
 
 
 def header(path: Path, how: Format, cleaning: Cleaning) -> tuple[list[str], str]:
     """The names of the columns and the separator."""
+    csv.field_size_limit(2**24)  # as of pyarrow
     with opened(path, how) as f:
-        head = list(islice(f, HEAD_LINES))
-    if head and head[0].lower().startswith("sep="):  # as Excel writes it
-        raise DataError(f"{path}: the names of the columns are not in its first row -> --data.skip_rows 1")
-    if not "".join(head).strip():
-        raise DataError(f"{path}: it is empty -> give a file with a header and rows")
-    found = {s: divided(head, s) for s in dict.fromkeys((how.separator or ",", *SEPARATORS))}
-    best = max(found, key=lambda s: fit(found[s]))
+        text = "".join(islice(f, HEAD_LINES)).removeprefix("\ufeff")
+    text.encode()  # as above
+    if len(text.strip().splitlines()) < 2 or "\0" in text:
+        raise DataError(f"{path}: it is empty, a header alone or no text -> give a text file with rows below a header")
+    rows = {s: list(csv.reader(io.StringIO(text, ""), delimiter=s)) for s in (how.separator or ",", *SEPARATORS)}
+    best = max(rows, key=lambda s: fit(rows[s]))
     separator = how.separator or best
-    if usual_width(found[separator]) == 1 < usual_width(found[best]):
+    if fit(rows[separator])[1] == 1 < fit(rows[best])[1]:
         raise DataError(f"{path}: {separator!r} parts no fields, {best!r} does -> --data.separator {best!r}")
-    check_head(path, how, found[separator])
-    return name_columns(path, how, found[separator], cleaning), separator
+    return name_columns(path, how, rows[separator], cleaning), separator
 
 
-Rows = list[tuple[int, list[str]]]  # with the number of lines before each
+def fit(rows: list[list[str]]) -> tuple[int, int]:
+    """How many rows have the usual number of fields, if that is over 1; and that number."""
+    usual, often = Counter([len(fields) for fields in rows if fields] or [1]).most_common(1)[0]
+    return often if usual > 1 else 0, usual
 
 
-def divided(lines: list[str], separator: str) -> Rows:
-    reader, out, before = csv.reader(lines, delimiter=separator), [], 0
-    with suppress(csv.Error):  # a quote that is not closed
-        for fields in reader:
-            out.append((before, fields))
-            before = reader.line_num
-    return out
-
-
-def usual_width(rows: Rows) -> int:
-    """How many fields most rows have; where two widths are as frequent, the first."""
-    return Counter([len(fields) for _, fields in rows if fields] or [1]).most_common(1)[0][0]
-
-
-def fit(rows: Rows) -> tuple[int, int]:
-    """How well a separator divides: rows of the usual width, which is over 1; and that width."""
-    usual = usual_width(rows)
-    return sum(len(fields) == usual > 1 for _, fields in rows), usual
-
-
-def check_head(path: Path, how: Format, rows: Rows) -> None:
-    """Raise DataError where the first row has not the names of the columns, or nothing follows."""
-    usual, names = usual_width(rows), rows[0][1]
-    before, fields = next((before, fields) for before, fields in rows if len(fields) == usual)
-    if len(names) < min(2, usual) or (len(names) < usual - 1 and before):
-        what = f"{path}: the names of the columns are not in row {how.skip_rows + 1}"
-        raise DataError(f"{what} -> --data.skip_rows {how.skip_rows + before}, if they are {', '.join(fields)[:60]}")
-    if not any(fields for _, fields in rows[1:]):
-        hint = "close the quote in its header" if "\n" in "".join(names) else "give it some below its header"
-        raise DataError(f"{path}: there are no rows -> {hint}")
-    numeric = [name for name in names if re.fullmatch(r"\s*[-+]?\d+(\.\d*)?([eE][-+]?\d+)?\s*", name)]
-    if len(numeric) == len(names) or (len(numeric) > len(names) / 2 and any("." in name for name in numeric)):
-        what = f"{path}: row {how.skip_rows + 1} has numbers, as {numeric[0]}, not names of columns"
-        raise DataError(f"{what} -> write a row of names above it")
-
-
-def name_columns(path: Path, how: Format, rows: Rows, cleaning: Cleaning) -> list[str]:
-    names = [name.strip() for name in rows[0][1]]
-    longer = [fields for _, fields in rows[1:] if len(fields) == len(names) + 1]
-    if longer and len(longer) > len(rows) / 2:  # one name is missing
-        if any(fields[-1].strip() for fields in longer):
-            what = f"{path}: the header has {len(names)} names, the rows {len(names) + 1} fields"
-            raise DataError(f"{what} -> name the column that has no name")
-        names.append("")
-    unnamed = [i for i, name in enumerate(names) if not name]
-    for i in unnamed:
-        names[i] = f"unnamed_{i + 1}"
-    if unnamed:
-        cleaning.notes.append(f"columns without a name are called {', '.join(names[i] for i in unnamed[:5])}")
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise DataError(f"{path}: two columns are called {min(twice)!r} -> rename one")
+def name_columns(path: Path, how: Format, rows: list[list[str]], cleaning: Cleaning) -> list[str]:
+    """The fields of the first row; raises DataError where they do not name each column."""
+    usual = fit(rows)[1]
+    if len(rows[0]) < usual or rows[0][0].lower().startswith("sep="):
+        at = next((i for i, fields in enumerate(rows[1:], 1) if len(fields) == usual), 1)
+        what = f"{path}: row {how.skip_rows + 1} has {len(rows[0])} names, most rows have {usual} fields"
+        hint = f"--data.skip_rows {how.skip_rows + at}, if they are {', '.join(rows[at])[:60]}"
+        raise DataError(f"{what} -> name each column in it, or give {hint}")
+    names = [name.strip() or f"unnamed_{i}" for i, name in enumerate(rows[0], 1)]
+    if unnamed := [name for name, old in zip(names, rows[0], strict=True) if not old.strip()]:
+        cleaning.notes.append(f"columns without a name are called {', '.join(unnamed[:5])}")
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        raise DataError(f"{path}: two columns are called {twice[0]!r} -> rename one, or write a row of names above")
     return names

@@ -28,7 +28,7 @@ class FrameDataModule(PreparedDataModule):
     """Base of the kinds whose samples come from columns.
 
     Args:
-        file: a CSV (any ending) or Parquet file. A CSV has the names of its columns in its first row.
+        file: a Parquet file (.parquet, .pq) or a CSV (any other ending) with the names of its columns in its first row.
         separator: between the fields of a CSV; by default found among comma, semicolon, tab and bar.
         decimal: the decimal mark of a CSV. The other one, spaces and apostrophes may part thousands.
         encoding: of a CSV.
@@ -60,6 +60,10 @@ class FrameDataModule(PreparedDataModule):
             raise ConfigError(f"data.separator: {separator!r} -> give one character")
         if date_format is not None and "%" not in date_format:
             raise ConfigError(f"data.date_format: {date_format} -> write it as Python does, such as %d.%m.%Y")
+        try:
+            "".encode(encoding)
+        except LookupError as e:
+            raise ConfigError(f"data.encoding: Python knows no encoding {encoding} -> such as utf-8 or cp1252") from e
         self.file = None if file is None else Path(file)
         self.format = Format(separator, decimal, encoding, skip_rows, date_format)
         self.types, self.drop = types or {}, drop or []

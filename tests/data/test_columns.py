@@ -56,7 +56,7 @@ def test_numbers(read, name):
 def test_decimal_commas(read):
     given = ["1.234,5", "1,5", "2", "3,25 kg", "-0,5", "(1 000,5)", "1.000.000"]
     assert read(given, decimal=",")[1] == [1234.5, 1.5, 2, 3.25, -0.5, -1000.5, 1e6]
-    with pytest.raises(DataError, match=r"a.csv: column x has decimal commas -> --data.decimal ','"):
+    with pytest.raises(DataError, match=r"a.csv: column x has decimal commas, as 1.234,5 -> --data.decimal ','"):
         read(given)
     with pytest.raises(DataError, match=r"row 13: no number: column x is '1.5'"):
         read(["1,5"] * 11 + ["1.5"], decimal=",")
@@ -67,11 +67,11 @@ def test_what_was_decided_is_noted(read):
     assert read(["5", "5 kg"])[0]["note"] == "numbers without unit are taken as kg"
     column, values, _ = read(["01234", "90210", "10001"])
     assert (column["kind"], values[0]) == ("category", "01234")
-    assert column["note"] == "'01234' has leading zeros, so that it is no number"
+    assert column["note"] == "3 of 3 values are numbers, '01234' has leading zeros or over 16 digits"
     big = [str(2**60 + i) for i in range(100)]
     column, values, _ = read(big)
     assert (column["kind"], values) == ("id", big)
-    assert column["note"] == f"'{2**60}' has more digits than a number keeps"
+    assert column["note"] == f"100 of 100 values are numbers, '{2**60}' has leading zeros or over 16 digits"
     column, *_ = read(["1"] * 6 + ["unknown"] * 4)
     assert (column["kind"], column["note"]) == ("category", "6 of 10 values are numbers, others not, as 'unknown'")
     assert "note" not in read(["0", "0.5", "10"])[0]
@@ -96,14 +96,14 @@ def test_what_is_no_number_or_date_is_a_category(read, values):
 
 
 def test_mixed_units_are_refused(read):
-    with pytest.raises(DataError, match=r"a.csv: column x has numbers in g, kg -> give all one unit"):
+    with pytest.raises(DataError, match=r"a.csv: column x has numbers in g, kg -> give all in one"):
         read(["5 kg", "500 g"])
     assert read(["5 kg", "500 g"], types={"x": "category"})[1] == ["5 kg", "500 g"]
 
 
 @pytest.mark.parametrize("value", ["inf", "-Infinity", "1e999"])
 def test_what_is_not_finite_is_named(read, value):
-    with pytest.raises(DataError, match=rf"a.csv, row 21: not finite: column x is '{value}' -> mend it"):
+    with pytest.raises(DataError, match=rf"a.csv, row 21: no number: column x is '{value}' -> mend it"):
         read(["1"] * 19 + [value])
 
 
@@ -134,22 +134,26 @@ def test_missing_values(read):
     assert read(words)[0]["kind"] == "empty"
 
 
+COUNTS = "values are numbers, that are called an id or count rows"
+
+
 def test_numbers_that_are_called_an_id(read):
     assert read([f"{i % 3}" for i in range(10)], name="store_id")[0]["kind"] == "category"
     column = read([f"{7 - i}" for i in range(5)], name="id")[0]
-    assert (column["kind"], column["note"]) == ("id", "whole numbers that are called an id")
+    assert (column["kind"], column["note"]) == ("id", f"5 of 5 {COUNTS}")
 
 
 def test_a_first_column_that_counts_rows_is_an_id(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("n,x\n" + "\n".join(f"{i},{i}" for i in range(100)))
     columns = find_columns(path, Format(), {})
-    assert columns == {"n": {"name": "n", "kind": "id", "note": "it counts rows"}, "x": {"name": "x", "kind": "number"}}
+    note = f"100 of 100 {COUNTS}"
+    assert columns == {"n": {"name": "n", "kind": "id", "note": note}, "x": {"name": "x", "kind": "number"}}
 
 
 def test_a_day_alone_is_its_midnight(read):
     column, values, _ = read(["2020-04-13", *["2020-04-13 12:30:00"] * 3])
-    assert (column["format"], column["note"]) == ("%Y-%m-%d %H:%M:%S%.f", "a day alone is taken as its midnight")
+    assert column["format"] == "%Y-%m-%d %H:%M:%S%.f"
     assert values == [MIDNIGHT, NOON, NOON, NOON]
 
 
@@ -226,7 +230,7 @@ def test_dates_that_are_not_clear(read):
     assert read(["03/04/20", "13/04/20"], date_format="%d/%m/%y")[1][0] == datetime(2020, 4, 3)
     assert read(["20200413 12.30"], date_format="%Y%m%d %H.%M")[1] == [NOON]
     assert read(["12:30:00.25 13.4.2020"], date_format="%H:%M:%S.%f %d.%m.%Y")[1] == [NOON + timedelta(seconds=0.25)]
-    mixed = "a.csv: column x has dates of several kinds: '.*' in row 2, '.*' in row 3 -> write all in one way"
+    mixed = "a.csv: column x has dates of several kinds: '.*', '.*' -> write all in one way"
     for other in ("13.04.2020", "2020/04/13 12:00", "2020-04-13T00:00:00Z"):
         with pytest.raises(DataError, match=mixed):
             read(["2020-04-13", other] * 3)
@@ -243,11 +247,13 @@ def test_types_that_do_not_fit(read):
         DataError, match=r"data.types: there is no column price; did you mean prices.* -> take one of key"
     ):
         read(["1"], types={"price": "number"}, name="prices")
-    with pytest.raises(DataError, match=r"column x: data.types says number, but none is one, as 'abc'"):
+    with pytest.raises(DataError, match=r"a.csv, row 2: no number: column x is 'abc' -> mend it, or give data.types"):
         read(["abc"], types={"x": "number"})
-    with pytest.raises(DataError, match=r"column x has decimal commas -> --data.decimal ','"):
+    with pytest.raises(DataError, match=r"column x has decimal commas, as 1,5 -> --data.decimal ','"):
         read(["1,5"], types={"x": "number"})
-    with pytest.raises(DataError, match=r"column x has no dates, but 'abc' -> give data.date_format"):
+    with pytest.raises(
+        DataError, match=r"a.csv, row 2: no date: column x is 'abc' -> mend it, or give data.date_format"
+    ):
         read(["abc"], types={"x": "date"})
     assert read(["1", "2"], types={"x": "category"})[1] == ["1", "2"]
 
@@ -278,7 +284,6 @@ def test_types_of_parquet(tmp_path):
         **dict.fromkeys(("list", "record", "binary", "time", "duration"), "text"),
     }
     assert columns["stamp"]["utc"] is True
-    assert columns["list"]["note"] == "lists or records, read as text"
     rows = read_columns(path, Format(), columns.values(), Cleaning()).to_dict(as_series=False)
     assert [rows[name] for name in ("whole", "float", "text_number")] == [[1, None], [1.5, None], [1000, 2]]
     assert (rows["flag"], rows["date"], rows["stamp"]) == (["true", None], [MIDNIGHT, None], [NOON, NOON])
@@ -289,10 +294,19 @@ def test_types_of_parquet(tmp_path):
     )
 
 
+def test_a_unit_that_is_not_the_columns(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("x\n5 kg\n500 g\n6\n")
+    for unit, left in (({"unit": "kg"}, [5, 6]), ({"unit": "g"}, [500, 6]), ({}, [6])):
+        cleaning = Cleaning("skip")
+        frame = read_columns(path, Format(), [{"name": "x", "kind": "number", **unit}], cleaning)
+        assert (frame["x"].to_list(), cleaning.counts["no number"]) == (left, 3 - len(left))
+
+
 def test_infinities_of_parquet_are_named(tmp_path):
     path = tmp_path / "a.parquet"
     pl.DataFrame({"x": [1.0, float("inf")]}).write_parquet(path)
-    with pytest.raises(DataError, match=r"a.parquet, row 2: not finite: column x is inf -> mend it"):
+    with pytest.raises(DataError, match=r"a.parquet, row 2: no number: column x is inf -> mend it"):
         read_columns(path, Format(), [{"name": "x", "kind": "number"}], Cleaning())
 
 

@@ -9,7 +9,7 @@ import pytest
 from src.data import delimited
 from src.data.delimited import ROW, Format, blocks
 from src.data.report import MAX_LISTED, Cleaning
-from src.run.errors import ConfigError, DataError
+from src.run.errors import DataError
 
 
 @pytest.fixture
@@ -54,32 +54,36 @@ def test_encodings(read, encoding):
     assert read("größe;b\n1;ä\n".encode(encoding), encoding=encoding)[:2] == (["größe", "b"], [["1", "ä", 2]])
 
 
+NO_ROWS = "a.csv: it is empty, a header alone or no text -> give a text file with rows below a header"
+FEW_NAMES = "names, most rows have {} fields -> name each column in it, or give --data.skip_rows {}, if they are {}"
 REFUSED = {
-    "empty": ("", "a.csv: it is empty -> give"),
-    "blank": (" \n\n", "a.csv: it is empty -> give"),
-    "header alone": ("a,b\n", "a.csv: there are no rows -> give"),
-    "header alone without a line end": ("a,b", "a.csv: there are no rows -> give"),
-    "header and empty lines": ("a,b\n\n\n", "a.csv: there are no rows -> give"),
+    "empty": ("", NO_ROWS),
+    "blank": (" \n\n", NO_ROWS),
+    "header alone": ("a,b\n", NO_ROWS),
+    "header alone without a line end": ("a,b", NO_ROWS),
+    "header and empty lines": ("a,b\n\n\n", NO_ROWS),
     "two names": ("a,b, a\n1,2,3\n", "a.csv: two columns are called 'a' -> rename one"),
-    "a title": ("Sales\na,b\n1,2\n3,4\n", "not in row 1 -> --data.skip_rows 1, if they are a, b"),
-    "titles": ("Sales\nof, 2020\n\na,b,c,d\n1,2,3,4\n5,6,7,8\n", "row 1 -> --data.skip_rows 3, if they are a, b, c, d"),
-    "blank lines above": ("\n\na,b\n1,2\n", "row 1 -> --data.skip_rows 2, if they are a, b"),
-    "Excel's first line": ("sep=;\na;b\n1;2\n", "not in its first row -> --data.skip_rows 1"),
-    "no names": ("1,2\n3,4\n", "a.csv: row 1 has numbers, as 1, not names of columns -> write a row of names above"),
-    "few names": ("5.1,3.5,1.4,setosa\n4.9,3.0,1.4,setosa\n", "a.csv: row 1 has numbers, as 5.1, not names"),
-    "a name too few": ("a,b\n1,2,3\n4,5,6\n", "the header has 2 names, the rows 3 fields -> name the column"),
-    "latin-1": ("a,b\n1,2\ncafé,2\n".encode("latin-1"), "line 3 is not utf-8 (byte 0xe9) -> .* such as cp1252"),
-    "latin-1 at the end": (PLAIN.encode() + b"\xe9", "line 4 is not utf-8 (byte 0xe9)"),
-    "latin-1 with cr": (b"a,b\r1,2\r\xe9,3\r", "line 3 is not utf-8 (byte 0xe9)"),
-    "bad far on": (b"a,b\n" + b"1,2\n" * 5000 + b"\xe9,2\n", "line 5002 is not utf-8 (byte 0xe9)"),
-    "utf-16": (PLAIN.encode("utf-16"), "line 1 is not utf-8 (byte 0xff) -> .* data.encoding, such as utf-16"),
-    "utf-16 without its mark": (PLAIN.encode("utf-16-le"), "line 1 has a zero byte -> .* such as utf-16"),
-    "zero byte": (b"a,b\n1,2\n3,\0\n", "line 3 has a zero byte -> give a text file"),
-    "Excel": (b"PK\x03\x04abc", "a.csv: it is an Excel or zip file -> save it as CSV"),
-    "old Excel": (b"\xd0\xcf\x11\xe0abc", "a.csv: it is an Excel file -> save it as CSV"),
-    "open quote": ('a,b\n1,2\n"3,4\n5,6\n7,8\n', "a.csv, row 3: ragged: 1 fields over 3 lines, as where a quote"),
-    "open quote at the end": ('a,b\n1,2\n3,"4\n5,6\n7,8\n', "a.csv, row 3: a quote is not closed"),
-    "open quote in the header": ('a,"b\n1,2\n3,4\n', "a.csv: there are no rows -> close the quote in its header"),
+    "a title": ("Sales\na,b\n1,2\n3,4\n", "row 1 has 1 " + FEW_NAMES.format(2, 1, "a, b")),
+    "titles": ("Sales\nof, 2020\n\na,b,c\n1,2,3\n5,6,7\n", "row 1 has 1 " + FEW_NAMES.format(3, 3, "a, b, c")),
+    "blank lines above": ("\n\na,b\n1,2\n", "row 1 has 0 " + FEW_NAMES.format(2, 2, "a, b")),
+    "Excel's first line": ("sep=;\na;b\n1;2\n", "row 1 has 2 " + FEW_NAMES.format(2, 1, "a, b")),
+    "a name too few": ("a,b\n1,2,3\n4,5,6\n", "row 1 has 2 " + FEW_NAMES.format(3, 1, "1, 2, 3")),
+    "separators at the end of rows alone": ("a,b\n1,2,\n3,4,\n", "row 1 has 2 " + FEW_NAMES.format(3, 1, "1, 2, ")),
+    "no names": ("1,0,1\n3,4,5\n", "two columns are called '1' -> rename one, or write a row of names above"),
+    "latin-1": ("a,b\n1,2\ncafé,2\n".encode("latin-1"), "row 3: it is not utf-8 -> .* such as cp1252"),
+    "latin-1 in the header": ("café,b\n1,2\n".encode("latin-1"), "row 1: it is not utf-8"),
+    "latin-1 at the end": (PLAIN.encode() + b"\xe9", "row 4: it is not utf-8"),
+    "latin-1 with cr": (b"a,b\r1,2\r\xe9,3\r", "row 3: it is not utf-8"),
+    "bad far on": (b"a,b\n" + b"1,2\n" * 5000 + b"\xe9,2\n", "row 5002: it is not utf-8"),
+    "utf-16": (PLAIN.encode("utf-16"), "row 1: it is not utf-8"),
+    "utf-16 without its mark": (PLAIN.encode("utf-16-le"), NO_ROWS),
+    "zero byte": (b"a,b\n1,2\n3,\0\n", NO_ROWS),
+    "Excel": (b"PK\x03\x04\x14\0\n\0\n\xb5\xee", "it is not utf-8 -> .*save it as CSV in UTF-8"),
+    "old Excel": (b"\xd0\xcf\x11\xe0abc", "row 1: it is not utf-8 -> .*save it as CSV in UTF-8"),
+    "open quote": ('a,b\n1,2\n"3,4\n5,6\n7,8\n', "a.csv, row 3: ragged: 1 fields, .* close its quotes"),
+    "open quote at the end": ('a,b\n1,2\n3,"4\n5,6\n7,8\n', "a.csv, row 3: unexpected end of data -> close its"),
+    "open quote before the end": ('a,b\n1,2\n3,"4\n5,6', "a.csv, row 3: unexpected end of data -> close its"),
+    "open quote in the header": ('a,"b\n1,2\n3,4\n', "a.csv, row 1: unexpected end of data -> close its quotes"),
 }
 
 
@@ -123,7 +127,7 @@ def test_row_numbers_do_not_depend_on_blocks(read, monkeypatch, block_bytes):
 
 def test_a_quote_that_is_open_over_blocks(read, monkeypatch):
     monkeypatch.setattr(delimited, "BLOCK_BYTES", 64)
-    with pytest.raises(DataError, match=r"a.csv, row 14: a quote is not closed, or the row is too long -> close it"):
+    with pytest.raises(DataError, match=r"a.csv, row 14: unexpected end of data -> close its quotes"):
         read("a,b\n" + "1,2\n" * 12 + '3,"4\n' + "5,6\n" * 100)
 
 
@@ -146,11 +150,6 @@ def test_columns_without_a_name_get_one_and_it_is_said(read, text, names):
     assert cleaning.notes == [f"columns without a name are called {next(n for n in names if len(n) > 1)}"]
 
 
-def test_separators_at_the_end_of_rows_alone(read):
-    names, rows, _ = read("a,b\n1,2,\n3,4,\n")
-    assert (names, rows) == (["a", "b", "unnamed_3"], [["1", "2", "", 2], ["3", "4", "", 3]])
-
-
 def test_a_wrong_separator(read):
     with pytest.raises(DataError, match=r"a.csv: ';' parts no fields, ',' does -> --data.separator ','"):
         read(PLAIN, separator=";")
@@ -162,17 +161,28 @@ def test_the_separator_is_found_where_fields_have_others(read):
     assert read('a,b\n"1;2;3","x"\n"1;2;3","y"\n')[0] == ["a", "b"]
 
 
-def test_an_encoding_that_is_not_known(read):
-    with pytest.raises(ConfigError, match=r"data.encoding: Python knows no encoding utf8x -> such as"):
-        read(PLAIN, encoding="utf8x")
+def test_a_file_that_is_not_of_its_encoding(read):
+    with pytest.raises(DataError, match=r"a.csv, row 1: it is not utf-16 -> close its quotes, save it as CSV in UTF-8"):
+        read("größe,b\n1,2\n1,2\n\n", encoding="utf-16")
 
 
-def test_parquet_is_told_by_its_first_bytes(read, tmp_path):
+def test_rows_of_several_files_are_numbered_each(tmp_path):
+    pl.DataFrame({"a": [1, 2]}).write_parquet(tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text(PLAIN)
+    cleaning = Cleaning()
+    for name, first in (("a.parquet", 1), ("a.csv", 2), ("a.parquet", 1), ("a.csv", 2)):
+        assert next(iter(pl.concat(blocks(tmp_path / name, Format(), cleaning))[ROW])) == first
+    assert cleaning.came_in == 8
+
+
+def test_parquet_is_told_by_its_name(read, tmp_path):
     frame = pl.DataFrame({"a": [1, 2], "b": ["x", None]})
-    frame.write_parquet(tmp_path / "a.data")
-    read_again = next(blocks(tmp_path / "a.data", Format(), Cleaning()))
+    frame.write_parquet(tmp_path / "a.pq")
+    read_again = next(blocks(tmp_path / "a.pq", Format(), Cleaning()))
     assert read_again.equals(frame.with_columns(pl.Series(ROW, [1, 2])))
-    whole = (tmp_path / "a.data").read_bytes()
-    for name, data in (("a.parquet", PLAIN.encode()), ("a.parquet", whole[:-20]), ("a.csv", whole[:-20])):
-        with pytest.raises(DataError, match=rf"{name}: .* -> give a whole Parquet file, or a CSV"):
-            read(data, name)
+    whole = (tmp_path / "a.pq").read_bytes()
+    for data in (PLAIN.encode(), whole[:-20]):
+        with pytest.raises(DataError, match=r"a.parquet: .* -> give a whole Parquet file, or a CSV"):
+            read(data, "a.parquet")
+    with pytest.raises(DataError, match=r"a.csv: it is empty, .* or no text|row 1: it is not utf-8"):
+        read(whole)

@@ -38,7 +38,7 @@ def test_rows_of_a_file(file):
     frame, columns = Rows(file=str(file), drop=["shop"]).read(cleaning)
     assert frame.to_dict(as_series=False) == {"zip": ["01234", "90210"], "price": [5, 6], ROW: [2, 3]}
     assert [c["kind"] for c in columns] == ["category", "number"]
-    assert cleaning.notes == ["zip (category): '01234' has leading zeros, so that it is no number"]
+    assert cleaning.notes == ["zip (category): 2 of 2 values are numbers, '01234' has leading zeros or over 16 digits"]
     assert cleaning.came_in == 2
 
 
@@ -65,7 +65,11 @@ def test_a_file_that_is_none(file):
 
 
 @pytest.mark.parametrize(
-    "options", [{"skip_rows": -1}, {"separator": ";;"}, {"separator": ""}, {"date_format": "yyyy-mm-dd"}]
+    "options",
+    [
+        *({"skip_rows": -1}, {"separator": ";;"}, {"separator": ""}, {"date_format": "yyyy-mm-dd"}),
+        *({"encoding": "utf8x"}, {"encoding": "hex"}),
+    ],
 )
 def test_options_that_cannot_be(options):
     with pytest.raises(ConfigError, match=rf"data.{next(iter(options))}: .* -> "):
