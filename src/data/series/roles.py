@@ -18,7 +18,13 @@ NUMBERS = ("targets", "past", "known")
 def find_roles(columns: list[Column], given: Roles, cleaning: Cleaning) -> Roles:
     """What each option names, with its default where it is None; raises DataError where there is no such column."""
     dates = [c["name"] for c in columns if c["kind"] == "date"]
-    roles = {**given, "time": given["time"] or (dates[0] if len(dates) == 1 else None)}
+    if given["time"] is None and len(dates) != 1:
+        what = f"{' and '.join(dates)} are dates -> name one" if dates else "no column is a date"
+        hint = (
+            "" if dates else f" -> say which is, as data.types: {{{columns[0]['name']}: date}}, with data.date_format"
+        )
+        raise DataError(f"data.time: {what}{hint}")
+    roles = {**given, "time": given["time"] or dates[0]}
     require("time", roles["time"], columns, "date")
     if given["group"] is not None:
         require("group", given["group"], columns)

@@ -417,7 +417,12 @@ HALF_HOURS = lines(datetime(2024, 2, 1), timedelta(minutes=30), 60)
         (
             text(*(row + "," + row[:19] for row in ROWS), head="date,a,b"),
             {},
-            "data.time: is not given -> take one of date, a, b",
+            "data.time: date and b are dates -> name one",
+        ),
+        (
+            text(*(row.replace("2024-01", "in", 1) for row in ROWS)),
+            {},
+            "data.time: no column is a date -> say which is",
         ),
         (text(*ROWS), {"time": "dat"}, "there is no column dat; did you mean date"),
         (text(*ROWS), {"targets": ["a"], "known": ["a"]}, "data.targets: column a is named twice"),
