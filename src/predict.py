@@ -56,7 +56,8 @@ def to_table(batches: Any, model: Any, data: Any) -> pyarrow.Table:
     real = joined["index"] >= 0
     outputs = {name: values[real] for name, values in joined.items()}
     known = data.keys(data.predict_split, outputs.pop("index").numpy())
-    return pyarrow.table(known | model.columns(outputs, data) | known)  # what the data know themselves is exact
+    found = known | model.columns(outputs, data) | known  # what the data know themselves is exact
+    return pyarrow.table({name: pyarrow.array(values, from_pandas=True) for name, values in found.items()})
 
 
 if __name__ == "__main__":

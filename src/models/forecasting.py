@@ -121,11 +121,10 @@ class Forecasting(Model):
     def columns(self, outputs: dict[str, Tensor], data: Any) -> dict[str, Any]:
         found = outputs["outputs"].sort(-1).values.flatten(0, 1).double()  # [N * horizon, out_channels, num_quantiles]
         targets, out = outputs["targets"].flatten(0, 1).double(), dict[str, Any]()
-        units = zip(*target_units(data), strict=True)
-        for channel, (name, mean, std) in enumerate(units):
+        for channel, (name, mean, std) in enumerate(zip(*target_units(data), strict=True)):
             end = f"_{name}" if targets.shape[1] > 1 else ""
-            numbers, known = found[:, channel] * std + mean, targets[:, channel] * std + mean
-            out[f"target{end}"] = [None if t != t else t for t in known.tolist()]
+            numbers = (found[:, channel] * std + mean).float()
+            out[f"target{end}"] = (targets[:, channel] * std + mean).float().numpy()
             out[f"prediction{end}"] = self.criterion.point(numbers).numpy()
             out |= self.criterion.columns(numbers, f"prediction{end}")
         return out

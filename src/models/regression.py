@@ -94,10 +94,10 @@ class Regression(Model):
 
     def columns(self, outputs: dict[str, Tensor], data: Any) -> dict[str, Any]:
         mean, std = target_units(data)
-        found = outputs["outputs"].double().sort(-1).values * std + mean
-        targets = outputs["targets"].double() * std + mean
-        out = {"target": [None if t != t else t for t in targets.tolist()]}
-        return out | {"prediction": self.criterion.point(found).numpy()} | self.criterion.columns(found)
+        found = (outputs["outputs"].double().sort(-1).values * std + mean).float()
+        targets = (outputs["targets"].double() * std + mean).float()
+        point = self.criterion.point(found)
+        return {"target": targets.numpy(), "prediction": point.numpy()} | self.criterion.columns(found)
 
     def pictures(self) -> dict[str, "Figure"]:
         if self.drawn is None:

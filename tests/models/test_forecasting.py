@@ -125,7 +125,7 @@ def test_predictions_are_in_the_channels_own_units(tmp_path):
     found = np.sort(outputs_of(model, data), -1)[:, :, 1, 1].reshape(-1) * STD[1] + MEAN[1]
     assert columns["prediction_a/b"] == pytest.approx(found, rel=1e-4)
     targets = data.splits["test"].targets[..., 1].flatten() * STD[1] + MEAN[1]
-    assert [t is None for t in columns["target_a/b"]] == targets.isnan().tolist()
+    assert np.isnan(columns["target_a/b"]).tolist() == targets.isnan().tolist()
     assert (columns["prediction_a/b_0.2"] <= columns["prediction_a/b_0.5"]).all()
 
 
