@@ -51,22 +51,26 @@ class Watched(Dataset):
 
     def __getitem__(self, index: Tensor) -> Batch:
         info = get_worker_info()
-        worker = info.id if info else 0
-        self.fetching[worker] = pad(index[:SHOWN], (0, SHOWN - len(index[:SHOWN])), value=-1)
+        if info:
+            self.fetching[info.id] = pad(index[:SHOWN], (0, SHOWN - len(index[:SHOWN])), value=-1)
         try:
             return self.arrays[index]
         except Exception as e:
             if not info and (isinstance(e, KnownError) or out_of_memory(e)):
                 raise
-            text = f"{f'data worker {worker}' if info else 'the data'} failed, {self.last_samples(worker)}: "
+            text = f"{f'data worker {info.id}' if info else 'the data'} failed, {told(index[:SHOWN])}: "
             if out_of_memory(e):
                 raise EnvironmentFault(f"{text}out of memory -> lower data.num_workers") from e
             text += f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
             raise DataError(f"{text} -> mend or leave out the bad one (--debug: where)") from e
 
     def last_samples(self, worker: int) -> str:
-        index = [str(n) for n in self.fetching[worker].tolist() if n >= 0]
-        return f"last at samples {', '.join(index)}, ... of its split" if index else "at no samples yet"
+        return told(self.fetching[worker])
+
+
+def told(index: Tensor) -> str:
+    samples = [str(n) for n in index.tolist() if n >= 0]
+    return f"last at samples {', '.join(samples)}, ... of its split" if samples else "at no samples yet"
 
 
 class Loader:
