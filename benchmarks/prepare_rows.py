@@ -1,9 +1,10 @@
-"""How long a large CSV takes to be read, and how much memory.
+"""How long a large CSV takes to be prepared as a table, and how much memory.
 
     python -m benchmarks.prepare_rows --rows 10000000
 
 Eight columns of numbers, one of categories and one of stamps are written to a file in a temporary folder. Another
-process finds what the columns are and reads them; its peak memory is told, with that of Python and the libraries.
+process prepares them: reads, cleans, splits, scales and packs; its peak memory is told, with that of Python and the
+libraries.
 """
 
 import argparse
@@ -32,24 +33,23 @@ def generate(path: Path, rows: int) -> None:
             frame.write_csv(f, include_header=start == 0, datetime_format="%Y-%m-%d %H:%M:%S")
 
 
-def read(path: Path) -> int:
-    from src.data.columns import find_columns, read_columns
-    from src.data.delimited import Format
-    from src.data.report import Cleaning
+def prepare(path: Path) -> int:
+    from src.data.tables.module import TableDataModule
 
-    columns = find_columns(path, Format(), {})
-    print({name: column["kind"] for name, column in columns.items()})
-    return len(read_columns(path, Format(), columns.values(), Cleaning()))
+    data = TableDataModule(file=str(path), target="x7", cache_dir=str(path.parent / "cache"))
+    data.setup("fit")
+    print({name: column["kind"] for name, column in data.report["columns"].items()})
+    return sum(data.num_samples.values())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10**7)
-    parser.add_argument("--file", type=Path, help="read this one, in this process")
+    parser.add_argument("--file", type=Path, help="prepare this one, in this process")
     args = parser.parse_args()
     if args.file:
         t0 = time.perf_counter()
-        rows = read(args.file)
+        rows = prepare(args.file)
         seconds, peak_gib = time.perf_counter() - t0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(f"{rows:,} rows in {seconds:.1f} s, at most {peak_gib:.2f} GiB")
         return
