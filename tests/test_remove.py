@@ -19,7 +19,7 @@ KINDS = sorted(path.parent.name for path in ROOT.glob("src/data/*/__init__.py"))
 pytestmark = pytest.mark.skipif(len(KINDS) < 2, reason="the last kind of data cannot be taken out")
 PLAIN = {"text", "files", "clean", "Samples", "channels"}
 PLAIN |= {"time", "until", "known", "group", "targets", "time_zone", "Scaling", "past"}  # kind: series
-PLAIN |= {"table", "Table", "target", "split", "scale", "keep"}  # kind: tables
+PLAIN |= {"table", "Table", "Regression", "target", "split", "scale", "keep"}  # kind: tables
 
 
 def execute(folder: Path, *args: str, code: int = 0, timeout: int = 300) -> str:

@@ -10,6 +10,7 @@ from src.data.columns import Column
 from src.data.delimited import ROW, place
 from src.data.report import SPLITS, Cleaning
 from src.data.tables.splitting import TEST
+from src.run.errors import DataError
 
 FILE = "\0file"  # the column that says which of the files a row is from
 MANY = 0.5  # share of the rows in which a column's values differ, so that two equal rows are no coincidence
@@ -51,6 +52,14 @@ class Table:
             bad |= few
         self.cleaning.check()
         return replace(self, frame=self.frame.filter(~bad)) if bad.any() else self
+
+    def rows_of(self, split: np.ndarray) -> dict[str, np.ndarray]:
+        """The rows of each split; raises DataError where there are none."""
+        rows = {name: np.flatnonzero(split == i) for i, name in enumerate(SPLITS)}
+        if empty := [name for name in rows if not len(rows[name])]:
+            gone = "".join(f", {n:,} {reason}" for reason, n in self.cleaning.counts.items())
+            raise DataError(f"{len(self):,} rows{gone}: {empty[0]} is empty -> give more rows, or split otherwise")
+        return rows
 
     def without_copies(self, split: np.ndarray) -> np.ndarray:
         """The splits [N] with -1 for rows of train and val that are there again: test keeps all, val what test has

@@ -8,7 +8,6 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from src.data.columns import Column
-from src.data.tables.features import parts
 
 LEAK, MAX_ROWS, MIN_ROWS = 0.99, 20_000, 20
 MANY = 0.5  # share of the rows that must have a value for a rank correlation
@@ -20,27 +19,22 @@ def find_leaks(frame: pl.DataFrame, columns: list[Column], rows: np.ndarray, tar
         rows = np.random.default_rng(0).choice(rows, MAX_ROWS, replace=False)
     if len(rows) < MIN_ROWS:
         return {}
-    sample = {c["name"]: as_number(frame[c["name"]].gather(rows), c["kind"]) for c in columns}
+    # Ranks: a tree divides these as it divides the values, which may be too large for it.
+    sample = {c["name"]: frame[c["name"]].gather(rows).rank().cast(pl.Float64).to_numpy() for c in columns}
     return {name: how for name, values in sample.items() if (how := tells(values, targets[rows]))}
 
 
-def as_number(values: pl.Series, kind: str) -> np.ndarray:
-    if kind == "category":
-        return values.rank("dense").cast(pl.Float64).to_numpy()
-    return next(iter(parts(values, kind).values())).to_numpy()
-
-
-def tells(values: np.ndarray, target: np.ndarray) -> str:
+def tells(ranks: np.ndarray, target: np.ndarray) -> str:
     """How well one column [N] tells the target [N] in rows that were not seen; empty if not nearly always."""
     is_class = target.dtype.kind == "i"
     tree = (DecisionTreeClassifier if is_class else DecisionTreeRegressor)(random_state=0)
-    found = cross_val_predict(tree, values[:, None], target, cv=KFold(2, shuffle=True, random_state=0))
+    found = cross_val_predict(tree, ranks[:, None], target, cv=KFold(2, shuffle=True, random_state=0))
     if is_class:
         hits = float(np.mean([(found[target == k] == k).mean() for k in np.unique(target)]))
         return f"accuracy {hits:.4f}, the mean over the classes" if hits > LEAK else ""
     if (score := r2_score(target, found)) > LEAK:
         return f"R2 {score:.4f}"
-    known = np.isfinite(values)
+    known = np.isfinite(ranks)
     with np.errstate(invalid="ignore"):
-        rank = abs(np.corrcoef(rankdata(values[known]), rankdata(target[known]))[0, 1]) if known.mean() > MANY else 0
+        rank = abs(np.corrcoef(rankdata(ranks[known]), rankdata(target[known]))[0, 1]) if known.mean() > MANY else 0
     return f"rank correlation {rank:.4f}" if rank > LEAK else ""

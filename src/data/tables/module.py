@@ -89,6 +89,8 @@ class TableDataModule(FrameDataModule):
         self.shares = {"test": test_frac, "val": val_frac}
         self.files = {s: Path(f) for s, f in (("val", val_file), ("test", test_file)) if f}
         self.row_key = [row_key] if isinstance(row_key, str) else row_key or []
+        if target in (split_by, *self.row_key):
+            raise ConfigError(f"data.target: {target} is named as split_by or row_key, too -> name another column")
         self.scale, self.one_hot, self.min_count, self.keep = scale, one_hot, min_count, keep or []
         self.types = {**self.types, **dict.fromkeys(self.row_key, "id")}
 
@@ -110,11 +112,9 @@ class TableDataModule(FrameDataModule):
         column = require("target", self.target, table.columns)
         is_class = target.is_class(table.frame[self.target], column, self.target in self.types)
         table, split = self.divided(table, is_class)
-        goal = target.fit(table.frame[self.target].filter(split == TRAIN), column, is_class)
+        goal = target.fit(table.frame[self.target].gather(table.rows_of(split)["train"]), column, is_class)
         targets = target.known(table, split, goal)
-        rows = {name: np.flatnonzero(split == i) for i, name in enumerate(SPLITS)}
-        if empty := [name for name in rows if not len(rows[name])]:
-            raise DataError(f"{len(table):,} rows are too few: {empty[0]} is empty -> give more, or split otherwise")
+        rows = table.rows_of(split)
         made, left_out = self.fit_features(table, rows["train"], targets)
         cleaning.notes[:0] = report.decisions(table, made, left_out)
         columns = [c for c in table.columns if c["name"] in {*self.row_key, *(f["column"] for f in made)}]
@@ -194,8 +194,8 @@ class TableDataModule(FrameDataModule):
             left_out[str(self.split_by)] = str(self.split)
         columns = [c for c in table.columns if c["name"] not in left_out]
         made = [features.fit(table.frame[c["name"]].gather(train), c, how) for c in columns]
-        none = [c["name"] for c, found in zip(columns, made, strict=True) if not found]
-        left_out |= {n: "constant" if table.frame[n].gather(train).n_unique() == 1 else "rare values" for n in none}
+        none = [c for c, found in zip(columns, made, strict=True) if not found]
+        left_out |= {c["name"]: "constant, or rare" if c["kind"] == "category" else "constant" for c in none}
         told = [c for c in columns if c["name"] not in (*left_out, *self.keep, self.split_by)]
         leaks = find_leaks(table.frame, told, train, targets)
         if leaks and self.invalid == "error":
@@ -261,9 +261,7 @@ class TableDataModule(FrameDataModule):
         files = {name: f"key{i}" for i, name in enumerate(self.row_key)} or {"row": "rows"}
         found = {name: self.stored(split, file)[index] for name, file in files.items()}
         found = {n: [v.decode() or None for v in a] if a.dtype.kind == "S" else a for n, a in found.items()}
-        if "targets" not in self.statistics:
-            return found
-        return found | {"target": [None if v != v else v for v in self.stored(split, "numbers")[index].tolist()]}
+        return found | ({"target": self.stored(split, "numbers")[index]} if "targets" in self.statistics else {})
 
     def stored(self, split: str, name: str) -> np.ndarray:
         return np.load(f"{self.folder}/{self.stored_as(split)}_{name}.npy", mmap_mode="r")

@@ -48,7 +48,11 @@ def fit(values: pl.Series, column: Column, is_class: bool) -> Target:
     if is_class:
         return {"column": column, "classes": class_names(values)}
     numbers = values.to_numpy()
-    return {"column": column, "mean": float(numbers.mean()), "std": float(numbers.std())}
+    mean, std = float(numbers.mean()), float(numbers.std())
+    if not 0 < std < float("inf"):
+        what = f"data.target: column {values.name} has the standard deviation {std} in train"
+        raise DataError(f"{what} -> give other rows, or split in another way")
+    return {"column": column, "mean": mean, "std": std}
 
 
 def encode(values: pl.Series, target: Target) -> np.ndarray:
