@@ -20,7 +20,6 @@ class TableMLP(nn.Module):
         frequency_std: standard deviation of the frequencies at the start: the greater, the finer are the steps seen.
         number_dim: units of each number's embedding.
         max_category_dim: most units of a category's embedding; it has about half as many as there are categories.
-        residual: add the input of each hidden layer to its output.
         num_classes: of the data, or numbers that are predicted.
         in_features: numbers of a row, which come first.
         cardinalities: categories of each column of codes; code 0 is for those not known, 1 for none.
@@ -37,13 +36,12 @@ class TableMLP(nn.Module):
         frequency_std: float = 0.1,
         number_dim: int = 16,
         max_category_dim: int = 16,
-        residual: bool = False,
         num_classes: int = 1,
         in_features: int = 1,
         cardinalities: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        self.in_features, self.residual = in_features, residual
+        self.in_features = in_features
         self.periodic = Periodic(in_features, num_frequencies, frequency_std, number_dim) if num_frequencies else None
         sizes = [min(max_category_dim, (n + 1) // 2) for n in cardinalities]
         self.categories = nn.ModuleList(map(Category, cardinalities, sizes))
@@ -59,8 +57,8 @@ class TableMLP(nn.Module):
         parts += [self.periodic(numbers)] if self.periodic else []
         parts += [table(codes[:, i]) for i, table in enumerate(self.categories)]
         x = torch.cat([part.to(parts[0].dtype) for part in parts], 1)
-        for i, block in enumerate(self.blocks):
-            x = x + block(x) if self.residual and i else block(x)
+        for block in self.blocks:
+            x = block(x)
         return self.head(x)
 
 

@@ -15,7 +15,7 @@ def network(**options) -> TableMLP:
     return TableMLP(**{"dim": 16, "num_classes": 2, "in_features": 3, "cardinalities": [5, 300]} | options)
 
 
-@pytest.mark.parametrize("options", [{}, {"num_frequencies": 0}, {"residual": True}, {"depth": 1}])
+@pytest.mark.parametrize("options", [{}, {"num_frequencies": 0}, {"depth": 1}])
 def test_each_number_and_each_code_counts(options):
     model, x = network(**options).eval(), rows(6).requires_grad_()
     logits = model(x)
