@@ -9,7 +9,7 @@ import polars as pl
 from src.data.delimited import ROW
 from src.data.report import Cleaning
 from src.data.series.roles import numbers
-from src.data.series.stamps import SERIES, TIME, is_month_end, step_of
+from src.data.series.stamps import SERIES, TIME, step_of
 from src.run.errors import DataError
 
 MAX_SPARSE = 20  # rows of the grid for each that is there
@@ -24,7 +24,7 @@ def on_grid(frame: pl.DataFrame, targets: list[str], freq: str, horizon: int, so
     """A row for each step of each series, up to `horizon` steps after its last target; ROW is null where none was read.
     Raises DataError where rows lie too far apart."""
     months, size = step_of(freq)
-    if ends := bool(months) and is_month_end(frame[TIME]):
+    if ends := months and (frame[TIME].dt.month_end() == frame[TIME]).all():
         frame = frame.with_columns(pl.col(TIME).dt.month_start())
     known = pl.col(TIME).filter(pl.any_horizontal(pl.col(targets).is_not_null()))
     series = frame.group_by(SERIES, maintain_order=True).agg(first=pl.col(TIME).min(), end=known.max())
@@ -58,8 +58,7 @@ def note_holes(grid: pl.DataFrame, cleaning: Cleaning) -> dict[str, int]:
 
 
 def rows_of(grid: pl.DataFrame, state: dict[str, Any], cycles: Sequence[str]) -> dict[str, np.ndarray]:
-    """What a window may show of each row, see Windows. Holes of inputs are filled with the value before, so that none is
-    known too early."""
+    """What Windows has of each row. Holes of inputs have the value before, so that none is known too early."""
     units = zip(*state["inputs"].values(), strict=True)
     scaled = grid.select(SERIES, *(((pl.col(n) - m) / s).cast(pl.Float32) for n, m, s in units))
     filled = scaled.select(pl.exclude(SERIES).forward_fill().over(SERIES).fill_null(0)).to_numpy()
@@ -78,17 +77,12 @@ def calendar(time: pl.Series, cycles: Sequence[str]) -> list[np.ndarray]:
     return [np.stack([np.sin(angle), np.cos(angle)], 1).astype(np.float32) for angle in angles]
 
 
-def bridged(name: str, max_gap: int) -> pl.Expr:
-    """Where a column was filled over more than so many steps, or there is no value before."""
-    last = pl.when(pl.col(name).is_not_null()).then(INDEX)
-    return (INDEX - last.forward_fill()).over(SERIES).fill_null(max_gap + 1) > max_gap
-
-
 class Cutter:
     """Finds the windows of the grid by their first rows, and cuts out those of a span of time."""
 
     def __init__(self, grid: pl.DataFrame, roles: dict[str, Any], window: int, horizon: int, max_gap: int) -> None:
-        gone = {name: bridged(name, max_gap) for name in numbers(roles)}
+        last = {name: pl.when(pl.col(name).is_not_null()).then(INDEX).forward_fill() for name in numbers(roles)}
+        gone = {n: (INDEX - last[n]).over(SERIES).fill_null(max_gap + 1) > max_gap for n in last}  # or never there
         ahead = [gone[name] | ~KNOWN & pl.col(name).is_null() for name in roles["known"]]
         flags = [gone.values(), [pl.lit(False), *ahead], [pl.col(name).is_not_null() for name in roles["targets"]]]
         found = grid.select(pl.any_horizontal(one).cum_sum().alias(str(i)) for i, one in enumerate(flags))
@@ -115,8 +109,6 @@ class Cutter:
         count = np.append(np.cumsum(own), np.full(context, own.sum()))
         rows = np.flatnonzero(own | (count[context:] > count[: len(own)]))
         starts, tiles = first[is_past & usable & scored], first[is_tile & usable]
-        figures = {"steps": int((own & self.known).sum()), "windows": len(starts)}
-        figures["series"] = len(np.unique(self.series[own & self.known]))
-        figures |= {"windows_left_out": int(is_past.sum()) - len(starts)}
-        figures |= {"forecasts_left_out": int(is_tile.sum()) - len(tiles)}
+        left_out = {"windows_left_out": int(is_past.sum()) - len(starts)}
+        figures = {"windows": len(starts), **left_out, "forecasts_left_out": int(is_tile.sum()) - len(tiles)}
         return rows, {"starts": np.searchsorted(rows, starts), "tiles": np.searchsorted(rows, tiles)}, figures

@@ -1,7 +1,6 @@
 """Series: stamps cleaned, put on a regular grid and standardized once; windows taken by the batch."""
 
 from collections.abc import Callable
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,11 +36,6 @@ if TYPE_CHECKING:
 LOOK = "look at holes longer than data.max_gap, or at values of data.known that are not there"  # windows
 EPS = 1e-5  # the least standard deviation of a window
 EVER = (np.iinfo(np.int64).min, np.iinfo(np.int64).max)
-Spans = dict[str, tuple[int, int]]  # of each split: its first stamp, and the one after its last, in microseconds
-
-
-def zone_of(frame: pl.DataFrame) -> str | None:
-    return frame.schema[TIME].time_zone  # type: ignore[attr-defined]
 
 
 class SeriesDataModule(FrameDataModule):
@@ -61,17 +55,13 @@ class SeriesDataModule(FrameDataModule):
         val_from: first stamp of validation, in place of the shares.
         test_from: first stamp of the test.
         until: end of the test; rows from this stamp on are not used.
-        freq: the step, such as `15m`, `1h`, `1d`, `1mo`; rows that come more often are brought to it by means. By
-            default it is found.
-        time_zone: of stamps that have no offset, such as `Europe/Berlin`: daylight saving is heeded, and the hour that
-            comes twice is told by its order. Also the zone of the calendar and of predictions.
-        season: steps after which values come again, for the forecast beside the model's; by default those of a day,
-            for days of a week, for months and quarters of a year.
+        freq: the step, such as `15m`, `1h`, `1d`, `1mo`, to which rows are brought by means; by default it is found.
+        time_zone: of stamps without offset, such as `Europe/Berlin`, where an hour that comes twice is told by its
+            order; also that of the calendar and of predictions.
+        season: steps after which values come again; by default those of a day, of days a week, of months a year.
         calendar: what the network is told of each stamp, also of the future, as sines and cosines.
-        max_gap: steps over which holes are filled with the value before; windows that look at longer ones are left
-            out. By default a season, else a window.
-        stride: in training, steps between the windows of an epoch, which begin elsewhere in each; evaluation takes
-            every window.
+        max_gap: steps of a hole that windows may look at; by default a season, else a window.
+        stride: in training, steps between the windows of an epoch, which begin elsewhere in each.
         normalize: what the network gets is standardized by `train`, or besides each `window` by itself (Kim et al.,
             Reversible Instance Normalization, 2022, without its affine part).
         augment: operations on training windows, in this order.
@@ -116,7 +106,6 @@ class SeriesDataModule(FrameDataModule):
         self.named = self.file.name if self.file else type(self).__name__  # by errors
         self.check_options()
         self.epoch_order = partial(moved, stride)
-        self.series_names: list[str] = []
         self.predicts = False
         self.tiles: dict[str, Windows] = {}  # what is predicted of a split
 
@@ -158,9 +147,9 @@ class SeriesDataModule(FrameDataModule):
             state |= {"freq": freq, "season": self.season or stamps.season_of(freq)}
         if state["season"] is None:
             cleaning.notes.append(f"data.season: steps of {freq} have none of their own, the last value stands in")
-        figures = {"freq": freq, "season": state["season"], "gaps": on.note_holes(grid, cleaning)}
+        figures = {"freq": freq, "season": state["season"], "time_zone": stamps.zone_of(grid.schema)}
+        figures |= {"gaps": on.note_holes(grid, cleaning), "series": grid[SERIES].unique(maintain_order=True).to_list()}
         figures |= {"outliers": note_outliers(grid, state["inputs"]["names"], cleaning), "statistics": state}
-        figures |= {"time_zone": zone_of(grid), "series_names": grid[SERIES].unique(maintain_order=True).to_list()}
         arrays, more = self.split(grid, spans, state, cleaning)
         return arrays, figures | more
 
@@ -174,7 +163,8 @@ class SeriesDataModule(FrameDataModule):
         if trained not in (None, freq):
             raise DataError(f"{named}: the step is {freq}, the model's {trained} -> --data.freq {trained}")
         if self.dates["until"] and not trained:
-            frame = frame.filter(pl.col(TIME).to_physical() < self.moment("until", frame))
+            until = stamps.moment("until", self.dates["until"], stamps.zone_of(frame.schema))
+            frame = frame.filter(pl.col(TIME).to_physical() < until)
         grid = on.on_grid(frame, roles["targets"], freq, self.horizon, named)
         grid = on.without_short(grid, self.window + (0 if trained else self.horizon), cleaning, named)
         if grid.is_empty():
@@ -192,14 +182,12 @@ class SeriesDataModule(FrameDataModule):
         dtype = head[roles["time"]].dtype  # of text, the format says it, which is that of the file trained on
         return dtype.time_zone is not None if isinstance(dtype, pl.Datetime) else "utc" in found[roles["time"]]
 
-    def moment(self, option: str, frame: pl.DataFrame) -> int:
-        return stamps.moment(option, self.dates[option], zone_of(frame))
-
-    def spans(self, grid: pl.DataFrame, targets: list[str]) -> Spans:
+    def spans(self, grid: pl.DataFrame, targets: list[str]) -> dict[str, tuple[int, int]]:
+        """The first stamp of each split, and the one after its last, in microseconds."""
         known = grid.filter(pl.any_horizontal(pl.col(targets).is_not_null()))[TIME].sort()
-        at = known.to_physical()
+        at, zone = known.to_physical(), stamps.zone_of(grid.schema)
         if self.dates["val_from"]:
-            val, test = self.moment("val_from", grid), self.moment("test_from", grid)
+            val, test = (stamps.moment(name, self.dates[name], zone) for name in ("val_from", "test_from"))
             if not at[0] < val < test <= at[-1]:
                 what = f"data.val_from, data.test_from: they do not part the stamps from {known[0]} to {known[-1]}"
                 raise DataError(f"{what} -> take two between them, in order")
@@ -208,7 +196,7 @@ class SeriesDataModule(FrameDataModule):
         return {"train": (EVER[0], val), "val": (val, test), "test": (test, EVER[1])}
 
     def split(
-        self, grid: pl.DataFrame, spans: Spans, state: Plain, cleaning: Cleaning
+        self, grid: pl.DataFrame, spans: dict[str, tuple[int, int]], state: Plain, cleaning: Cleaning
     ) -> tuple[dict[str, dict[str, np.ndarray]], Plain]:
         """The arrays of each split, and figures of it."""
         roles, season, arrays, figures, parts = state["roles"], state["season"] or 0, {}, {}, {}
@@ -219,6 +207,7 @@ class SeriesDataModule(FrameDataModule):
             rows, windows, figures[split] = cutter.cut(*span, max(self.window, season))
             arrays[split] = {name: array[rows] for name, array in values.items()} | windows
             part = grid.filter(on.KNOWN & pl.col(TIME).to_physical().is_between(*span, closed="left"))
+            figures[split] |= {"steps": len(part), "series": part[SERIES].n_unique()}
             parts[split] = part.with_columns(pl.col(TIME).alias(roles["time"]))
             if left_out := figures[split]["windows_left_out"]:
                 what = f"{left_out:,} of {left_out + figures[split]['windows']:,} windows of {split} are left out"
@@ -239,7 +228,7 @@ class SeriesDataModule(FrameDataModule):
         return windows(read("starts"), season=season)
 
     def measure(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        self.series_names, statistics = self.report.pop("series_names"), self.report.pop("statistics")
+        statistics = self.report.pop("statistics")
         channels = self.tiles["test"].values.shape[1]
         facts = {"window": self.window, "horizon": self.horizon, "in_channels": channels, "num_known": self.num_known}
         return facts | {"out_channels": len(statistics["targets"]["names"])}, statistics
@@ -247,8 +236,8 @@ class SeriesDataModule(FrameDataModule):
     def setup(self, stage: str) -> None:
         self.predicts = stage == "predict"
         super().setup(stage)
-        for split in self.splits if not self.predicts else ():
-            if not len(self.splits[split].starts):
+        for split in ("test", "val", "train"):
+            if not self.predicts and not len(self.splits[split]):
                 what = f"{split} has no window of {self.window} steps that {self.horizon} with known targets follow"
                 hint = "give more rows, or lower data.window or data.horizon, or raise data.max_gap, or move the splits"
                 raise DataError(f"{self.named}: {what} -> {hint}")
@@ -269,7 +258,7 @@ class SeriesDataModule(FrameDataModule):
         time = pl.Series(tiles.rows["time"][rows].numpy())
         out: dict[str, Any] = {"time": stamps.told(time, self.report["time_zone"])}
         if self.statistics["roles"]["group"]:
-            out["series"] = [self.series_names[i] for i in tiles.rows["series"][rows].tolist()]
+            out["series"] = [self.report["series"][i] for i in tiles.rows["series"][rows].tolist()]
         return out
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -291,15 +280,10 @@ class SeriesDataModule(FrameDataModule):
         return {**batch, "x": self.as_weights(batch["x"])}
 
     def picture(self, batch: Batch) -> "Figure":
-        """Windows as the network gets them, the columns of the targets, and what is to be forecast after the line."""
-        fig, x, targets = figure(12, 5), batch["x"].float(), batch["targets"].float()
-        if "mean" in batch:
-            targets = (targets - batch["mean"]) / batch["std"]
-        lines = torch.cat([x[:, : self.window, : targets.shape[2]], targets], 1).cpu()
-        for axes, one in zip(fig.subplots(2, 4).flat, lines, strict=False):
-            for values, name in list(zip(one.T, self.statistics["targets"]["names"], strict=True))[:3]:
-                axes.plot(values, linewidth=0.8, label=name)
-            axes.axvline(self.window - 0.5, color="gray", linewidth=0.8)
+        """Windows as the network gets them, columns of the targets."""
+        fig, names = figure(12, 5), self.statistics["targets"]["names"][:3]
+        for axes, x in zip(fig.subplots(2, 4).flat, batch["x"].float().cpu(), strict=False):
+            axes.plot(x[: self.window, : len(names)], linewidth=0.8, label=names)
             axes.tick_params(labelsize=6)
         fig.axes[0].legend(fontsize=6)
         return fig

@@ -7,7 +7,6 @@ import polars as pl
 from src.data.columns import Column
 from src.data.frame import require
 from src.data.report import Cleaning
-from src.data.series.stamps import TIME
 from src.run.errors import DataError
 
 FAR = 10  # interquartile ranges beyond the quartiles: outliers
@@ -22,7 +21,7 @@ def find_roles(columns: list[Column], given: Plain) -> Plain:
     """What each option names, with its default where it is None; raises DataError where there is no such column."""
     roles, dates = {**given}, [c["name"] for c in columns if c["kind"] == "date"]
     if given["time"] is None and len(dates) != 1:
-        hint = f"say which is, as data.types: {{{columns[0]['name']}: date}}, with data.date_format"
+        hint = "say which is with data.types, and data.date_format"
         what = f"{' and '.join(dates)} are dates -> name one" if dates else f"no column is a date -> {hint}"
         raise DataError(f"data.time: {what}")
     roles["time"] = require("time", given["time"] or dates[0], columns, "date")["name"]
@@ -64,12 +63,10 @@ def fit(train: pl.DataFrame, columns: list[Column], roles: Plain, explicit: bool
 
 def note_outliers(grid: pl.DataFrame, names: list[str], cleaning: Cleaning) -> dict[str, int]:
     """How many values of each column are far beyond its quartiles."""
-    out = {}
-    for name in names:
-        low, high = grid[name].quantile(0.25) or 0.0, grid[name].quantile(0.75) or 0.0
-        far = grid.filter(~pl.col(name).is_between(low - FAR * (high - low), high + FAR * (high - low)))
-        if high > low and len(far):
-            out[name] = len(far)
-            what = f"{len(far)} values of {name} are beyond {FAR} interquartile ranges"
-            cleaning.notes.append(f"{what}, as {far[name][0]:g} at {far[TIME][0]}: they stay")
+    low, high, x = pl.col(names).quantile(0.25), pl.col(names).quantile(0.75), pl.col(names)
+    far = (high > low) & ~x.is_between(low - FAR * (high - low), high + FAR * (high - low))
+    out = {name: count for name, count in grid.select(far.sum()).row(0, named=True).items() if count}
+    if out:
+        counts = ", ".join(f"{count:,} of {name}" for name, count in out.items())
+        cleaning.notes.append(f"values beyond {FAR} interquartile ranges stay as they are: {counts}")
     return out

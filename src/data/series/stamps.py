@@ -14,6 +14,7 @@ TIME, SERIES = "\0time", "\0series"  # columns besides ROW and the values
 DAY, MONTH = 86_400_000_000, 28 * 86_400_000_000  # microseconds; of a month the least
 STEPS = {"d": (0, DAY), "h": (0, DAY // 24), "m": (0, DAY // 1440), "s": (0, 10**6), "ms": (0, 10**3), "us": (0, 1)}
 STEPS |= {"w": (0, 7 * DAY), "mo": (1, MONTH), "q": (3, 3 * MONTH), "y": (12, 12 * MONTH)}
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MIXED_RUN = 12  # so many other steps in a row, all alike, are no holes
 BACKWARD_FRAC = 0.9  # of steps that go back in time: the file begins at its end
 
@@ -40,11 +41,8 @@ def stamped(
     """Rows that have a stamp and a series, with both in columns of their own; stamps have a zone where one is known."""
     series = pl.lit("") if group is None else pl.col(group).cast(pl.String).str.strip_suffix(".0")
     frame = frame.with_columns(pl.col(time).alias(TIME), series.alias(SERIES))
-    back = int((steps(frame) < 0).sum())
-    if back > BACKWARD_FRAC * len(frame):
+    if (steps(frame) < 0).sum() > BACKWARD_FRAC * len(frame):
         frame = frame.reverse()
-    elif back:
-        cleaning.notes.append(f"{back:,} rows come after later ones: sorted by {time}")
     if is_utc:
         frame = frame.with_columns(pl.col(TIME).dt.replace_time_zone("UTC").dt.convert_time_zone(zone or "UTC"))
     elif zone:  # an hour that comes twice is told by its order in the file
@@ -95,14 +93,10 @@ def commonest(steps: pl.Series) -> int:
     return int(steps.filter(steps > 0).mode().min() or 0)  # type: ignore[arg-type]
 
 
-def is_month_end(time: pl.Series) -> bool:
-    return bool((time.dt.month_end() == time).all())
-
-
 def find_freq(frame: pl.DataFrame, source: str) -> str:
     """The step between the stamps of sorted rows; raises DataError where they have none, or several."""
     time, found, unit = frame[TIME], steps(frame), ""
-    if commonest(found) >= MONTH and (time.dt.day().n_unique() == 1 or is_month_end(time)):
+    if commonest(found) >= MONTH and (time.dt.day().n_unique() == 1 or (time.dt.month_end() == time).all()):
         found, unit = steps(frame, pl.col(TIME).dt.year().cast(pl.Int64) * 12 + pl.col(TIME).dt.month()), "mo"
     size = commonest(found)
     if not size:
@@ -123,15 +117,18 @@ def words(size: int, unit: str) -> str:
     return f"{size // one}{unit}"
 
 
+def zone_of(schema: pl.Schema) -> str | None:
+    return getattr(schema[TIME], "time_zone", None)
+
+
 def moment(option: str, text: str | None, zone: str | None = None) -> int:
     """The microseconds of a stamp that someone wrote down, as they are kept in a zone."""
     try:
         at = datetime.fromisoformat(text or "1970-01-01")
     except ValueError as e:
-        what = f"data.{option}: {text} is no date -> write it as 2026-01-31 or 2026-01-31 12:00"
-        raise ConfigError(what) from e
-    at = at.replace(tzinfo=at.tzinfo or ZoneInfo(zone or "UTC"))
-    return (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+        hint = "write it as 2026-01-31 or 2026-01-31 12:00"
+        raise ConfigError(f"data.{option}: {text} is no date -> {hint}") from e
+    return (at.replace(tzinfo=at.tzinfo or ZoneInfo(zone or "UTC")) - EPOCH) // timedelta(microseconds=1)
 
 
 def told(at: pl.Series, zone: str | None) -> list[str]:
