@@ -14,6 +14,7 @@ from src.run.errors import DataError
 
 MAX_SPARSE = 20  # rows of the grid for each that is there
 END = "\0end"  # the last stamp of a series with a target
+FAR = 10  # interquartile ranges beyond the quartiles: outliers
 HARMONICS = 3
 CYCLES = {"hour": 24, "weekday": 7, "day": 31, "month": 12}
 INDEX = pl.int_range(pl.len())
@@ -48,13 +49,20 @@ def without_short(grid: pl.DataFrame, least: int, cleaning: Cleaning, source: st
     return grid.filter(known >= least)
 
 
-def note_holes(grid: pl.DataFrame, cleaning: Cleaning) -> dict[str, int]:
-    """How many stamps are lacking between those that are there."""
+def notable(grid: pl.DataFrame, names: list[str], cleaning: Cleaning) -> dict[str, Any]:
+    """How many stamps are lacking between those that are there, and values of each column far beyond its quartiles."""
     runs = grid.select(pl.col(ROW).is_null() & KNOWN).to_series().rle().struct.unnest().filter("value")["len"].to_list()
-    if len(runs):
+    if runs:
         what = f"{sum(runs):,} stamps are lacking in {len(runs):,} gaps, the longest of {max(runs):,}"
         cleaning.notes.append(f"{what}: inputs keep the last value, targets are not scored there")
-    return {"gaps": len(runs), "stamps": sum(runs), "longest": max(runs, default=0)}
+    low, high, x = pl.col(names).quantile(0.25), pl.col(names).quantile(0.75), pl.col(names)
+    far = (high > low) & ~x.is_between(low - FAR * (high - low), high + FAR * (high - low))
+    outliers = {name: count for name, count in grid.select(far.sum()).row(0, named=True).items() if count}
+    if outliers:
+        counts = ", ".join(f"{count:,} of {name}" for name, count in outliers.items())
+        cleaning.notes.append(f"values beyond {FAR} interquartile ranges stay as they are: {counts}")
+    gaps = {"gaps": len(runs), "stamps": sum(runs), "longest": max(runs, default=0)}
+    return {"gaps": gaps, "outliers": outliers}
 
 
 def rows_of(grid: pl.DataFrame, state: dict[str, Any], cycles: Sequence[str]) -> dict[str, np.ndarray]:

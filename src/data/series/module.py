@@ -22,7 +22,7 @@ from src.data.report import Cleaning
 from src.data.series import grid as on
 from src.data.series import stamps
 from src.data.series.augment import Augmentation, normals
-from src.data.series.roles import Plain, find_roles, fit, note_outliers, numbers
+from src.data.series.roles import Plain, find_roles, fit, numbers
 from src.data.series.seasons import seasons
 from src.data.series.stamps import SERIES, TIME
 from src.data.series.windows import Windows, moved
@@ -148,8 +148,8 @@ class SeriesDataModule(FrameDataModule):
         if state["season"] is None:
             cleaning.notes.append(f"data.season: steps of {freq} have none of their own, the last value stands in")
         figures = {"freq": freq, "season": state["season"], "time_zone": stamps.zone_of(grid.schema)}
-        figures |= {"gaps": on.note_holes(grid, cleaning), "series": grid[SERIES].unique(maintain_order=True).to_list()}
-        figures |= {"outliers": note_outliers(grid, state["inputs"]["names"], cleaning), "statistics": state}
+        figures |= {"statistics": state, "series": grid[SERIES].unique(maintain_order=True).to_list()}
+        figures |= on.notable(grid, state["inputs"]["names"], cleaning)
         arrays, more = self.split(grid, spans, state, cleaning)
         return arrays, figures | more
 

@@ -9,7 +9,6 @@ from src.data.frame import require
 from src.data.report import Cleaning
 from src.run.errors import DataError
 
-FAR = 10  # interquartile ranges beyond the quartiles: outliers
 Plain = dict[str, Any]
 
 
@@ -44,29 +43,17 @@ def find_roles(columns: list[Column], given: Plain) -> Plain:
 def fit(train: pl.DataFrame, columns: list[Column], roles: Plain, explicit: bool, cleaning: Cleaning) -> Plain:
     """Plain data: columns and what they are for, their means and standard deviations in train. A target that says
     nothing there is an error where it is named, else it is left out."""
-    for name in numbers(roles):
-        values, is_target = train[name].drop_nulls(), name in roles["targets"]
-        if values.n_unique() > 1:
-            continue
-        what = f"column {name} is {values[0] if len(values) else 'missing'} in all of train"
+    found: Any = {name: train[name].drop_nulls() for name in numbers(roles)}
+    for name in (name for name, values in found.items() if values.n_unique() < 2):
+        is_target = name in roles["targets"]
+        what = f"column {name} is {found[name][0] if len(found[name]) else 'missing'} in all of train"
         if is_target and (explicit or roles["targets"] == [name]):
             raise DataError(f"data.targets: {what}: nothing can be learned of it -> leave it out")
         cleaning.notes.append(f"{what}: it is not forecast" if is_target else what)
         roles = {**roles, "targets": [one for one in roles["targets"] if one != name]}
-    names: Any = numbers(roles)
-    inputs = {"names": names, "mean": [train[n].mean() or 0.0 for n in names]}
-    inputs["std"] = [train[n].std(ddof=0) or 1.0 for n in names]
+    names = numbers(roles)
+    means, stds = [found[n].mean() or 0.0 for n in names], [found[n].std(ddof=0) or 1.0 for n in names]
+    inputs: Plain = {"names": names, "mean": means, "std": stds}
     targets = {key: values[: len(roles["targets"])] for key, values in inputs.items()}
     used = [c for c in columns if c["name"] in {roles["time"], roles["group"], *names}]
     return {"targets": targets, "inputs": inputs, "roles": roles, "columns": used}
-
-
-def note_outliers(grid: pl.DataFrame, names: list[str], cleaning: Cleaning) -> dict[str, int]:
-    """How many values of each column are far beyond its quartiles."""
-    low, high, x = pl.col(names).quantile(0.25), pl.col(names).quantile(0.75), pl.col(names)
-    far = (high > low) & ~x.is_between(low - FAR * (high - low), high + FAR * (high - low))
-    out = {name: count for name, count in grid.select(far.sum()).row(0, named=True).items() if count}
-    if out:
-        counts = ", ".join(f"{count:,} of {name}" for name, count in out.items())
-        cleaning.notes.append(f"values beyond {FAR} interquartile ranges stay as they are: {counts}")
-    return out
