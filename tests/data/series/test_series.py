@@ -547,3 +547,14 @@ def test_a_series_of_ones_own(make, tmp_path):
     assert step_of("90m") == (0, 5_400_000_000)
     assert season_of("90m") == 16
     assert season_of("1q") == 4
+
+
+def test_days_and_months_go_by_the_stamps_as_told(make):
+    local = stamps("2024-08-01", 3600).dt.replace_time_zone("UTC").dt.convert_time_zone("Europe/Berlin")
+    frame = hourly(3600).with_columns(date=local.dt.replace_time_zone(None))
+    days = make(frame, freq="1d", time_zone="Europe/Berlin")  # one has 25 hours
+    assert days.report["gaps"]["gaps"] == 0
+    assert predictions(days)["time"][0] == "2024-12-01"
+    ends = hourly().with_columns(date=stamps("2000-01-31", 300, "1mo").dt.month_end())
+    spans = make(ends, val_from="2015-01-31", test_from="2020-02-01").report["columns"]["date"]["from_to"]
+    assert (spans["val"][0][:10], spans["test"][0][:10]) == ("2015-01-31", "2020-02-29")
