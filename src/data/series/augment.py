@@ -15,7 +15,8 @@ Normal = Callable[..., Tensor]  # shape -> [N, *shape]
 
 
 class Augmentation(ABC):
-    """An operation on standardized windows.
+    """An operation on standardized windows x [N, window, C] and targets [N, horizon, out_channels], of which x has the
+    past in its first columns.
 
     Args:
         std: of its normal draws, in standard deviations of a column in train.
@@ -27,8 +28,7 @@ class Augmentation(ABC):
         self.std = std
 
     @abstractmethod
-    def __call__(self, x: Tensor, targets: Tensor, normal: Normal) -> tuple[Tensor, Tensor]:
-        """x [N, window, C] and targets [N, horizon, out_channels], of which x has the past in its first columns."""
+    def __call__(self, x: Tensor, targets: Tensor, normal: Normal) -> tuple[Tensor, Tensor]: ...
 
 
 class Jitter(Augmentation):

@@ -28,11 +28,10 @@ class Windows(Dataset):
         stride: int = 1,
         season: int | None = None,
     ) -> None:
-        self.rows, self.starts, self.values, self.targets = rows, starts, rows["values"], rows["targets"]
-        self.window, self.horizon, self.stride, self.season = window, horizon, stride, season
-        self.num_unknown = self.values.shape[1] - num_known
+        self.rows, self.starts, self.values, self.season = rows, starts, rows["values"], season
+        self.window, self.stride, self.num_unknown = window, stride, self.values.shape[1] - num_known
         self.inputs = views(self.values, window + horizon if num_known else window)
-        self.outputs = views(self.targets, horizon)
+        self.outputs = views(rows["targets"], horizon)
         ahead = torch.arange(horizon)
         self.back = window + ahead - season * (ahead // season + 1) if season else torch.full((horizon,), window - 1)
 
@@ -57,7 +56,7 @@ class Windows(Dataset):
         last value before the forecast."""
         rows, last = starts[:, None] + self.back, starts[:, None] + self.window - 1
         of_series = self.rows["series"][rows.clamp(min=0)] == self.rows["series"][last]
-        return self.values[torch.where((rows >= 0) & of_series, rows, last), : self.targets.shape[1]]
+        return self.values[torch.where((rows >= 0) & of_series, rows, last), : self.outputs.shape[2]]
 
 
 def views(rows: Tensor, size: int) -> Tensor:

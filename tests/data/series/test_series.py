@@ -192,8 +192,7 @@ def test_series_of_a_group_keep_apart(make):
         fraction=1, shuffle=True, seed=1
     )
     data = make(frame, group="s", val_from="2024-01-08", test_from="2024-01-11")
-    assert "rows come after later ones: sorted by date" in data.report["note"]
-    assert data.series_names == ["1", "2"]
+    assert data.report["series"] == ["1", "2"]
     for split in data.splits:
         batch = data.splits[split][torch.arange(len(data.splits[split]))]
         x = told(data, batch, "x")
@@ -237,7 +236,9 @@ def test_known_columns_reach_into_the_future_or_it_is_not_forecast(make, capsys)
     assert not np.isnan(predictions(make(frame.head(302), known=["k"]))["target"]).any()  # two are not enough
     assert "data.csv: 1 more forecasts are not made" in capsys.readouterr().out
     alone = frame.slice(200, 12)
-    with pytest.raises(DataError, match=r"no forecast can be made in test -> .* with values of data.known after it"):
+    with pytest.raises(
+        DataError, match=r"no forecast can be made in test: .* values of data.known that are not there -> "
+    ):
         make(alone, "predict", data.state_dict(), "other.csv", known=["k"]).predict_dataloader()
 
 
@@ -262,7 +263,9 @@ def test_a_file_of_one_window_gives_its_future_alone(make):
     state = make(hourly()).state_dict()
     found = predictions(make(hourly(12), "predict", state, "other.csv"))
     assert found["time"] == [f"2024-01-01T{hour}:00:00" for hour in (12, 13, 14, 15)]
-    with pytest.raises(DataError, match=r"other\.csv: no window of 12 steps is followed by 4 with known targets"):
+    with pytest.raises(
+        DataError, match=r"other\.csv: test has no window of 12 steps that 4 with known targets follow -> "
+    ):
         make(hourly(12), "test", state, "other.csv")
     with pytest.raises(DataError, match=r"too short: 11 steps, a window takes 12 -> lower data.window"):
         make(hourly(11), "predict", state, "other.csv")
@@ -292,7 +295,7 @@ def test_daylight_saving_loses_and_doubles_no_hour(make):
     skipped = frame.with_columns(
         pl.when(pl.int_range(6000) == 145).then(datetime(2024, 3, 31, 2)).otherwise("date").alias("date")
     )
-    with pytest.raises(DataError, match=r"row 147: no such hour: the clocks of Europe/Berlin skip 2024-03-31 02:00:00"):
+    with pytest.raises(DataError, match=r"row 147: no stamp: .* tells an hour that the clocks of Europe/Berlin skip"):
         make(skipped, time_zone="Europe/Berlin")
     days = hourly().with_columns(date=stamps("2024-01-01", 300, "1d"))
     assert make(days, time_zone="Europe/Berlin").report["freq"] == "1d"  # each day is one step, also one of 23 hours
@@ -339,7 +342,7 @@ def test_dirt_is_reported(make):
     assert data.statistics["targets"]["names"] == ["a", "d"]
     for part in (
         "column c is 5.0 in all of train: it is not forecast",
-        "1 values of d are beyond 10 interquartile ranges",
+        "values beyond 10 interquartile ranges stay as they are: 1 of d",
     ):
         assert part in data.report["note"]
     assert data.report["outliers"] == {"d": 1}
@@ -363,7 +366,7 @@ def test_unlike_rows_of_one_stamp_are_skipped_where_that_is_wanted(make):
     assert data.num_samples["train"] == 195
     short = pl.concat([hourly(200).with_columns(s=pl.lit("x")), hourly(9).with_columns(s=pl.lit("y"))])
     data = make(short, group="s", invalid="skip")
-    assert data.series_names == ["x"]
+    assert data.report["series"] == ["x"]
     assert data.report["removed"][0]["file"] == "data.csv, series y"
 
 
@@ -389,7 +392,7 @@ HALF_HOURS = lines(datetime(2024, 2, 1), timedelta(minutes=30), 60)
             {"val_from": "2024-01-01 05:00", "test_from": "2024-01-01 07:00"},
             r"data\.csv: too short: 10 steps, a window takes 16",
         ),
-        (text(*ROWS[:30]), {}, r"val has 3 steps, 1 series and no whole window -> lower"),
+        (text(*ROWS[:30]), {}, r"val has no window of 12 steps that 4 with known targets follow -> .* lower"),
         (text(*ROWS, *HALF_HOURS), {}, r"most often 1h apart, after 2024-02-01 00:00:00 30m -> .*--data.freq 1h"),
         (
             text(*ROWS[:100], *ROWS[100::2]),
@@ -400,9 +403,9 @@ HALF_HOURS = lines(datetime(2024, 2, 1), timedelta(minutes=30), 60)
         (
             text(*ROWS, *ROWS[:3], *(row.replace(",", ",9") for row in ROWS)),
             {},
-            "rows have the stamp of another, as rows .* -> name the column that tells series apart: data.group",
+            r"row 305: a stamp twice: 2024-01-01 00:00:00, also in row 302; 299 more .* apart with data\.group",
         ),
-        (text(*ROWS[:50], ",1", *ROWS[50:]), {}, "row 52: empty: column date"),
+        (text(*ROWS[:50], ",1", *ROWS[50:]), {}, "row 52: no stamp: column date is empty"),
         (
             text(*(row + ",x" for row in ROWS), head="date,a,b"),
             {"targets": ["b"]},
@@ -544,3 +547,14 @@ def test_a_series_of_ones_own(make, tmp_path):
     assert step_of("90m") == (0, 5_400_000_000)
     assert season_of("90m") == 16
     assert season_of("1q") == 4
+
+
+def test_days_and_months_go_by_the_stamps_as_told(make):
+    local = stamps("2024-08-01", 3600).dt.replace_time_zone("UTC").dt.convert_time_zone("Europe/Berlin")
+    frame = hourly(3600).with_columns(date=local.dt.replace_time_zone(None))
+    days = make(frame, freq="1d", time_zone="Europe/Berlin")  # one has 25 hours
+    assert days.report["gaps"]["gaps"] == 0
+    assert predictions(days)["time"][0] == "2024-12-01"
+    ends = hourly().with_columns(date=stamps("2000-01-31", 300, "1mo").dt.month_end())
+    spans = make(ends, val_from="2015-01-31", test_from="2020-02-01").report["columns"]["date"]["from_to"]
+    assert (spans["val"][0][:10], spans["test"][0][:10]) == ("2015-01-31", "2020-02-29")
