@@ -181,3 +181,9 @@ class MaskedMean(Metric):
 
     def compute(self) -> Tensor:
         return (self.total / self.count).float()
+
+
+class MaskedSums(MaskedMean):
+    def compute(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """Sums, and how many values each is of; not rounded, so that differences of means can be taken."""
+        return self.total, self.count

@@ -1,3 +1,4 @@
+import math
 from typing import Any, Literal
 
 import torch
@@ -6,6 +7,7 @@ from torch.nn import functional as F
 
 from src.run.errors import ConfigError
 
+DIGITS = 5  # of a standard deviation
 Loss = Literal["mse", "mae", "huber", "quantile"]
 
 
@@ -13,12 +15,14 @@ class Criterion:
     """The loss of each sample, and what its numbers mean.
 
     Raises:
-        ConfigError: the quantiles are not in order between 0 and 1, or delta is not above 0.
+        ConfigError: the quantiles are not in order between 0 and 1 or lack 0.5, or delta is not above 0.
     """
 
     def __init__(self, loss: Loss, quantiles: tuple[float, ...], huber_delta: float) -> None:
-        if list(quantiles) != sorted({*quantiles}) or not all(0 < q < 1 for q in quantiles) or not quantiles:
+        if list(quantiles) != sorted({*quantiles}) or not all(0 < q < 1 for q in quantiles):
             raise ConfigError(f"model.quantiles: {list(quantiles)} -> give shares between 0 and 1, in order")
+        if 0.5 not in quantiles:
+            raise ConfigError(f"model.quantiles: {list(quantiles)} -> add 0.5, which is what is predicted")
         if huber_delta <= 0:
             raise ConfigError(f"model.huber_delta: {huber_delta} is not above 0")
         self.loss, self.delta = loss, huber_delta
@@ -38,10 +42,26 @@ class Criterion:
         return F.huber_loss(point, targets, reduction="none", delta=self.delta)
 
     def point(self, outputs: Tensor) -> Tensor:
-        """[..., num_outputs] -> [...]: the one number, or the quantile nearest to the middle."""
-        distances = [abs(q - 0.5) for q in self.quantiles] or [0.0]
-        return outputs[..., distances.index(min(distances))]
+        """[..., num_outputs] -> [...]: the one number, or the middle quantile."""
+        return outputs[..., self.quantiles.index(0.5) if self.quantiles else 0]
 
-    def columns(self, outputs: Tensor, name: str = "prediction") -> dict[str, Any]:
-        """A column for each quantile of outputs [N, num_outputs]."""
-        return {f"{name}_{q:g}": outputs[:, i].numpy() for i, q in enumerate(self.quantiles)}
+    def columns(self, outputs: Tensor, unit: "Unit", end: str = "") -> dict[str, Any]:
+        """The prediction, and each quantile, of outputs [N, num_outputs] in the target's own unit."""
+        numbers = own_unit(outputs, unit)
+        named = {f"prediction{end}": self.point(numbers).numpy()}
+        return named | {f"prediction{end}_{q:g}": numbers[:, i].numpy() for i, q in enumerate(self.quantiles)}
+
+
+Unit = tuple[str, float, float]  # name of a target, its mean and standard deviation in train, by which it was scaled
+
+
+def units(data: Any) -> list[Unit]:
+    """Of each target of a data module; as they are where it does not say that it has scaled them."""
+    known = data.statistics.get("targets", {"names": ["target"], "mean": [0.0], "std": [1.0]})
+    return list(zip(known["names"], known["mean"], known["std"], strict=True))
+
+
+def own_unit(values: Tensor, unit: Unit) -> Tensor:
+    """Scaled values, float32, in the target's own unit: float64, rounded to what float32 could tell apart."""
+    _, mean, std = unit
+    return (values.double() * std + mean).round(decimals=DIGITS - math.floor(math.log10(std)))

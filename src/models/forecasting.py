@@ -6,8 +6,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from src.data.module import Batch
-from src.models.base import MaskedMean, Model
-from src.models.criterion import Criterion, Loss
+from src.models.base import MaskedSums, Model
+from src.models.criterion import Criterion, Loss, Unit, own_unit, units
+from src.run.errors import ConfigError
 from src.run.figures import figure
 
 if TYPE_CHECKING:
@@ -16,13 +17,6 @@ if TYPE_CHECKING:
 MEASURED = ("loss", "mse", "mae", "naive_mse", "naive_mae", "seasonal_mse", "seasonal_mae", "coverage")
 MAX_NAMED = 12  # channels with scores of their own
 PANELS = 6
-Unit = tuple[str, float, float]  # name, mean and standard deviation of a channel
-
-
-class MaskedSums(MaskedMean):
-    def compute(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """Sums, and how many values each is of."""
-        return self.total, self.count
 
 
 class Forecasting(Model):
@@ -59,6 +53,11 @@ class Forecasting(Model):
         return {"num_quantiles": self.criterion.num_outputs}
 
     def configure_model(self) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if "horizon" not in data.facts:
+            raise ConfigError(
+                f"model: {type(data).__name__} has no horizon to forecast -> take a model of another kind"
+            )
         super().configure_model()
         self.sums = MaskedSums(self.facts["horizon"], self.facts["out_channels"], len(MEASURED))
 
@@ -79,17 +78,17 @@ class Forecasting(Model):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         outputs, known = self.forecast(batch), batch["targets"].isfinite()
-        losses = self.criterion(outputs, batch["targets"].nan_to_num())
-        loss = (losses * known).sum() / known.sum().clamp(min=1)
+        # Over all steps, not those known alone, so that it does not depend on how a batch is divided.
+        loss = (self.criterion(outputs, batch["targets"].nan_to_num()) * known).mean()
         self.watch(loss=loss)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        outputs, targets = self.forecast(batch), batch["targets"]
+        outputs, targets = self.forecast(batch).sort(-1).values, batch["targets"]
         real = targets.isfinite() & (batch["index"] >= 0)[:, None, None]
         past = self.restored(batch["x"][:, : self.facts["window"], : self.facts["out_channels"]].float(), batch)
         errors = [f - targets for f in (self.criterion.point(outputs), past[:, -1:], batch["seasonal"])]
-        covered = (targets >= outputs.amin(-1)) & (targets <= outputs.amax(-1))
+        covered = (targets >= outputs[..., 0]) & (targets <= outputs[..., -1])
         found = [self.criterion(outputs, targets), *(score for e in errors for score in (e.square(), e.abs())), covered]
         self.sums.update(torch.stack(torch.broadcast_tensors(*found), -1), real[..., None])
         batches = self.trainer.num_test_batches if self.trainer.testing else self.trainer.num_val_batches
@@ -100,64 +99,57 @@ class Forecasting(Model):
         total, count = self.sums.compute()  # [horizon, out_channels, MEASURED]
         self.by_step = (total.sum(1) / count.sum(1)).cpu().numpy()
         channels, scores = total.sum(0) / count.sum(0), total.sum((0, 1)) / count.sum((0, 1))
-        names, _, std = target_units(self.trainer.datamodule)  # type: ignore[attr-defined]
         measured = dict(zip(MEASURED, scores, strict=True))
         if not self.criterion.quantiles:
             del measured["coverage"]
         if self.trainer.state.fn == TrainerFn.FITTING:  # what does not change, or is too much for a line
             measured = {name: value for name, value in measured.items() if "_" not in name}
         else:
-            for name, unit, one in list(zip(names, std, channels, strict=True))[:MAX_NAMED]:
+            known = units(self.trainer.datamodule)  # type: ignore[attr-defined]
+            for (name, _, std), one in list(zip(known, channels, strict=True))[:MAX_NAMED]:
                 plain = name.replace("/", "_")
-                measured |= {f"mae_{plain}": one[2] * unit, f"rmse_{plain}": one[1].sqrt() * unit}
+                measured |= {f"mae_{plain}": one[2] * std, f"rmse_{plain}": one[1].sqrt() * std}
         self.log_dict({f"{split}/{name}": value.float() for name, value in measured.items()})
         self.sums.reset()
         self.drawn, self.kept = [[part.cpu() for part in one] for one in self.kept], []
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """index [N], targets [N, horizon, out_channels] and the forecasts of all quantiles, in training's units."""
-        return {"index": batch["index"], "targets": batch["targets"], "outputs": self.forecast(batch)}
+        outputs = self.forecast(batch).sort(-1).values
+        return {"index": batch["index"], "targets": batch["targets"], "outputs": outputs}
 
     def columns(self, outputs: dict[str, Tensor], data: Any) -> dict[str, Any]:
-        found = outputs["outputs"].sort(-1).values.flatten(0, 1).double()  # [N * horizon, out_channels, num_quantiles]
-        targets, out = outputs["targets"].flatten(0, 1).double(), dict[str, Any]()
-        for channel, (name, mean, std) in enumerate(zip(*target_units(data), strict=True)):
-            end = f"_{name}" if targets.shape[1] > 1 else ""
-            numbers = (found[:, channel] * std + mean).float()
-            out[f"target{end}"] = (targets[:, channel] * std + mean).float().numpy()
-            out[f"prediction{end}"] = self.criterion.point(numbers).numpy()
-            out |= self.criterion.columns(numbers, f"prediction{end}")
+        found, targets = outputs["outputs"].flatten(0, 1), outputs["targets"].flatten(0, 1)  # [N * horizon, C, ...]
+        out: dict[str, Any] = {}
+        for channel, unit in enumerate(known := units(data)):
+            end = f"_{unit[0]}" if len(known) > 1 else ""
+            out[f"target{end}"] = own_unit(targets[:, channel], unit).numpy()
+            out |= self.criterion.columns(found[:, channel], unit, end)
         return out
 
     def pictures(self) -> dict[str, "Figure"]:
-        units = list(zip(*target_units(self.trainer.datamodule), strict=True))  # type: ignore[attr-defined]
+        known = units(self.trainer.datamodule)  # type: ignore[attr-defined]
         return {
-            "forecasts": draw_forecasts(self.drawn, units, self.criterion),
+            "forecasts": draw_forecasts(self.drawn, known, self.criterion),
             "error_by_step": draw_errors(self.by_step),
         }
 
 
-def target_units(data: Any) -> tuple[list[str], list[float], list[float]]:
-    """Names, means and standard deviations of the channels in train."""
-    known = data.statistics["targets"]
-    return known["names"], known["mean"], known["std"]
-
-
-def draw_forecasts(windows: list[list[Tensor]], units: list[Unit], criterion: Criterion) -> "Figure":
+def draw_forecasts(windows: list[list[Tensor]], known: list[Unit], criterion: Criterion) -> "Figure":
     """A window in each panel, and of its channels the next: past, targets, forecast and outermost quantiles."""
     rows = max(1, -(-len(windows) // 2))
     fig = figure(12, 2.4 * rows)
     panels = zip(fig.subplots(rows, 2, squeeze=False).flat, windows, strict=False)
     for i, (axes, (past, targets, outputs)) in enumerate(panels):
-        channel = i % len(units)
-        name, mean, std = units[channel]
+        channel = i % len(known)
+        name, mean, std = known[channel]
         seen, ahead = np.arange(-len(past) + 1, 1), np.arange(1, len(targets) + 1)
         forecast = outputs[:, channel] * std + mean  # [horizon, num_quantiles]
         axes.plot(seen, past[:, channel] * std + mean, color="0.6", label="past")
         axes.plot(ahead, targets[:, channel] * std + mean, color="k", label="target")
         axes.plot(ahead, criterion.point(forecast), color="C0", label="forecast")
         if criterion.quantiles:
-            axes.fill_between(ahead, forecast.amin(-1), forecast.amax(-1), alpha=0.25, linewidth=0)
+            axes.fill_between(ahead, forecast[:, 0], forecast[:, -1], alpha=0.25, linewidth=0)
         axes.set_title(f"{name}, test", size=9, parse_math=False)
     if fig.axes:
         fig.axes[0].legend(fontsize=7)

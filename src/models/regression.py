@@ -5,14 +5,15 @@ import torch
 from torch import Tensor
 
 from src.data.module import Batch
-from src.models.base import MaskedMean, Model
-from src.models.criterion import Criterion, Loss
+from src.models.base import MaskedSums, Model
+from src.models.criterion import Criterion, Loss, own_unit, units
 from src.run.errors import DataError
 from src.run.figures import figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MEASURED = ("loss", "absolute", "squared", "targets", "targets_squared", "covered")
 KEPT = 10_000  # samples of a split whose predictions are drawn
 
 
@@ -42,8 +43,7 @@ class Regression(Model):
     ) -> None:
         super().__init__(**kwargs)
         self.criterion = Criterion(loss, quantiles, huber_delta)
-        names = ("loss", "absolute", "squared", "targets", "targets_squared", "covered")
-        self.means = torch.nn.ModuleDict({name: MaskedMean() for name in names})
+        self.sums = MaskedSums(len(MEASURED))
         self.kept: list[Tensor] = []  # [N, 1 + num_outputs], targets and outputs
         self.drawn: Tensor | None = None
 
@@ -56,7 +56,7 @@ class Regression(Model):
         targets = next(iter(data.splits.values())).targets
         if not targets.is_floating_point() or targets.ndim != 1:
             what = f"targets are {targets.dtype} {list(targets.shape)}, not one number each"
-            hint = data.hint(what) or "make them floats, or take src.models.classification.Classification"
+            hint = data.hint(what) or "give one float for each sample, or take a model of another kind"
             raise DataError(f"{type(data).__name__}: {what} -> {hint}")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -65,52 +65,46 @@ class Regression(Model):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        outputs, targets, real = self(batch["x"]).float(), batch["targets"], batch["index"] >= 0
+        outputs, targets, real = self.predicted(batch), batch["targets"], batch["index"] >= 0
         errors = self.criterion.point(outputs) - targets
-        covered = (targets >= outputs.amin(-1)) & (targets <= outputs.amax(-1))
-        found = {"loss": self.criterion(outputs, targets), "absolute": errors.abs(), "squared": errors.square()}
-        found |= {"targets": targets, "targets_squared": targets.square(), "covered": covered}
-        for name, values in found.items():
-            self.means[name].update(values, real)  # type: ignore[operator]
+        covered = (targets >= outputs[:, 0]) & (targets <= outputs[:, -1])
+        found = (self.criterion(outputs, targets), errors.abs(), errors.square(), targets, targets.square(), covered)
+        self.sums.update(torch.stack(found, 1), real[:, None])
         if sum(map(len, self.kept)) < KEPT:
             self.kept.append(torch.where(real[:, None], torch.cat([targets[:, None], outputs], 1), torch.nan))
 
+    def predicted(self, batch: Batch) -> Tensor:
+        """[N, num_outputs], quantiles in order."""
+        return self(batch["x"]).float().sort(1).values
+
     def log_scores(self, split: str) -> None:
-        mean = {name: metric.compute().double() for name, metric in self.means.items()}  # type: ignore[operator]
-        std = target_units(self.trainer.datamodule)[1]  # type: ignore[attr-defined]
+        total, count = self.sums.compute()
+        mean = dict(zip(MEASURED, total / count, strict=True))
+        [(_, _, std)] = units(self.trainer.datamodule)  # type: ignore[attr-defined]
         variance = mean["targets_squared"] - mean["targets"].square()
         scores = {"loss": mean["loss"], "mae": mean["absolute"] * std, "rmse": mean["squared"].sqrt() * std}
-        scores["r2"] = 1 - mean["squared"] / variance
-        if self.criterion.num_outputs > 1:
+        scores["r2"] = torch.where(variance > 0, 1 - mean["squared"] / variance, torch.nan)
+        if self.criterion.quantiles:
             scores["coverage"] = mean["covered"]
         self.log_dict({f"{split}/{name}": value.float() for name, value in scores.items()})
-        for metric in self.means.values():
-            metric.reset()  # type: ignore[operator]
+        self.sums.reset()
         self.drawn, self.kept = torch.cat(self.kept).cpu() if self.kept else None, []
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """index [N], targets [N], and the network's numbers [N, num_outputs], in training's units."""
-        return {"index": batch["index"], "targets": batch["targets"], "outputs": self(batch["x"]).float()}
+        return {"index": batch["index"], "targets": batch["targets"], "outputs": self.predicted(batch)}
 
     def columns(self, outputs: dict[str, Tensor], data: Any) -> dict[str, Any]:
-        mean, std = target_units(data)
-        found = (outputs["outputs"].double().sort(-1).values * std + mean).float()
-        targets = (outputs["targets"].double() * std + mean).float()
-        point = self.criterion.point(found)
-        return {"target": targets.numpy(), "prediction": point.numpy()} | self.criterion.columns(found)
+        [unit] = units(data)
+        targets = own_unit(outputs["targets"], unit).numpy()
+        return {"target": targets} | self.criterion.columns(outputs["outputs"], unit)
 
     def pictures(self) -> dict[str, "Figure"]:
         if self.drawn is None:
             return {}
-        mean, std = target_units(self.trainer.datamodule)  # type: ignore[attr-defined]
-        targets, outputs = (part * std + mean for part in self.drawn.double().split([1, self.criterion.num_outputs], 1))
+        [unit] = units(self.trainer.datamodule)  # type: ignore[attr-defined]
+        targets, outputs = own_unit(self.drawn, unit).split([1, self.criterion.num_outputs], 1)
         return {"residuals": draw_residuals(targets[:, 0].numpy(), self.criterion.point(outputs).numpy())}
-
-
-def target_units(data: Any) -> tuple[float, float]:
-    """Mean and standard deviation of the target in train, by which it was scaled: 0 and 1 where it was not."""
-    known = data.statistics.get("targets", {"mean": [0.0], "std": [1.0]})
-    return known["mean"][0], known["std"][0]
 
 
 def draw_residuals(targets: np.ndarray, predictions: np.ndarray) -> "Figure":

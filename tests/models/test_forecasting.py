@@ -9,8 +9,10 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from src.data.module import DataModule
+from src.data.waves import WavesDataModule
 from src.models.forecasting import Forecasting
 from src.networks.dlinear import DLinear
+from src.run.errors import ConfigError
 
 WINDOW, HORIZON, MEAN, STD = 6, 4, [10.0, -2.0], [3.0, 0.5]
 
@@ -127,6 +129,28 @@ def test_predictions_are_in_the_channels_own_units(tmp_path):
     targets = data.splits["test"].targets[..., 1].flatten() * STD[1] + MEAN[1]
     assert np.isnan(columns["target_a/b"]).tolist() == targets.isnan().tolist()
     assert (columns["prediction_a/b_0.2"] <= columns["prediction_a/b_0.5"]).all()
+
+
+def test_the_gradient_does_not_depend_on_how_a_batch_is_divided(tmp_path):
+    _, model, data = fitted(tmp_path, epochs=1)
+    batch = data.splits["train"][torch.arange(8)]
+    batch["targets"][:3] = torch.nan
+
+    def gradient(size: int) -> torch.Tensor:
+        model.zero_grad()
+        for i in range(0, 8, size):
+            part = {name: values[i : i + size] for name, values in batch.items()}
+            (model.training_step(part, 0) * size / 8).backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    assert torch.allclose(gradient(8), gradient(2), rtol=1e-4, atol=1e-6)
+
+
+def test_data_without_a_horizon_is_refused(tmp_path):
+    model = Forecasting(network=DLinear, optimizer=lambda p: torch.optim.Adam(p))
+    trainer = Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False)
+    with pytest.raises(ConfigError, match="WavesDataModule has no horizon to forecast"):
+        trainer.fit(model, datamodule=WavesDataModule(cache_dir=str(tmp_path)))
 
 
 def test_a_batch_of_which_nothing_is_known_teaches_nothing(tmp_path):

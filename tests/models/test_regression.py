@@ -81,7 +81,7 @@ class Line(DataModule):
     def setup(self, stage: str) -> None:
         x = torch.linspace(-1, 1, 24)[:, None]
         self.splits = dict.fromkeys(("train", "val", "test"), Arrays(x, x[:, 0]))
-        self.facts, self.statistics = {"in_features": 1}, {"targets": {"mean": [100.0], "std": [3.0]}}
+        self.facts, self.statistics = {"in_features": 1}, {"targets": {"names": ["y"], "mean": [100.0], "std": [3.0]}}
 
 
 def test_padding_counts_for_nothing(monkeypatch):
