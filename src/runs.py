@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from src.config.request import CommandParser
 from src.loggers import curves as drawing
@@ -27,6 +28,7 @@ from src.run.terminal import console, duration, rank_zero_print, relative_path
 
 Groups = dict[str, list[RunFolder]]  # by letter; the runs of one differ in their seed alone
 SEEDS = ("seed_everything", "data.seed")
+SHOWN = 6  # metrics of a run in the overview
 
 
 @command
@@ -57,7 +59,8 @@ def overview(folders: list[RunFolder]) -> None:
     lines = []
     for folder in folders:
         summary = ending(folder)
-        result = ", ".join(f"{n.removeprefix('test/')} {v:.4f}" for n, v in summary.items() if n.startswith("test/"))
+        tested = [f"{n.removeprefix('test/')} {v:.4f}" for n, v in summary.items() if n.startswith("test/")]
+        result = ", ".join(tested[:SHOWN])
         time = duration(summary["seconds"]) if "seconds" in summary else ""
         why = f"exit code {summary['exit_code']}: {summary['error']}" if "error" in summary else ""
         why = f"stopped by {summary['stopped_by']}" if "stopped_by" in summary else why
@@ -70,7 +73,7 @@ def overview(folders: list[RunFolder]) -> None:
 def show(header: list[str], lines: Iterable[list[str]]) -> None:
     table = Table(*header, box=None, pad_edge=False)
     for line in lines:
-        table.add_row(*line)
+        table.add_row(*map(Text, line))  # else rich would take [brackets] for its own
     out = console()
     with out.capture() as text:
         out.print(table)

@@ -189,3 +189,11 @@ def test_make_seeds_trains_with_each_seed_then_compares_them(tmp_path):
     done = subprocess.run(seeds, env={**os.environ, "BAD": "seed-0"}, capture_output=True, text=True)
     assert (done.returncode, done.stdout.splitlines()) == (2, trained[:1])
     assert "Error 143" in done.stderr
+
+
+def test_brackets_in_an_error_are_shown(run, tmp_path):
+    run([*SMALL, "--trainer.max_steps", 2, "--run_dir", tmp_path / "runs/one"])
+    summary = tmp_path / "runs/one/summary.json"
+    ended = json.loads(summary.read_text()) | {"status": "failed", "exit_code": 3, "error": "-> data.drop: [net], or"}
+    summary.write_text(json.dumps(ended))
+    assert "-> data.drop: [net], or" in run([tmp_path / "runs"], command=runs.main)

@@ -109,6 +109,7 @@ class Forecasting(Model):
             for (name, _, std), one in list(zip(known, channels, strict=True))[:MAX_NAMED]:
                 plain = name.replace("/", "_")
                 measured |= {f"mae_{plain}": one[2] * std, f"rmse_{plain}": one[1].sqrt() * std}
+                measured[f"seasonal_mae_{plain}"] = one[6] * std
         self.log_dict({f"{split}/{name}": value.float() for name, value in measured.items()})
         self.sums.reset()
         self.drawn, self.kept = [[part.cpu() for part in one] for one in self.kept], []
@@ -151,7 +152,9 @@ def draw_forecasts(windows: list[list[Tensor]], known: list[Unit], criterion: Cr
         if criterion.quantiles:
             axes.fill_between(ahead, forecast[:, 0], forecast[:, -1], alpha=0.25, linewidth=0)
         axes.set_title(f"{name}, test", size=9, parse_math=False)
-    if fig.axes:
+    for axes in fig.axes[len(windows) :]:
+        axes.set_axis_off()
+    if windows:
         fig.axes[0].legend(fontsize=7)
     return fig
 
