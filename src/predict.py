@@ -4,10 +4,10 @@
     python -m src.predict --run_dir logs/digits_cnn/2026-01-31_12-00-00 --output predictions.parquet --split val
     python -m src.predict --run_dir logs/pets/2026-01-31_12-00-00 --data.data_dir new   # samples without classes, too
 
-Each row has what tells a sample (its file, a column of the table, its stamp, or else its place in the split), its target
-if it has one, and the prediction: a class with the probability of each, or a number in the target's own unit, with its
-quantiles if the model has some. The file is CSV or Parquet, by its ending; by default predictions.csv in the run folder,
-or predictions_NAME.csv of other data.
+Each row has what tells a sample (its file, a column of the table, its stamp, or else its place in the split), its
+target if it has one, and the prediction: a class with the probability of each, or a number in the target's own unit,
+with its quantiles if the model has some. The file is CSV or Parquet, by its ending; by default predictions.csv in the
+run folder, or predictions_NAME.csv of other data.
 """
 
 import sys

@@ -13,7 +13,7 @@ from src.data.tables.splitting import TEST
 from src.run.errors import DataError
 
 FILE = "\0file"  # the column that says which of the files a row is from
-MANY = 0.5  # share of the rows in which a column's values differ, so that two equal rows are no coincidence
+MANY = 0.9  # share of the rows in which a column's values differ, so that two equal rows are no coincidence
 
 
 @dataclass

@@ -116,7 +116,7 @@ class TableDataModule(FrameDataModule):
         targets = target.known(table, split, goal)
         rows = table.rows_of(split)
         made, left_out = self.fit_features(table, rows["train"], targets)
-        cleaning.notes[:0] = report.decisions(table, made, left_out)
+        cleaning.notes[:0] = report.decisions(table, made, left_out, goal.get("classes", []))
         columns = [c for c in table.columns if c["name"] in {*self.row_key, *(f["column"] for f in made)}]
         statistics = {"columns": columns, "target": goal, "features": made, "left_out": left_out}
         figures = {"left_out": left_out, "statistics": statistics} | report.figures(table, rows, made)

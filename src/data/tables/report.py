@@ -1,7 +1,7 @@
 """What the run says of its table: what is made of each column, and how its values lie in each split."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,8 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(found[:MANY_NAMES]) + (f" and {len(found) - MANY_NAMES} more" if found[MANY_NAMES:] else "")
 
 
-def decisions(table: Table, made: Iterable[Feature], left_out: dict[str, str]) -> list[str]:
-    """Columns by kind, those that are not learned from, and outliers."""
+def decisions(table: Table, made: Iterable[Feature], left_out: dict[str, str], classes: Sequence[str]) -> list[str]:
+    """Columns by kind, those that are not learned from, outliers, and classes."""
     used = {feature["column"] for feature in made}
     kinds = Counter(column["kind"] for column in table.columns if column["name"] in used)
     out = [", ".join(f"{n} {kind if n == 1 else PLURALS[kind]}" for kind, n in kinds.items())]
@@ -29,7 +29,7 @@ def decisions(table: Table, made: Iterable[Feature], left_out: dict[str, str]) -
         out.append(f"left out: {listed(others)}")
     if found := [f"{f['column']} ({f['outliers']:,})" for f in made if f.get("outliers") and not f["part"]]:
         out.append(f"outliers in train: {listed(found)}")
-    return out
+    return out + ([f"{len(classes)} classes: {listed(classes)}"] if classes else [])
 
 
 def news(table: Table, made: Iterable[Feature]) -> list[str]:

@@ -46,7 +46,12 @@ def class_names(values: pl.Series) -> list[str]:
 def fit(values: pl.Series, column: Column, is_class: bool) -> Target:
     """By train's values."""
     if is_class:
-        return {"column": column, "classes": class_names(values)}
+        names = class_names(values)
+        written = {name.lower(): name for name in names}
+        if other := next((name for name in names if written[name.lower()] != name), None):
+            what = f"data.target: column {values.name} has the classes {other!r} and {written[other.lower()]!r}"
+            raise DataError(f"{what} -> write them alike")
+        return {"column": column, "classes": names}
     numbers = values.to_numpy()
     mean, std = float(numbers.mean()), float(numbers.std())
     if not 0 < std < float("inf"):

@@ -400,3 +400,11 @@ def test_a_set_of_your_own(tmp_path):
     data.setup("fit")
     assert sum(data.num_samples.values()) == 300
     assert data.facts["cardinalities"] == [5]
+
+
+def test_classes_that_differ_in_case_alone_are_refused(make):
+    rows = [f"{i * 0.37:.3f},{'yes' if i % 3 else 'No'}" for i in range(60)]
+    assert "2 classes: No, yes" in make("a,y\n" + "\n".join(rows), target="y").report["note"]
+    rows[4:8] = [row.replace("yes", "Yes") for row in rows[4:8]]
+    with pytest.raises(DataError, match="classes 'Yes' and 'yes' -> write them alike"):
+        make("a,y\n" + "\n".join(rows), target="y")
