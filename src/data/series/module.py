@@ -129,8 +129,8 @@ class SeriesDataModule(FrameDataModule):
         return seasons() if self.dataset else super().load()
 
     def depends_on(self) -> tuple[dict[str, Any], list[Path]]:
-        names = ("roles", "window", "horizon", "fractions", "dates", "freq", "time_zone", "season", "calendar")
-        options = {name: getattr(self, name) for name in ("dataset", *names, "max_gap")} | self.reading()
+        later = {"stride", "normalize", "augment", "predicts", "tiles"}  # do not change what is prepared
+        options = {name: value for name, value in self.reading().items() if name not in later}
         code = {path.name: path.read_text() for path in Path(__file__).parent.glob("*.py")}
         return options | {"code": code}, [self.file] if self.file else []
 

@@ -549,6 +549,24 @@ def test_a_series_of_ones_own(make, tmp_path):
     assert season_of("1q") == 4
 
 
+def test_prepared_data_are_of_the_options_of_a_subclass(tmp_path):
+    class Leveled(SeriesDataModule):
+        def __init__(self, level: float, **kwargs):
+            super().__init__(**kwargs)
+            self.level = level
+
+        def load(self):
+            return hourly().with_columns(pl.col("a") + self.level)
+
+    def made(level: float, **options) -> SeriesDataModule:
+        data = Leveled(level, window=12, horizon=4, cache_dir=str(tmp_path), types={"a": "number"}, **options)
+        data.setup("fit")
+        return data
+
+    assert [made(level).statistics["targets"]["mean"] for level in (0.0, 7.0)] == [[104.5], [111.5]]
+    assert made(7.0, stride=3, augment=[Jitter()], normalize="window").folder == made(7.0).folder
+
+
 def test_days_and_months_go_by_the_stamps_as_told(make):
     local = stamps("2024-08-01", 3600).dt.replace_time_zone("UTC").dt.convert_time_zone("Europe/Berlin")
     frame = hourly(3600).with_columns(date=local.dt.replace_time_zone(None))
