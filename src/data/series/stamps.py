@@ -39,7 +39,9 @@ def stamped(
     frame: pl.DataFrame, time: str, group: str | None, zone: str | None, is_utc: bool, cleaning: Cleaning, source: str
 ) -> pl.DataFrame:
     """Rows that have a stamp and a series, with both in columns of their own; stamps have a zone where one is known."""
-    series = pl.lit("") if group is None else pl.col(group).cast(pl.String).str.strip_suffix(".0")
+    series = pl.lit("") if group is None else pl.col(group).cast(pl.String)
+    if group and frame[group].dtype.is_float():
+        series = series.str.strip_suffix(".0")
     frame = frame.with_columns(pl.col(time).alias(TIME), series.alias(SERIES))
     if (steps(frame) < 0).sum() > BACKWARD_FRAC * len(frame):
         frame = frame.reverse()

@@ -567,6 +567,11 @@ def test_prepared_data_are_of_the_options_of_a_subclass(tmp_path):
     assert made(7.0, stride=3, augment=[Jitter()], normalize="window").folder == made(7.0).folder
 
 
+def test_names_of_series_stay_as_they_are(make):
+    parts = [hourly().with_columns(s=pl.lit(name)) for name in ("s1", "s1.0")]
+    assert make(pl.concat(parts), group="s").report["series"] == ["s1", "s1.0"]
+
+
 def test_days_and_months_go_by_the_stamps_as_told(make):
     local = stamps("2024-08-01", 3600).dt.replace_time_zone("UTC").dt.convert_time_zone("Europe/Berlin")
     frame = hourly(3600).with_columns(date=local.dt.replace_time_zone(None))
