@@ -399,6 +399,11 @@ HALF_HOURS = lines(datetime(2024, 2, 1), timedelta(minutes=30), 60)
             {},
             r"most often 1h apart, after 2024-01-05 04:00:00 2h -> .*--data.freq 1h",
         ),
+        (
+            text(*(f"{2000 + i // 12}-{i % 12 + 1:02}-{1 + i % 5 % 2:02},{i}" for i in range(90))),
+            {},
+            r"most often 31d apart, .* -> .*--data.freq 1mo$",
+        ),
         (text(*ROWS, "2124-01-01 00:00:00,1"), {}, r"301 rows from 2024-01-01 00:00:00 to 2124-01-01 00:00:00 are few"),
         (
             text(*ROWS, *ROWS[:3], *(row.replace(",", ",9") for row in ROWS)),
@@ -570,6 +575,35 @@ def test_prepared_data_are_of_the_options_of_a_subclass(tmp_path):
 def test_names_of_series_stay_as_they_are(make):
     parts = [hourly().with_columns(s=pl.lit(name)) for name in ("s1", "s1.0")]
     assert make(pl.concat(parts), group="s").report["series"] == ["s1", "s1.0"]
+
+
+@pytest.mark.parametrize(
+    ("start", "every", "freq"),
+    [
+        ("2024-01-07", "7d", "1w"),  # Sundays
+        ("2024-01-07 06:00", "1d", "1d"),
+        ("2024-01-01 00:30", "1h", "1h"),
+        ("2000-01-15", "1mo", "1mo"),
+        ("2000-01-30", "1mo", None),  # in February the last day
+        ("2000-01-31", "1mo", "1mo"),
+    ],
+)
+def test_a_step_that_the_stamps_have_moves_none(make, start, every, freq):
+    dates = stamps(start, 301, every)
+    found = predictions(make(hourly().with_columns(date=dates[:300]), freq=freq))
+    assert [at.replace("T", " ") for at in found["time"]][:61] == dates[240:].dt.to_string(
+        "%Y-%m-%d %H:%M:%S" if "T" in found["time"][0] else "%Y-%m-%d"
+    ).to_list()
+
+
+@pytest.mark.parametrize(("start", "others"), [("2001-01-31", "2003-03-01"), ("2001-03-01", "2003-01-31")])
+@pytest.mark.parametrize("freq", [None, "1mo"])
+def test_other_data_keep_their_stamps(make, start, others, freq):
+    state = make(hourly().with_columns(date=stamps(start, 300, "1mo")), freq=freq).state_dict()
+    dates = stamps(others, 17, "1mo")
+    frame = hourly(16).with_columns(date=dates[:16])
+    found = predictions(make(frame, "predict", state, "other.csv", freq=freq))
+    assert found["time"][:5] == dates[12:].dt.to_string("%Y-%m-%d").to_list()
 
 
 def test_days_and_months_go_by_the_stamps_as_told(make):
