@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 
+from src.data import cells
 from src.data.delimited import ROW
 from src.data.report import Cleaning
 from src.run.errors import ConfigError, DataError
@@ -37,17 +38,21 @@ def season_of(freq: str) -> int | None:
 
 
 def stamped(
-    frame: pl.DataFrame, time: str, group: str | None, zone: str | None, is_utc: bool, cleaning: Cleaning, source: str
+    frame: pl.DataFrame,
+    time: str,
+    group: str | None,
+    zone: str | None,
+    own: str | None,
+    cleaning: Cleaning,
+    source: str,
 ) -> pl.DataFrame:
     """Rows that have a stamp and a series, with both in columns of their own; stamps have a zone where one is known."""
-    series = pl.lit("") if group is None else pl.col(group).cast(pl.String)
-    if group and frame[group].dtype.is_float():
-        series = series.str.strip_suffix(".0")
+    series = pl.lit("") if group is None else cells.as_text(frame[group])
     frame = frame.with_columns(pl.col(time).alias(TIME), series.alias(SERIES))
     if (steps(frame) < 0).sum() > BACKWARD_FRAC * len(frame):
         frame = frame.reverse()
-    if is_utc:
-        frame = frame.with_columns(pl.col(TIME).dt.replace_time_zone("UTC").dt.convert_time_zone(zone or "UTC"))
+    if own:
+        frame = frame.with_columns(pl.col(TIME).dt.replace_time_zone("UTC").dt.convert_time_zone(zone or own))
     elif zone:  # an hour that comes twice is told by its order in the file
         is_first = pl.int_range(pl.len()).over(SERIES, TIME) == 0
         which = pl.when(is_first).then(pl.lit("earliest")).otherwise(pl.lit("latest"))
@@ -75,10 +80,15 @@ def one_each(frame: pl.DataFrame, names: list[str], cleaning: Cleaning, source: 
     return frame.filter(~twice).select(SERIES, TIME, ROW, *names)
 
 
-def regular(frame: pl.DataFrame, names: list[str], freq: str | None, source: str) -> tuple[pl.DataFrame, str]:
+def regular(
+    frame: pl.DataFrame, names: list[str], freq: str | None, zone: str | None, source: str
+) -> tuple[pl.DataFrame, str]:
     """Sorted rows with one step between them but for holes, by means where it is given and they have another; and the
     step. Days and more go by the clocks of the zone, which they then need no more."""
     if max(commonest(steps(frame)), step_of(freq)[1] if freq else 0) >= DAY:
+        if not zone and zone_of(frame.schema) == "UTC" and (frame[TIME].dt.truncate("1d") != frame[TIME]).any():
+            what = f"{source}: steps of days, and stamps with offsets as {frame[TIME][0]}: where does a day begin?"
+            raise DataError(f"{what} -> give data.time_zone, such as Europe/Berlin")
         frame = frame.with_columns(pl.col(TIME).dt.replace_time_zone(None))
     if freq is None:
         return frame, find_freq(frame, source)

@@ -255,8 +255,10 @@ def test_other_data_is_in_terms_of_the_checkpoint(make):
     assert "1 columns are not used: x" in data.report["note"]
     with pytest.raises(DataError, match=r"other\.csv: there is no column b"):
         make(other.drop("b"), "test", state, "other.csv")
-    with pytest.raises(DataError, match=r"the step is 2h, the model's 1h -> --data.freq 1h"):
+    with pytest.raises(DataError, match=r"freq is 2h, the model's 1h -> give data.freq"):
         make(other.gather_every(2), "test", state, "other.csv")
+    with pytest.raises(DataError, match=r"freq is 2h, the model's 1h"):
+        make(other, "test", state, "other.csv", freq="2h")
 
 
 def test_a_file_of_one_window_gives_its_future_alone(make):
@@ -604,6 +606,48 @@ def test_other_data_keep_their_stamps(make, start, others, freq):
     frame = hourly(16).with_columns(date=dates[:16])
     found = predictions(make(frame, "predict", state, "other.csv", freq=freq))
     assert found["time"][:5] == dates[12:].dt.to_string("%Y-%m-%d").to_list()
+
+
+def test_other_data_go_by_the_models_clock(make, tmp_path):
+    def files(count: int) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, str]]:
+        frame, file = hourly(count), tmp_path / f"{count}.parquet"
+        berlin = frame.with_columns(pl.col("date").dt.replace_time_zone("UTC").dt.convert_time_zone("Europe/Berlin"))
+        berlin.write_parquet(file)
+        return frame, berlin.with_columns(pl.col("date").dt.to_string("%Y-%m-%dT%H:%M:%S%z")), {"file": str(file)}
+
+    frame, text, own = files(300)
+    naive, offsets, zoned = make(frame).state_dict(), make(text).state_dict(), make(frame, **own).state_dict()
+    frame, text, own = files(100)
+    with pytest.raises(
+        DataError, match=r"100.parquet: time_zone is Europe/Berlin, the model's None -> give data.time_zone"
+    ):
+        make(frame, "predict", naive, **own)
+    with pytest.raises(DataError, match=r"is Europe/Berlin, the model's UTC -> give data.time_zone"):
+        make(frame, "predict", offsets, **own)
+    with pytest.raises(DataError, match=r"other.csv: time_zone is None, the model's Europe/Berlin"):
+        make(frame, "predict", zoned, "other.csv")
+    with pytest.raises(DataError, match=r"is UTC, the model's None"):
+        make(text, "predict", naive, "other.csv", date_format="%Y-%m-%dT%H:%M:%S%z")
+    for state in (naive, offsets, zoned):
+        data = make(frame, "predict", state, time_zone="Europe/Berlin", **own)
+        assert predictions(data)["time"][-1] == "2024-01-05T08:00:00+01:00"
+    assert predictions(make(frame, "predict", zoned, **own))["time"] == predictions(data)["time"]
+
+
+def test_days_of_stamps_with_offsets_need_a_zone(make):
+    local = stamps("2024-03-01", 300, "1d").dt.replace_time_zone("Europe/Berlin")
+    days = hourly().with_columns(date=local.dt.to_string("%Y-%m-%dT%H:%M:%S%z"))
+    utc = hourly().with_columns(date=stamps("2024-03-01", 300, "1d").dt.to_string("%Y-%m-%dT%H:%M:%SZ"))
+    hours = hourly().with_columns(pl.col("date").dt.to_string("%Y-%m-%dT%H:%M:%SZ"))
+    for frame, options in ((days, {}), (days, {"freq": "1d"}), (hours, {"freq": "1d"})):
+        with pytest.raises(
+            DataError, match=r"data.csv: steps of days, .* where does a day begin. -> give data.time_zone"
+        ):
+            make(frame, **options)
+    for frame, options in ((days, {"time_zone": "Europe/Berlin"}), (utc, {})):
+        data = make(frame, **options)
+        assert data.report["gaps"]["gaps"] == 0
+        assert predictions(data)["time"][-1] == "2024-12-29"
 
 
 def test_days_and_months_go_by_the_stamps_as_told(make):
