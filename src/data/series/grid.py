@@ -72,7 +72,8 @@ def rows_of(grid: pl.DataFrame, state: dict[str, Any], cycles: Sequence[str]) ->
     scaled = grid.select(SERIES, *(((pl.col(n) - m) / s).cast(pl.Float32) for n, m, s in units))
     filled = scaled.select(pl.exclude(SERIES).forward_fill().over(SERIES).fill_null(0)).to_numpy()
     out = {"values": np.concatenate([filled, *calendar(grid[TIME], cycles)], 1)}
-    out["targets"] = scaled.select(state["targets"]["names"]).to_numpy()
+    names = state["targets"]["names"]
+    out |= {"targets": scaled.select(names).to_numpy(), "numbers": grid.select(names).to_numpy()}  # as they were, too
     out["series"] = grid[SERIES].rle_id().cast(pl.Int32).to_numpy()
     return out | {"time": grid[TIME].to_physical().to_numpy()}
 

@@ -225,7 +225,7 @@ class SeriesDataModule(FrameDataModule):
         return arrays, figures | describe(parts, columns)
 
     def open(self, split: str, read: Callable[[str], Tensor]) -> Windows:
-        rows = {name: read(name) for name in ("values", "targets", "series", "time")}
+        rows = {name: read(name) for name in ("values", "targets", "numbers", "series", "time")}
         windows = partial(Windows, rows, window=self.window, horizon=self.horizon, num_known=self.num_known)
         season = self.report["season"] or 0
         self.tiles[split] = windows(read("tiles"), season=season)
@@ -260,14 +260,15 @@ class SeriesDataModule(FrameDataModule):
         return Loader(tiles, EvalOrder(len(tiles), *self.share()))
 
     def keys(self, split: str, index: np.ndarray) -> dict[str, Any]:
-        """The stamp of each step of the tiles `index` [N], and its series if there are several: [N * horizon]."""
+        """Of each step of the tiles `index` [N] its stamp, its series if there are several, its targets: [N * horizon]."""
         tiles = self.tiles[split]
         rows = (tiles.starts[index][:, None] + self.window + torch.arange(self.horizon)).flatten()
         time = pl.Series(tiles.rows["time"][rows].numpy())
         out: dict[str, Any] = {"time": stamps.told(time, self.report["time_zone"])}
         if self.statistics["roles"]["group"]:
             out["series"] = [self.report["series"][i] for i in tiles.rows["series"][rows].tolist()]
-        return out
+        names, numbers = self.statistics["targets"]["names"], tiles.rows["numbers"][rows].numpy()
+        return out | {f"target_{name}" if len(names) > 1 else "target": numbers[:, i] for i, name in enumerate(names)}
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Whole batch, on the device: x augmented in training, as the weights are; with `normalize: window` the columns

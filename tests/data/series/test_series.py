@@ -57,7 +57,14 @@ def predictions(data: SeriesDataModule, split: str = "test") -> dict[str, list]:
     batches = list(data.predict_dataloader())
     index = torch.cat([batch["index"] for batch in batches])
     targets = torch.cat([batch["targets"] for batch in batches])[index >= 0].flatten(0, 1)
-    return data.keys(split, index[index >= 0].numpy()) | {"target": told(data, {"targets": targets})}
+    found = data.keys(split, index[index >= 0].numpy())
+    assert np.allclose(
+        found["target"] if "target" in found else found["target_a"],
+        told(data, {"targets": targets}),
+        atol=1e-2,
+        equal_nan=True,
+    )
+    return found
 
 
 def test_windows_are_slices_of_the_file(make):
@@ -648,6 +655,16 @@ def test_days_of_stamps_with_offsets_need_a_zone(make):
         data = make(frame, **options)
         assert data.report["gaps"]["gaps"] == 0
         assert predictions(data)["time"][-1] == "2024-12-29"
+
+
+def test_targets_beside_predictions_are_exact(make):
+    big = 123_457_650 + np.arange(300.0) % 3
+    found = predictions(make(hourly().with_columns(a=pl.Series(big)), calendar=["hour"]))["target"]
+    assert found.dtype == np.float64
+    assert found[:-4].tolist() == big[240:].tolist()
+    assert np.isnan(found[-4:]).all()
+    two = predictions(make(hourly(b=pl.Series(big))))
+    assert (two["target_a"][:-4].tolist(), two["target_b"][:-4].tolist()) == (list(range(240, 300)), big[240:].tolist())
 
 
 def test_days_and_months_go_by_the_stamps_as_told(make):
