@@ -3,7 +3,6 @@
 import inspect
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +12,7 @@ import polars as pl
 from src.data import cells, delimited
 from src.data.columns import Column, Kind, find_columns, read_columns
 from src.data.delimited import Format
-from src.data.module import PreparedDataModule
+from src.data.module import DataModule, PreparedDataModule
 from src.data.report import SPLITS, Cleaning, total_variation
 from src.run.errors import ConfigError, DataError, nearest
 from src.run.figures import figure
@@ -92,11 +91,13 @@ class FrameDataModule(PreparedDataModule):
         return read_columns(source, self.format, columns, cleaning), columns
 
     def reading(self) -> dict[str, Any]:
-        """What the rows depend on besides the file, for `depends_on`: options, and the code that reads."""
+        """For `depends_on`, besides files: all options, a subclass's own too, and the code that reads."""
+        ours = vars(DataModule())
+        options = {name: value for name, value in vars(self).items() if name not in ours}
         classes = [c for c in type(self).__mro__ if issubclass(c, FrameDataModule)]
         modules = {c.__module__ for c in classes} | {find_columns.__module__, cells.__name__, delimited.__name__}
         source = [inspect.getsource(sys.modules[name]) for name in sorted(modules)]
-        return {"format": asdict(self.format), "types": self.types, "drop": self.drop, "source": source}
+        return {**options, "source": source}
 
     def pictures(self) -> dict[str, "Figure"]:
         """How the values of each column are distributed in each split, and how many are missing."""

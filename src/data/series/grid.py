@@ -9,7 +9,7 @@ import polars as pl
 from src.data.delimited import ROW
 from src.data.report import Cleaning
 from src.data.series.roles import numbers
-from src.data.series.stamps import SERIES, TIME, step_of
+from src.data.series.stamps import SERIES, TIME, day_of_months, step_of
 from src.run.errors import DataError
 
 MAX_SPARSE = 20  # rows of the grid for each that is there
@@ -25,7 +25,7 @@ def on_grid(frame: pl.DataFrame, targets: list[str], freq: str, horizon: int, so
     """A row for each step of each series, up to `horizon` steps after its last target; ROW is null where none was read.
     Raises DataError where rows lie too far apart."""
     months, size = step_of(freq)
-    if ends := months and (frame[TIME].dt.month_end() == frame[TIME]).all():
+    if day := months and day_of_months(frame[TIME]):
         frame = frame.with_columns(pl.col(TIME).dt.month_start())
     known = pl.col(TIME).filter(pl.any_horizontal(pl.col(targets).is_not_null()))
     series = frame.group_by(SERIES, maintain_order=True).agg(first=pl.col(TIME).min(), end=known.max())
@@ -36,7 +36,8 @@ def on_grid(frame: pl.DataFrame, targets: list[str], freq: str, horizon: int, so
     last = pl.col(END).dt.offset_by(f"{months * horizon}mo" if months else f"{size * horizon}us")
     steps = series.select(SERIES, END, pl.datetime_ranges("first", last, freq).alias(TIME)).explode(TIME)
     grid = steps.join(frame, on=[SERIES, TIME], how="left", maintain_order="left")
-    return grid.with_columns(pl.col(TIME, END).dt.month_end()) if ends else grid
+    days = (pl.min_horizontal(c.dt.offset_by(f"{day - 1}d"), c.dt.month_end()) for c in map(pl.col, (TIME, END)))
+    return grid.with_columns(days) if day else grid
 
 
 def without_short(grid: pl.DataFrame, least: int, cleaning: Cleaning, source: str) -> pl.DataFrame:
@@ -71,7 +72,8 @@ def rows_of(grid: pl.DataFrame, state: dict[str, Any], cycles: Sequence[str]) ->
     scaled = grid.select(SERIES, *(((pl.col(n) - m) / s).cast(pl.Float32) for n, m, s in units))
     filled = scaled.select(pl.exclude(SERIES).forward_fill().over(SERIES).fill_null(0)).to_numpy()
     out = {"values": np.concatenate([filled, *calendar(grid[TIME], cycles)], 1)}
-    out["targets"] = scaled.select(state["targets"]["names"]).to_numpy()
+    names = state["targets"]["names"]
+    out |= {"targets": scaled.select(names).to_numpy(), "numbers": grid.select(names).to_numpy()}  # as they were, too
     out["series"] = grid[SERIES].rle_id().cast(pl.Int32).to_numpy()
     return out | {"time": grid[TIME].to_physical().to_numpy()}
 

@@ -11,8 +11,8 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from src.data import cache
-from src.data.columns import Column
+from src.data import cache, cells
+from src.data.columns import DATES, Column
 from src.data.delimited import ROW, blocks
 from src.data.frame import FrameDataModule, describe
 from src.data.loader import Batch, Loader
@@ -129,8 +129,8 @@ class SeriesDataModule(FrameDataModule):
         return seasons() if self.dataset else super().load()
 
     def depends_on(self) -> tuple[dict[str, Any], list[Path]]:
-        names = ("roles", "window", "horizon", "fractions", "dates", "freq", "time_zone", "season", "calendar")
-        options = {name: getattr(self, name) for name in ("dataset", *names, "max_gap")} | self.reading()
+        later = {"stride", "normalize", "augment", "predicts", "tiles"}  # do not change what is prepared
+        options = {name: value for name, value in self.reading().items() if name not in later}
         code = {path.name: path.read_text() for path in Path(__file__).parent.glob("*.py")}
         return options | {"code": code}, [self.file] if self.file else []
 
@@ -138,30 +138,35 @@ class SeriesDataModule(FrameDataModule):
         state = fitted["statistics"] if fitted else {}
         frame, columns = self.read(cleaning, state.get("columns"))
         roles = state.get("roles") or find_roles(columns, self.roles)
-        grid, freq = self.on_grid(frame, columns, roles, cleaning, state.get("freq"))
+        grid, found = self.on_grid(frame, columns, roles, cleaning, state)
         del frame  # the grid is a copy
         spans = {"test": EVER} if fitted else self.spans(grid, roles["targets"])
         if not fitted:
             train = grid.filter(pl.col(TIME).to_physical() < spans["train"][1])
             state = fit(train, columns, roles, self.roles["targets"] is not None, cleaning)
-            state |= {"freq": freq, "season": self.season or stamps.season_of(freq)}
+            state |= found | {"season": self.season or stamps.season_of(found["freq"])}
         if state["season"] is None:
-            cleaning.notes.append(f"data.season: steps of {freq} have none of their own, the last value stands in")
-        figures = {"freq": freq, "season": state["season"], "time_zone": stamps.zone_of(grid.schema)}
+            cleaning.notes.append(
+                f"data.season: steps of {found['freq']} have none of their own, the last value stands in"
+            )
+        figures = {"freq": found["freq"], "season": state["season"], "time_zone": stamps.zone_of(grid.schema)}
         figures |= {"statistics": state, "series": grid[SERIES].unique(maintain_order=True).to_list()}
         figures |= on.notable(grid, state["inputs"]["names"], cleaning)
         arrays, more = self.split(grid, spans, state, cleaning)
         return arrays, figures | more
 
     def on_grid(
-        self, frame: pl.DataFrame, columns: list[Column], roles: Plain, cleaning: Cleaning, trained: str | None
-    ) -> tuple[pl.DataFrame, str]:
-        """The rows that were read on a regular grid, and its step."""
-        is_utc, names, named = self.look_at_head(columns, roles, cleaning), numbers(roles), self.named
-        frame = stamps.stamped(frame, roles["time"], roles["group"], self.time_zone, is_utc, cleaning, named)
-        frame, freq = stamps.regular(stamps.one_each(frame, names, cleaning, named), names, self.freq, named)
-        if trained not in (None, freq):
-            raise DataError(f"{named}: the step is {freq}, the model's {trained} -> --data.freq {trained}")
+        self, frame: pl.DataFrame, columns: list[Column], roles: Plain, cleaning: Cleaning, trained: Plain
+    ) -> tuple[pl.DataFrame, Plain]:
+        """The rows that were read on a regular grid; its step, and the zone whose clock they go by."""
+        own, names, named = self.look_at_head(columns, roles, cleaning), numbers(roles), self.named
+        frame = stamps.stamped(frame, roles["time"], roles["group"], self.time_zone, own, cleaning, named)
+        frame = stamps.one_each(frame, names, cleaning, named)
+        frame, freq = stamps.regular(frame, names, self.freq, self.time_zone, named)
+        found = {"freq": freq, "time_zone": self.time_zone or own}
+        for name, now in found.items():
+            if now != (before := trained.get(name, now)) and (name == "freq" or not self.time_zone):
+                raise DataError(f"{named}: {name} is {now}, the model's {before} -> give data.{name}")
         if self.dates["until"] and not trained:
             until = stamps.moment("until", self.dates["until"], stamps.zone_of(frame.schema))
             frame = frame.filter(pl.col(TIME).to_physical() < until)
@@ -169,18 +174,21 @@ class SeriesDataModule(FrameDataModule):
         grid = on.without_short(grid, self.window + (0 if trained else self.horizon), cleaning, named)
         if grid.is_empty():
             raise DataError(f"{named}: no row is left -> see data.until, data.invalid")
-        return grid, freq
+        return grid, found
 
-    def look_at_head(self, columns: list[Column], roles: Plain, cleaning: Cleaning) -> bool:
-        """Note the columns of a file that are not used; whether its stamps have offsets."""
+    def look_at_head(self, columns: list[Column], roles: Plain, cleaning: Cleaning) -> str | None:
+        """Note the columns of a file that are not used; the zone of its stamps, UTC where they have offsets."""
         source, found = self.load() if self.file is None else self.file, {c["name"]: c for c in columns}
         head = next(blocks(source, self.format, Cleaning("skip"))).drop(ROW)
         used = [roles["time"], roles["group"], *numbers(roles), *self.drop]
         kinds = {name: f" ({found[name]['kind']})" if name in found else "" for name in head.columns}
         if unused := [name + kind for name, kind in kinds.items() if name not in used]:
             cleaning.notes.append(f"{len(unused)} columns are not used: {', '.join(unused[:12])}")
-        dtype = head[roles["time"]].dtype  # of text, the format says it, which is that of the file trained on
-        return dtype.time_zone is not None if isinstance(dtype, pl.Datetime) else "utc" in found[roles["time"]]
+        if (time := head[roles["time"]]).dtype in DATES:
+            return getattr(time.dtype, "time_zone", None)
+        given = self.format.date_format or found[roles["time"]].get("format")
+        form = given or cells.date_formats(cells.as_text(time))[0]
+        return "UTC" if form.endswith(cells.OFFSETS) else None
 
     def spans(self, grid: pl.DataFrame, targets: list[str]) -> dict[str, tuple[int, int]]:
         """The first stamp of each split, and the one after its last, in microseconds."""
@@ -217,7 +225,7 @@ class SeriesDataModule(FrameDataModule):
         return arrays, figures | describe(parts, columns)
 
     def open(self, split: str, read: Callable[[str], Tensor]) -> Windows:
-        rows = {name: read(name) for name in ("values", "targets", "series", "time")}
+        rows = {name: read(name) for name in ("values", "targets", "numbers", "series", "time")}
         windows = partial(Windows, rows, window=self.window, horizon=self.horizon, num_known=self.num_known)
         season = self.report["season"] or 0
         self.tiles[split] = windows(read("tiles"), season=season)
@@ -252,14 +260,15 @@ class SeriesDataModule(FrameDataModule):
         return Loader(tiles, EvalOrder(len(tiles), *self.share()))
 
     def keys(self, split: str, index: np.ndarray) -> dict[str, Any]:
-        """The stamp of each step of the tiles `index` [N], and its series if there are several: [N * horizon]."""
+        """Of each step of the tiles `index` [N] its stamp, its series if there are several, its targets: [N * horizon]."""
         tiles = self.tiles[split]
         rows = (tiles.starts[index][:, None] + self.window + torch.arange(self.horizon)).flatten()
         time = pl.Series(tiles.rows["time"][rows].numpy())
         out: dict[str, Any] = {"time": stamps.told(time, self.report["time_zone"])}
         if self.statistics["roles"]["group"]:
             out["series"] = [self.report["series"][i] for i in tiles.rows["series"][rows].tolist()]
-        return out
+        names, numbers = self.statistics["targets"]["names"], tiles.rows["numbers"][rows].numpy()
+        return out | {f"target_{name}" if len(names) > 1 else "target": numbers[:, i] for i, name in enumerate(names)}
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Whole batch, on the device: x augmented in training, as the weights are; with `normalize: window` the columns

@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 
+from src.data import cells
 from src.data.delimited import ROW
 from src.data.report import Cleaning
 from src.run.errors import ConfigError, DataError
@@ -16,6 +17,7 @@ STEPS = {"d": (0, DAY), "h": (0, DAY // 24), "m": (0, DAY // 1440), "s": (0, 10*
 STEPS |= {"w": (0, 7 * DAY), "mo": (1, MONTH), "q": (3, 3 * MONTH), "y": (12, 12 * MONTH)}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MIXED_RUN = 12  # so many other steps in a row, all alike, are no holes
+MONTHS = pl.col(TIME).dt.year().cast(pl.Int64) * 12 + pl.col(TIME).dt.month()
 BACKWARD_FRAC = 0.9  # of steps that go back in time: the file begins at its end
 
 
@@ -36,15 +38,21 @@ def season_of(freq: str) -> int | None:
 
 
 def stamped(
-    frame: pl.DataFrame, time: str, group: str | None, zone: str | None, is_utc: bool, cleaning: Cleaning, source: str
+    frame: pl.DataFrame,
+    time: str,
+    group: str | None,
+    zone: str | None,
+    own: str | None,
+    cleaning: Cleaning,
+    source: str,
 ) -> pl.DataFrame:
     """Rows that have a stamp and a series, with both in columns of their own; stamps have a zone where one is known."""
-    series = pl.lit("") if group is None else pl.col(group).cast(pl.String).str.strip_suffix(".0")
+    series = pl.lit("") if group is None else cells.as_text(frame[group])
     frame = frame.with_columns(pl.col(time).alias(TIME), series.alias(SERIES))
     if (steps(frame) < 0).sum() > BACKWARD_FRAC * len(frame):
         frame = frame.reverse()
-    if is_utc:
-        frame = frame.with_columns(pl.col(TIME).dt.replace_time_zone("UTC").dt.convert_time_zone(zone or "UTC"))
+    if own:
+        frame = frame.with_columns(pl.col(TIME).dt.replace_time_zone("UTC").dt.convert_time_zone(zone or own))
     elif zone:  # an hour that comes twice is told by its order in the file
         is_first = pl.int_range(pl.len()).over(SERIES, TIME) == 0
         which = pl.when(is_first).then(pl.lit("earliest")).otherwise(pl.lit("latest"))
@@ -72,13 +80,22 @@ def one_each(frame: pl.DataFrame, names: list[str], cleaning: Cleaning, source: 
     return frame.filter(~twice).select(SERIES, TIME, ROW, *names)
 
 
-def regular(frame: pl.DataFrame, names: list[str], freq: str | None, source: str) -> tuple[pl.DataFrame, str]:
-    """Sorted rows with one step between them but for holes, by means if it is given; and the step. Days and more go by
-    the clocks of the zone, which they then need no more."""
+def regular(
+    frame: pl.DataFrame, names: list[str], freq: str | None, zone: str | None, source: str
+) -> tuple[pl.DataFrame, str]:
+    """Sorted rows with one step between them but for holes, by means where it is given and they have another; and the
+    step. Days and more go by the clocks of the zone, which they then need no more."""
     if max(commonest(steps(frame)), step_of(freq)[1] if freq else 0) >= DAY:
+        if not zone and zone_of(frame.schema) == "UTC" and (frame[TIME].dt.truncate("1d") != frame[TIME]).any():
+            what = f"{source}: steps of days, and stamps with offsets as {frame[TIME][0]}: where does a day begin?"
+            raise DataError(f"{what} -> give data.time_zone, such as Europe/Berlin")
         frame = frame.with_columns(pl.col(TIME).dt.replace_time_zone(None))
     if freq is None:
         return frame, find_freq(frame, source)
+    months, size = step_of(freq)
+    apart = steps(frame, MONTHS) % months if months else steps(frame) % size
+    if (apart == 0).all() and (not months or day_of_months(frame[TIME])):
+        return frame, freq  # stamps stay, also where a week begins on a Sunday
     groups = frame.group_by(SERIES, pl.col(TIME).dt.truncate(freq), maintain_order=True)
     return groups.agg(pl.col(names).mean(), pl.col(ROW).first()), freq
 
@@ -93,11 +110,20 @@ def commonest(steps: pl.Series) -> int:
     return int(steps.filter(steps > 0).mode().min() or 0)  # type: ignore[arg-type]
 
 
+def day_of_months(time: pl.Series) -> int:
+    """The day that all stamps have, or in shorter months the last one; 0 where they have several."""
+    day = 31 if (time.dt.month_end() == time).all() else time.dt.day().max()
+    same = time.to_frame().select(
+        pl.col(TIME).dt.day() == pl.min_horizontal(pl.lit(day), pl.col(TIME).dt.days_in_month())
+    )
+    return int(day) if same.to_series().all() and time.dt.time().n_unique() == 1 else 0  # type: ignore[arg-type]
+
+
 def find_freq(frame: pl.DataFrame, source: str) -> str:
     """The step between the stamps of sorted rows; raises DataError where they have none, or several."""
     time, found, unit = frame[TIME], steps(frame), ""
-    if commonest(found) >= MONTH and (time.dt.day().n_unique() == 1 or (time.dt.month_end() == time).all()):
-        found, unit = steps(frame, pl.col(TIME).dt.year().cast(pl.Int64) * 12 + pl.col(TIME).dt.month()), "mo"
+    if commonest(found) >= MONTH and day_of_months(time):
+        found, unit = steps(frame, MONTHS), "mo"
     size = commonest(found)
     if not size:
         raise DataError(f"{source}: {len(frame):,} rows, of which no two are of one series -> give more")
@@ -106,7 +132,8 @@ def find_freq(frame: pl.DataFrame, source: str) -> str:
     if len(other):
         count, step, end = other.row(0)
         what = f"most often {words(size, unit)} apart, after {time[end - count - 1]} {words(step, unit)}"
-        hint = f"bring all to one step, by means: --data.freq {words(size, unit)}"
+        wanted = "1mo" if MONTH <= size <= 31 * DAY else words(size, unit)
+        hint = f"bring all to one step, by means: --data.freq {wanted}"
         raise DataError(f"{source}: the stamps are {what} -> {hint}")
     return words(size, unit)
 

@@ -16,7 +16,7 @@ from src.data.columns import Column, check_names, read_columns
 from src.data.delimited import ROW, blocks
 from src.data.frame import FrameDataModule, require
 from src.data.loader import Arrays, Batch
-from src.data.module import DataModule, State
+from src.data.module import State
 from src.data.report import SPLITS, Cleaning
 from src.data.tables import features, report, target
 from src.data.tables.cleaning import FILE, Table
@@ -95,10 +95,8 @@ class TableDataModule(FrameDataModule):
         self.types = {**self.types, **dict.fromkeys(self.row_key, "id")}
 
     def depends_on(self) -> tuple[dict[str, Any], list[Path]]:
-        ours = vars(DataModule())
-        options = {name: value for name, value in vars(self).items() if name not in ours}  # a subclass's own, too
         code = [inspect.getsource(sys.modules[name]) for name in sorted(sys.modules) if name.startswith(__package__)]
-        return {**self.reading(), **options, "code": code}, [f for f in (self.file, *self.files.values()) if f]
+        return {**self.reading(), "code": code}, [f for f in (self.file, *self.files.values()) if f]
 
     def load(self) -> pl.DataFrame:
         if self.dataset is None:

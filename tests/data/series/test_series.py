@@ -57,7 +57,14 @@ def predictions(data: SeriesDataModule, split: str = "test") -> dict[str, list]:
     batches = list(data.predict_dataloader())
     index = torch.cat([batch["index"] for batch in batches])
     targets = torch.cat([batch["targets"] for batch in batches])[index >= 0].flatten(0, 1)
-    return data.keys(split, index[index >= 0].numpy()) | {"target": told(data, {"targets": targets})}
+    found = data.keys(split, index[index >= 0].numpy())
+    assert np.allclose(
+        found["target"] if "target" in found else found["target_a"],
+        told(data, {"targets": targets}),
+        atol=1e-2,
+        equal_nan=True,
+    )
+    return found
 
 
 def test_windows_are_slices_of_the_file(make):
@@ -255,8 +262,10 @@ def test_other_data_is_in_terms_of_the_checkpoint(make):
     assert "1 columns are not used: x" in data.report["note"]
     with pytest.raises(DataError, match=r"other\.csv: there is no column b"):
         make(other.drop("b"), "test", state, "other.csv")
-    with pytest.raises(DataError, match=r"the step is 2h, the model's 1h -> --data.freq 1h"):
+    with pytest.raises(DataError, match=r"freq is 2h, the model's 1h -> give data.freq"):
         make(other.gather_every(2), "test", state, "other.csv")
+    with pytest.raises(DataError, match=r"freq is 2h, the model's 1h"):
+        make(other, "test", state, "other.csv", freq="2h")
 
 
 def test_a_file_of_one_window_gives_its_future_alone(make):
@@ -398,6 +407,11 @@ HALF_HOURS = lines(datetime(2024, 2, 1), timedelta(minutes=30), 60)
             text(*ROWS[:100], *ROWS[100::2]),
             {},
             r"most often 1h apart, after 2024-01-05 04:00:00 2h -> .*--data.freq 1h",
+        ),
+        (
+            text(*(f"{2000 + i // 12}-{i % 12 + 1:02}-{1 + i % 5 % 2:02},{i}" for i in range(90))),
+            {},
+            r"most often 31d apart, .* -> .*--data.freq 1mo$",
         ),
         (text(*ROWS, "2124-01-01 00:00:00,1"), {}, r"301 rows from 2024-01-01 00:00:00 to 2124-01-01 00:00:00 are few"),
         (
@@ -549,12 +563,118 @@ def test_a_series_of_ones_own(make, tmp_path):
     assert season_of("1q") == 4
 
 
+def test_prepared_data_are_of_the_options_of_a_subclass(tmp_path):
+    class Leveled(SeriesDataModule):
+        def __init__(self, level: float, **kwargs):
+            super().__init__(**kwargs)
+            self.level = level
+
+        def load(self):
+            return hourly().with_columns(pl.col("a") + self.level)
+
+    def made(level: float, **options) -> SeriesDataModule:
+        data = Leveled(level, window=12, horizon=4, cache_dir=str(tmp_path), types={"a": "number"}, **options)
+        data.setup("fit")
+        return data
+
+    assert [made(level).statistics["targets"]["mean"] for level in (0.0, 7.0)] == [[104.5], [111.5]]
+    assert made(7.0, stride=3, augment=[Jitter()], normalize="window").folder == made(7.0).folder
+
+
+def test_names_of_series_stay_as_they_are(make):
+    parts = [hourly().with_columns(s=pl.lit(name)) for name in ("s1", "s1.0")]
+    assert make(pl.concat(parts), group="s").report["series"] == ["s1", "s1.0"]
+
+
+@pytest.mark.parametrize(
+    ("start", "every", "freq"),
+    [
+        ("2024-01-07", "7d", "1w"),  # Sundays
+        ("2024-01-07 06:00", "1d", "1d"),
+        ("2024-01-01 00:30", "1h", "1h"),
+        ("2000-01-15", "1mo", "1mo"),
+        ("2000-01-30", "1mo", None),  # in February the last day
+        ("2000-01-31", "1mo", "1mo"),
+    ],
+)
+def test_a_step_that_the_stamps_have_moves_none(make, start, every, freq):
+    dates = stamps(start, 301, every)
+    found = predictions(make(hourly().with_columns(date=dates[:300]), freq=freq))
+    assert [at.replace("T", " ") for at in found["time"]][:61] == dates[240:].dt.to_string(
+        "%Y-%m-%d %H:%M:%S" if "T" in found["time"][0] else "%Y-%m-%d"
+    ).to_list()
+
+
+@pytest.mark.parametrize(("start", "others"), [("2001-01-31", "2003-03-01"), ("2001-03-01", "2003-01-31")])
+@pytest.mark.parametrize("freq", [None, "1mo"])
+def test_other_data_keep_their_stamps(make, start, others, freq):
+    state = make(hourly().with_columns(date=stamps(start, 300, "1mo")), freq=freq).state_dict()
+    dates = stamps(others, 17, "1mo")
+    frame = hourly(16).with_columns(date=dates[:16])
+    found = predictions(make(frame, "predict", state, "other.csv", freq=freq))
+    assert found["time"][:5] == dates[12:].dt.to_string("%Y-%m-%d").to_list()
+
+
+def test_other_data_go_by_the_models_clock(make, tmp_path):
+    def files(count: int) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, str]]:
+        frame, file = hourly(count), tmp_path / f"{count}.parquet"
+        berlin = frame.with_columns(pl.col("date").dt.replace_time_zone("UTC").dt.convert_time_zone("Europe/Berlin"))
+        berlin.write_parquet(file)
+        return frame, berlin.with_columns(pl.col("date").dt.to_string("%Y-%m-%dT%H:%M:%S%z")), {"file": str(file)}
+
+    frame, text, own = files(300)
+    naive, offsets, zoned = make(frame).state_dict(), make(text).state_dict(), make(frame, **own).state_dict()
+    frame, text, own = files(100)
+    with pytest.raises(
+        DataError, match=r"100.parquet: time_zone is Europe/Berlin, the model's None -> give data.time_zone"
+    ):
+        make(frame, "predict", naive, **own)
+    with pytest.raises(DataError, match=r"is Europe/Berlin, the model's UTC -> give data.time_zone"):
+        make(frame, "predict", offsets, **own)
+    with pytest.raises(DataError, match=r"other.csv: time_zone is None, the model's Europe/Berlin"):
+        make(frame, "predict", zoned, "other.csv")
+    with pytest.raises(DataError, match=r"is UTC, the model's None"):
+        make(text, "predict", naive, "other.csv", date_format="%Y-%m-%dT%H:%M:%S%z")
+    for state in (naive, offsets, zoned):
+        data = make(frame, "predict", state, time_zone="Europe/Berlin", **own)
+        assert predictions(data)["time"][-1] == "2024-01-05T08:00:00+01:00"
+    assert predictions(make(frame, "predict", zoned, **own))["time"] == predictions(data)["time"]
+
+
+def test_days_of_stamps_with_offsets_need_a_zone(make):
+    local = stamps("2024-03-01", 300, "1d").dt.replace_time_zone("Europe/Berlin")
+    days = hourly().with_columns(date=local.dt.to_string("%Y-%m-%dT%H:%M:%S%z"))
+    utc = hourly().with_columns(date=stamps("2024-03-01", 300, "1d").dt.to_string("%Y-%m-%dT%H:%M:%SZ"))
+    hours = hourly().with_columns(pl.col("date").dt.to_string("%Y-%m-%dT%H:%M:%SZ"))
+    for frame, options in ((days, {}), (days, {"freq": "1d"}), (hours, {"freq": "1d"})):
+        with pytest.raises(
+            DataError, match=r"data.csv: steps of days, .* where does a day begin. -> give data.time_zone"
+        ):
+            make(frame, **options)
+    for frame, options in ((days, {"time_zone": "Europe/Berlin"}), (utc, {})):
+        data = make(frame, **options)
+        assert data.report["gaps"]["gaps"] == 0
+        assert predictions(data)["time"][-1] == "2024-12-29"
+
+
+def test_targets_beside_predictions_are_exact(make):
+    big = 123_457_650 + np.arange(300.0) % 3
+    found = predictions(make(hourly().with_columns(a=pl.Series(big)), calendar=["hour"]))["target"]
+    assert found.dtype == np.float64
+    assert found[:-4].tolist() == big[240:].tolist()
+    assert np.isnan(found[-4:]).all()
+    two = predictions(make(hourly(b=pl.Series(big))))
+    assert (two["target_a"][:-4].tolist(), two["target_b"][:-4].tolist()) == (list(range(240, 300)), big[240:].tolist())
+
+
 def test_days_and_months_go_by_the_stamps_as_told(make):
     local = stamps("2024-08-01", 3600).dt.replace_time_zone("UTC").dt.convert_time_zone("Europe/Berlin")
     frame = hourly(3600).with_columns(date=local.dt.replace_time_zone(None))
     days = make(frame, freq="1d", time_zone="Europe/Berlin")  # one has 25 hours
     assert days.report["gaps"]["gaps"] == 0
-    assert predictions(days)["time"][0] == "2024-12-01"
+    told_days = np.array(predictions(days)["time"], dtype="datetime64[D]")
+    assert (np.diff(told_days).astype(int) == 1).all()
+    assert len(predictions(days)["time"][0]) == 10
     ends = hourly().with_columns(date=stamps("2000-01-31", 300, "1mo").dt.month_end())
     spans = make(ends, val_from="2015-01-31", test_from="2020-02-01").report["columns"]["date"]["from_to"]
     assert (spans["val"][0][:10], spans["test"][0][:10]) == ("2015-01-31", "2020-02-29")
