@@ -24,6 +24,7 @@ OFFSETS = ("z", "UTC")  # at the end of formats
 SAMPLE = 500  # values by which the formats of dates are found
 EPOCHS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # of dates that are written as numbers
 THOUSANDS = {".": r"[,'’\s]", ",": r"[.'’\s]"}  # what parts them, by the decimal mark
+DECIMAL_COMMA = r"^[-+]?(\d*,(\d{1,2}|\d{4,})|0,\d+)$"
 BEFORE = r"\p{Sc}|[A-Z]{1,2}\$|(?:USD|EUR|GBP|CHF|JPY|CNY|INR|AUD|CAD|SEK|NOK|DKK|PLN|BRL)\b"
 AFTER = r"[kcm]?m[23]|[\p{L}\p{Sc}%‰°][\p{L}%‰°/²³·. -]{0,14}"
 
@@ -31,7 +32,7 @@ AFTER = r"[kcm]?m[23]|[\p{L}\p{Sc}%‰°][\p{L}%‰°/²³·. -]{0,14}"
 def number_pattern(decimal: str) -> str:
     """A number: groups are an open bracket, sign, unit, sign, number, unit, closed bracket."""
     parts = THOUSANDS[decimal]
-    digits = rf"\d{{1,3}}(?:{parts}\d{{2,3}})*{parts}\d{{3}}|\d+"
+    digits = rf"[1-9]\d{{0,2}}(?:{parts}\d{{2,3}})*{parts}\d{{3}}|\d+"
     number = rf"(?:(?:{digits})(?:\{decimal}\d*)?|\{decimal}\d+)(?:[eE][+-]?\d+)?"
     return rf"^(\()?([-+−]?)\s*({BEFORE})?\s*([-+−]?)\s*({number})\s*({AFTER})?(\))?$"
 

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from src.data import cells
-from src.data.delimited import ROW, Format, Source, blocks, label, place
+from src.data.delimited import ROW, Format, Source, blocks, label, place, separator_of
 from src.data.report import Cleaning
 from src.run.errors import DataError, nearest
 
@@ -124,9 +124,7 @@ class Census:
     def notes(self, kind: Kind) -> list[str]:
         """What was decided about its numbers, and may be wrong."""
         if kind == "number":
-            parted = self.numbers.filter(pl.col("text").str.contains(rf"\d{cells.THOUSANDS[self.how.decimal]}\d"))
-            out = [f"{value!r} is read as {number:g}" for value, number in parted[["text", "number"]].head(1).rows()]
-            return out + [f"numbers without unit are taken as {unit}" for unit in self.units if len(self.plain)]
+            return [f"numbers without unit are taken as {unit}" for unit in self.units if len(self.plain)]
         if kind not in ("category", "id", "text") or not len(self.plain):
             return []
         why = f"others not, as {self.rest['text'][0]!r}" if len(self.rest) else "that are called an id or count rows"
@@ -157,7 +155,11 @@ def check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
 
 def read_columns(source: Source, how: Format, columns: Collection[Column], cleaning: Cleaning) -> pl.DataFrame:
     """All usable rows: numbers as float64, dates as datetimes, others as text. Others are taken down in `cleaning`."""
-    parts = [typed(block, source, how, columns, cleaning) for block in blocks(source, how, cleaning)]
+    parts, parted = [], Parted(source, how)
+    for block in blocks(source, how, cleaning):
+        parts.append(typed(block, source, how, columns, cleaning))
+        parted.look(block, columns)
+    parted.check(cleaning)
     cleaning.check()
     if not sum(map(len, parts)):
         raise DataError(f"{label(source)}: there are no rows that can be used -> give it some")
@@ -177,3 +179,34 @@ def typed(
             cleaning.skip("", place(source, row), f"no {kind}: column {name} is {value!r}", f"mend it, or give {hint}")
         bad |= wrong
     return pl.DataFrame({**out, ROW: block[ROW]}).filter(~bad)
+
+
+class Parted:
+    """Numbers with the mark that parts thousands, such as 1,234, which may be 1.234."""
+
+    def __init__(self, source: Source, how: Format) -> None:
+        self.source, self.how, self.mark = source, how, "," if how.decimal == "." else "."
+        self.first: dict[str, tuple[str, float]] = {}  # of each column
+        self.clear: set[str] = set()  # columns in which that mark is no decimal mark
+        self.has_commas = False
+
+    def look(self, block: pl.DataFrame, columns: Collection[Column]) -> None:
+        for name in (c["name"] for c in columns if c["kind"] == "number" and block[c["name"]].dtype == pl.String):
+            if block[name].str.contains(self.mark, literal=True).any():
+                text = cells.as_text(block[name], self.how.missing)
+                number, other = (cells.numbers(text, mark)[0] for mark in (self.how.decimal, self.mark))
+                for row in (number.is_not_null() & text.str.contains(self.mark, literal=True)).arg_true()[:1]:
+                    self.first.setdefault(name, (text[row], number[row]))
+                if (number.is_not_null() & other.is_null()).any():
+                    self.clear.add(name)
+        if self.how.ask_decimal and self.first:
+            self.has_commas |= any(v.str.contains(cells.DECIMAL_COMMA).any() for v in block.select(pl.col(pl.String)))
+
+    def check(self, cleaning: Cleaning) -> None:
+        """Note how they are read; raise DataError where that is to be said."""
+        cleaning.notes += [f"{name}: {text!r} is read as {number:g}" for name, (text, number) in self.first.items()]
+        doubt = [name for name in self.first if name not in self.clear]
+        if self.how.ask_decimal and doubt and (self.has_commas or separator_of(self.source, self.how) == ";"):
+            text, number = self.first[doubt[0]]
+            what = f"{label(self.source)}: column {doubt[0]}: is {text} {number:g}, or has it decimals?"
+            raise DataError(f"{what} -> data.decimal '.' or ','")

@@ -30,7 +30,8 @@ class FrameDataModule(PreparedDataModule):
     Args:
         file: a Parquet file (.parquet, .pq) or a CSV (any other ending) with the names of its columns in its first row.
         separator: between the fields of a CSV; by default found among comma, semicolon, tab and bar.
-        decimal: the decimal mark of a CSV. The other one, spaces and apostrophes may part thousands.
+        decimal: the decimal mark of a CSV, by default a point; the other one, spaces and apostrophes may part
+            thousands. Where `1,234` may be either, a run asks for it.
         encoding: of a CSV.
         skip_rows: rows of a CSV before the one with the names.
         date_format: of its dates, as in Python's strftime; by default one of some twenty that fits all of a column.
@@ -45,7 +46,7 @@ class FrameDataModule(PreparedDataModule):
         self,
         file: str | None = None,
         separator: str | None = None,
-        decimal: Literal[".", ","] = ".",
+        decimal: Literal[".", ","] | None = None,
         encoding: str = "utf-8",
         skip_rows: int = 0,
         date_format: str | None = None,
@@ -67,7 +68,9 @@ class FrameDataModule(PreparedDataModule):
         except LookupError as e:
             raise ConfigError(f"data.encoding: Python knows no encoding {encoding} -> such as utf-8 or cp1252") from e
         self.file = None if file is None else Path(file)
-        self.format = Format(separator, decimal, encoding, skip_rows, date_format, tuple(missing or ()))
+        self.format = Format(
+            separator, decimal or ".", decimal is None, encoding, skip_rows, date_format, tuple(missing or ())
+        )
         self.types, self.drop = types or {}, drop or []
 
     def load(self) -> pl.DataFrame:

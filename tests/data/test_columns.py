@@ -62,8 +62,29 @@ def test_decimal_commas(read):
         read(["1,5"] * 11 + ["1.5"], decimal=",")
 
 
+def test_thousands_that_may_be_decimals_are_asked_for(read, tmp_path):
+    for given in (["1,100", "2,250"], ["1,100 kg", "2 kg"], ["-1,100", "999"]):
+        with pytest.raises(DataError, match=r"a.csv: column x: is .*1,100.* -?1100, or .* -> data.decimal '.' or ','"):
+            read(given, ask_decimal=True)
+        assert 1100 in [abs(v) for v in read(given)[1]]
+        assert 1.1 in [abs(v) for v in read(given, decimal=",")[1]]
+    for given in (["1,100", "2.5"], ["1,234,567", "1,100"]):  # these are no decimal commas
+        assert 1100 in read(given, ask_decimal=True)[1]
+    with pytest.raises(DataError, match=r"column x has decimal commas, as 0,100 -> --data.decimal ','"):
+        read(["1,100", "0,100"], ask_decimal=True)
+    path, how, column = tmp_path / "b.csv", Format(ask_decimal=True), {"name": "x", "kind": "number"}
+    path.write_text('x,y\n"1,100",a\n')
+    cleaning = Cleaning()
+    assert read_columns(path, how, [column], cleaning)["x"].to_list() == [1100]
+    assert cleaning.notes == ["x: '1,100' is read as 1100"]
+    for text in ('x,y\n"1,100","2,5"\n', "x;y\n4,159;a\n"):  # of another file, its columns known
+        path.write_text(text)
+        with pytest.raises(DataError, match=r"b.csv: column x: is .*, or has it decimals. -> data.decimal"):
+            read_columns(path, how, [column], Cleaning())
+
+
 def test_what_was_decided_is_noted(read):
-    assert read(["1,234", "2"])[0]["note"] == "'1,234' is read as 1234"
+    assert read(["1,234", "2"])[2].notes == ["x: '1,234' is read as 1234"]
     assert read(["5", "5 kg"])[0]["note"] == "numbers without unit are taken as kg"
     column, values, _ = read(["01234", "90210", "10001"])
     assert (column["kind"], values[0]) == ("category", "01234")
