@@ -1,7 +1,7 @@
 """Cells of a file as numbers, dates and text, from whatever was typed."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -90,13 +90,21 @@ def number_format(numbers: np.ndarray) -> str:
     return next((unit for unit, second in EPOCHS.items() if high < 10**11 * second), "ns")
 
 
-def as_text(values: pl.Series, missing: Sequence[str] = ()) -> pl.Series:
-    """Without spaces around it; null where it says that a value is missing, by the usual words or these."""
+def as_text(values: pl.Series, how: Format) -> pl.Series:
+    """Without spaces around it; null where it says that a value is missing."""
     if values.dtype.is_nested() or values.dtype in (pl.Binary, pl.Duration, pl.Object):
         return pl.Series(values.name, [None if v is None else str(v) for v in values.to_list()], pl.String)
     text = values.cast(pl.String).str.strip_chars()
     text = text.str.strip_suffix(".0") if values.dtype.is_float() else text
-    return text.set(text.is_in((*MISSING, *missing)), None)
+    text = text.set(text.is_in(list({*MISSING, *how.missing} - {*how.present})), None)
+    if len(missing := missing_numbers(how)):
+        number = text.str.replace(how.decimal, ".", literal=True).cast(pl.Float64, strict=False)
+        text = text.set(number.is_in(missing), None)
+    return text
+
+
+def missing_numbers(how: Format) -> list[float]:
+    return pl.Series(how.missing, dtype=pl.String).cast(pl.Float64, strict=False).drop_nulls().to_list()
 
 
 def values(raw: pl.Series, column: Mapping[str, Any], how: Format) -> tuple[pl.Series, pl.Series]:
@@ -105,11 +113,10 @@ def values(raw: pl.Series, column: Mapping[str, Any], how: Format) -> tuple[pl.S
     if kind == "date" and raw.dtype in (pl.Date, pl.Datetime):
         return raw.cast(pl.Datetime("us")), pl.repeat(False, len(raw), eager=True)  # of a time zone: UTC
     if kind == "number" and (raw.dtype.is_numeric() or raw.dtype == pl.Boolean):
-        missing = pl.Series(how.missing, dtype=pl.String).cast(pl.Float64, strict=False).drop_nulls()
         found = raw.cast(pl.Float64).fill_nan(None)
-        found = found.set(found.is_in(missing.to_list()), None)
+        found = found.set(found.is_in(missing_numbers(how)), None)
         return found.set(found.is_infinite(), None), found.is_infinite().fill_null(False)
-    found = text = as_text(raw, how.missing)
+    found = text = as_text(raw, how)
     if kind == "number":
         found, unit = numbers(text, how.decimal)
         found = found.set(unit != column.get("unit", ""), None).alias(raw.name)

@@ -48,9 +48,7 @@ def count_values(values: pl.Series, before: pl.DataFrame | None, how: Format) ->
     """Distinct values in the order they come, and how often; those of the blocks `before` included."""
     if before is not None and len(before) >= MAX_SEEN:
         return before
-    seen = pl.DataFrame(
-        {"text": cells.as_text(values, how.missing), "count": np.ones(len(values), np.int64)}
-    ).drop_nulls()
+    seen = pl.DataFrame({"text": cells.as_text(values, how), "count": np.ones(len(values), np.int64)}).drop_nulls()
     seen = seen if before is None else pl.concat([before, seen])
     return seen.group_by("text", maintain_order=True).agg(pl.sum("count"))
 
@@ -193,7 +191,7 @@ class Parted:
     def look(self, block: pl.DataFrame, columns: Collection[Column]) -> None:
         for name in (c["name"] for c in columns if c["kind"] == "number" and block[c["name"]].dtype == pl.String):
             if block[name].str.contains(self.mark, literal=True).any():
-                text = cells.as_text(block[name], self.how.missing)
+                text = cells.as_text(block[name], self.how)
                 number, other = (cells.numbers(text, mark)[0] for mark in (self.how.decimal, self.mark))
                 for row in (number.is_not_null() & text.str.contains(self.mark, literal=True)).arg_true()[:1]:
                     self.first.setdefault(name, (text[row], number[row]))

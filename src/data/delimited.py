@@ -34,6 +34,7 @@ class Format:
     skip_rows: int = 0
     date_format: str | None = None
     missing: tuple[str, ...] = ()
+    present: tuple[str, ...] = ()
 
 
 Source = Path | pl.DataFrame  # a frame is read as Parquet is

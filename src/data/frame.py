@@ -36,6 +36,7 @@ class FrameDataModule(PreparedDataModule):
         skip_rows: rows of a CSV before the one with the names.
         date_format: of its dates, as in Python's strftime; by default one of some twenty that fits all of a column.
         missing: words, also numbers such as -999, that mean that there is no value, besides the usual such as `NA`.
+        present: words that are values although they usually mean that there is none, such as a class called `None`.
         types: column -> what it is, where what is found is wrong: `number`, `category`, `date`, `text`, `id`.
         drop: columns to leave out.
     """
@@ -51,6 +52,7 @@ class FrameDataModule(PreparedDataModule):
         skip_rows: int = 0,
         date_format: str | None = None,
         missing: list[str] | None = None,
+        present: list[str] | None = None,
         types: dict[str, Kind] | None = None,
         drop: list[str] | None = None,
         **kwargs: Any,
@@ -68,9 +70,8 @@ class FrameDataModule(PreparedDataModule):
         except LookupError as e:
             raise ConfigError(f"data.encoding: Python knows no encoding {encoding} -> such as utf-8 or cp1252") from e
         self.file = None if file is None else Path(file)
-        self.format = Format(
-            separator, decimal or ".", decimal is None, encoding, skip_rows, date_format, tuple(missing or ())
-        )
+        words = tuple(missing or ()), tuple(present or ())
+        self.format = Format(separator, decimal or ".", decimal is None, encoding, skip_rows, date_format, *words)
         self.types, self.drop = types or {}, drop or []
 
     def load(self) -> pl.DataFrame:

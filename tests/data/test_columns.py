@@ -368,5 +368,17 @@ def test_more_words_can_mean_that_a_value_is_missing(tmp_path):
     frame = read_columns(path, how, list(columns.values()), Cleaning())
     assert frame["size"].to_list() == [1.5, None, None, 2.0]
     assert frame["city"].to_list() == [None, "Rome", "Oslo", "Rome"]
+    path.write_text("size,city\n-999.0,Rome\n-999.5,-999.00\n")
+    assert read_columns(path, how, list(columns.values()), Cleaning()).rows() == [(None, "Rome", 2), (-999.5, None, 3)]
+    path.write_text("size;city\n-999,0;Rome\n")
+    comma = replace(how, decimal=",")
+    assert read_columns(path, comma, list(columns.values()), Cleaning()).rows() == [(None, "Rome", 2)]
     typed = pl.DataFrame({"size": [1.5, -999.0, None, 2.0]})
     assert read_columns(typed, how, [columns["size"]], Cleaning())["size"].null_count() == 2
+
+
+def test_words_that_usually_mean_that_a_value_is_missing_can_be_values(read):
+    given = ["None", "Gable", "None", "none", "NA", ""] * 3
+    column, values, _ = read(given, present=("None",))
+    assert (column["kind"], values) == ("category", ["None", "Gable", "None", None, None, None] * 3)
+    assert read(given)[1].count("None") == 0

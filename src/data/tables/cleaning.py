@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from src.data.columns import Column
-from src.data.delimited import ROW, place
+from src.data.delimited import ROW, Format, blocks, place
 from src.data.report import SPLITS, Cleaning
 from src.data.tables.splitting import TEST
 from src.run.errors import DataError
@@ -24,6 +24,7 @@ class Table:
     columns: list[Column]
     files: list[Path]
     cleaning: Cleaning
+    how: Format
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -40,7 +41,9 @@ class Table:
     def usable(self, target: str, split_by: str | None, least: int) -> "Table":
         """The rows that have a target, can be put into a split, and are of a class with at least so many rows."""
         bad = self.frame[target].is_null().to_numpy().copy()
-        self.leave_out(bad, f"no target: column {target} is empty", "fill it in")
+        for word, rows in self.words(target, bad).items():
+            hint = f"fill it in, or data.present: [{word}] if it is a value" if word else "fill it in"
+            self.leave_out(rows, f"no target: column {target} is {repr(word) if word else 'empty'}", hint)
         if split_by:
             lacks = (self.frame[split_by].is_null() & (self.frame[FILE] == 0)).to_numpy() & ~bad
             self.leave_out(lacks, f"no split: column {split_by} is empty", "fill it in, or split otherwise")
@@ -52,6 +55,17 @@ class Table:
             bad |= few
         self.cleaning.check()
         return replace(self, frame=self.frame.filter(~bad)) if bad.any() else self
+
+    def words(self, name: str, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """What stands in a column where it has no value, each word with its rows."""
+        found = np.full(len(self), "", object)
+        for i, file in enumerate(self.files):
+            here = rows & (self.frame[FILE] == i).to_numpy()
+            if here.any() and file.is_file():
+                raw = (b.select(ROW, pl.col(name).cast(pl.String)) for b in blocks(file, self.how, Cleaning("skip")))
+                wanted = self.frame.filter(here).select(ROW).join(pl.concat(raw), ROW, "left", maintain_order="left")
+                found[here] = wanted[name].str.strip_chars().fill_null("").to_list()
+        return {word: rows & (found == word) for word in dict.fromkeys(found[rows])}
 
     def rows_of(self, split: np.ndarray) -> dict[str, np.ndarray]:
         """The rows of each split; raises DataError where there are none."""

@@ -155,7 +155,7 @@ class TableDataModule(FrameDataModule):
         frame = pl.concat(f.with_columns(pl.lit(i, pl.Int8).alias(FILE)) for i, f in enumerate(frames))
         frame = frame.with_columns(pl.col([c["name"] for c in columns if c["kind"] == "category"]).cast(pl.String))
         first = self.file or Path(self.dataset or type(self).__name__)
-        return Table(frame, columns, [first, *self.files.values()], cleaning)
+        return Table(frame, columns, [first, *self.files.values()], cleaning, self.format)
 
     def column_names(self) -> list[str]:
         source = self.load() if self.file is None else self.file

@@ -324,6 +324,17 @@ def test_such_rows_can_be_left_out(make, name):
     assert sum(data.num_samples.values()) == N - 1
 
 
+def test_a_class_by_a_word_for_missing_is_named_and_can_be_kept(make):
+    frame = houses().with_columns(fence=pl.Series(["None", "wood", "wire", ""] * 100)[:400]).drop("price")
+    frame = frame.filter(pl.col("fence") != "")
+    with pytest.raises(
+        DataError,
+        match=r"row 2: no target: column fence is 'None'; 99 more .* -> fill it in, or data.present: \[None\]",
+    ):
+        make(frame, target="fence")
+    assert make(frame, target="fence", present=["None"]).statistics["class_names"] == ["None", "wire", "wood"]
+
+
 def test_test_is_not_trained_on(make, tmp_path):
     houses().write_csv(tmp_path / "test.csv")
     with pytest.raises(DataError, match=r"800 rows, .*400 also in test: train is empty -> give more rows"):
