@@ -23,6 +23,8 @@ MAX_SEEN = 50_000  # distinct values by which it is told what a column is
 MAX_UNITS = 5  # with more it is no unit
 CALLED_ID = r"(?i:(.*[_ .-])?id|unnamed[_: ]*\d+|row_?number)|.*[a-z]I[Dd]"
 CODE = r"^[-+]?(0\d+|\d{17,})$"  # digits that a number does not keep
+EXPONENT = r"^\d+[eE]\d+$"  # that are codes, such as 10E0, where all look like this
+SERIAL = (20_000, 80_000)  # days as spreadsheets count them: 1954 to 2119
 
 
 def find_columns(source: Source, how: Format, types: Mapping[str, Kind], drop: Iterable[str] = ()) -> dict[str, Column]:
@@ -73,7 +75,9 @@ class Census:
         self.fits = pl.DataFrame({form: cells.dates(text, form).is_not_null() for form in formats})
         self.is_date = self.fits.select(pl.any_horizontal(pl.all())).to_series()
         self.is_whole = bool((self.plain["number"] % 1 == 0).all())
-        self.code = self.plain.filter(pl.col("text").str.contains(CODE))["text"].first() if self.is_whole else None
+        codes = self.plain.filter(pl.col("text").str.contains(CODE))
+        codes = codes if len(codes) else self.plain.filter(self.plain["text"].str.contains(EXPONENT).all())
+        self.code = codes["text"].first() if self.is_whole else None
 
     def kind(self, name: str, is_first: bool) -> Kind:
         if not self.values:
@@ -102,6 +106,9 @@ class Census:
             raise DataError(f"{self.at} has decimal commas, as {self.commas['text'][0]} -> --data.decimal ',', {hint}")
         if len(self.units) > 1:
             raise DataError(f"{self.at} has numbers in {', '.join(self.units[:MAX_UNITS])} -> give all in one, {hint}")
+        if self.units == ["%"] and len(self.plain):
+            two = f"{self.numbers.filter(pl.col('unit') == '%')['text'][0]} and {self.plain['text'][0]}"
+            raise DataError(f"{self.at} has numbers with % and without, {two} -> write all in one way, {hint}")
         return next(iter(self.units), None)
 
     def date_format(self) -> str:
@@ -109,7 +116,11 @@ class Census:
         counts = {form: total(self.rest.filter(self.fits[form])) for form in self.fits.columns}
         form = max(counts, key=counts.__getitem__)
         if total(self.plain) > counts[form]:
-            return cells.number_format(self.plain["number"].to_numpy())
+            numbers = self.plain["number"].to_numpy()
+            if SERIAL[0] <= numbers.min() <= numbers.max() < SERIAL[1]:
+                what = f"{self.at} has {numbers[0]:g} for a date, a day as spreadsheets count them?"
+                raise DataError(f"{what} -> save it as dates, such as 2020-04-13, or data.types: {{...: number}}")
+            return cells.number_format(numbers)
         odd = self.rest.filter(self.is_date & ~self.fits[form])
         if total(odd) > (1 - MOST) * (counts[form] + total(odd)):
             two = f"{self.rest.filter(self.fits[form])['text'][0]!r}, {odd['text'][0]!r}"
@@ -127,7 +138,7 @@ class Census:
             return []
         why = f"others not, as {self.rest['text'][0]!r}" if len(self.rest) else "that are called an id or count rows"
         if self.code:
-            why = f"{self.code!r} has leading zeros or over 16 digits"
+            why = f"{self.code!r} has leading zeros, over 16 digits or an E"
         return [f"{total(self.plain):,} of {self.values:,} values are numbers, {why}"]
 
 

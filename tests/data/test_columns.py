@@ -88,11 +88,11 @@ def test_what_was_decided_is_noted(read):
     assert read(["5", "5 kg"])[0]["note"] == "numbers without unit are taken as kg"
     column, values, _ = read(["01234", "90210", "10001"])
     assert (column["kind"], values[0]) == ("category", "01234")
-    assert column["note"] == "3 of 3 values are numbers, '01234' has leading zeros or over 16 digits"
+    assert column["note"] == "3 of 3 values are numbers, '01234' has leading zeros, over 16 digits or an E"
     big = [str(2**60 + i) for i in range(100)]
     column, values, _ = read(big)
     assert (column["kind"], values) == ("id", big)
-    assert column["note"] == f"100 of 100 values are numbers, '{2**60}' has leading zeros or over 16 digits"
+    assert column["note"] == f"100 of 100 values are numbers, '{2**60}' has leading zeros, over 16 digits or an E"
     column, *_ = read(["1"] * 6 + ["unknown"] * 4)
     assert (column["kind"], column["note"]) == ("category", "6 of 10 values are numbers, others not, as 'unknown'")
     assert "note" not in read(["0", "0.5", "10"])[0]
@@ -120,6 +120,23 @@ def test_mixed_units_are_refused(read):
     with pytest.raises(DataError, match=r"a.csv: column x has numbers in g, kg -> give all in one"):
         read(["5 kg", "500 g"])
     assert read(["5 kg", "500 g"], types={"x": "category"})[1] == ["5 kg", "500 g"]
+
+
+def test_numbers_with_and_without_percent_are_refused(read, tmp_path):
+    with pytest.raises(DataError, match=r"a.csv: column x has numbers with % and without, 1.5% and 0.5 -> write all"):
+        read(["0.5", "1.5%", "0.25"])
+    path = tmp_path / "b.csv"
+    path.write_text("x\n5 %\n0.5\n")
+    with pytest.raises(DataError, match=r"b.csv, row 3: no number: column x is '0.5'"):
+        read_columns(path, Format(), [{"name": "x", "kind": "number", "unit": "%"}], Cleaning())
+
+
+def test_codes_with_an_e_are_no_numbers(read):
+    column, values, _ = read(["10E0", "13E3", "10E0"])
+    assert (column["kind"], values) == ("category", ["10E0", "13E3", "10E0"])
+    assert column["note"] == "3 of 3 values are numbers, '10E0' has leading zeros, over 16 digits or an E"
+    for given in (["1E3", "1.5E3"], ["1E3", "12"], ["1E+3", "2E+3"]):
+        assert read(given)[0]["kind"] == "number"
 
 
 @pytest.mark.parametrize("value", ["inf", "-Infinity", "1e999"])
@@ -240,6 +257,11 @@ def test_dates_that_are_written_as_numbers(read, value, expected):
     assert read([value] * 3)[0]["kind"] != "date"
     column, values, _ = read([value] * 3, types={"x": "date"})
     assert (column["kind"], values) == ("date", [expected] * 3)
+
+
+def test_days_as_spreadsheets_count_them_are_refused(read):
+    with pytest.raises(DataError, match=r"a.csv: column x has 43934 for a date, a day as spreadsheets .* -> save it"):
+        read(["43934", "43935.5"], types={"x": "date"})
 
 
 def test_dates_that_are_not_clear(read):
