@@ -121,6 +121,6 @@ def values(raw: pl.Series, column: Mapping[str, Any], how: Format) -> tuple[pl.S
         found, unit = numbers(text, how.decimal)
         unit = unit.fill_null("") if column.get("unit") == "%" else unit  # other units go without saying
         found = found.set(unit != column.get("unit", ""), None).alias(raw.name)
-    elif kind == "date":  # of another file than the column, it may have been no text there
-        found = dates(text, how.date_format or column.get("format") or date_formats(text)[0])
+    elif kind == "date":
+        found = dates(text, how.date_format or column.get("format", DAYS[0]))
     return found, text.is_not_null() & found.is_null()

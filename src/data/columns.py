@@ -166,6 +166,7 @@ def read_columns(source: Source, how: Format, columns: Collection[Column], clean
     """All usable rows: numbers as float64, dates as datetimes, others as text. Others are taken down in `cleaning`."""
     parts, parted = [], Parted(source, how)
     for block in blocks(source, how, cleaning):
+        columns = columns if parts else [with_format(c, block, source, how, cleaning) for c in columns]
         parts.append(typed(block, source, how, columns, cleaning))
         parted.look(block, columns)
     parted.check(cleaning)
@@ -173,6 +174,24 @@ def read_columns(source: Source, how: Format, columns: Collection[Column], clean
     if not sum(map(len, parts)):
         raise DataError(f"{label(source)}: there are no rows that can be used -> give it some")
     return pl.concat(parts)
+
+
+def with_format(column: Column, block: pl.DataFrame, source: Source, how: Format, cleaning: Cleaning) -> Column:
+    """A date's column with the format of its values here, if that of the file that was trained on does not fit."""
+    name, form = column["name"], column.get("format")
+    if column["kind"] != "date" or how.date_format or block.schema.get(name) != pl.String:
+        return column
+    census = Census(f"{label(source)}: column {name}", count_values(block[name], None, how), how)
+    if not census.values or form and not cells.dates(census.seen["text"], form).null_count():
+        return column
+    found = census.date_format()
+    if form and not (
+        found in census.fits.columns and census.fits[found].all() and len(census.rest) == len(census.seen)
+    ):
+        return column  # rows that do not fit are named
+    if form:
+        cleaning.notes.append(f"{name}: dates are read by {found}, those of train by {form}")
+    return {**column, "format": found, "utc": found.endswith(cells.OFFSETS)}
 
 
 def typed(

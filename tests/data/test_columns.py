@@ -364,6 +364,27 @@ def test_columns_of_a_trained_model_in_a_file_of_another_kind(tmp_path):
         read_columns(path, Format(), [{"name": "mor", "kind": "number"}], Cleaning())
 
 
+@pytest.mark.parametrize("text", ["2020-04-13T12:30:00", "13.04.2020 12:30", "2020-04-13T14:30:00+02:00"])
+def test_dates_of_another_file_may_be_written_otherwise(tmp_path, text):
+    path, column = tmp_path / "b.csv", {"name": "x", "kind": "date", "format": "%Y-%m-%d %H:%M:%S%.f"}
+    path.write_text(f"x,y\n{text},a\n,a\n")
+    cleaning = Cleaning()
+    assert read_columns(path, Format(), [column], cleaning)["x"].to_list() == [NOON, None]
+    assert len(cleaning.notes) == 1
+    assert cleaning.notes[0].startswith("x: dates are read by ")
+
+
+def test_dates_of_another_file_must_be_clear(tmp_path):
+    path, column = tmp_path / "b.csv", {"name": "x", "kind": "date", "format": "%Y-%m-%d"}
+    for known in (column, {"name": "x", "kind": "date"}):
+        path.write_text("x\n03/04/2020\n05/06/2020\n")
+        with pytest.raises(DataError, match=r"b.csv: column x: day or month first"):
+            read_columns(path, Format(), [known], Cleaning())
+    path.write_text("x\n" + "2020-04-13T12:30:00\n" * 20 + "abc\n")
+    with pytest.raises(DataError, match=r"b.csv, row 2: no date: column x is '2020-04-13T12:30:00'; 20 more"):
+        read_columns(path, Format(), [column], Cleaning())
+
+
 def test_rows_that_are_all_ragged(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("a,b,c\n1,2\n3,4\n")
