@@ -164,7 +164,8 @@ def check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
 
 def read_columns(source: Source, how: Format, columns: Collection[Column], cleaning: Cleaning) -> pl.DataFrame:
     """All usable rows: numbers as float64, dates as datetimes, others as text. Others are taken down in `cleaning`."""
-    parts, parted = [], Parted(source, how)
+    parts: list[pl.DataFrame] = []
+    parted = Parted(source, how)
     for block in blocks(source, how, cleaning):
         columns = columns if parts else [with_format(c, block, source, how, cleaning) for c in columns]
         parts.append(typed(block, source, how, columns, cleaning))
@@ -181,13 +182,12 @@ def with_format(column: Column, block: pl.DataFrame, source: Source, how: Format
     name, form = column["name"], column.get("format")
     if column["kind"] != "date" or how.date_format or block.schema.get(name) != pl.String:
         return column
-    census = Census(f"{label(source)}: column {name}", count_values(block[name], None, how), how)
-    if not census.values or form and not cells.dates(census.seen["text"], form).null_count():
+    seen = count_values(block[name], None, how)
+    if seen.is_empty() or (form and not cells.dates(seen["text"], form).null_count()):
         return column
+    census = Census(f"{label(source)}: column {name}", seen, how)
     found = census.date_format()
-    if form and not (
-        found in census.fits.columns and census.fits[found].all() and len(census.rest) == len(census.seen)
-    ):
+    if form and cells.dates(seen["text"], found).null_count():
         return column  # rows that do not fit are named
     if form:
         cleaning.notes.append(f"{name}: dates are read by {found}, those of train by {form}")
