@@ -11,6 +11,7 @@ from src.data.delimited import Format
 
 WORDS = "na n/a n.a. #n/a <na> nan null none nat - -- ? . #value! #div/0!"
 MISSING = ("", "NaN", "NaT", *WORDS.split(), *WORDS.upper().split(), *WORDS.title().split())
+BOOLEANS = {word: word.lower() for word in ("True", "TRUE", "False", "FALSE")}  # as programs write them
 DAYS = (
     *("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y"),
     *("%d %B %Y", "%d-%B-%Y", "%B %d, %Y"),  # %B reads Apr too
@@ -96,6 +97,7 @@ def as_text(values: pl.Series, how: Format) -> pl.Series:
         return pl.Series(values.name, [None if v is None else str(v) for v in values.to_list()], pl.String)
     text = values.cast(pl.String).str.strip_chars()
     text = text.str.strip_suffix(".0") if values.dtype.is_float() else text
+    text = text.replace(BOOLEANS)
     text = text.set(text.is_in(list({*MISSING, *how.missing} - {*how.present})), None)
     if len(missing := missing_numbers(how)):
         number = text.str.replace(how.decimal, ".", literal=True).cast(pl.Float64, strict=False)

@@ -12,6 +12,7 @@ from src.data.report import SPLITS, Cleaning
 from src.data.tables.splitting import TEST
 from src.run.errors import DataError
 
+WHOLE = r"^([-+]?)0*(\d+)(?:\.0+)?$"
 FILE = "\0file"  # the column that says which of the files a row is from
 MANY = 0.5  # share of the rows in which a column's values differ, so that two equal rows are no coincidence
 
@@ -96,3 +97,15 @@ class Table:
         out = split.copy()
         out[rows] = -1
         return out
+
+
+def as_known(values: pl.Series, known: list[str], what: str) -> pl.Series:
+    """Categories of another file as those that are known: the same whole number may be written in another way, as 1.0
+    or 01; raises DataError where none is known."""
+    plain = pl.Series(known, dtype=pl.String).str.replace(WHOLE, "$1$2")
+    spelled = dict(zip(plain, known, strict=True)) if plain.n_unique() == len(known) else {}
+    found = values.zip_with(values.is_in(known), values.str.replace(WHOLE, "$1$2").replace(spelled))
+    if values.count() and not found.is_in(known).any():
+        what = f"{what}: column {values.name} has no value that train has: {values.drop_nulls()[0]!r}"
+        raise DataError(f"{what}, not {', '.join(map(repr, known[:5]))} -> write them as in train")
+    return found

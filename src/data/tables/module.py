@@ -13,13 +13,13 @@ from torch import Tensor
 
 from src.data import cache
 from src.data.columns import Column, check_names, read_columns
-from src.data.delimited import ROW, blocks
+from src.data.delimited import ROW, blocks, label
 from src.data.frame import FrameDataModule, require
 from src.data.loader import Arrays, Batch
 from src.data.module import DataModule, State
 from src.data.report import SPLITS, Cleaning
 from src.data.tables import features, report, target
-from src.data.tables.cleaning import FILE, Table
+from src.data.tables.cleaning import FILE, Table, as_known
 from src.data.tables.datasets import Dataset, dataset
 from src.data.tables.features import Encoding, Feature, Scale
 from src.data.tables.leaks import find_leaks
@@ -130,6 +130,9 @@ class TableDataModule(FrameDataModule):
         if more := [name for name in present if name not in known]:
             cleaning.notes.append(f"columns that train has not: {report.listed(more)}")
         frame, _ = self.read(cleaning, columns)
+        categories = {f["column"]: f["categories"] + f["rare"] for f in made if f["kind"] == "category"}
+        where = label(self.file or self.load())
+        frame = frame.with_columns(as_known(frame[name], words, where) for name, words in categories.items())
         if goal["column"] not in columns:
             frame = frame.with_columns(pl.lit(None, pl.Float64).alias(goal["column"]["name"]))
         table = self.as_table([frame], columns, cleaning)

@@ -376,6 +376,37 @@ def test_other_files_are_read_by_the_names_of_their_columns(make):
     assert known["target"].tolist() == other["price"].gather([0, 59]).to_list()
 
 
+def test_one_category_written_in_two_ways_is_one(make, tmp_path):
+    more = {
+        "flag": ["True", "False"] * 200,
+        "zip": ["01000", "90210", "20000", "30000"] * 100,
+        "grade": ["1", "2"] * 200,
+    }
+    frame = houses().with_columns(**{name: pl.Series(values) for name, values in more.items()})
+    trained = make(frame, split="random", types={"grade": "category"})
+    other = frame[:60].with_columns(
+        pl.col("flag") == "True", pl.col("zip").cast(pl.Int64), pl.col("grade").cast(pl.Float64)
+    )
+    other.write_parquet(tmp_path / "b.parquet")
+    same = [make(frame[:60], fitted=trained.state_dict(), name="b.csv")]
+    for file in ("b.parquet", "c.csv"):
+        other.write_csv(tmp_path / "c.csv")
+        data = TableDataModule(file=str(tmp_path / file), target="price", cache_dir=str(tmp_path / ".cache"))
+        data.fitted = trained.state_dict()
+        data.setup("test")
+        same.append(data)
+    assert len({data.splits["test"].x.numpy().tobytes() for data in same}) == 1
+    assert not [data for data in same if "that train has not" in data.report["note"]]
+
+
+def test_a_category_of_which_no_value_is_known_is_refused(make):
+    state = make(houses(), split="random").state_dict()
+    with pytest.raises(
+        DataError, match=r"b.csv: column city has no value that train has: 'bonn', not 'Aachen', .* -> write"
+    ):
+        make(houses(60, 7).with_columns(pl.col("city").str.to_lowercase()), fitted=state, name="b.csv", split="random")
+
+
 def test_other_files_without_a_target_or_with_news(make):
     state = make(houses(), split="random").state_dict()
     other = houses(60, 7).drop("price")
