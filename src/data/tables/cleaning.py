@@ -99,13 +99,23 @@ class Table:
         return out
 
 
-def as_known(values: pl.Series, known: list[str], what: str) -> pl.Series:
+def as_known(values: pl.Series, known: list[str], what: str, invalid: str) -> pl.Series:
     """Categories of another file as those that are known: the same whole number may be written in another way, as 1.0
-    or 01; raises DataError where none is known."""
+    or 01; raises DataError where none is known, and these may not be `skip`ped."""
     plain = pl.Series(known, dtype=pl.String).str.replace(WHOLE, "$1$2")
     spelled = dict(zip(plain, known, strict=True)) if plain.n_unique() == len(known) else {}
     found = values.zip_with(values.is_in(known), values.str.replace(WHOLE, "$1$2").replace(spelled))
-    if values.count() and not found.is_in(known).any():
+    if invalid == "error" and values.count() and not found.is_in(known).any():
         what = f"{what}: column {values.name} has no value that train has: {values.drop_nulls()[0]!r}"
-        raise DataError(f"{what}, not {', '.join(map(repr, known[:5]))} -> write them as in train")
+        raise DataError(
+            f"{what}, not {', '.join(map(repr, known[:5]))} -> write them as in train, or --data.invalid skip"
+        )
     return found
+
+
+def key_array(values: pl.Series) -> np.ndarray:
+    """Whole numbers as such, all else as text."""
+    numbers = values.cast(pl.Int64, strict=False)
+    if numbers.cast(pl.String).equals(values.cast(pl.String)) and not numbers.null_count():
+        return numbers.to_numpy()
+    return np.array([v.encode() for v in values.cast(pl.String).fill_null("")])

@@ -205,6 +205,17 @@ def test_files_of_their_own(make, tmp_path):
     assert rows_of(data, "test").tolist() == list(range(50))
 
 
+def test_a_file_of_its_own_may_lack_columns_that_are_not_used(make, tmp_path):
+    houses(50, 1).drop("listing").write_csv(tmp_path / "test.csv")
+    data = make(houses(), test_file=str(tmp_path / "test.csv"))
+    assert data.num_samples["test"] == 50
+    assert "test.csv has no listing" in data.report["note"]
+    for given, lacks in (({}, "size"), ({"row_key": "listing"}, "listing")):
+        houses(50, 1).drop(lacks).write_csv(tmp_path / "test.csv")
+        with pytest.raises(DataError, match=rf"test.csv: there is no column {lacks}"):
+            make(houses(), test_file=str(tmp_path / "test.csv"), **given)
+
+
 # Rows and columns that are left out
 
 
@@ -401,10 +412,12 @@ def test_one_category_written_in_two_ways_is_one(make, tmp_path):
 
 def test_a_category_of_which_no_value_is_known_is_refused(make):
     state = make(houses(), split="random").state_dict()
-    with pytest.raises(
-        DataError, match=r"b.csv: column city has no value that train has: 'bonn', not 'Aachen', .* -> write"
-    ):
-        make(houses(60, 7).with_columns(pl.col("city").str.to_lowercase()), fitted=state, name="b.csv", split="random")
+    other = houses(60, 7).with_columns(pl.col("city").str.to_lowercase())
+    line = r"b.csv: column city has no value that train has: 'bonn', not 'Aachen', .* -> write .* --data.invalid skip"
+    with pytest.raises(DataError, match=line):
+        make(other, fitted=state, name="b.csv", split="random")
+    data = make(other, fitted=state, name="b.csv", split="random", invalid="skip")
+    assert "60 rows have a city that train has not, as 'bonn'" in data.report["note"]
 
 
 def test_other_files_without_a_target_or_with_news(make):
@@ -419,6 +432,20 @@ def test_other_files_without_a_target_or_with_news(make):
         make(other, "test", fitted=state, name="b.csv", split="random")
     with pytest.raises(DataError, match="there is no column size"):
         make(other.drop("size"), "predict", fitted=state, name="c.csv", split="random")
+
+
+def test_rows_of_other_files_may_have_another_key_or_none(make):
+    state = make(houses(), split="random", row_key=["listing", "owner"]).state_dict()
+    data = make(houses(60, 7).drop("listing", "owner"), fitted=state, name="b.csv", row_key=["listing", "owner"])
+    assert list(data.keys("test", np.array([0]))) == ["row", "target"]
+    assert "no column listing, owner: rows have their number in the file" in data.report["note"]
+    data = make(houses(60, 7).drop("listing"), fitted=state, name="c.csv", row_key=["listing", "owner"])
+    assert {n: v[0] for n, v in data.keys("test", np.array([0])).items() if n != "target"} == {
+        "owner": "owner 0",
+        "row": 2,
+    }
+    data = make(houses(60, 7).with_columns(nr=pl.int_range(60)), fitted=state, name="d.csv", row_key="nr")
+    assert data.keys("test", np.array([3, 5]))["nr"].tolist() == [3, 5]
 
 
 def test_classes_that_train_lacks(make):
