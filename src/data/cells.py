@@ -1,7 +1,7 @@
 """Cells of a file as numbers, dates and text, from whatever was typed."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from src.data.delimited import Format
 
 WORDS = "na n/a n.a. #n/a <na> nan null none nat - -- ? . #value! #div/0!"
 MISSING = ("", "NaN", "NaT", *WORDS.split(), *WORDS.upper().split(), *WORDS.title().split())
+BOOLEANS = {word: word.lower() for word in ("True", "TRUE", "False", "FALSE")}  # as programs write them
 DAYS = (
     *("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y"),
     *("%d %B %Y", "%d-%B-%Y", "%B %d, %Y"),  # %B reads Apr too
@@ -24,6 +25,7 @@ OFFSETS = ("z", "UTC")  # at the end of formats
 SAMPLE = 500  # values by which the formats of dates are found
 EPOCHS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # of dates that are written as numbers
 THOUSANDS = {".": r"[,'’\s]", ",": r"[.'’\s]"}  # what parts them, by the decimal mark
+DECIMAL_COMMA = r"^[-+]?(\d*,(\d{1,2}|\d{4,})|0,\d+)$"
 BEFORE = r"\p{Sc}|[A-Z]{1,2}\$|(?:USD|EUR|GBP|CHF|JPY|CNY|INR|AUD|CAD|SEK|NOK|DKK|PLN|BRL)\b"
 AFTER = r"[kcm]?m[23]|[\p{L}\p{Sc}%‰°][\p{L}%‰°/²³·. -]{0,14}"
 
@@ -31,7 +33,7 @@ AFTER = r"[kcm]?m[23]|[\p{L}\p{Sc}%‰°][\p{L}%‰°/²³·. -]{0,14}"
 def number_pattern(decimal: str) -> str:
     """A number: groups are an open bracket, sign, unit, sign, number, unit, closed bracket."""
     parts = THOUSANDS[decimal]
-    digits = rf"\d{{1,3}}(?:{parts}\d{{2,3}})*{parts}\d{{3}}|\d+"
+    digits = rf"[1-9]\d{{0,2}}(?:{parts}\d{{2,3}})*{parts}\d{{3}}|\d+"
     number = rf"(?:(?:{digits})(?:\{decimal}\d*)?|\{decimal}\d+)(?:[eE][+-]?\d+)?"
     return rf"^(\()?([-+−]?)\s*({BEFORE})?\s*([-+−]?)\s*({number})\s*({AFTER})?(\))?$"
 
@@ -89,13 +91,22 @@ def number_format(numbers: np.ndarray) -> str:
     return next((unit for unit, second in EPOCHS.items() if high < 10**11 * second), "ns")
 
 
-def as_text(values: pl.Series, missing: Sequence[str] = ()) -> pl.Series:
-    """Without spaces around it; null where it says that a value is missing, by the usual words or these."""
+def as_text(values: pl.Series, how: Format) -> pl.Series:
+    """Without spaces around it; null where it says that a value is missing."""
     if values.dtype.is_nested() or values.dtype in (pl.Binary, pl.Duration, pl.Object):
         return pl.Series(values.name, [None if v is None else str(v) for v in values.to_list()], pl.String)
     text = values.cast(pl.String).str.strip_chars()
     text = text.str.strip_suffix(".0") if values.dtype.is_float() else text
-    return text.set(text.is_in((*MISSING, *missing)), None)
+    text = text.replace(BOOLEANS)
+    text = text.set(text.is_in(list({*MISSING, *how.missing} - {*how.present})), None)
+    if len(missing := missing_numbers(how)):
+        number = text.str.replace(how.decimal, ".", literal=True).cast(pl.Float64, strict=False)
+        text = text.set(number.is_in(missing), None)
+    return text
+
+
+def missing_numbers(how: Format) -> list[float]:
+    return pl.Series(how.missing, dtype=pl.String).cast(pl.Float64, strict=False).drop_nulls().to_list()
 
 
 def values(raw: pl.Series, column: Mapping[str, Any], how: Format) -> tuple[pl.Series, pl.Series]:
@@ -104,14 +115,14 @@ def values(raw: pl.Series, column: Mapping[str, Any], how: Format) -> tuple[pl.S
     if kind == "date" and raw.dtype in (pl.Date, pl.Datetime):
         return raw.cast(pl.Datetime("us")), pl.repeat(False, len(raw), eager=True)  # of a time zone: UTC
     if kind == "number" and (raw.dtype.is_numeric() or raw.dtype == pl.Boolean):
-        missing = pl.Series(how.missing, dtype=pl.String).cast(pl.Float64, strict=False).drop_nulls()
         found = raw.cast(pl.Float64).fill_nan(None)
-        found = found.set(found.is_in(missing.to_list()), None)
+        found = found.set(found.is_in(missing_numbers(how)), None)
         return found.set(found.is_infinite(), None), found.is_infinite().fill_null(False)
-    found = text = as_text(raw, how.missing)
+    found = text = as_text(raw, how)
     if kind == "number":
         found, unit = numbers(text, how.decimal)
+        unit = unit.fill_null("") if column.get("unit") == "%" else unit  # other units go without saying
         found = found.set(unit != column.get("unit", ""), None).alias(raw.name)
-    elif kind == "date":  # of another file than the column, it may have been no text there
-        found = dates(text, how.date_format or column.get("format") or date_formats(text)[0])
+    elif kind == "date":
+        found = dates(text, how.date_format or column.get("format", DAYS[0]))
     return found, text.is_not_null() & found.is_null()

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from src.data import cells
-from src.data.delimited import ROW, Format, Source, blocks, label, place
+from src.data.delimited import ROW, Format, Source, blocks, label, place, separator_of
 from src.data.report import Cleaning
 from src.run.errors import DataError, nearest
 
@@ -23,6 +23,8 @@ MAX_SEEN = 50_000  # distinct values by which it is told what a column is
 MAX_UNITS = 5  # with more it is no unit
 CALLED_ID = r"(?i:(.*[_ .-])?id|unnamed[_: ]*\d+|row_?number)|.*[a-z]I[Dd]"
 CODE = r"^[-+]?(0\d+|\d{17,})$"  # digits that a number does not keep
+EXPONENT = r"^\d+[eE]\d+$"  # that are codes, such as 10E0, where all look like this
+SERIAL = (20_000, 80_000)  # days as spreadsheets count them: 1954 to 2119
 
 
 def find_columns(source: Source, how: Format, types: Mapping[str, Kind], drop: Iterable[str] = ()) -> dict[str, Column]:
@@ -48,9 +50,7 @@ def count_values(values: pl.Series, before: pl.DataFrame | None, how: Format) ->
     """Distinct values in the order they come, and how often; those of the blocks `before` included."""
     if before is not None and len(before) >= MAX_SEEN:
         return before
-    seen = pl.DataFrame(
-        {"text": cells.as_text(values, how.missing), "count": np.ones(len(values), np.int64)}
-    ).drop_nulls()
+    seen = pl.DataFrame({"text": cells.as_text(values, how), "count": np.ones(len(values), np.int64)}).drop_nulls()
     seen = seen if before is None else pl.concat([before, seen])
     return seen.group_by("text", maintain_order=True).agg(pl.sum("count"))
 
@@ -75,7 +75,9 @@ class Census:
         self.fits = pl.DataFrame({form: cells.dates(text, form).is_not_null() for form in formats})
         self.is_date = self.fits.select(pl.any_horizontal(pl.all())).to_series()
         self.is_whole = bool((self.plain["number"] % 1 == 0).all())
-        self.code = self.plain.filter(pl.col("text").str.contains(CODE))["text"].first() if self.is_whole else None
+        codes = self.plain.filter(pl.col("text").str.contains(CODE))
+        codes = codes if len(codes) else self.plain.filter(self.plain["text"].str.contains(EXPONENT).all())
+        self.code = codes["text"].first() if self.is_whole else None
 
     def kind(self, name: str, is_first: bool) -> Kind:
         if not self.values:
@@ -104,6 +106,9 @@ class Census:
             raise DataError(f"{self.at} has decimal commas, as {self.commas['text'][0]} -> --data.decimal ',', {hint}")
         if len(self.units) > 1:
             raise DataError(f"{self.at} has numbers in {', '.join(self.units[:MAX_UNITS])} -> give all in one, {hint}")
+        if self.units == ["%"] and len(self.plain):
+            two = f"{self.numbers.filter(pl.col('unit') == '%')['text'][0]} and {self.plain['text'][0]}"
+            raise DataError(f"{self.at} has numbers with % and without, {two} -> write all in one way, {hint}")
         return next(iter(self.units), None)
 
     def date_format(self) -> str:
@@ -111,7 +116,11 @@ class Census:
         counts = {form: total(self.rest.filter(self.fits[form])) for form in self.fits.columns}
         form = max(counts, key=counts.__getitem__)
         if total(self.plain) > counts[form]:
-            return cells.number_format(self.plain["number"].to_numpy())
+            numbers = self.plain["number"].to_numpy()
+            if SERIAL[0] <= numbers.min() <= numbers.max() < SERIAL[1]:
+                what = f"{self.at} has {numbers[0]:g} for a date, a day as spreadsheets count them?"
+                raise DataError(f"{what} -> save it as dates, such as 2020-04-13, or data.types: {{...: number}}")
+            return cells.number_format(numbers)
         odd = self.rest.filter(self.is_date & ~self.fits[form])
         if total(odd) > (1 - MOST) * (counts[form] + total(odd)):
             two = f"{self.rest.filter(self.fits[form])['text'][0]!r}, {odd['text'][0]!r}"
@@ -124,14 +133,12 @@ class Census:
     def notes(self, kind: Kind) -> list[str]:
         """What was decided about its numbers, and may be wrong."""
         if kind == "number":
-            parted = self.numbers.filter(pl.col("text").str.contains(rf"\d{cells.THOUSANDS[self.how.decimal]}\d"))
-            out = [f"{value!r} is read as {number:g}" for value, number in parted[["text", "number"]].head(1).rows()]
-            return out + [f"numbers without unit are taken as {unit}" for unit in self.units if len(self.plain)]
+            return [f"numbers without unit are taken as {unit}" for unit in self.units if len(self.plain)]
         if kind not in ("category", "id", "text") or not len(self.plain):
             return []
         why = f"others not, as {self.rest['text'][0]!r}" if len(self.rest) else "that are called an id or count rows"
         if self.code:
-            why = f"{self.code!r} has leading zeros or over 16 digits"
+            why = f"{self.code!r} has leading zeros, over 16 digits or an E"
         return [f"{total(self.plain):,} of {self.values:,} values are numbers, {why}"]
 
 
@@ -157,11 +164,34 @@ def check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
 
 def read_columns(source: Source, how: Format, columns: Collection[Column], cleaning: Cleaning) -> pl.DataFrame:
     """All usable rows: numbers as float64, dates as datetimes, others as text. Others are taken down in `cleaning`."""
-    parts = [typed(block, source, how, columns, cleaning) for block in blocks(source, how, cleaning)]
+    parts: list[pl.DataFrame] = []
+    parted = Parted(source, how)
+    for block in blocks(source, how, cleaning):
+        columns = columns if parts else [with_format(c, block, source, how, cleaning) for c in columns]
+        parts.append(typed(block, source, how, columns, cleaning))
+        parted.look(block, columns)
+    parted.check(cleaning)
     cleaning.check()
     if not sum(map(len, parts)):
         raise DataError(f"{label(source)}: there are no rows that can be used -> give it some")
     return pl.concat(parts)
+
+
+def with_format(column: Column, block: pl.DataFrame, source: Source, how: Format, cleaning: Cleaning) -> Column:
+    """A date's column with the format of its values here, if that of the file that was trained on does not fit."""
+    name, form = column["name"], column.get("format")
+    if column["kind"] != "date" or how.date_format or block.schema.get(name) != pl.String:
+        return column
+    seen = count_values(block[name], None, how)
+    if seen.is_empty() or (form and not cells.dates(seen["text"], form).null_count()):
+        return column
+    census = Census(f"{label(source)}: column {name}", seen, how)
+    found = census.date_format()
+    if form and cells.dates(seen["text"], found).null_count():
+        return column  # rows that do not fit are named
+    if form:
+        cleaning.notes.append(f"{name}: dates are read by {found}, those of train by {form}")
+    return {**column, "format": found, "utc": found.endswith(cells.OFFSETS)}
 
 
 def typed(
@@ -177,3 +207,34 @@ def typed(
             cleaning.skip("", place(source, row), f"no {kind}: column {name} is {value!r}", f"mend it, or give {hint}")
         bad |= wrong
     return pl.DataFrame({**out, ROW: block[ROW]}).filter(~bad)
+
+
+class Parted:
+    """Numbers with the mark that parts thousands, such as 1,234, which may be 1.234."""
+
+    def __init__(self, source: Source, how: Format) -> None:
+        self.source, self.how, self.mark = source, how, "," if how.decimal == "." else "."
+        self.first: dict[str, tuple[str, float]] = {}  # of each column
+        self.clear: set[str] = set()  # columns in which that mark is no decimal mark
+        self.has_commas = False
+
+    def look(self, block: pl.DataFrame, columns: Collection[Column]) -> None:
+        for name in (c["name"] for c in columns if c["kind"] == "number" and block[c["name"]].dtype == pl.String):
+            if block[name].str.contains(self.mark, literal=True).any():
+                text = cells.as_text(block[name], self.how)
+                number, other = (cells.numbers(text, mark)[0] for mark in (self.how.decimal, self.mark))
+                for row in (number.is_not_null() & text.str.contains(self.mark, literal=True)).arg_true()[:1]:
+                    self.first.setdefault(name, (text[row], number[row]))
+                if (number.is_not_null() & other.is_null()).any():
+                    self.clear.add(name)
+        if self.how.ask_decimal and self.first:
+            self.has_commas |= any(v.str.contains(cells.DECIMAL_COMMA).any() for v in block.select(pl.col(pl.String)))
+
+    def check(self, cleaning: Cleaning) -> None:
+        """Note how they are read; raise DataError where that is to be said."""
+        cleaning.notes += [f"{name}: {text!r} is read as {number:g}" for name, (text, number) in self.first.items()]
+        doubt = [name for name in self.first if name not in self.clear]
+        if self.how.ask_decimal and doubt and (self.has_commas or separator_of(self.source, self.how) == ";"):
+            text, number = self.first[doubt[0]]
+            what = f"{label(self.source)}: column {doubt[0]}: is {text} {number:g}, or has it decimals?"
+            raise DataError(f"{what} -> data.decimal '.' or ','")

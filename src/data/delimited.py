@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import polars as pl
 import pyarrow
@@ -29,10 +29,12 @@ class Format:
 
     separator: str | None = None
     decimal: str = "."
+    ask_decimal: bool = False  # "." is only assumed
     encoding: str = "utf-8"
     skip_rows: int = 0
     date_format: str | None = None
     missing: tuple[str, ...] = ()
+    present: tuple[str, ...] = ()
 
 
 Source = Path | pl.DataFrame  # a frame is read as Parquet is
@@ -50,10 +52,15 @@ def blocks(source: Source, how: Format, cleaning: Cleaning) -> Iterator[pl.DataF
     """The rows of a file with their numbers in ROW: all columns of a CSV as text, those of Parquet as they are.
     All are counted in `cleaning`; those that are empty, of another length or the header again are left out."""
     cleaning.root = Path(label(source)).parent
-    if isinstance(source, pl.DataFrame) or source.suffix.lower() in (".parquet", ".pq"):
-        yield from typed_blocks(source, cleaning)
-    else:
-        yield from csv_blocks(source, how, cleaning)
+    yield from csv_blocks(source, how, cleaning) if is_csv(source) else typed_blocks(source, cleaning)
+
+
+def is_csv(source: Source) -> TypeGuard[Path]:
+    return isinstance(source, Path) and source.suffix.lower() not in (".parquet", ".pq")
+
+
+def separator_of(source: Source, how: Format) -> str | None:
+    return header(source, how, Cleaning())[1] if is_csv(source) else None
 
 
 def typed_blocks(source: Source, cleaning: Cleaning) -> Iterator[pl.DataFrame]:

@@ -29,11 +29,13 @@ class FrameDataModule(PreparedDataModule):
     Args:
         file: a Parquet file (.parquet, .pq) or a CSV (any other ending) with the names of its columns in its first row.
         separator: between the fields of a CSV; by default found among comma, semicolon, tab and bar.
-        decimal: the decimal mark of a CSV. The other one, spaces and apostrophes may part thousands.
+        decimal: the decimal mark of a CSV, by default a point; the other one, spaces and apostrophes may part
+            thousands. Where `1,234` may be either, a run asks for it.
         encoding: of a CSV.
         skip_rows: rows of a CSV before the one with the names.
         date_format: of its dates, as in Python's strftime; by default one of some twenty that fits all of a column.
         missing: words, also numbers such as -999, that mean that there is no value, besides the usual such as `NA`.
+        present: words that are values although they usually mean that there is none, such as a class called `None`.
         types: column -> what it is, where what is found is wrong: `number`, `category`, `date`, `text`, `id`.
         drop: columns to leave out.
     """
@@ -44,11 +46,12 @@ class FrameDataModule(PreparedDataModule):
         self,
         file: str | None = None,
         separator: str | None = None,
-        decimal: Literal[".", ","] = ".",
+        decimal: Literal[".", ","] | None = None,
         encoding: str = "utf-8",
         skip_rows: int = 0,
         date_format: str | None = None,
         missing: list[str] | None = None,
+        present: list[str] | None = None,
         types: dict[str, Kind] | None = None,
         drop: list[str] | None = None,
         **kwargs: Any,
@@ -66,7 +69,8 @@ class FrameDataModule(PreparedDataModule):
         except LookupError as e:
             raise ConfigError(f"data.encoding: Python knows no encoding {encoding} -> such as utf-8 or cp1252") from e
         self.file = None if file is None else Path(file)
-        self.format = Format(separator, decimal, encoding, skip_rows, date_format, tuple(missing or ()))
+        words = tuple(missing or ()), tuple(present or ())
+        self.format = Format(separator, decimal or ".", decimal is None, encoding, skip_rows, date_format, *words)
         self.types, self.drop = types or {}, drop or []
 
     def load(self) -> pl.DataFrame:

@@ -62,16 +62,37 @@ def test_decimal_commas(read):
         read(["1,5"] * 11 + ["1.5"], decimal=",")
 
 
+def test_thousands_that_may_be_decimals_are_asked_for(read, tmp_path):
+    for given in (["1,100", "2,250"], ["1,100 kg", "2 kg"], ["-1,100", "999"]):
+        with pytest.raises(DataError, match=r"a.csv: column x: is .*1,100.* -?1100, or .* -> data.decimal '.' or ','"):
+            read(given, ask_decimal=True)
+        assert 1100 in [abs(v) for v in read(given)[1]]
+        assert 1.1 in [abs(v) for v in read(given, decimal=",")[1]]
+    for given in (["1,100", "2.5"], ["1,234,567", "1,100"]):  # these are no decimal commas
+        assert 1100 in read(given, ask_decimal=True)[1]
+    with pytest.raises(DataError, match=r"column x has decimal commas, as 0,100 -> --data.decimal ','"):
+        read(["1,100", "0,100"], ask_decimal=True)
+    path, how, column = tmp_path / "b.csv", Format(ask_decimal=True), {"name": "x", "kind": "number"}
+    path.write_text('x,y\n"1,100",a\n')
+    cleaning = Cleaning()
+    assert read_columns(path, how, [column], cleaning)["x"].to_list() == [1100]
+    assert cleaning.notes == ["x: '1,100' is read as 1100"]
+    for text in ('x,y\n"1,100","2,5"\n', "x;y\n4,159;a\n"):  # of another file, its columns known
+        path.write_text(text)
+        with pytest.raises(DataError, match=r"b.csv: column x: is .*, or has it decimals. -> data.decimal"):
+            read_columns(path, how, [column], Cleaning())
+
+
 def test_what_was_decided_is_noted(read):
-    assert read(["1,234", "2"])[0]["note"] == "'1,234' is read as 1234"
+    assert read(["1,234", "2"])[2].notes == ["x: '1,234' is read as 1234"]
     assert read(["5", "5 kg"])[0]["note"] == "numbers without unit are taken as kg"
     column, values, _ = read(["01234", "90210", "10001"])
     assert (column["kind"], values[0]) == ("category", "01234")
-    assert column["note"] == "3 of 3 values are numbers, '01234' has leading zeros or over 16 digits"
+    assert column["note"] == "3 of 3 values are numbers, '01234' has leading zeros, over 16 digits or an E"
     big = [str(2**60 + i) for i in range(100)]
     column, values, _ = read(big)
     assert (column["kind"], values) == ("id", big)
-    assert column["note"] == f"100 of 100 values are numbers, '{2**60}' has leading zeros or over 16 digits"
+    assert column["note"] == f"100 of 100 values are numbers, '{2**60}' has leading zeros, over 16 digits or an E"
     column, *_ = read(["1"] * 6 + ["unknown"] * 4)
     assert (column["kind"], column["note"]) == ("category", "6 of 10 values are numbers, others not, as 'unknown'")
     assert "note" not in read(["0", "0.5", "10"])[0]
@@ -99,6 +120,23 @@ def test_mixed_units_are_refused(read):
     with pytest.raises(DataError, match=r"a.csv: column x has numbers in g, kg -> give all in one"):
         read(["5 kg", "500 g"])
     assert read(["5 kg", "500 g"], types={"x": "category"})[1] == ["5 kg", "500 g"]
+
+
+def test_numbers_with_and_without_percent_are_refused(read, tmp_path):
+    with pytest.raises(DataError, match=r"a.csv: column x has numbers with % and without, 1.5% and 0.5 -> write all"):
+        read(["0.5", "1.5%", "0.25"])
+    path = tmp_path / "b.csv"
+    path.write_text("x\n5 %\n0.5\n")
+    with pytest.raises(DataError, match=r"b.csv, row 3: no number: column x is '0.5'"):
+        read_columns(path, Format(), [{"name": "x", "kind": "number", "unit": "%"}], Cleaning())
+
+
+def test_codes_with_an_e_are_no_numbers(read):
+    column, values, _ = read(["10E0", "13E3", "10E0"])
+    assert (column["kind"], values) == ("category", ["10E0", "13E3", "10E0"])
+    assert column["note"] == "3 of 3 values are numbers, '10E0' has leading zeros, over 16 digits or an E"
+    for given in (["1E3", "1.5E3"], ["1E3", "12"], ["1E+3", "2E+3"]):
+        assert read(given)[0]["kind"] == "number"
 
 
 @pytest.mark.parametrize("value", ["inf", "-Infinity", "1e999"])
@@ -221,6 +259,11 @@ def test_dates_that_are_written_as_numbers(read, value, expected):
     assert (column["kind"], values) == ("date", [expected] * 3)
 
 
+def test_days_as_spreadsheets_count_them_are_refused(read):
+    with pytest.raises(DataError, match=r"a.csv: column x has 43934 for a date, a day as spreadsheets .* -> save it"):
+        read(["43934", "43935.5"], types={"x": "date"})
+
+
 def test_dates_that_are_not_clear(read):
     with pytest.raises(
         DataError, match=r"column x: day or month first. -> data.date_format '%d/%m/%Y' or '%m/%d/%Y'|'%m"
@@ -321,6 +364,27 @@ def test_columns_of_a_trained_model_in_a_file_of_another_kind(tmp_path):
         read_columns(path, Format(), [{"name": "mor", "kind": "number"}], Cleaning())
 
 
+@pytest.mark.parametrize("text", ["2020-04-13T12:30:00", "13.04.2020 12:30", "2020-04-13T14:30:00+02:00"])
+def test_dates_of_another_file_may_be_written_otherwise(tmp_path, text):
+    path, column = tmp_path / "b.csv", {"name": "x", "kind": "date", "format": "%Y-%m-%d %H:%M:%S%.f"}
+    path.write_text(f"x,y\n{text},a\n,a\n")
+    cleaning = Cleaning()
+    assert read_columns(path, Format(), [column], cleaning)["x"].to_list() == [NOON, None]
+    assert len(cleaning.notes) == 1
+    assert cleaning.notes[0].startswith("x: dates are read by ")
+
+
+def test_dates_of_another_file_must_be_clear(tmp_path):
+    path, column = tmp_path / "b.csv", {"name": "x", "kind": "date", "format": "%Y-%m-%d"}
+    for known in (column, {"name": "x", "kind": "date"}):
+        path.write_text("x\n03/04/2020\n05/06/2020\n")
+        with pytest.raises(DataError, match=r"b.csv: column x: day or month first"):
+            read_columns(path, Format(), [known], Cleaning())
+    path.write_text("x\n" + "2020-04-13T12:30:00\n" * 20 + "abc\n")
+    with pytest.raises(DataError, match=r"b.csv, row 2: no date: column x is '2020-04-13T12:30:00'; 20 more"):
+        read_columns(path, Format(), [column], Cleaning())
+
+
 def test_rows_that_are_all_ragged(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("a,b,c\n1,2\n3,4\n")
@@ -347,5 +411,17 @@ def test_more_words_can_mean_that_a_value_is_missing(tmp_path):
     frame = read_columns(path, how, list(columns.values()), Cleaning())
     assert frame["size"].to_list() == [1.5, None, None, 2.0]
     assert frame["city"].to_list() == [None, "Rome", "Oslo", "Rome"]
+    path.write_text("size,city\n-999.0,Rome\n-999.5,-999.00\n")
+    assert read_columns(path, how, list(columns.values()), Cleaning()).rows() == [(None, "Rome", 2), (-999.5, None, 3)]
+    path.write_text("size;city\n-999,0;Rome\n")
+    comma = replace(how, decimal=",")
+    assert read_columns(path, comma, list(columns.values()), Cleaning()).rows() == [(None, "Rome", 2)]
     typed = pl.DataFrame({"size": [1.5, -999.0, None, 2.0]})
     assert read_columns(typed, how, [columns["size"]], Cleaning())["size"].null_count() == 2
+
+
+def test_words_that_usually_mean_that_a_value_is_missing_can_be_values(read):
+    given = ["None", "Gable", "None", "none", "NA", ""] * 3
+    column, values, _ = read(given, present=("None",))
+    assert (column["kind"], values) == ("category", ["None", "Gable", "None", None, None, None] * 3)
+    assert read(given)[1].count("None") == 0

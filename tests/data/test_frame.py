@@ -38,7 +38,9 @@ def test_rows_of_a_file(file):
     frame, columns = Rows(file=str(file), drop=["shop"]).read(cleaning)
     assert frame.to_dict(as_series=False) == {"zip": ["01234", "90210"], "price": [5, 6], ROW: [2, 3]}
     assert [c["kind"] for c in columns] == ["category", "number"]
-    assert cleaning.notes == ["zip (category): 2 of 2 values are numbers, '01234' has leading zeros or over 16 digits"]
+    assert cleaning.notes == [
+        "zip (category): 2 of 2 values are numbers, '01234' has leading zeros, over 16 digits or an E"
+    ]
     assert cleaning.came_in == 2
 
 

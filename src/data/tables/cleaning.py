@@ -7,11 +7,12 @@ import numpy as np
 import polars as pl
 
 from src.data.columns import Column
-from src.data.delimited import ROW, place
+from src.data.delimited import ROW, Format, blocks, place
 from src.data.report import SPLITS, Cleaning
 from src.data.tables.splitting import TEST
 from src.run.errors import DataError
 
+WHOLE = r"^([-+]?)0*(\d+)(?:\.0+)?$"
 FILE = "\0file"  # the column that says which of the files a row is from
 MANY = 0.9  # share of the rows in which a column's values differ, so that two equal rows are no coincidence
 
@@ -24,6 +25,7 @@ class Table:
     columns: list[Column]
     files: list[Path]
     cleaning: Cleaning
+    how: Format
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -40,7 +42,9 @@ class Table:
     def usable(self, target: str, split_by: str | None, least: int) -> "Table":
         """The rows that have a target, can be put into a split, and are of a class with at least so many rows."""
         bad = self.frame[target].is_null().to_numpy().copy()
-        self.leave_out(bad, f"no target: column {target} is empty", "fill it in")
+        for word, rows in self.words(target, bad).items():
+            hint = f"fill it in, or data.present: [{word}] if it is a value" if word else "fill it in"
+            self.leave_out(rows, f"no target: column {target} is {repr(word) if word else 'empty'}", hint)
         if split_by:
             lacks = (self.frame[split_by].is_null() & (self.frame[FILE] == 0)).to_numpy() & ~bad
             self.leave_out(lacks, f"no split: column {split_by} is empty", "fill it in, or split otherwise")
@@ -52,6 +56,17 @@ class Table:
             bad |= few
         self.cleaning.check()
         return replace(self, frame=self.frame.filter(~bad)) if bad.any() else self
+
+    def words(self, name: str, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """What stands in a column where it has no value, each word with its rows."""
+        found = np.full(len(self), "", object)
+        for i, file in enumerate(self.files):
+            here = rows & (self.frame[FILE] == i).to_numpy()
+            if here.any() and file.is_file():
+                raw = (b.select(ROW, pl.col(name).cast(pl.String)) for b in blocks(file, self.how, Cleaning("skip")))
+                wanted = self.frame.filter(here).select(ROW).join(pl.concat(raw), ROW, "left", maintain_order="left")
+                found[here] = wanted[name].str.strip_chars().fill_null("").to_list()
+        return {word: rows & (found == word) for word in dict.fromkeys(found[rows])}
 
     def rows_of(self, split: np.ndarray) -> dict[str, np.ndarray]:
         """The rows of each split; raises DataError where there are none."""
@@ -82,3 +97,25 @@ class Table:
         out = split.copy()
         out[rows] = -1
         return out
+
+
+def as_known(values: pl.Series, known: list[str], what: str, invalid: str) -> pl.Series:
+    """Categories of another file as those that are known: the same whole number may be written in another way, as 1.0
+    or 01; raises DataError where none is known, and these may not be `skip`ped."""
+    plain = pl.Series(known, dtype=pl.String).str.replace(WHOLE, "$1$2")
+    spelled = dict(zip(plain, known, strict=True)) if plain.n_unique() == len(known) else {}
+    found = values.zip_with(values.is_in(known), values.str.replace(WHOLE, "$1$2").replace(spelled))
+    if invalid == "error" and values.count() and not found.is_in(known).any():
+        what = f"{what}: column {values.name} has no value that train has: {values.drop_nulls()[0]!r}"
+        raise DataError(
+            f"{what}, not {', '.join(map(repr, known[:5]))} -> write them as in train, or --data.invalid skip"
+        )
+    return found
+
+
+def key_array(values: pl.Series) -> np.ndarray:
+    """Whole numbers as such, all else as text."""
+    numbers = values.cast(pl.Int64, strict=False)
+    if numbers.cast(pl.String).equals(values.cast(pl.String)) and not numbers.null_count():
+        return numbers.to_numpy()
+    return np.array([v.encode() for v in values.cast(pl.String).fill_null("")])

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from src.data import cache
 from src.data.columns import Column, check_names, read_columns
-from src.data.delimited import ROW, blocks
+from src.data.delimited import ROW, blocks, label
 from src.data.frame import FrameDataModule, require
 from src.data.loader import Arrays, Batch
 from src.data.module import State
 from src.data.report import SPLITS, Cleaning
 from src.data.tables import features, report, target
-from src.data.tables.cleaning import FILE, Table
+from src.data.tables.cleaning import FILE, Table, as_known, key_array
 from src.data.tables.datasets import Dataset, dataset
 from src.data.tables.features import Encoding, Feature, Scale
 from src.data.tables.leaks import find_leaks
@@ -123,11 +123,21 @@ class TableDataModule(FrameDataModule):
     def build_other(self, cleaning: Cleaning, statistics: dict[str, Any]) -> cache.Prepared:
         """All rows of other data as `test`, its columns found by their names; it need not have the target."""
         goal, made, present = statistics["target"], statistics["features"], self.column_names()
-        columns = [*statistics["columns"], *(c for c in [goal["column"]] if c["name"] in present)]
+        used = {goal["column"]["name"], *(feature["column"] for feature in made)}
+        keys: list[Column] = [{"name": name, "kind": "id"} for name in self.row_key if name not in used]
+        columns = [c for c in statistics["columns"] if c["name"] in used]
+        columns += [c for c in (goal["column"], *keys) if c["name"] in present]
+        if lacking := [c["name"] for c in keys if c not in columns]:
+            cleaning.notes.append(f"no column {', '.join(lacking)}: rows have their number in the file")
         known = {*statistics["left_out"], *(c["name"] for c in columns)}
         if more := [name for name in present if name not in known]:
             cleaning.notes.append(f"columns that train has not: {report.listed(more)}")
         frame, _ = self.read(cleaning, columns)
+        categories = {f["column"]: f["categories"] + f["rare"] for f in made if f["kind"] == "category"}
+        where = label(self.file or self.load())
+        frame = frame.with_columns(
+            as_known(frame[name], words, where, self.invalid) for name, words in categories.items()
+        )
         if goal["column"] not in columns:
             frame = frame.with_columns(pl.lit(None, pl.Float64).alias(goal["column"]["name"]))
         table = self.as_table([frame], columns, cleaning)
@@ -146,17 +156,24 @@ class TableDataModule(FrameDataModule):
         for split, file in self.files.items():
             if not file.is_file():
                 raise DataError(f"data.{split}_file: {file} is not there -> name a CSV or Parquet file")
+            there = self.column_names(file)
+            if spare := [c for c in columns if c["name"] not in there and self.is_unused(c)]:
+                cleaning.notes.append(f"{file.name} has no {report.listed(c['name'] for c in spare)}")
+            columns = [c for c in columns if c not in spare]
             frames.append(read_columns(file, self.format, columns, cleaning))
-        return self.as_table(frames, columns, cleaning)
+        return self.as_table([f.select(*(c["name"] for c in columns), ROW) for f in frames], columns, cleaning)
+
+    def is_unused(self, column: Column) -> bool:
+        return column["kind"] not in KINDS and column["name"] not in (self.target, self.split_by, *self.row_key)
 
     def as_table(self, frames: list[pl.DataFrame], columns: list[Column], cleaning: Cleaning) -> Table:
         frame = pl.concat(f.with_columns(pl.lit(i, pl.Int8).alias(FILE)) for i, f in enumerate(frames))
         frame = frame.with_columns(pl.col([c["name"] for c in columns if c["kind"] == "category"]).cast(pl.String))
         first = self.file or Path(self.dataset or type(self).__name__)
-        return Table(frame, columns, [first, *self.files.values()], cleaning)
+        return Table(frame, columns, [first, *self.files.values()], cleaning, self.format)
 
-    def column_names(self) -> list[str]:
-        source = self.load() if self.file is None else self.file
+    def column_names(self, file: Path | None = None) -> list[str]:
+        source = file or self.file or self.load()
         if isinstance(source, pl.DataFrame) or not source.is_file():
             return source.columns if isinstance(source, pl.DataFrame) else []
         first = next(blocks(source, self.format, Cleaning("skip")), None)
@@ -212,7 +229,8 @@ class TableDataModule(FrameDataModule):
         arrays = {"x": features.encode(table.frame, made), "targets": targets, "rows": table.frame[ROW].to_numpy()}
         if targets.dtype == np.float32:
             arrays["numbers"] = table.frame[self.target].to_numpy()  # as they were
-        arrays |= {f"key{i}": key_array(table.frame[name]) for i, name in enumerate(self.row_key)}
+        keys = [(i, name) for i, name in enumerate(self.row_key) if name in table.frame]
+        arrays |= {f"key{i}": key_array(table.frame[name]) for i, name in keys}
         return {split: {name: cache.Rows(a, index) for name, a in arrays.items()} for split, index in rows.items()}
 
     def open(self, split: str, read: Callable[[str], Tensor]) -> Arrays:
@@ -255,14 +273,18 @@ class TableDataModule(FrameDataModule):
         return torch.from_numpy(features.encode(frame, self.statistics["features"]))
 
     def keys(self, split: str, index: np.ndarray) -> dict[str, Any]:
-        """The key of each row, else its number in its file as spreadsheets show it."""
-        files = {name: f"key{i}" for i, name in enumerate(self.row_key)} or {"row": "rows"}
+        """The key of each row, where that is not there its number in its file as spreadsheets show it."""
+        files = {name: f"key{i}" for i, name in enumerate(self.row_key) if self.stored_file(split, f"key{i}").exists()}
+        files |= {} if files and len(files) == len(self.row_key) else {"row": "rows"}
         found = {name: self.stored(split, file)[index] for name, file in files.items()}
         found = {n: [v.decode() or None for v in a] if a.dtype.kind == "S" else a for n, a in found.items()}
         return found | ({"target": self.stored(split, "numbers")[index]} if "targets" in self.statistics else {})
 
     def stored(self, split: str, name: str) -> np.ndarray:
-        return np.load(f"{self.folder}/{self.stored_as(split)}_{name}.npy", mmap_mode="r")
+        return np.load(self.stored_file(split, name), mmap_mode="r")
+
+    def stored_file(self, split: str, name: str) -> Path:
+        return Path(f"{self.folder}/{self.stored_as(split)}_{name}.npy")
 
     def picture(self, batch: Batch) -> "Figure":
         """Rows as the network gets them, a column for each number or code."""
@@ -273,11 +295,3 @@ class TableDataModule(FrameDataModule):
         axes.set_xticks(range(len(named)), named, rotation=90, size=6, parse_math=False)
         axes.set(title="rows of train as the network gets them", ylabel="sample")
         return fig
-
-
-def key_array(values: pl.Series) -> np.ndarray:
-    """Whole numbers as such, all else as text."""
-    numbers = values.cast(pl.Int64, strict=False)
-    if numbers.cast(pl.String).equals(values.cast(pl.String)) and not numbers.null_count():
-        return numbers.to_numpy()
-    return np.array([v.encode() for v in values.cast(pl.String).fill_null("")])

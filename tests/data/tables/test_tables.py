@@ -205,6 +205,17 @@ def test_files_of_their_own(make, tmp_path):
     assert rows_of(data, "test").tolist() == list(range(50))
 
 
+def test_a_file_of_its_own_may_lack_columns_that_are_not_used(make, tmp_path):
+    houses(50, 1).drop("listing").write_csv(tmp_path / "test.csv")
+    data = make(houses(), test_file=str(tmp_path / "test.csv"))
+    assert data.num_samples["test"] == 50
+    assert "test.csv has no listing" in data.report["note"]
+    for given, lacks in (({}, "size"), ({"row_key": "listing"}, "listing")):
+        houses(50, 1).drop(lacks).write_csv(tmp_path / "test.csv")
+        with pytest.raises(DataError, match=rf"test.csv: there is no column {lacks}"):
+            make(houses(), test_file=str(tmp_path / "test.csv"), **given)
+
+
 # Rows and columns that are left out
 
 
@@ -324,6 +335,17 @@ def test_such_rows_can_be_left_out(make, name):
     assert sum(data.num_samples.values()) == N - 1
 
 
+def test_a_class_by_a_word_for_missing_is_named_and_can_be_kept(make):
+    frame = houses().with_columns(fence=pl.Series(["None", "wood", "wire", ""] * 100)[:400]).drop("price")
+    frame = frame.filter(pl.col("fence") != "")
+    with pytest.raises(
+        DataError,
+        match=r"row 2: no target: column fence is 'None'; 99 more .* -> fill it in, or data.present: \[None\]",
+    ):
+        make(frame, target="fence")
+    assert make(frame, target="fence", present=["None"]).statistics["class_names"] == ["None", "wire", "wood"]
+
+
 def test_test_is_not_trained_on(make, tmp_path):
     houses().write_csv(tmp_path / "test.csv")
     with pytest.raises(DataError, match=r"800 rows, .*400 also in test: train is empty -> give more rows"):
@@ -365,6 +387,39 @@ def test_other_files_are_read_by_the_names_of_their_columns(make):
     assert known["target"].tolist() == other["price"].gather([0, 59]).to_list()
 
 
+def test_one_category_written_in_two_ways_is_one(make, tmp_path):
+    more = {
+        "flag": ["True", "False"] * 200,
+        "zip": ["01000", "90210", "20000", "30000"] * 100,
+        "grade": ["1", "2"] * 200,
+    }
+    frame = houses().with_columns(**{name: pl.Series(values) for name, values in more.items()})
+    trained = make(frame, split="random", types={"grade": "category"})
+    other = frame[:60].with_columns(
+        pl.col("flag") == "True", pl.col("zip").cast(pl.Int64), pl.col("grade").cast(pl.Float64)
+    )
+    other.write_parquet(tmp_path / "b.parquet")
+    same = [make(frame[:60], fitted=trained.state_dict(), name="b.csv")]
+    for file in ("b.parquet", "c.csv"):
+        other.write_csv(tmp_path / "c.csv")
+        data = TableDataModule(file=str(tmp_path / file), target="price", cache_dir=str(tmp_path / ".cache"))
+        data.fitted = trained.state_dict()
+        data.setup("test")
+        same.append(data)
+    assert len({data.splits["test"].x.numpy().tobytes() for data in same}) == 1
+    assert not [data for data in same if "that train has not" in data.report["note"]]
+
+
+def test_a_category_of_which_no_value_is_known_is_refused(make):
+    state = make(houses(), split="random").state_dict()
+    other = houses(60, 7).with_columns(pl.col("city").str.to_lowercase())
+    line = r"b.csv: column city has no value that train has: 'bonn', not 'Aachen', .* -> write .* --data.invalid skip"
+    with pytest.raises(DataError, match=line):
+        make(other, fitted=state, name="b.csv", split="random")
+    data = make(other, fitted=state, name="b.csv", split="random", invalid="skip")
+    assert "60 rows have a city that train has not, as 'bonn'" in data.report["note"]
+
+
 def test_other_files_without_a_target_or_with_news(make):
     state = make(houses(), split="random").state_dict()
     other = houses(60, 7).drop("price")
@@ -377,6 +432,20 @@ def test_other_files_without_a_target_or_with_news(make):
         make(other, "test", fitted=state, name="b.csv", split="random")
     with pytest.raises(DataError, match="there is no column size"):
         make(other.drop("size"), "predict", fitted=state, name="c.csv", split="random")
+
+
+def test_rows_of_other_files_may_have_another_key_or_none(make):
+    state = make(houses(), split="random", row_key=["listing", "owner"]).state_dict()
+    data = make(houses(60, 7).drop("listing", "owner"), fitted=state, name="b.csv", row_key=["listing", "owner"])
+    assert list(data.keys("test", np.array([0]))) == ["row", "target"]
+    assert "no column listing, owner: rows have their number in the file" in data.report["note"]
+    data = make(houses(60, 7).drop("listing"), fitted=state, name="c.csv", row_key=["listing", "owner"])
+    assert {n: v[0] for n, v in data.keys("test", np.array([0])).items() if n != "target"} == {
+        "owner": "owner 0",
+        "row": 2,
+    }
+    data = make(houses(60, 7).with_columns(nr=pl.int_range(60)), fitted=state, name="d.csv", row_key="nr")
+    assert data.keys("test", np.array([3, 5]))["nr"].tolist() == [3, 5]
 
 
 def test_classes_that_train_lacks(make):
