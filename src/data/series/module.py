@@ -187,7 +187,7 @@ class SeriesDataModule(FrameDataModule):
         if (time := head[roles["time"]]).dtype in DATES:
             return getattr(time.dtype, "time_zone", None)
         given = self.format.date_format or found[roles["time"]].get("format")
-        form = given or cells.date_formats(cells.as_text(time))[0]
+        form = given or cells.date_formats(cells.as_text(time, self.format))[0]
         return "UTC" if form.endswith(cells.OFFSETS) else None
 
     def spans(self, grid: pl.DataFrame, targets: list[str]) -> dict[str, tuple[int, int]]:
@@ -260,7 +260,7 @@ class SeriesDataModule(FrameDataModule):
         return Loader(tiles, EvalOrder(len(tiles), *self.share()))
 
     def keys(self, split: str, index: np.ndarray) -> dict[str, Any]:
-        """Of each step of the tiles `index` [N] its stamp, its series if there are several, its targets: [N * horizon]."""
+        """Of each step of the tiles `index` [N] its stamp, series if there are several, and targets: [N * horizon]."""
         tiles = self.tiles[split]
         rows = (tiles.starts[index][:, None] + self.window + torch.arange(self.horizon)).flatten()
         time = pl.Series(tiles.rows["time"][rows].numpy())

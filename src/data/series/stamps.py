@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import polars as pl
 
 from src.data import cells
-from src.data.delimited import ROW
+from src.data.delimited import ROW, Format
 from src.data.report import Cleaning
 from src.run.errors import ConfigError, DataError
 
@@ -47,7 +47,7 @@ def stamped(
     source: str,
 ) -> pl.DataFrame:
     """Rows that have a stamp and a series, with both in columns of their own; stamps have a zone where one is known."""
-    series = pl.lit("") if group is None else cells.as_text(frame[group])
+    series = pl.lit("") if group is None else cells.as_text(frame[group], Format())
     frame = frame.with_columns(pl.col(time).alias(TIME), series.alias(SERIES))
     if (steps(frame) < 0).sum() > BACKWARD_FRAC * len(frame):
         frame = frame.reverse()
