@@ -211,6 +211,9 @@ class SeriesDataModule(FrameDataModule):
         gap = self.max_gap if self.max_gap is not None else season or self.window
         values = on.rows_of(grid, state, self.calendar)
         cutter = on.Cutter(grid, roles, self.window, self.horizon, gap)
+        if cutter.silent:
+            counts = ", ".join(f"{name} in {count:,}" for name, count in cutter.silent.items())
+            cleaning.notes.append(f"rows in which a column has been silent for more than {gap}: {counts}")
         for split, span in spans.items():
             rows, windows, figures[split] = cutter.cut(*span, max(self.window, season))
             arrays[split] = {name: array[rows] for name, array in values.items()} | windows
@@ -222,7 +225,7 @@ class SeriesDataModule(FrameDataModule):
                 cleaning.notes.append(f"{what}: they {LOOK}, or know no target")
         columns = [{"name": roles["time"], "kind": "date"}]
         columns += [{"name": name, "kind": "number"} for name in state["inputs"]["names"]]
-        return arrays, figures | describe(parts, columns)
+        return arrays, figures | {"silent": cutter.silent} | describe(parts, columns)
 
     def open(self, split: str, read: Callable[[str], Tensor]) -> Windows:
         rows = {name: read(name) for name in ("values", "targets", "numbers", "series", "time")}
@@ -247,6 +250,7 @@ class SeriesDataModule(FrameDataModule):
         for split in ("test", "val", "train"):
             if not self.predicts and not len(self.splits[split]):
                 what = f"{split} has no window of {self.window} steps that {self.horizon} with known targets follow"
+                what += f", silent columns: {', '.join(silent)}" if (silent := self.report["silent"]) else ""
                 hint = "give more rows, or lower data.window or data.horizon, or raise data.max_gap, or move the splits"
                 raise DataError(f"{self.named}: {what} -> {hint}")
 
@@ -260,7 +264,7 @@ class SeriesDataModule(FrameDataModule):
         return Loader(tiles, EvalOrder(len(tiles), *self.share()))
 
     def keys(self, split: str, index: np.ndarray) -> dict[str, Any]:
-        """Of each step of the tiles `index` [N] its stamp, its series if there are several, its targets: [N * horizon]."""
+        """Of each step of the tiles `index` [N]: stamp, series if there are several, and targets, all [N * horizon]."""
         tiles = self.tiles[split]
         rows = (tiles.starts[index][:, None] + self.window + torch.arange(self.horizon)).flatten()
         time = pl.Series(tiles.rows["time"][rows].numpy())
