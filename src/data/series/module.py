@@ -212,7 +212,7 @@ class SeriesDataModule(FrameDataModule):
         values = on.rows_of(grid, state, self.calendar)
         cutter = on.Cutter(grid, roles, self.window, self.horizon, gap)
         if cutter.silent:
-            counts = ", ".join(f"{name} in {count:,}" for name, count in cutter.silent.items())
+            counts = ", ".join(f"{name} in {count:,}" for name, count in [*cutter.silent.items()][:12])
             cleaning.notes.append(f"rows in which a column has been silent for more than {gap}: {counts}")
         for split, span in spans.items():
             rows, windows, figures[split] = cutter.cut(*span, max(self.window, season))
