@@ -99,7 +99,7 @@ class Cutter:
         flags = [unseen, [pl.lit(False), *ahead], [pl.col(name).is_not_null() for name in roles["targets"]]]
         found = grid.select(pl.any_horizontal(one).cum_sum().alias(str(i)) for i, one in enumerate(flags))
         rows = grid.select((one & KNOWN).sum().alias(name) for name, one in gone.items()).row(0, named=True)
-        self.silent = {name: count for name, count in rows.items() if count}  # for longer than `max_gap`
+        self.silent = [f"{name} is silent for over {max_gap} steps in {n:,} rows" for name, n in rows.items() if n]
         blind, unknown, scored = (np.append(0, one.to_numpy()) for one in found.get_columns())
         self.series, self.known = grid[SERIES].rle_id().to_numpy(), grid.select(KNOWN).to_series().to_numpy()
         self.time = grid.select(pl.min_horizontal(TIME, END).to_physical()).to_series().to_numpy()

@@ -147,18 +147,18 @@ def test_windows_that_look_into_long_holes_are_left_out(make):
     for role in ("past", "known"):
         data = make(late, targets=["a"], **{role: ["b"]})
         assert data.splits["train"].starts[0] == 40  # nothing to fill with before
-        assert "silent for more than 24: b in 40" in data.report["note"]
+        assert "b is silent for over 24 steps in 40 rows" in data.report["note"]
 
 
 def test_a_silent_target_costs_the_others_no_window(make):
     frame = hourly(b=pl.Series([float(i) if i < 100 else None for i in range(300)]))
     data = make(frame, types={"b": "number"})
     assert data.num_samples == make(hourly()).num_samples
-    assert "silent for more than 24: b in 176" in data.report["note"]
+    assert "b is silent for over 24 steps in 176 rows" in data.report["note"]
     batch = data.splits["test"][torch.tensor([7])]
     assert batch["targets"][..., 0].isfinite().all()
     assert batch["targets"][..., 1].isnan().all()
-    with pytest.raises(DataError, match=r"test has no window of .*, silent columns: b -> "):
+    with pytest.raises(DataError, match=r"test has no window of .*; b is silent for over 24 steps in 176 rows -> "):
         make(frame, targets=["a"], past=["b"])
 
 
