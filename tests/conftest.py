@@ -20,9 +20,9 @@ SMALL_CNN += ["--pictures.enabled", "false"]
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem):
-    """A test of a module that imports polars runs in a fork: polars starts threads, which later forks of this process
-    would lack, and wait for."""
-    if "pl" not in vars(pyfuncitem.module):
+    """A test marked `in_fork` runs in a process of its own. Tests that use polars must: it starts threads, which later
+    forks of this process would lack, and wait for."""
+    if not pyfuncitem.get_closest_marker("in_fork"):
         return None
     in_fork(lambda: pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}))
     return True

@@ -83,6 +83,14 @@ def test_no_import_goes_round():
     TopologicalSorter({name: imported(name, at_start=True) - {name} for name in MODULES}).prepare()
 
 
+def test_tests_that_use_polars_run_in_forks():
+    using = [
+        f for f in (ROOT / "tests").rglob("test_*.py") if re.search(r"^import polars", f.read_text(), re.MULTILINE)
+    ]
+    assert len(using) >= 3
+    assert [f for f in using if "\npytestmark = pytest.mark.in_fork" not in f.read_text()] == []
+
+
 def test_only_commands_are_on_the_top_level():
     for path in (ROOT / "src").glob("*.py"):
         if path.name != "__init__.py":

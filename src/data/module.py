@@ -44,6 +44,7 @@ class DataModule(LightningDataModule):
     """
 
     sources: tuple[str, ...] = ()  # the arguments that say which data it is
+    varies: tuple[str, ...] = ()  # facts that other data of a trained model may have otherwise
 
     def __init__(
         self,
@@ -262,6 +263,7 @@ class PreparedDataModule(DataModule, ABC):
             self.splits[split] = self.open(split, partial(cache.read, self.folder, self.stored_as(split)))
         self.facts, self.statistics = self.measure()
         if self.fitted:
+            check_facts(self.facts, self.fitted["facts"], self.varies)
             self.facts, self.statistics = self.fitted["facts"], self.fitted["statistics"]
             if self.content != self.fitted["content"]:
                 rank_zero_print(f"Other data than the model was trained on: {self.num_samples['test']:,} samples.")
@@ -275,3 +277,13 @@ class PreparedDataModule(DataModule, ABC):
             self.fitted, self.folder, self.splits = state, None, {}
             self.setup(str(self.trainer.state.fn) if self.trainer else "test")
         super().adopt(state)
+
+
+def check_facts(now: dict[str, Any], trained: dict[str, Any], varies: tuple[str, ...]) -> None:
+    """Raise ConfigError where a trained model's network cannot take data with these facts."""
+    for name, value in now.items():
+        before = trained.get(name, value)
+        is_same = list(value) == list(before) if isinstance(value, tuple) else value == before  # of a file: lists
+        if not is_same and name not in varies:
+            what = f"data.{name}: the model was trained with {before}, this is {value}"
+            raise ConfigError(f"{what} -> leave out what changes it")

@@ -21,7 +21,8 @@ VARIABLE = re.compile(r".*(TOKEN|KEY|SECRET|PASSWORD|PASSWD)", re.IGNORECASE)
 def redact(data: Any, name: str = "") -> Any:
     """Plain data with its secrets hidden."""
     if isinstance(data, dict):
-        return {key: redact(value, str(key)) for key, value in data.items()}
+        named = name != "types"  # whose keys are columns, which may be called `key`
+        return {key: redact(value, str(key) if named else "") for key, value in data.items()}
     if isinstance(data, (list, tuple)):
         return [redact(value, name) for value in data]
     if isinstance(data, (int, float)) and not isinstance(data, bool) and not name.lower().endswith("token"):

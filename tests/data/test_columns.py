@@ -11,6 +11,8 @@ from src.data.delimited import ROW, Format
 from src.data.report import MAX_LISTED, Cleaning
 from src.run.errors import DataError
 
+pytestmark = pytest.mark.in_fork  # polars
+
 
 @pytest.fixture
 def read(tmp_path):

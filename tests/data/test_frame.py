@@ -10,6 +10,8 @@ from src.data.frame import FrameDataModule, require
 from src.data.report import Cleaning
 from src.run.errors import ConfigError, DataError
 
+pytestmark = pytest.mark.in_fork  # polars
+
 
 class Rows(FrameDataModule):
     def depends_on(self):

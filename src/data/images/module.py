@@ -54,6 +54,7 @@ class ImageDataModule(PreparedDataModule):
     """
 
     provides = ("num_classes", "in_channels", "image_size")  # facts, which no config states
+    varies = ("in_channels",)  # grey images are repeated
     sources = ("data_dir", "dataset")
 
     def __init__(

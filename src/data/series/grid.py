@@ -94,8 +94,12 @@ class Cutter:
         last = {name: pl.when(pl.col(name).is_not_null()).then(INDEX).forward_fill() for name in numbers(roles)}
         gone = {n: (INDEX - last[n]).over(SERIES).fill_null(max_gap + 1) > max_gap for n in last}  # or never there
         ahead = [gone[name] | ~KNOWN & pl.col(name).is_null() for name in roles["known"]]
-        flags = [gone.values(), [pl.lit(False), *ahead], [pl.col(name).is_not_null() for name in roles["targets"]]]
+        silent = pl.all_horizontal(gone[name] for name in roles["targets"])  # a window may look at one that lives
+        unseen = [silent, *(gone[name] for name in (*roles["past"], *roles["known"]))]
+        flags = [unseen, [pl.lit(False), *ahead], [pl.col(name).is_not_null() for name in roles["targets"]]]
         found = grid.select(pl.any_horizontal(one).cum_sum().alias(str(i)) for i, one in enumerate(flags))
+        rows = grid.select((one & KNOWN).sum().alias(name) for name, one in gone.items()).row(0, named=True)
+        self.silent = [f"{name} is silent for over {max_gap} steps in {n:,} rows" for name, n in rows.items() if n]
         blind, unknown, scored = (np.append(0, one.to_numpy()) for one in found.get_columns())
         self.series, self.known = grid[SERIES].rle_id().to_numpy(), grid.select(KNOWN).to_series().to_numpy()
         self.time = grid.select(pl.min_horizontal(TIME, END).to_physical()).to_series().to_numpy()

@@ -55,7 +55,7 @@ class SeriesDataModule(FrameDataModule):
         val_from: first stamp of validation, in place of the shares.
         test_from: first stamp of the test.
         until: end of the test; rows from this stamp on are not used.
-        freq: the step, such as `15m`, `1h`, `1d`, `1mo`, to which rows are brought by means; by default it is found.
+        freq: the step, such as `15m`, `1h`, `1d`, `1mo`, to which others are brought by means; by default it is found.
         time_zone: of stamps without offset, such as `Europe/Berlin`, where an hour that comes twice is told by its
             order; also that of the calendar and of predictions.
         season: steps after which values come again; by default those of a day, of days a week, of months a year.
@@ -146,9 +146,7 @@ class SeriesDataModule(FrameDataModule):
             state = fit(train, columns, roles, self.roles["targets"] is not None, cleaning)
             state |= found | {"season": self.season or stamps.season_of(found["freq"])}
         if state["season"] is None:
-            cleaning.notes.append(
-                f"data.season: steps of {found['freq']} have none of their own, the last value stands in"
-            )
+            cleaning.notes.append(f"data.season: steps of {found['freq']} have none of their own: last values stand in")
         figures = {"freq": found["freq"], "season": state["season"], "time_zone": stamps.zone_of(grid.schema)}
         figures |= {"statistics": state, "series": grid[SERIES].unique(maintain_order=True).to_list()}
         figures |= on.notable(grid, state["inputs"]["names"], cleaning)
@@ -160,7 +158,7 @@ class SeriesDataModule(FrameDataModule):
     ) -> tuple[pl.DataFrame, Plain]:
         """The rows that were read on a regular grid; its step, and the zone whose clock they go by."""
         own, names, named = self.look_at_head(columns, roles, cleaning), numbers(roles), self.named
-        frame = stamps.stamped(frame, roles["time"], roles["group"], self.time_zone, own, cleaning, named)
+        frame = stamps.stamped(frame, roles, self.time_zone, own, cleaning, named)
         frame = stamps.one_each(frame, names, cleaning, named)
         frame, freq = stamps.regular(frame, names, self.freq, self.time_zone, named)
         found = {"freq": freq, "time_zone": self.time_zone or own}
@@ -211,6 +209,7 @@ class SeriesDataModule(FrameDataModule):
         gap = self.max_gap if self.max_gap is not None else season or self.window
         values = on.rows_of(grid, state, self.calendar)
         cutter = on.Cutter(grid, roles, self.window, self.horizon, gap)
+        cleaning.notes += cutter.silent[:12]
         for split, span in spans.items():
             rows, windows, figures[split] = cutter.cut(*span, max(self.window, season))
             arrays[split] = {name: array[rows] for name, array in values.items()} | windows
@@ -222,18 +221,15 @@ class SeriesDataModule(FrameDataModule):
                 cleaning.notes.append(f"{what}: they {LOOK}, or know no target")
         columns = [{"name": roles["time"], "kind": "date"}]
         columns += [{"name": name, "kind": "number"} for name in state["inputs"]["names"]]
-        return arrays, figures | describe(parts, columns)
+        return arrays, figures | {"silent": cutter.silent} | describe(parts, columns)
 
     def open(self, split: str, read: Callable[[str], Tensor]) -> Windows:
         rows = {name: read(name) for name in ("values", "targets", "numbers", "series", "time")}
         windows = partial(Windows, rows, window=self.window, horizon=self.horizon, num_known=self.num_known)
         season = self.report["season"] or 0
         self.tiles[split] = windows(read("tiles"), season=season)
-        if self.predicts:
-            return self.tiles[split]
-        if split == "train" and not self.fitted:
-            return windows(read("starts"), stride=self.stride)
-        return windows(read("starts"), season=season)
+        how = {"stride": self.stride} if split == "train" and not self.fitted else {"season": season}
+        return self.tiles[split] if self.predicts else windows(read("starts"), **how)
 
     def measure(self) -> tuple[dict[str, Any], dict[str, Any]]:
         statistics = self.report.pop("statistics")
@@ -247,6 +243,7 @@ class SeriesDataModule(FrameDataModule):
         for split in ("test", "val", "train"):
             if not self.predicts and not len(self.splits[split]):
                 what = f"{split} has no window of {self.window} steps that {self.horizon} with known targets follow"
+                what = "; ".join([what, *self.report["silent"][:3]])
                 hint = "give more rows, or lower data.window or data.horizon, or raise data.max_gap, or move the splits"
                 raise DataError(f"{self.named}: {what} -> {hint}")
 
@@ -260,11 +257,10 @@ class SeriesDataModule(FrameDataModule):
         return Loader(tiles, EvalOrder(len(tiles), *self.share()))
 
     def keys(self, split: str, index: np.ndarray) -> dict[str, Any]:
-        """Of each step of the tiles `index` [N] its stamp, series if there are several, and targets: [N * horizon]."""
+        """Of each step of the tiles `index` [N]: stamp, series if there are several, and targets, all [N * horizon]."""
         tiles = self.tiles[split]
         rows = (tiles.starts[index][:, None] + self.window + torch.arange(self.horizon)).flatten()
-        time = pl.Series(tiles.rows["time"][rows].numpy())
-        out: dict[str, Any] = {"time": stamps.told(time, self.report["time_zone"])}
+        out: Plain = {"time": stamps.told(pl.Series(tiles.rows["time"][rows].numpy()), self.report["time_zone"])}
         if self.statistics["roles"]["group"]:
             out["series"] = [self.report["series"][i] for i in tiles.rows["series"][rows].tolist()]
         names, numbers = self.statistics["targets"]["names"], tiles.rows["numbers"][rows].numpy()

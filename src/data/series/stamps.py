@@ -9,6 +9,7 @@ import polars as pl
 from src.data import cells
 from src.data.delimited import ROW, Format
 from src.data.report import Cleaning
+from src.data.series.roles import Plain
 from src.run.errors import ConfigError, DataError
 
 TIME, SERIES = "\0time", "\0series"  # columns besides ROW and the values
@@ -38,15 +39,10 @@ def season_of(freq: str) -> int | None:
 
 
 def stamped(
-    frame: pl.DataFrame,
-    time: str,
-    group: str | None,
-    zone: str | None,
-    own: str | None,
-    cleaning: Cleaning,
-    source: str,
+    frame: pl.DataFrame, roles: Plain, zone: str | None, own: str | None, cleaning: Cleaning, source: str
 ) -> pl.DataFrame:
     """Rows that have a stamp and a series, with both in columns of their own; stamps have a zone where one is known."""
+    time, group = roles["time"], roles["group"]
     series = pl.lit("") if group is None else cells.as_text(frame[group], Format())
     frame = frame.with_columns(pl.col(time).alias(TIME), series.alias(SERIES))
     if (steps(frame) < 0).sum() > BACKWARD_FRAC * len(frame):
@@ -88,7 +84,7 @@ def regular(
     if max(commonest(steps(frame)), step_of(freq)[1] if freq else 0) >= DAY:
         if not zone and zone_of(frame.schema) == "UTC" and (frame[TIME].dt.truncate("1d") != frame[TIME]).any():
             what = f"{source}: steps of days, and stamps with offsets as {frame[TIME][0]}: where does a day begin?"
-            raise DataError(f"{what} -> give data.time_zone, such as Europe/Berlin")
+            raise DataError(f"{what} -> give data.time_zone, such as Europe/Berlin or UTC")
         frame = frame.with_columns(pl.col(TIME).dt.replace_time_zone(None))
     if freq is None:
         return frame, find_freq(frame, source)
@@ -112,11 +108,9 @@ def commonest(steps: pl.Series) -> int:
 
 def day_of_months(time: pl.Series) -> int:
     """The day that all stamps have, or in shorter months the last one; 0 where they have several."""
-    day = 31 if (time.dt.month_end() == time).all() else time.dt.day().max()
-    same = time.to_frame().select(
-        pl.col(TIME).dt.day() == pl.min_horizontal(pl.lit(day), pl.col(TIME).dt.days_in_month())
-    )
-    return int(day) if same.to_series().all() and time.dt.time().n_unique() == 1 else 0  # type: ignore[arg-type]
+    day = 31 if (time.dt.month_end() == time).all() else int(time.dt.day().max() or 0)  # type: ignore[arg-type]
+    is_same = (time.dt.day() == time.dt.days_in_month().clip(upper_bound=day)).all()
+    return day if is_same and time.dt.time().n_unique() == 1 else 0
 
 
 def find_freq(frame: pl.DataFrame, source: str) -> str:
@@ -132,8 +126,7 @@ def find_freq(frame: pl.DataFrame, source: str) -> str:
     if len(other):
         count, step, end = other.row(0)
         what = f"most often {words(size, unit)} apart, after {time[end - count - 1]} {words(step, unit)}"
-        wanted = "1mo" if MONTH <= size <= 31 * DAY else words(size, unit)
-        hint = f"bring all to one step, by means: --data.freq {wanted}"
+        hint = f"take means with --data.freq {'1mo' if MONTH <= size <= 31 * DAY else words(size, unit)}"
         raise DataError(f"{source}: the stamps are {what} -> {hint}")
     return words(size, unit)
 
@@ -153,8 +146,7 @@ def moment(option: str, text: str | None, zone: str | None = None) -> int:
     try:
         at = datetime.fromisoformat(text or "1970-01-01")
     except ValueError as e:
-        hint = "write it as 2026-01-31 or 2026-01-31 12:00"
-        raise ConfigError(f"data.{option}: {text} is no date -> {hint}") from e
+        raise ConfigError(f"data.{option}: {text} is no date -> write it as 2026-01-31 or 2026-01-31 12:00") from e
     return (at.replace(tzinfo=at.tzinfo or ZoneInfo(zone or "UTC")) - EPOCH) // timedelta(microseconds=1)
 
 

@@ -41,6 +41,7 @@ class TextDataModule(PreparedDataModule):
     """
 
     provides = ("vocab_size", "seq_len")  # facts, which no config states
+    varies = ("seq_len",)  # shorter ones, and for networks without positions any
     sources = ("files",)
 
     def __init__(

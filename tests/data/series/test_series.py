@@ -16,6 +16,8 @@ from src.data.series.stamps import season_of, step_of
 from src.data.series.windows import Windows
 from src.run.errors import ConfigError, DataError
 
+pytestmark = pytest.mark.in_fork  # polars
+
 
 def stamps(start: str, count: int, every: str = "1h") -> pl.Series:
     first = pl.Series([datetime.fromisoformat(start)], dtype=pl.Datetime("us")).new_from_index(0, count)
@@ -110,10 +112,10 @@ def test_nothing_is_known_before_its_time(make):
     )
     after = make(changed, name="changed.csv")
     assert before.statistics == after.statistics
-    for x, y in ((before.splits["train"], after.splits["train"]), (before.splits["val"], after.splits["val"])):
-        n = len(x) if x.season is None else 0  # val begins at row 280
-        one, two = x[torch.arange(n)], y[torch.arange(n)]
-        assert all(torch.equal(one[name].nan_to_num(9), two[name].nan_to_num(9)) for name in one)
+    train = torch.arange(len(before.splits["train"]))
+    assert len(train) == 265  # all of 280 rows
+    one, two = before.splits["train"][train], after.splits["train"][train]
+    assert all(torch.equal(one[name].nan_to_num(9), two[name].nan_to_num(9)) for name in one)
     assert torch.equal(before.splits["val"][torch.tensor([0])]["x"], after.splits["val"][torch.tensor([0])]["x"])
 
 
@@ -141,7 +143,23 @@ def test_windows_that_look_into_long_holes_are_left_out(make):
     assert sorted({*range(195)} - {*starts}) == [38, 39, 40, *range(44, 56)]  # row 55 is bridged over 6 steps
     assert "15 of 195 windows of train are left out" in data.report["note"]
     late = hourly(b=pl.Series([None] * 40 + [1.0, 2.0] * 130))
-    assert make(late).splits["train"].starts[0] == 40  # nothing to fill with before
+    assert make(late).splits["train"].starts[0] == 0  # a can be seen and forecast
+    for role in ("past", "known"):
+        data = make(late, targets=["a"], **{role: ["b"]})
+        assert data.splits["train"].starts[0] == 40  # nothing to fill with before
+        assert "b is silent for over 24 steps in 40 rows" in data.report["note"]
+
+
+def test_a_silent_target_costs_the_others_no_window(make):
+    frame = hourly(b=pl.Series([float(i) if i < 100 else None for i in range(300)]))
+    data = make(frame, types={"b": "number"})
+    assert data.num_samples == make(hourly()).num_samples
+    assert "b is silent for over 24 steps in 176 rows" in data.report["note"]
+    batch = data.splits["test"][torch.tensor([7])]
+    assert batch["targets"][..., 0].isfinite().all()
+    assert batch["targets"][..., 1].isnan().all()
+    with pytest.raises(DataError, match=r"test has no window of .*; b is silent for over 24 steps in 176 rows -> "):
+        make(frame, targets=["a"], past=["b"])
 
 
 def test_the_seasonal_forecast_is_the_last_of_its_place(make):
@@ -665,6 +683,17 @@ def test_targets_beside_predictions_are_exact(make):
     assert np.isnan(found[-4:]).all()
     two = predictions(make(hourly(b=pl.Series(big))))
     assert (two["target_a"][:-4].tolist(), two["target_b"][:-4].tolist()) == (list(range(240, 300)), big[240:].tolist())
+
+
+@pytest.mark.parametrize(("option", "value", "was"), [("window", 9, 12), ("horizon", 6, 4), ("in_channels", 7, 1)])
+def test_what_the_network_was_built_for_cannot_change(make, option, value, was):
+    state = make(hourly()).state_dict()
+    options = {"calendar": ["hour"]} if option == "in_channels" else {option: value}
+    for name in ("data.csv", "other.csv"):
+        with pytest.raises(
+            ConfigError, match=rf"data.{option}: the model was trained with {was}, this is {value} -> leave"
+        ):
+            make(hourly(200 if name == "other.csv" else 300), "predict", state, name, **options)
 
 
 def test_days_and_months_go_by_the_stamps_as_told(make):

@@ -11,6 +11,8 @@ from src.data.tables.module import TableDataModule
 from src.models.base import Model
 from src.run.errors import ConfigError, DataError
 
+pytestmark = pytest.mark.in_fork  # polars
+
 
 def houses(n: int = N, seed: int = 0) -> pl.DataFrame:
     return pl.DataFrame(columns(n, seed))
