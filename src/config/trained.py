@@ -65,6 +65,7 @@ def trained(request: Request) -> tuple["Experiment", Path]:
     experiment, path = Experiment(request), checkpoint_path(request)
     experiment.build(logger=False, **unlimited(request))
     experiment.datamodule.fitted = files.load(path).get(trained_with(request))
+    experiment.datamodule.same_source = not other_data(request)
     return experiment, path
 
 

@@ -187,11 +187,12 @@ def with_format(column: Column, block: pl.DataFrame, source: Source, how: Format
         return column
     census = Census(f"{label(source)}: column {name}", seen, how)
     found = census.date_format()
-    if form and cells.dates(seen["text"], found).null_count():
+    is_utc = found.endswith(cells.OFFSETS)
+    if cells.dates(seen["text"], found).null_count() or is_utc != column.get("utc", False):
         return column  # rows that do not fit are named
     if form:
         cleaning.notes.append(f"{name}: dates are read by {found}, those of train by {form}")
-    return {**column, "format": found, "utc": found.endswith(cells.OFFSETS)}
+    return {**column, "format": found}
 
 
 def typed(

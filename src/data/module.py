@@ -67,6 +67,7 @@ class DataModule(LightningDataModule):
         self.report: dict[str, Any] = {}
         self.content: dict[str, Any] = {}  # of the prepared arrays, by which other data is told from the run's own
         self.fitted: State | None = None  # of a checkpoint, for `setup` to take on
+        self.same_source = False  # whether it names the data that this was fitted on
         for name, least in (("batch_size", 1), ("num_workers", 0), ("worker_timeout_sec", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"data.{name}: {getattr(self, name)} is less than {least}")
@@ -266,7 +267,9 @@ class PreparedDataModule(DataModule, ABC):
             check_facts(self.facts, self.fitted["facts"], self.varies)
             self.facts, self.statistics = self.fitted["facts"], self.fitted["statistics"]
             if self.content != self.fitted["content"]:
-                rank_zero_print(f"Other data than the model was trained on: {self.num_samples['test']:,} samples.")
+                found = f"Other data than the model was trained on: {self.num_samples['test']:,} samples"
+                why = "; their source is the same, but it or its splits have changed: some may be of its training"
+                rank_zero_print(f"{found}{why if self.same_source else ''}.")
 
     def stored_as(self, split: str) -> str:
         """The split whose prepared arrays are those of this one, too."""

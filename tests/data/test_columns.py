@@ -366,7 +366,7 @@ def test_columns_of_a_trained_model_in_a_file_of_another_kind(tmp_path):
         read_columns(path, Format(), [{"name": "mor", "kind": "number"}], Cleaning())
 
 
-@pytest.mark.parametrize("text", ["2020-04-13T12:30:00", "13.04.2020 12:30", "2020-04-13T14:30:00+02:00"])
+@pytest.mark.parametrize("text", ["2020-04-13T12:30:00", "13.04.2020 12:30", "13 Apr 2020 12:30 PM"])
 def test_dates_of_another_file_may_be_written_otherwise(tmp_path, text):
     path, column = tmp_path / "b.csv", {"name": "x", "kind": "date", "format": "%Y-%m-%d %H:%M:%S%.f"}
     path.write_text(f"x,y\n{text},a\n,a\n")
@@ -384,6 +384,9 @@ def test_dates_of_another_file_must_be_clear(tmp_path):
             read_columns(path, Format(), [known], Cleaning())
     path.write_text("x\n" + "2020-04-13T12:30:00\n" * 20 + "abc\n")
     with pytest.raises(DataError, match=r"b.csv, row 2: no date: column x is '2020-04-13T12:30:00'; 20 more"):
+        read_columns(path, Format(), [column], Cleaning())
+    path.write_text("x\n2020-04-13T12:30:00Z\n")  # whether stamps have offsets must be as in train
+    with pytest.raises(DataError, match=r"b.csv, row 2: no date: column x is '2020-04-13T12:30:00Z'"):
         read_columns(path, Format(), [column], Cleaning())
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from src.data import cache
 from src.data.columns import Column, check_names, read_columns
-from src.data.delimited import ROW, blocks, label
+from src.data.delimited import ROW, blocks
 from src.data.frame import FrameDataModule, require
 from src.data.loader import Arrays, Batch
 from src.data.module import State
@@ -123,6 +123,8 @@ class TableDataModule(FrameDataModule):
     def build_other(self, cleaning: Cleaning, statistics: dict[str, Any]) -> cache.Prepared:
         """All rows of other data as `test`, its columns found by their names; it need not have the target."""
         goal, made, present = statistics["target"], statistics["features"], self.column_names()
+        if self.target != (trained := goal["column"]["name"]):
+            raise ConfigError(f"data.target: {self.target}, but the model predicts {trained} -> leave the option out")
         used = {goal["column"]["name"], *(feature["column"] for feature in made)}
         keys: list[Column] = [{"name": name, "kind": "id"} for name in self.row_key if name not in used]
         columns = [c for c in statistics["columns"] if c["name"] in used]
@@ -134,9 +136,9 @@ class TableDataModule(FrameDataModule):
             cleaning.notes.append(f"columns that train has not: {report.listed(more)}")
         frame, _ = self.read(cleaning, columns)
         categories = {f["column"]: f["categories"] + f["rare"] for f in made if f["kind"] == "category"}
-        where = label(self.file or self.load())
         frame = frame.with_columns(
-            as_known(frame[name], words, where, self.invalid) for name, words in categories.items()
+            as_known(frame[name], words, str(self.file or self.dataset), self.invalid)
+            for name, words in categories.items()
         )
         if goal["column"] not in columns:
             frame = frame.with_columns(pl.lit(None, pl.Float64).alias(goal["column"]["name"]))
@@ -229,8 +231,7 @@ class TableDataModule(FrameDataModule):
         arrays = {"x": features.encode(table.frame, made), "targets": targets, "rows": table.frame[ROW].to_numpy()}
         if targets.dtype == np.float32:
             arrays["numbers"] = table.frame[self.target].to_numpy()  # as they were
-        keys = [(i, name) for i, name in enumerate(self.row_key) if name in table.frame]
-        arrays |= {f"key{i}": key_array(table.frame[name]) for i, name in keys}
+        arrays |= {f"key{i}": key_array(table.frame[n]) for i, n in enumerate(self.row_key) if n in table.frame}
         return {split: {name: cache.Rows(a, index) for name, a in arrays.items()} for split, index in rows.items()}
 
     def open(self, split: str, read: Callable[[str], Tensor]) -> Arrays:

@@ -60,6 +60,19 @@ def test_rows_of_another_file_get_the_same_predictions(run, folder, file, tmp_pa
     assert output.splitlines()[-1].endswith("rows have no price -> fill it in, or take python -m src.predict")
 
 
+def test_rows_of_training_among_those_measured_are_told(run, trained_once, tmp_path):
+    write(tmp_path / "flats.csv", columns())
+    folder = trained_once([*FLAGS, "--data.file", tmp_path / "flats.csv"])
+    said = "Other data than the model was trained on: {} samples; their source is the same, but it or its splits have"
+    output = run(["--run_dir", folder, "--data.test_frac", 0.3], command=evaluate.main)
+    assert said.format(400) in " ".join(output.split())
+    write(tmp_path / "flats.csv", columns(420))
+    assert said.format(420) in " ".join(run(["--run_dir", folder], command=evaluate.main).split())
+    write(tmp_path / "new.csv", columns(60, 7))
+    output = run(["--run_dir", folder, "--data.file", tmp_path / "new.csv"], command=evaluate.main)
+    assert "trained on: 60 samples." in " ".join(output.split())
+
+
 def test_a_row_that_cannot_be_read_is_named_or_left_out(run, folder, tmp_path):
     table = columns(40)
     table["size"][3] = "large"

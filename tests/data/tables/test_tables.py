@@ -450,6 +450,12 @@ def test_rows_of_other_files_may_have_another_key_or_none(make):
     assert data.keys("test", np.array([3, 5]))["nr"].tolist() == [3, 5]
 
 
+def test_another_target_than_the_models_is_refused(make):
+    state = make(houses(), split="random").state_dict()
+    with pytest.raises(ConfigError, match=r"data.target: rooms, but the model predicts price -> leave"):
+        make(houses(), fitted=state, split="random", target="rooms")
+
+
 def test_classes_that_train_lacks(make):
     frame = houses().drop("price")
     state = make(frame, target="city").state_dict()
