@@ -235,6 +235,7 @@ def test_what_looks_secret_and_what_does_not():
         "primary_key": "id",
         "token": None,
         "cls_token": "mean",
+        "types": {"key": "category", "password": "text"},
     }
     assert redact(plain) == plain
     args = [
