@@ -649,8 +649,10 @@ def test_other_data_go_by_the_models_clock(make, tmp_path):
         make(frame, "predict", naive, **own)
     with pytest.raises(DataError, match=r"is Europe/Berlin, the model's UTC -> give data.time_zone"):
         make(frame, "predict", offsets, **own)
-    with pytest.raises(DataError, match=r"other.csv: time_zone is None, the model's Europe/Berlin"):
+    with pytest.raises(DataError, match=r"other.csv, row 2: no date: .* -> mend it, or give data.date_format"):
         make(frame, "predict", zoned, "other.csv")
+    with pytest.raises(DataError, match=r"other.csv: time_zone is None, the model's Europe/Berlin"):
+        make(frame, "predict", zoned, "other.csv", date_format="%Y-%m-%d %H:%M:%S")
     with pytest.raises(DataError, match=r"is UTC, the model's None"):
         make(text, "predict", naive, "other.csv", date_format="%Y-%m-%dT%H:%M:%S%z")
     for state in (naive, offsets, zoned):
