@@ -101,7 +101,7 @@ class Census:
 
     def unit(self) -> str | None:
         """Of its numbers; raises DataError where they would be read wrong."""
-        hint = "or data.types: {...: category}"
+        hint = f"or data.types: {{{self.at.rpartition('column ')[2]}: category}}"
         if len(self.commas) and self.is_whole and total(self.numbers) + total(self.commas) >= MOST * self.values:
             raise DataError(f"{self.at} has decimal commas, as {self.commas['text'][0]} -> --data.decimal ',', {hint}")
         if len(self.units) > 1:
@@ -156,10 +156,10 @@ def find_column(name: str, census: Census, dtype: pl.DataType, given: Kind | Non
 
 
 def check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
-    for name in names:
-        if name not in known:
-            listed = ", ".join(list(known)[:10])
-            raise DataError(f"{what}: there is no column {name}{nearest(name, known)} -> take one of {listed}")
+    if lacking := [name for name in names if name not in known]:
+        listed = ", ".join(list(known)[:10])
+        hint = nearest(lacking[0], known) if len(lacking) == 1 else ""
+        raise DataError(f"{what}: there is no column {', '.join(lacking[:10])}{hint} -> take one of {listed}")
 
 
 def read_columns(source: Source, how: Format, columns: Collection[Column], cleaning: Cleaning) -> pl.DataFrame:

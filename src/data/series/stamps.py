@@ -126,7 +126,8 @@ def find_freq(frame: pl.DataFrame, source: str) -> str:
     if len(other):
         count, step, end = other.row(0)
         what = f"most often {words(size, unit)} apart, after {time[end - count - 1]} {words(step, unit)}"
-        hint = f"take means with --data.freq {'1mo' if MONTH <= size <= 31 * DAY else words(size, unit)}"
+        longer = max(size, step) if step % size == 0 else size
+        hint = f"take means with --data.freq {'1mo' if MONTH <= longer <= 31 * DAY else words(longer, unit)}"
         raise DataError(f"{source}: the stamps are {what} -> {hint}")
     return words(size, unit)
 
