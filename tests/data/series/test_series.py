@@ -424,7 +424,7 @@ HALF_HOURS = lines(datetime(2024, 2, 1), timedelta(minutes=30), 60)
         (
             text(*ROWS[:100], *ROWS[100::2]),
             {},
-            r"most often 1h apart, after 2024-01-05 04:00:00 2h -> .*--data.freq 1h",
+            r"most often 1h apart, after 2024-01-05 04:00:00 2h -> .*--data.freq 2h",
         ),
         (
             text(*(f"{2000 + i // 12}-{i % 12 + 1:02}-{1 + i % 5 % 2:02},{i}" for i in range(90))),
