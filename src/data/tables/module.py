@@ -4,7 +4,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -25,10 +25,6 @@ from src.data.tables.features import Encoding, Feature, Scale
 from src.data.tables.leaks import find_leaks
 from src.data.tables.splitting import TEST, TRAIN, Split, divide
 from src.run.errors import ConfigError, DataError
-from src.run.figures import figure
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 KINDS = ("number", "category", "date")  # of columns that features are made of
 
@@ -286,13 +282,3 @@ class TableDataModule(FrameDataModule):
 
     def stored_file(self, split: str, name: str) -> Path:
         return Path(f"{self.folder}/{self.stored_as(split)}_{name}.npy")
-
-    def picture(self, batch: Batch) -> "Figure":
-        """Rows as the network gets them, a column for each number or code."""
-        named = [name for feature in self.statistics["features"] for name in features.names(feature)]
-        fig = figure(max(6, 0.25 * len(named)), 7)
-        axes = fig.subplots()
-        axes.imshow(batch["x"].float().cpu(), cmap="coolwarm", vmin=-3, vmax=3, aspect="auto", interpolation="nearest")
-        axes.set_xticks(range(len(named)), named, rotation=90, size=6, parse_math=False)
-        axes.set(title="rows of train as the network gets them", ylabel="sample")
-        return fig
