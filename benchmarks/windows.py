@@ -32,7 +32,8 @@ class Slices(Dataset):
     """One window at a time, as it is usually written."""
 
     def __init__(self, windows):
-        self.values, self.targets, self.starts = windows.values, windows.targets, windows.starts
+        self.values, self.targets = windows.rows["values"], windows.rows["targets"]
+        self.starts = windows.starts
 
     def __len__(self):
         return len(self.starts)
