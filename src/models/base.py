@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
 
 from src.data.module import Batch
+from src.models.blocks import find_blocks
 from src.models.factory import build, build_network, build_schedule, check_takes, parameter_groups, try_network
 from src.models.finetuning import freeze, load_weights
 from src.run.checkpoint import fit_weights
@@ -32,6 +33,8 @@ class Model(LightningModule):
         init_from: weights to begin with, where name and shape fit: a run folder, a checkpoint, a file of weights, or
             the name of torchvision's, such as `ResNet18_Weights.DEFAULT`.
         freeze: parameters that are not trained, by patterns of their names in the network, such as `blocks.0.*`.
+        blocks: the modules that the network is divided by, by patterns of their names, such as `layers.*`; by default
+            those of its attribute `blocks`.
     """
 
     uses: tuple[str, ...] = ()  # commands for a trained model, besides evaluate
@@ -44,10 +47,11 @@ class Model(LightningModule):
         schedule: Callable[..., LRScheduler | ReduceLROnPlateau] | None = None,
         init_from: str | None = None,
         freeze: Sequence[str] = (),
+        blocks: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.factory, self.optimizer, self.schedule = network, optimizer, schedule
-        self.init_from, self.frozen = init_from, freeze
+        self.init_from, self.frozen, self.block_names = init_from, freeze, blocks
         self.network: nn.Module | None = None
         self.flops_per_sample: int | None = None  # of a forward pass
         self.window: dict[str, Tensor] = {}  # sums since the last line of the log, on the device
@@ -64,6 +68,10 @@ class Model(LightningModule):
             if self.init_from is not None and self.trainer.state.fn == TrainerFn.FITTING:
                 rank_zero_print(load_weights(self.network, self.init_from))
             freeze(self.network, self.frozen)
+
+    def blocks(self) -> list[nn.Module]:
+        assert self.network is not None
+        return find_blocks(self.network, self.block_names)
 
     def own_facts(self) -> dict[str, Any]:
         """What the network must know of the model: the values of `provides`."""
@@ -86,7 +94,8 @@ class Model(LightningModule):
 
     def configure_optimizers(self) -> Any:
         assert self.network is not None
-        optimizer = build("optimizer", self.optimizer, parameter_groups(self, self.network))
+        groups = parameter_groups(self, self.network, self.blocks())
+        optimizer = build("optimizer", self.optimizer, groups)
         if self.trainer.gradient_clip_val:  # fused optimizers would unscale the gradients after they are clipped
             leave_unscaling_to_scaler(optimizer)
         if self.schedule is None:

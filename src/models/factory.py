@@ -143,14 +143,13 @@ def origin(e: BaseException) -> str:
     return f" in {relative_path(Path(frames[-1].filename))}:{frames[-1].lineno}" if frames else ""
 
 
-def parameter_groups(model: nn.Module, network: nn.Module) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, network: nn.Module, blocks: list[nn.Module]) -> list[dict[str, Any]]:
     """The trainable parameters, in groups for any optimizer.
 
     Weights decay; what has one dimension (biases, norms) or is not called a weight (tokens, positions) does not. A
-    group says with `hidden` whether it holds the matrices that Muon is for: those inside the network's `blocks`.
+    group says with `hidden` whether it holds the matrices that Muon is for: those inside the network's blocks.
     """
     weights = [p for name, p in network.named_parameters() if is_weight(name, p)]
-    blocks = getattr(network, "blocks", ())
     hidden = {p for block in blocks for p in block.parameters()}.intersection(weights) if blocks else {*weights[1:-1]}
     groups: dict[tuple[bool, bool], dict[str, Any]] = {}
     for name, p in model.named_parameters():

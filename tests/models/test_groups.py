@@ -4,6 +4,7 @@ import torchvision
 from conftest import SMALL
 from torch import nn
 
+from src.models.blocks import find_blocks
 from src.models.factory import parameter_groups
 from src.networks.cnn import CNN  # kind: images
 from src.networks.gpt import GPT  # kind: text
@@ -14,7 +15,7 @@ from src.networks.vit import ViT  # kind: images
 def sorted_names(network: nn.Module, key: str, value: object) -> list[str]:
     """Names of the parameters in groups that have this value."""
     names = {p: name for name, p in network.named_parameters()}
-    groups = parameter_groups(network, network)
+    groups = parameter_groups(network, network, find_blocks(network))
     return sorted(names[p] for group in groups if group.get(key) == value for p in group["params"])
 
 
@@ -30,7 +31,7 @@ NETWORKS = {
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_each_parameter_is_in_one_group_and_vectors_do_not_decay(kind):
     network = NETWORKS[kind]()
-    grouped = [p for group in parameter_groups(network, network) for p in group["params"]]
+    grouped = [p for group in parameter_groups(network, network, find_blocks(network)) for p in group["params"]]
     assert len(grouped) == len(set(grouped)) == len(list(network.parameters()))
     undecayed = set(sorted_names(network, "weight_decay", 0.0))
     vectors = {name for name, p in network.named_parameters() if p.ndim < 2}
