@@ -183,7 +183,9 @@ def first_nonfinite(trainer: Trainer, batch: Batch, number: int) -> Found | None
     hooks = [m.register_forward_hook(partial(search.watch, name)) for name, m in model.named_modules() if name]
     params = {name: p for name, p in model.named_parameters() if p.requires_grad}
     try:
-        with torch.enable_grad(), trainer.precision_plugin.train_step_context():
+        # Compiled code calls no hooks that come after it.
+        eager = torch.compiler.set_stance("force_eager")
+        with eager, torch.enable_grad(), trainer.precision_plugin.train_step_context():
             loss: Any = model.training_step(batch, number)
             search.note("the loss", loss, "look at their targets, or set gradients.nonfinite to skip")
             grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True)

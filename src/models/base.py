@@ -13,6 +13,7 @@ from src.data.module import Batch
 from src.models.blocks import find_blocks
 from src.models.factory import build, build_network, build_schedule, check_takes, parameter_groups, try_network
 from src.models.finetuning import freeze, load_weights
+from src.models.levers import compile_blocks, recompute_activations
 from src.run.checkpoint import fit_weights
 from src.run.errors import ConfigError
 from src.run.private import leave_unscaling_to_scaler
@@ -35,6 +36,10 @@ class Model(LightningModule):
         freeze: parameters that are not trained, by patterns of their names in the network, such as `blocks.0.*`.
         blocks: the modules that the network is divided by, by patterns of their names, such as `layers.*`; by default
             those of its attribute `blocks`.
+        activation_checkpointing: compute each block's activations once more in the backward pass, in place of keeping
+            them: less memory, more time, the same losses.
+        compile: let torch compile each block, or the whole of a network without blocks: faster after some minutes of
+            compiling; the losses may differ in their last digits, and dropout draws other numbers.
     """
 
     uses: tuple[str, ...] = ()  # commands for a trained model, besides evaluate
@@ -48,10 +53,13 @@ class Model(LightningModule):
         init_from: str | None = None,
         freeze: Sequence[str] = (),
         blocks: Sequence[str] = (),
+        activation_checkpointing: bool = False,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.factory, self.optimizer, self.schedule = network, optimizer, schedule
         self.init_from, self.frozen, self.block_names = init_from, freeze, blocks
+        self.activation_checkpointing, self.compiles = activation_checkpointing, compile
         self.network: nn.Module | None = None
         self.flops_per_sample: int | None = None  # of a forward pass
         self.window: dict[str, Tensor] = {}  # sums since the last line of the log, on the device
@@ -68,6 +76,13 @@ class Model(LightningModule):
             if self.init_from is not None and self.trainer.state.fn == TrainerFn.FITTING:
                 rank_zero_print(load_weights(self.network, self.init_from))
             freeze(self.network, self.frozen)
+            self.pull_levers(self.network)
+
+    def pull_levers(self, network: nn.Module) -> None:
+        if self.activation_checkpointing:
+            recompute_activations(network, self.blocks())
+        if self.compiles:
+            compile_blocks(network, self.blocks(), self.trainer.strategy.root_device)
 
     def blocks(self) -> list[nn.Module]:
         assert self.network is not None

@@ -1,22 +1,37 @@
 import math
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.data.module import Batch
 from src.models.base import MaskedMean, Model
+from src.models.levers import check_head, chunked_losses
+from src.run.errors import ConfigError
 
 
 class LanguageModeling(Model):
     """The next token at each place: cross-entropy, perplexity and bits per byte (loss / ln 2 / bytes per token).
-    The network gives logits [N, T, vocab_size] for x [N, T]."""
+    The network gives logits [N, T, vocab_size] for x [N, T].
+
+    Args:
+        loss_chunks: into so many parts a batch's tokens are divided, of which one at a time has logits: less memory where
+            the vocabulary is large. The network's last layer must be its `head`, of what its method `features` gives.
+    """
 
     uses = ("generate",)
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, loss_chunks: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if loss_chunks < 1:
+            raise ConfigError(f"model.loss_chunks: {loss_chunks} is less than 1")
+        self.loss_chunks = loss_chunks
         self.mean_loss = MaskedMean()
+
+    def pull_levers(self, network: nn.Module) -> None:
+        if self.loss_chunks > 1:
+            check_head(network)
+        super().pull_levers(network)
 
     def logits_shape(self, x: Tensor) -> list[int]:
         return [*x.shape, self.facts["vocab_size"]]
@@ -31,7 +46,11 @@ class LanguageModeling(Model):
 
     def losses(self, batch: Batch, reduction: str) -> Tensor:
         """Of all tokens, [N * T], or their mean; targets are -100 where there is no token."""
-        return F.cross_entropy(self(batch["x"]).flatten(0, 1).float(), batch["targets"].flatten(), reduction=reduction)
+        targets = batch["targets"].flatten()
+        if self.loss_chunks == 1:
+            return F.cross_entropy(self(batch["x"]).flatten(0, 1).float(), targets, reduction=reduction)
+        losses = chunked_losses(self.network, batch["x"], targets, self.loss_chunks)
+        return losses if reduction == "none" else losses.sum() / (targets >= 0).sum()
 
     def log_scores(self, split: str) -> None:
         loss = self.mean_loss.compute()

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from src.run.errors import EnvironmentFault
+
 
 def cluster_environment(trainer: Trainer) -> Any:
     """For requeueing under SLURM, and for processes that must agree on a checkpoint: what started the processes."""
@@ -59,3 +61,18 @@ def leave_unscaling_to_scaler(optimizer: Optimizer) -> None:
 def worker_processes(loader: DataLoader) -> list[BaseProcess]:
     """For the line that says how a data worker died: the loader's processes, in the order of their numbers."""
     return getattr(loader._iterator, "_workers", [])
+
+
+def check_compiler(device: torch.device) -> None:
+    """For a line in place of pages at the first batch: raise EnvironmentFault where torch finds no compiler."""
+    from torch._inductor.cpp_builder import get_cpp_compiler  # a second, which only `model.compile` needs
+    from torch._inductor.exc import InvalidCxxCompiler
+    from torch.utils._triton import has_triton
+
+    try:
+        found = bool(get_cpp_compiler()) if device.type == "cpu" else has_triton()
+    except InvalidCxxCompiler:
+        found = False
+    if not found:
+        what = "a C++ compiler, such as g++ (CXX names another)" if device.type == "cpu" else "triton"
+        raise EnvironmentFault(f"model.compile: no compiler is found -> install {what}, or leave model.compile out")

@@ -1,0 +1,88 @@
+"""What makes a network fit into less memory, or go faster, and gives the same losses. Where the network is divided into
+blocks (src/models/blocks.py), each of them is a piece."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from src.run.errors import ConfigError
+from src.run.private import check_compiler
+
+
+def recompute_activations(network: nn.Module, blocks: list[nn.Module]) -> None:
+    """Keep of each block only its input, and compute the rest once more in the backward pass (Chen et al., Training
+    Deep Nets with Sublinear Memory Cost, 2016)."""
+    if not blocks:
+        name = type(network).__name__
+        raise ConfigError(f"model.activation_checkpointing: {name} has no blocks -> name them in model.blocks")
+    for block in blocks:  # of the module, so that its hooks run once, and its parameters keep their names
+        block.forward = partial(recomputed, block.forward, block=block)  # type: ignore[method-assign]
+
+
+def recomputed(function: Callable[..., Any], *args: Any, block: nn.Module | None = None, **kwargs: Any) -> Any:
+    """What a function gives, whose intermediate results are made anew in the backward pass, with the same random
+    numbers and under the same autocast. What a pass changes in a block's buffers, it changes once."""
+    if not torch.is_grad_enabled():
+        return function(*args, **kwargs)
+    how: dict[str, Any] = {"use_reentrant": False}
+    # A compiler makes anew what the gradient needs, which the buffers are not.
+    if block is not None and not torch.compiler.is_compiling() and any(True for _ in block.buffers()):
+        how["context_fn"] = partial(contexts, block)
+    return checkpoint(function, *args, **how, **kwargs)
+
+
+def contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """Of the forward pass, and of the second one."""
+    return nullcontext(), kept_buffers(block)
+
+
+@contextmanager
+def kept_buffers(block: nn.Module) -> Iterator[None]:
+    """Buffers, such as the statistics of batch norms, are afterwards as they were."""
+    buffers = list(block.buffers())
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            torch._foreach_copy_(buffers, before)
+
+
+def compile_blocks(network: nn.Module, blocks: list[nn.Module], device: torch.device) -> None:
+    """Let torch compile each block at its first batch, or the whole of a network that has none."""
+    check_compiler(device)
+    parts = blocks or [network]
+    # torch counts the variants of a forward's code over all blocks that share it, and at the limit compiles no more. A
+    # block has up to four: to train and to measure, for the first size of a batch and for any.
+    config = torch.compiler.config
+    config.recompile_limit = max(config.recompile_limit, 8 * len(parts))
+    for part in parts:
+        part.compile()
+
+
+def check_head(network: nn.Module) -> None:
+    """Raise ConfigError where a network's last layer cannot be had apart."""
+    if not callable(getattr(network, "features", None)) or not isinstance(getattr(network, "head", None), nn.Module):
+        what = f"{type(network).__name__} does not say what its last layer is"
+        how = "give it a layer `head` and a method `features`, with forward(x) = head(features(x)), or leave it 1"
+        raise ConfigError(f"model.loss_chunks: {what} -> {how}")
+
+
+def chunked_losses(network: Any, x: Tensor, targets: Tensor, chunks: int) -> Tensor:
+    """Cross-entropy of each token [N * T] for x [N, T] and targets [N * T], without all logits in memory at once.
+
+    Of each chunk of tokens the logits are made, forgotten, and made again in the backward pass.
+    """
+    features = network.features(x).flatten(0, 1)  # [N * T, dim]
+    pairs = zip(features.chunk(chunks), targets.chunk(chunks), strict=True)
+    return torch.cat([recomputed(head_losses, network.head, part, wanted) for part, wanted in pairs])
+
+
+def head_losses(head: nn.Module, features: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(head(features).float(), targets, reduction="none")
