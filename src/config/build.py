@@ -124,7 +124,9 @@ class Experiment:
             loaded = import_module(module)
         except ImportError as e:
             missing = getattr(e, "name", None) or ""
-            fail(self.request.lines, path, first_line(e) + ("" if module.startswith(missing) else origin(e)))
+            todo = f" -> pip install {missing}" if missing == module.partition(".")[0] else ""
+            where = "" if module.startswith(missing) else origin(e)
+            fail(self.request.lines, path, first_line(e) + where + todo)
         if not hasattr(loaded, name):
             fail(self.request.lines, path, f"{module} has no {name}{nearest(name, vars(loaded))}")
         target, bases = getattr(loaded, name), tuple(map(resolve_name, argument.bases))

@@ -8,10 +8,12 @@ import errno
 import hashlib
 import io
 import json
+import pickle
 import random
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 
-from src.run.errors import CheckpointError, ConfigError, EnvironmentFault
+from src.run.errors import CheckpointError, ConfigError, EnvironmentFault, KnownError
 from src.run.files import sync, write_synced, write_text
 
 SCHEMA = 1  # of what a checkpoint holds; one with another number is refused
@@ -184,7 +186,9 @@ def read(path: Path) -> dict[str, Any]:
     if wrong := damage(path):
         raise CheckpointError(f"checkpoint {path}: {wrong} -> take another, or leave it out to start afresh")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = plain(path)
+    except KnownError:
+        raise
     except Exception as e:  # what a broken file makes torch raise has no common base
         if isinstance(e, MemoryError) or (isinstance(e, OSError) and e.errno != errno.EINVAL):  # of a place before it
             raise
@@ -192,6 +196,22 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f"checkpoint {path}: it holds no names of tensors -> take another")
     return checkpoint
+
+
+def plain(path: Path) -> Any:
+    """What a file of tensors and plain data holds. The states of torchao's optimizers are such data, too: it says so
+    when it is loaded."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        if not unknown or not all(name.startswith("torchao.optim.") for name in unknown):
+            raise
+    try:
+        import_module("torchao.optim")
+    except ImportError as e:
+        raise EnvironmentFault(f"checkpoint {path}: its optimizer is of torchao -> pip install torchao") from e
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def fit_weights(model: torch.nn.Module, state: dict[str, Any]) -> None:
