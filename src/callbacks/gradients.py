@@ -204,6 +204,7 @@ class Search:
         self.index = index
         self.found: Found | None = None
 
+    @torch.no_grad()  # so that a block whose activations are made anew has as many of them as before
     def note(self, where: str, value: Any, hint: str = HINT) -> None:
         if self.found or not isinstance(value, Tensor) or value.isfinite().all():
             return

@@ -16,7 +16,7 @@ from src.models.finetuning import freeze, load_weights
 from src.models.levers import compile_blocks, recompute_activations
 from src.run.checkpoint import fit_weights
 from src.run.errors import ConfigError
-from src.run.private import leave_unscaling_to_scaler
+from src.run.private import check_compiler, leave_unscaling_to_scaler
 from src.run.terminal import rank_zero_print
 
 if TYPE_CHECKING:
@@ -111,6 +111,8 @@ class Model(LightningModule):
         assert self.network is not None
         groups = parameter_groups(self, self.network, self.blocks())
         optimizer = build("optimizer", self.optimizer, groups)
+        if type(optimizer).__module__.startswith("torchao."):
+            check_compiler("model.optimizer", self.device)
         if self.trainer.gradient_clip_val:  # fused optimizers would unscale the gradients after they are clipped
             leave_unscaling_to_scaler(optimizer)
         if self.schedule is None:

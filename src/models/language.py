@@ -15,8 +15,9 @@ class LanguageModeling(Model):
     The network gives logits [N, T, vocab_size] for x [N, T].
 
     Args:
-        loss_chunks: into so many parts a batch's tokens are divided, of which one at a time has logits: less memory where
-            the vocabulary is large. The network's last layer must be its `head`, of what its method `features` gives.
+        loss_chunks: into so many parts a batch's tokens are divided, of which one at a time has logits: less memory
+            where the vocabulary is large. The network's last layer must be its `head`, of what its method `features`
+            gives.
     """
 
     uses = ("generate",)

@@ -22,7 +22,7 @@ def recompute_activations(network: nn.Module, blocks: list[nn.Module]) -> None:
         name = type(network).__name__
         raise ConfigError(f"model.activation_checkpointing: {name} has no blocks -> name them in model.blocks")
     for block in blocks:  # of the module, so that its hooks run once, and its parameters keep their names
-        block.forward = partial(recomputed, block.forward, block=block)  # type: ignore[method-assign]
+        block.forward = partial(recomputed, block.forward, block=block)
 
 
 def recomputed(function: Callable[..., Any], *args: Any, block: nn.Module | None = None, **kwargs: Any) -> Any:
@@ -56,7 +56,7 @@ def kept_buffers(block: nn.Module) -> Iterator[None]:
 
 def compile_blocks(network: nn.Module, blocks: list[nn.Module], device: torch.device) -> None:
     """Let torch compile each block at its first batch, or the whole of a network that has none."""
-    check_compiler(device)
+    check_compiler("model.compile", device)
     parts = blocks or [network]
     # torch counts the variants of a forward's code over all blocks that share it, and at the limit compiles no more. A
     # block has up to four: to train and to measure, for the first size of a batch and for any.

@@ -63,9 +63,10 @@ def worker_processes(loader: DataLoader) -> list[BaseProcess]:
     return getattr(loader._iterator, "_workers", [])
 
 
-def check_compiler(device: torch.device) -> None:
-    """For a line in place of pages at the first batch: raise EnvironmentFault where torch finds no compiler."""
-    from torch._inductor.cpp_builder import get_cpp_compiler  # a second, which only `model.compile` needs
+def check_compiler(key: str, device: torch.device) -> None:
+    """For a line in place of pages at the first batch: raise EnvironmentFault where torch finds no compiler, which a
+    key of the config asks for."""
+    from torch._inductor.cpp_builder import get_cpp_compiler  # takes a second, which most runs need not wait
     from torch._inductor.exc import InvalidCxxCompiler
     from torch.utils._triton import has_triton
 
@@ -75,4 +76,4 @@ def check_compiler(device: torch.device) -> None:
         found = False
     if not found:
         what = "a C++ compiler, such as g++ (CXX names another)" if device.type == "cpu" else "triton"
-        raise EnvironmentFault(f"model.compile: no compiler is found -> install {what}, or leave model.compile out")
+        raise EnvironmentFault(f"{key}: it compiles, but no compiler is found -> install {what}, or leave it out")

@@ -3,15 +3,16 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from functools import partial
+from importlib.machinery import PathFinder
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT, SMALL
+from conftest import SMALL
 from processes import in_fork
 from torch import nn
 from torch.nn import functional as F
@@ -21,14 +22,15 @@ from src import evaluate, load_run
 from src.models.factory import forward_flops
 from src.models.finetuning import freeze
 from src.models.levers import check_head, chunked_losses, compile_blocks, recompute_activations
+
+# kind: text
+from src.networks.gpt import GPT
 from src.networks.mlp import MLP
 from src.networks.resnet import ResNet
+from src.networks.text_rnn import TextRNN
 from src.run import checkpoint as files
 from src.run.errors import CheckpointError, ConfigError, EnvironmentFault
 
-# kind: text
-from src.networks.gpt import GPT  # noqa: I001
-from src.networks.text_rnn import TextRNN
 # end
 
 CPU = torch.device("cpu")
@@ -249,7 +251,7 @@ def test_a_wrong_number_of_chunks_is_refused(run, gpt, tmp_path):
 
 def test_a_network_that_does_not_say_its_last_layer_is_refused():
     with pytest.raises(
-        ConfigError, match="model.loss_chunks: Keywords does not say what its last layer is -> give it a"
+        ConfigError, match=r"model.loss_chunks: Keywords does not say what its last layer is -> give it a"
     ):
         check_head(Keywords())
 
@@ -262,7 +264,7 @@ def test_without_blocks_nothing_can_be_recomputed(run, tmp_path):
 
 
 def ending(folder):
-    saved = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    saved = files.read(folder / "checkpoints/last.ckpt")
     return json.loads((folder / "summary.json").read_text()), saved["state_dict"]
 
 
@@ -294,11 +296,19 @@ def test_a_run_may_go_on_with_recomputed_activations_to_the_same_bits(start, run
     assert_same(whole, tmp_path / "cut")
 
 
-def test_without_a_compiler_the_run_says_so(run, tmp_path):
-    args = [*SMALL, "--model.compile", "true", "--run_dir", tmp_path / "run"]
-    output = run(args, code=75, first=lambda: os.environ.update(CXX="/nowhere/g++"))
-    assert output.splitlines()[-1].startswith("error: model.compile: no compiler is found -> install a C++ compiler")
+@pytest.mark.parametrize(("key", "value"), [("model.compile", "true"), ("model.optimizer", "torchao.optim.AdamW8bit")])
+def test_without_a_compiler_the_run_says_so(run, tmp_path, key, value):
+    args = [*SMALL, f"--{key}", value, "--run_dir", tmp_path / "run"]
+    output = run(args, code=75, first=lambda: os.environ.update(PATH="/nowhere"))
+    line = f"error: {key}: it compiles, but no compiler is found -> install a C++ compiler, such as g++"
+    assert output.splitlines()[-1].startswith(line)
     assert "Traceback" not in output
+
+
+def test_what_is_not_finite_is_named_within_a_block(run, tmp_path):
+    args = [*SMALL, "--model.activation_checkpointing", "true", "--model.optimizer.lr", 1e30]
+    output = run([*args, "--run_dir", tmp_path / "run"], code=5)
+    assert "first in the output of network.blocks.0." in output.splitlines()[-1]
 
 
 # Batches of 64 and, in measuring, smaller ones; a block of each width.
@@ -328,21 +338,18 @@ def test_a_compiled_run_goes_on_is_evaluated_and_names_what_is_not_finite(start,
 
 
 @pytest.mark.long
+@pytest.mark.in_fork
 def test_blocks_of_many_shapes_are_all_compiled():
     """torch gives up after 8 variants of a function, and these blocks share one."""
-    code = (
-        "import torch; from src.networks.resnet import ResNet; from src.models.levers import compile_blocks\n"
-        "network = ResNet([1] * 6, [4, 6, 8, 10, 12, 14])\n"
-        "compile_blocks(network, list(network.blocks), torch.device('cpu'))\n"
-        "for size in (4, 3, 2):\n"
-        "    network.train()(torch.randn(size, 3, 64, 64)).sum().backward()\n"
-        "    with torch.inference_mode(): network.eval()(torch.randn(size, 3, 64, 64))\n"
-    )
-    env = {**os.environ, "TORCH_LOGS": "recompiles"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr
-    assert "hit config.recompile_limit" not in done.stderr
-    assert 8 < done.stderr.count("Recompiling function") < 24
+    blocks = [nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in pairwise(range(4, 11))]
+    network, before = nn.Sequential(*blocks), torch.compiler.config.recompile_limit
+    compile_blocks(network, blocks, CPU)
+    assert torch.compiler.config.recompile_limit > before
+    with torch.compiler.config.patch(fail_on_recompile_limit_hit=True):
+        for size in (4, 3, 2, 5):
+            network.train()(torch.randn(size, 4)).sum().backward()
+            with torch.inference_mode():
+                network.eval()(torch.randn(size, 4))
 
 
 def state_of_8_bits(folder):
@@ -362,8 +369,15 @@ def test_a_checkpoint_of_torchao_is_read_where_nothing_has_loaded_it(tmp_path):
     in_fork(read)
 
 
+class WithoutTorchao(PathFinder):
+    @classmethod
+    def find_spec(cls, name, *args):
+        return None if name.partition(".")[0] == "torchao" else super().find_spec(name, *args)
+
+
 def no_torchao():
-    sys.modules["torchao"] = None
+    """It is not installed, as far as Python can see."""
+    sys.meta_path[:] = [WithoutTorchao if finder is PathFinder else finder for finder in sys.meta_path]
 
 
 @pytest.mark.in_fork

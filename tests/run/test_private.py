@@ -1,6 +1,7 @@
 """Each private part of Lightning and torch that src/run/private.py uses is there and does what is wanted of it."""
 
 import ast
+import shutil
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEn
 from torch.utils.data import DataLoader, TensorDataset
 
 from src.run import private
+from src.run.errors import EnvironmentFault
 
 CALM = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
@@ -112,6 +114,21 @@ def test_worker_processes():
     next(iter(loader))
     processes = private.worker_processes(loader)
     assert [(process.is_alive(), process.exitcode) for process in processes] == [(True, None)] * 2, part
+
+
+@pytest.mark.in_fork  # torch remembers the compiler that it has found
+@pytest.mark.parametrize("found", [True, False])
+def test_check_compiler(monkeypatch, tmp_path, found):
+    part = gone("torch._inductor.cpp_builder.get_cpp_compiler")
+    if found:
+        assert shutil.which("g++"), "this test needs a compiler"
+        return private.check_compiler("key", torch.device("cpu"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EnvironmentFault, match="key: it compiles, but no compiler is found"):
+        private.check_compiler("key", torch.device("cpu"))
+    with pytest.raises(EnvironmentFault, match="install triton"):
+        private.check_compiler("key", torch.device("cuda")), part
+    return None
 
 
 def private_uses(tree: ast.AST) -> list[str]:
