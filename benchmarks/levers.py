@@ -23,17 +23,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.models.factory import channels_last
-from src.models.levers import chunked_losses, compile_blocks, recompute_activations
-from src.networks.gpt import GPT
-from src.networks.resnet import ResNet
-from src.networks.vit import ViT
+from src.models.language import chunked_losses  # kind: text
+from src.models.levers import compile_blocks, recompute_activations
+from src.networks.gpt import GPT  # kind: text
+from src.networks.resnet import ResNet  # kind: images
+from src.networks.vit import ViT  # kind: images
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LEVERS = ("micro-batches", "bf16-mixed", "activation checkpointing", "compile", "checkpointing and compile")
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "GPT": lambda: GPT(dim=192, depth=4, num_heads=4, vocab_size=8192, seq_len=128),
-    "ResNet": lambda: channels_last(ResNet([2, 2, 2], [32, 64, 128])),
-    "ViT": lambda: ViT(patch_size=4, dim=192, depth=4, num_heads=3, in_channels=3, image_size=(32, 32)),
+    "GPT": lambda: GPT(dim=192, depth=4, num_heads=4, vocab_size=8192, seq_len=128),  # kind: text
+    "ResNet": lambda: channels_last(ResNet([2, 2, 2], [32, 64, 128])),  # kind: images
+    "ViT": lambda: ViT(patch_size=4, dim=192, depth=4, num_heads=3, in_channels=3, image_size=(32, 32)),  # kind: images
 }
 SAMPLES = {"GPT": 8, "ResNet": 64, "ViT": 32}
 FEW_STEPS = 2  # before those that are measured: the first allocates the optimizer's states, or compiles
@@ -66,15 +67,20 @@ def made(name: str, lever: str) -> tuple[nn.Module, torch.optim.Optimizer, Calla
         for _ in range(parts):
             x, targets = data(name, parts)
             with torch.autocast(DEVICE.type, torch.bfloat16, enabled=lever == "bf16-mixed"):
-                if "chunks" in lever:
-                    loss = chunked_losses(network, x, targets, 8).mean()
-                else:
-                    loss = F.cross_entropy(network(x).flatten(0, -2).float(), targets)
+                loss = loss_of(network, x, targets, lever)
             (loss / parts).backward()
         optimizer.step()
         optimizer.zero_grad()
 
     return network, optimizer, step
+
+
+def loss_of(network: nn.Module, x: Tensor, targets: Tensor, lever: str) -> Tensor:
+    # kind: text
+    if "chunks" in lever:
+        return chunked_losses(network, x, targets, 8).mean()
+    # end
+    return F.cross_entropy(network(x).flatten(0, -2).float(), targets)
 
 
 def make_optimizer(network: nn.Module, lever: str) -> torch.optim.Optimizer:

@@ -7,8 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from src.run.errors import ConfigError
@@ -64,25 +63,3 @@ def compile_blocks(network: nn.Module, blocks: list[nn.Module], device: torch.de
     config.recompile_limit = max(config.recompile_limit, 8 * len(parts))
     for part in parts:
         part.compile()
-
-
-def check_head(network: nn.Module) -> None:
-    """Raise ConfigError where a network's last layer cannot be had apart."""
-    if not callable(getattr(network, "features", None)) or not isinstance(getattr(network, "head", None), nn.Module):
-        what = f"{type(network).__name__} does not say what its last layer is"
-        how = "give it a layer `head` and a method `features`, with forward(x) = head(features(x)), or leave it 1"
-        raise ConfigError(f"model.loss_chunks: {what} -> {how}")
-
-
-def chunked_losses(network: Any, x: Tensor, targets: Tensor, chunks: int) -> Tensor:
-    """Cross-entropy of each token [N * T] for x [N, T] and targets [N * T], without all logits in memory at once.
-
-    Of each chunk of tokens the logits are made, forgotten, and made again in the backward pass.
-    """
-    features = network.features(x).flatten(0, 1)  # [N * T, dim]
-    pairs = zip(features.chunk(chunks), targets.chunk(chunks), strict=True)
-    return torch.cat([recomputed(head_losses, network.head, part, wanted) for part, wanted in pairs])
-
-
-def head_losses(head: nn.Module, features: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(head(features).float(), targets, reduction="none")
