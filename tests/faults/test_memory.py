@@ -42,6 +42,7 @@ def test_names_the_cheapest_levers(run, tmp_path, error):
     assert line.startswith("error: out of memory after 2 steps with 32 samples at once on cpu -> ")
     assert "data.micro_batch_size 16 saves half of the activations (the same command with that flag goes on); " in line
     assert "trainer.precision bf16-mixed saves about half of the activations" in line
+    assert "; model.activation_checkpointing true saves" in line
     assert line.endswith("; a smaller model.network")
     assert "Traceback" not in line
 
