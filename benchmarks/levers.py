@@ -4,17 +4,14 @@ share of the same step without it.
     python -m benchmarks.levers --repeats 5 --steps 6
 
 A step is forward, loss, backward and optimizer, of a GPT, a ResNet and a ViT on made-up data, on a GPU where there is
-one, else on a CPU with one thread. Each side runs in a process of its own, in turn with the one without levers, so that
-nothing is shared but the machine. Memory is what torch's allocator holds at most in a step, weights and all; the time
-is the median of a side's steps, on a CPU the processor's time, which other work on the machine hardly changes. What is
-compiled is compiled before: that time is told apart.
+one, else on a CPU with one thread, in turn with the side without levers. Memory is what torch's allocator holds at most
+in a step, weights and all; the time is the median of a side's steps, on a CPU the processor's time, which other work on
+the machine hardly changes. What is compiled is compiled before: that time is told apart.
 """
 
 import argparse
-import json
+import gc
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -126,7 +123,8 @@ def parts_of(t: Tensor) -> list[Tensor]:
 
 
 def measure(name: str, lever: str, steps: int) -> dict[str, float]:
-    torch.set_num_threads(1)
+    gc.collect()
+    torch.compiler.reset()  # no more than the files of what was compiled before are left
     network, optimizer, step = made(name, lever)
     t0 = time.perf_counter()
     for _ in range(FEW_STEPS):
@@ -149,12 +147,6 @@ def timed(step: Callable[[], None]) -> float:
     return clock() - t0
 
 
-def in_process(name: str, lever: str, steps: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.levers", "--network", name, "--lever", lever, "--steps", str(steps)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def spread(values: list[float], form: str = ".2f") -> str:
     middle, least, largest = (f"{v:{form}}" for v in (statistics.median(values), min(values), max(values)))
     return middle if len(values) == 1 else f"{middle} ({least} to {largest})"
@@ -174,7 +166,7 @@ def table(name: str, found: dict[str, list[dict[str, float]]]) -> None:
 
 
 def first(sides: list[dict[str, float]]) -> str:
-    """Of the first process alone, because torch keeps what it has compiled for the next ones."""
+    """Of the first time alone, because torch keeps what it has compiled for the next ones."""
     return f"{sides[0]['compiling']:.0f}"
 
 
@@ -184,18 +176,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--levers", nargs="+", help="these alone")
-    parser.add_argument("--network", help="one side, in this process")
-    parser.add_argument("--lever", default="")
     args = parser.parse_args()
-    if args.network:
-        print(json.dumps(measure(args.network, args.lever, args.steps)))
-        return
+    torch.set_num_threads(1)
     for name in args.networks:
         sides = ["", *(args.levers or levers_of(name))]
         found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
         for i in range(args.repeats):
             for side in reversed(sides) if i % 2 else sides:
-                found[side].append(in_process(name, side, args.steps))
+                found[side].append(measure(name, side, args.steps))
         table(name, found)
 
 

@@ -77,7 +77,7 @@ def chunked_losses(network: Any, x: Tensor, targets: Tensor, chunks: int) -> Ten
     """
     features = network.features(x).flatten(0, 1)  # [N * T, dim]
     pairs = zip(features.chunk(chunks), targets.chunk(chunks), strict=True)
-    return torch.cat([recomputed(head_losses, network.head, part, wanted) for part, wanted in pairs])
+    return torch.cat([recomputed(head_losses, None, network.head, part, wanted) for part, wanted in pairs])
 
 
 def head_losses(head: nn.Module, features: Tensor, targets: Tensor) -> Tensor:

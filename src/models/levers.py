@@ -21,19 +21,19 @@ def recompute_activations(network: nn.Module, blocks: list[nn.Module]) -> None:
         name = type(network).__name__
         raise ConfigError(f"model.activation_checkpointing: {name} has no blocks -> name them in model.blocks")
     for block in blocks:  # of the module, so that its hooks run once, and its parameters keep their names
-        block.forward = partial(recomputed, block.forward, block=block)
+        changing = block if any(True for _ in block.buffers()) else None
+        block.forward = partial(recomputed, block.forward, changing)
 
 
-def recomputed(function: Callable[..., Any], *args: Any, block: nn.Module | None = None, **kwargs: Any) -> Any:
+def recomputed(function: Callable[..., Any], block: nn.Module | None, /, *args: Any, **kwargs: Any) -> Any:
     """What a function gives, whose intermediate results are made anew in the backward pass, with the same random
-    numbers and under the same autocast. What a pass changes in a block's buffers, it changes once."""
+    numbers and under the same autocast. What a pass changes in the buffers of `block`, it changes once."""
     if not torch.is_grad_enabled():
         return function(*args, **kwargs)
     how: dict[str, Any] = {"use_reentrant": False}
-    # A compiler makes anew what the gradient needs, which the buffers are not.
-    if block is not None and not torch.compiler.is_compiling() and any(True for _ in block.buffers()):
+    if block is not None and not torch.compiler.is_compiling():  # which makes anew what the gradient needs alone
         how["context_fn"] = partial(contexts, block)
-    return checkpoint(function, *args, **how, **kwargs)
+    return checkpoint(partial(function, **kwargs), *args, **how)  # whose own names are then not in the way
 
 
 def contexts(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:

@@ -60,7 +60,7 @@ class Keywords(nn.Module):
     def forward(self, x):
         state = None
         for block in self.blocks:
-            x, state = block(x, state=state, scale=2.0)
+            x, state = block(x, block=state, use_reentrant=2.0)
         return self.head(x + state["sum"])
 
 
@@ -69,9 +69,9 @@ class Pair(nn.Module):
         super().__init__()
         self.layer = nn.Linear(8, 8)
 
-    def forward(self, x, state, scale):
-        y = torch.tanh(self.layer(x)) * scale
-        return y, {"sum": y + (0 if state is None else state["sum"])}
+    def forward(self, x, block, use_reentrant):  # names that others use, too
+        y = torch.tanh(self.layer(x)) * use_reentrant
+        return y, {"sum": y + (0 if block is None else block["sum"])}
 
 
 IMAGES, TOKENS = torch.randn(6, 3, 8, 8), torch.randint(50, (6, 12))
