@@ -24,7 +24,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from src.run.errors import CheckpointError, ConfigError, EnvironmentFault
 from src.run.files import sync, write_synced, write_text
 
-SCHEMA = 1  # of what a checkpoint holds; one with another number is refused
+SCHEMA = 2  # of what a checkpoint holds; one with another number is refused
 POSITION = ("global_step", "steps_logged", "best")
 
 
@@ -247,7 +247,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
-def gathered(state: dict[str, Any], trainer: Trainer) -> list[Any]:
+def gathered(state: Any, trainer: Trainer) -> list[Any]:
     """The states of all processes, in the order of their ranks."""
     states: list[Any] = [state] * trainer.world_size
     if trainer.world_size > 1:
