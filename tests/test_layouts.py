@@ -16,7 +16,13 @@ LAYOUTS = {
     "one device": ["--trainer.limit_train_batches", STEPS],
     "two devices": [*TWO, "--trainer.limit_train_batches", STEPS],
     "two micro-batches": ["--data.micro_batch_size", 32, "--trainer.limit_train_batches", 2 * STEPS],
-    "two devices with two micro-batches each": [*TWO, "--data.micro_batch_size", 16, "--trainer.limit_train_batches", 2 * STEPS],
+    "two devices with two micro-batches each": [
+        *TWO,
+        "--data.micro_batch_size",
+        16,
+        "--trainer.limit_train_batches",
+        2 * STEPS,
+    ],
 }
 
 

@@ -17,14 +17,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.plugins import CheckpointIO, XLACheckpointIO
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import (
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    SingleDeviceXLAStrategy,
+    Strategy,
+    XLAStrategy,
+)
 
 from src.run.errors import CheckpointError, ConfigError, EnvironmentFault
 from src.run.files import sync, write_synced, write_text
 
 SCHEMA = 2  # of what a checkpoint holds; one with another number is refused
+XLA = (SingleDeviceXLAStrategy, XLAStrategy)
 POSITION = ("global_step", "steps_logged", "best")
 
 
@@ -63,6 +72,17 @@ class VerifiedCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: Any) -> None:
         """Lightning's callbacks that would ask for it are refused; `prune` removes old ones."""
+
+
+class XLAVerifiedCheckpointIO(VerifiedCheckpointIO, XLACheckpointIO):
+    """The same, of a kind that Lightning's strategies for TPUs take."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        super().save_checkpoint(move_data_to_device(checkpoint, "cpu"), path, storage_options)
+
+
+def checkpoint_io_for(strategy: Strategy) -> VerifiedCheckpointIO:
+    return XLAVerifiedCheckpointIO() if isinstance(strategy, XLA) else VerifiedCheckpointIO()
 
 
 def position_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
