@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -77,21 +78,26 @@ def test_tasks_must_agree_on_a_folder(run):
     assert errors(output) == ["error: several processes were started: they must agree on a folder -> give --run_dir"]
 
 
+def elastic(rank: int):
+    """A hook: the environment of one of two processes that torchrun has started."""
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "TORCHELASTIC_RUN_ID")
+    return lambda: os.environ.update(dict(zip(names, [str(rank), str(rank), "2", "2", "0", "none"], strict=True)))
+
+
 @pytest.mark.parametrize("flags", [["--trainer.devices", 1], [*DDP, "--trainer.num_nodes", 2]])
-def test_as_many_processes_as_the_config_says(run, tmp_path, flags):
-    output = run([*TINY, *flags, "--run_dir", tmp_path / "run"], code=2, first=slurm(0, free_port()))
+@pytest.mark.parametrize("first", [slurm(0, "1"), elastic(0)], ids=["SLURM", "torchrun"])
+def test_as_many_processes_as_the_config_says(run, tmp_path, flags, first):
+    output = run([*TINY, *flags, "--run_dir", tmp_path / "run"], code=2, first=first)
     (line,) = errors(output)
-    assert "num_nodes" in line or "devices" in line
+    assert "num_nodes" in line
+    assert "devices" in line
     assert not (tmp_path / "run").exists()
 
 
 def test_a_batch_job_without_srun_is_told(run, tmp_path):
     """Of four tasks only one is there, because srun did not start them."""
 
-    def first():
-        slurm(0, free_port(), 4, join_sec=1)()
-        del os.environ["SLURM_NTASKS_PER_NODE"]
-
+    first = slurm(0, free_port(), 4, join_sec=1)
     t0 = time.monotonic()
     output = run([*TINY, *DDP, "--trainer.devices", 4, "--run_dir", tmp_path / "run"], code=75, first=first)
     (line,) = errors(output)
@@ -294,18 +300,14 @@ def test_the_slurm_script_hands_on_what_srun_needs(tmp_path):
     for name, text in STANDINS.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
-    env = {
-        **ENV,
-        "PATH": f"{tmp_path}:{os.environ['PATH']}",
-        "SLURM_JOB_ID": "123456",
-        "SLURM_JOB_NODELIST": "node[7-8]",
-    }
-    env |= {"SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "4", "SLURM_JOB_NAME": "digits"}
+    env = {**ENV, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "123456"}
+    env |= {"SLURM_JOB_NODELIST": "node[7-8]", "SLURM_JOB_NAME": "digits"}
+    env |= {"SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "4"}
     command = ["bash", file, "--config", "configs/experiment/NAME.yaml"]
     shown = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert shown[:2] == ["MASTER_ADDR=node7", "MASTER_PORT=28456"]
+    assert shown[:2] == ["MASTER_ADDR=node7", "MASTER_PORT=23456"]
     assert "--kill-on-bad-exit=1" in shown
-    pairs = dict(zip(shown, shown[1:], strict=False))
+    pairs = dict(pairwise(shown))
     assert pairs["--config"] == "configs/experiment/NAME.yaml"
     assert pairs["--run_dir"] == "logs/digits/123456"
     assert (pairs["--trainer.num_nodes"], pairs["--trainer.devices"]) == ("2", "4")

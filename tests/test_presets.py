@@ -24,8 +24,8 @@ RUN = {  # preset -> more flags, twins, steps
 REFUSED = {
     "gpu": "error: trainer.accelerator: no gpu is here that torch can use -> take cpu or auto",
     "mps": "error: trainer.accelerator: no mps is here that torch can use -> take cpu or auto",
-    "tpu": "error: trainer.accelerator: no tpu is here that torch can use (torch_xla's newest, 2.9, is too old for this ",
-    "multi_node": "1 x 2, but this process was started alone -> start by torchrun or srun",  # run in test_launch.py
+    "tpu": "error: trainer.accelerator: no tpu is here that torch can use (torch_xla's newest, 2.9, is too old",
+    "multi_node": "trainer.num_nodes: 2, but this process was started alone -> start by torchrun",
 }
 
 

@@ -49,7 +49,7 @@ def known(e: Exception, trainer: Trainer, data: Any, folder: RunFolder) -> Known
     """The error of a run, or None for what is a bug, or says what it is by itself."""
     text = " ".join(str(e).split())
     lost = lost_process(e, trainer, folder)  # also ends the others
-    if not folder.checkpoints.is_dir():
+    if trainer.state.fn and not folder.checkpoints.is_dir():
         return EnvironmentFault(f"{folder.path}: the run folder was removed while the run wrote to it")
     if out_of_memory(e):
         return EnvironmentFault(levers(trainer, data))

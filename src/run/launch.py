@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.plugins.environments import TorchElasticEnvironment
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from torch import distributed
 
 from src.run.errors import ConfigError, EnvironmentFault
@@ -26,12 +26,13 @@ def check_launch(trainer: Trainer) -> None:
     if forks_within_fit(trainer):
         text = f"{type(strategy).__name__} would fork in the midst of the run, and know of no ranks before"
         raise ConfigError(f"trainer.strategy: {text} -> take ddp (on a TPU: trainer.devices 1)")
-    asked = f"trainer.devices x trainer.num_nodes: {trainer.num_devices} x {trainer.num_nodes}"
-    if env is None or not env.creates_processes_externally:
-        if trainer.num_nodes > 1:
-            raise ConfigError(f"{asked}, but this process was started alone -> start by torchrun or srun")
-    elif "SLURM_NTASKS" in os.environ and env.world_size() != trainer.num_devices * trainer.num_nodes:
-        raise ConfigError(f"{asked}, but {env.world_size()} processes were started -> set these to match")
+    asked, number = f"{trainer.num_devices} x {trainer.num_nodes}", trainer.num_devices * trainer.num_nodes
+    if isinstance(env, (SLURMEnvironment, TorchElasticEnvironment)) and number != env.world_size():
+        text = f"trainer.devices x trainer.num_nodes: {asked}, but {env.world_size()} processes were started"
+        raise ConfigError(f"{text} -> set these to what torchrun or SLURM was told, and trainer.strategy to ddp")
+    if trainer.num_nodes > 1 and (env is None or not env.creates_processes_externally):
+        text = f"trainer.num_nodes: {trainer.num_nodes}, but this process was started alone"
+        raise ConfigError(f"{text} -> start by torchrun or srun (docs/scale.md)")
 
 
 def meet(trainer: Trainer) -> None:
