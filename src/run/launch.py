@@ -1,5 +1,6 @@
 """Processes that torchrun or SLURM has started: that they are as many as the config says, and that all of them come."""
 
+import atexit
 import os
 import socket
 import time
@@ -49,6 +50,8 @@ def meet(trainer: Trainer) -> None:
             torch.cuda.set_device(device)
         backend = getattr(trainer.strategy, "process_group_backend", None)
         backend = backend or distributed.get_default_backend_for_device(device)
+        if backend == "nccl":
+            atexit.register(distributed.destroy_process_group)
         distributed.init_process_group(
             backend, store=store, rank=env.global_rank(), world_size=env.world_size(), timeout=COLLECTIVE
         )
