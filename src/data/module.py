@@ -119,9 +119,7 @@ class DataModule(LightningDataModule):
         arrays, (micro, rank, world_size) = self.splits["train"], self.share()
         same = bool(self.trainer and self.trainer.overfit_batches)  # type: ignore[attr-defined]
         ordered = partial(first_epoch, self.epoch_order) if same else self.epoch_order
-        order = TrainOrder(
-            len(arrays), self.batch_size, micro, self.seed, self.position, rank, world_size, ordered
-        )
+        order = TrainOrder(len(arrays), self.batch_size, micro, self.seed, self.position, rank, world_size, ordered)
         return Loader(arrays, order, self.num_workers, self.worker_timeout_sec)
 
     def eval_loader(self, split: str, limited_as: str | None = None) -> Loader:
