@@ -14,7 +14,7 @@ from src.models.blocks import find_blocks
 from src.models.factory import build, build_network, build_schedule, check_takes, parameter_groups, try_network
 from src.models.finetuning import freeze, load_weights
 from src.models.levers import compile_blocks, recompute_activations
-from src.run.checkpoint import fit_weights
+from src.run.checkpoint import fit_weights, gathered
 from src.run.errors import ConfigError
 from src.run.private import check_compiler, leave_unscaling_to_scaler
 from src.run.terminal import rank_zero_print
@@ -146,26 +146,42 @@ class Model(LightningModule):
         raise NotImplementedError
 
     def watch(self, **values: Tensor) -> None:
-        """Add to the means that are logged every `log_every_n_steps`; nothing here waits for the device."""
+        """Add to the means that are logged every `log_every_n_steps`; nothing here waits for the device.
+
+        What is called `known` is no metric but a share, by whose mean the means of the others are divided.
+        """
         self.window_steps += 1
         for name, value in values.items():
             self.window[name] = self.window.get(name, 0) + value.detach().float()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if self.window and logs_now(self.trainer, batch_idx):
-            self.log_dict({f"train/{name}": total / self.window_steps for name, total in self.window.items()})
+            self.log_dict({f"train/{name}": value for name, value in self.window_means().items()})
             self.log("optim/lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
             self.window, self.window_steps = {}, 0
 
+    def window_means(self) -> dict[str, Tensor]:
+        """Of what was watched, over all devices."""
+        means = {name: total / self.window_steps for name, total in self.window.items()}
+        if self.trainer.world_size > 1:
+            everywhere: Any = self.trainer.strategy.reduce(torch.stack([*means.values()]), reduce_op="mean")
+            means = dict(zip(means, everywhere, strict=True))
+        known = means.pop("known", 1)
+        return {name: mean / known for name, mean in means.items()}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["window"], checkpoint["window_steps"] = dict(self.window), self.window_steps
+        mine = {name: total.cpu() for name, total in self.window.items()}
+        checkpoint["windows"], checkpoint["window_steps"] = gathered(mine, self.trainer), self.window_steps
         checkpoint["micro_batches"] = self.trainer.accumulate_grad_batches
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         fit_weights(self, checkpoint["state_dict"])  # Lightning's own message is a page long
-        self.window = {name: total.to(self.device) for name, total in checkpoint["window"].items()}
-        self.window_steps = checkpoint["window_steps"]
         if self.trainer.state.fn == TrainerFn.FITTING:
+            windows, self.window_steps = checkpoint["windows"], checkpoint["window_steps"]
+            if len(windows) != self.trainer.world_size:
+                means = {name: torch.stack([w[name] for w in windows]).mean(0) for name in windows[0]}
+                windows = [means] * self.trainer.world_size
+            self.window = {name: total.to(self.device) for name, total in windows[self.global_rank].items()}
             self.recount(checkpoint)
 
     def recount(self, checkpoint: dict[str, Any]) -> None:

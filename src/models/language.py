@@ -29,6 +29,7 @@ class LanguageModeling(Model):
             raise ConfigError(f"model.loss_chunks: {loss_chunks} is less than 1")
         self.loss_chunks = loss_chunks
         self.mean_loss = MaskedMean()
+        self.known: Tensor | float = 0.0  # shares of the places with a target, of this step's micro-batches
 
     def pull_levers(self, network: nn.Module) -> None:
         if self.loss_chunks > 1:
@@ -39,20 +40,32 @@ class LanguageModeling(Model):
         return [*x.shape, self.facts["vocab_size"]]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self.losses(batch, "mean")
-        self.watch(loss=loss)
+        known = (batch["targets"] >= 0).float().mean()
+        loss = self.losses(batch, "sum") / batch["targets"].numel()
+        self.watch(loss=loss, known=known)
+        self.known = self.known + known
         return loss
+
+    def on_after_backward(self) -> None:
+        """The gradient so far is of the mean over all places of the batch; make it that over those with a target."""
+        step = self.trainer.accumulate_grad_batches
+        if (self.trainer.fit_loop.epoch_loop.batch_idx + 1) % step:
+            return
+        known, self.known = self.known / step, 0.0
+        if self.trainer.world_size > 1:
+            known = self.trainer.strategy.reduce(known, reduce_op="mean")
+        torch._foreach_div_([p.grad for p in self.parameters() if p.grad is not None], known)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.mean_loss.update(self.losses(batch, "none"), batch["targets"].flatten() >= 0)
 
     def losses(self, batch: Batch, reduction: str) -> Tensor:
-        """Of all tokens, [N * T], or their mean; targets are -100 where there is no token."""
+        """Of all tokens, [N * T], or their sum; targets are -100 where there is no token."""
         targets = batch["targets"].flatten()
         if self.loss_chunks == 1:
             return F.cross_entropy(self(batch["x"]).flatten(0, 1).float(), targets, reduction=reduction)
         losses = chunked_losses(self.network, batch["x"], targets, self.loss_chunks)
-        return losses if reduction == "none" else losses.sum() / (targets >= 0).sum()
+        return losses if reduction == "none" else losses.sum()
 
     def log_scores(self, split: str) -> None:
         loss = self.mean_loss.compute()

@@ -19,14 +19,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.plugins import CheckpointIO, XLACheckpointIO
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import (
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    SingleDeviceXLAStrategy,
+    Strategy,
+    XLAStrategy,
+)
 
 from src.run.errors import CheckpointError, ConfigError, EnvironmentFault, KnownError
 from src.run.files import sync, write_synced, write_text
 
-SCHEMA = 1  # of what a checkpoint holds; one with another number is refused
+SCHEMA = 2  # of what a checkpoint holds; one with another number is refused
+XLA = (SingleDeviceXLAStrategy, XLAStrategy)
 POSITION = ("global_step", "steps_logged", "best")
 
 
@@ -65,6 +74,17 @@ class VerifiedCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: Any) -> None:
         """Lightning's callbacks that would ask for it are refused; `prune` removes old ones."""
+
+
+class XLAVerifiedCheckpointIO(VerifiedCheckpointIO, XLACheckpointIO):
+    """The same, of a kind that Lightning's strategies for TPUs take."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        super().save_checkpoint(move_data_to_device(checkpoint, "cpu"), path, storage_options)
+
+
+def checkpoint_io_for(strategy: Strategy) -> VerifiedCheckpointIO:
+    return XLAVerifiedCheckpointIO() if isinstance(strategy, XLA) else VerifiedCheckpointIO()
 
 
 def position_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -267,7 +287,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
-def gathered(state: dict[str, Any], trainer: Trainer) -> list[Any]:
+def gathered(state: Any, trainer: Trainer) -> list[Any]:
     """The states of all processes, in the order of their ranks."""
     states: list[Any] = [state] * trainer.world_size
     if trainer.world_size > 1:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
@@ -18,6 +19,11 @@ from src.run.errors import EnvironmentFault
 def cluster_environment(trainer: Trainer) -> Any:
     """For requeueing under SLURM, and for processes that must agree on a checkpoint: what started the processes."""
     return trainer._accelerator_connector.cluster_environment
+
+
+def forks_within_fit(trainer: Trainer) -> bool:
+    """For ranks that are known from the start: whether the further processes begin within `fit`, as functions."""
+    return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
 
 
 def attach_data(trainer: Trainer, model: LightningModule, data: LightningDataModule) -> None:

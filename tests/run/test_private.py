@@ -50,6 +50,13 @@ def test_cluster_environment(trainer):
     assert private.cluster_environment(trainer) is slurm, part
 
 
+@pytest.mark.parametrize(("strategy", "forks"), [("ddp", False), ("ddp_fork", True), ("ddp_spawn", True)])
+def test_forks_within_fit(strategy, forks):
+    trainer = Trainer(accelerator="cpu", devices=2, strategy=strategy, **CALM)
+    part = gone("lightning.pytorch.strategies.launchers._MultiProcessingLauncher")
+    assert private.forks_within_fit(trainer) == forks, part
+
+
 def test_attach_data(trainer):
     model, data, part = Line(), Data(), gone("Trainer._data_connector.attach_data")
     trainer.strategy.connect(model)
