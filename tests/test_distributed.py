@@ -121,6 +121,24 @@ def test_two_processes_go_on_bit_for_bit(start, run, tmp_path, signum):
     assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
 
 
+def test_a_run_goes_on_with_fewer_processes(start, run, tmp_path):
+    flags = [*TINY, "--trainer.max_epochs", 4, "--checkpoints.every_n_steps", 7]
+    run([*flags, "--run_dir", tmp_path / "whole"])
+    child = start([*flags, *DDP, "--run_dir", tmp_path / "cut"], twins=1)
+    while not list((tmp_path / "cut").glob("checkpoints/step-*7.json")):
+        assert child.group_is_there()
+        time.sleep(0.01)
+    child.kill(signal.SIGKILL)
+    assert child.wait() == -9
+    child.wait_for_all()
+    output = run([*flags, "--run_dir", tmp_path / "cut"])
+    assert (
+        "Other devices than before: trainer.devices was 2, now 'auto', trainer.strategy was 'ddp', now 'auto'" in output
+    )
+    assert ", going on after " in output
+    assert_same(tmp_path / "whole", tmp_path / "cut", rel=1e-4)
+
+
 def test_a_batch_that_does_not_divide_is_refused(run, tmp_path):
     output = run([*TINY, *DDP, "--data.batch_size", "63", "--run_dir", tmp_path / "run"], code=2)
     assert "data.batch_size: 63 over 2 devices -> take one of [62, 64]" in output

@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from src.data.loader import Loader
 from src.run.checkpoint import VerifiedCheckpointIO, gathered, rng_state, set_rng_state
 from src.run.errors import ConfigError, EnvironmentFault, Stopped, nearest
-from src.run.folder import RunFolder
+from src.run.folder import LAYOUT, RunFolder
 from src.run.private import set_steps_logged, steps_logged
 from src.run.signals import Signals, requeued
 
@@ -260,7 +260,8 @@ def io_of(trainer: Trainer) -> VerifiedCheckpointIO:
 
 def limits(trainer: Trainer) -> dict[str, Any]:
     """What says how long to train: a run that has come to its end has more to do where a fork changes that."""
-    return RunFolder(Path(trainer.default_root_dir)).config()["trainer"]
+    config = RunFolder(Path(trainer.default_root_dir)).config()["trainer"]
+    return {name: value for name, value in config.items() if f"trainer.{name}" not in LAYOUT}
 
 
 def set_counters(loops: dict[str, Any], in_validation: bool) -> None:

@@ -25,6 +25,9 @@ LOGS = ROOT / "logs"
 FREE: tuple[str, ...] = ("wandb", "pictures", "progress", "throughput")
 FREE += ("data.num_workers", "data.worker_timeout_sec", "data.micro_batch_size")
 FREE += ("model.activation_checkpointing", "model.compile", "model.loss_chunks")
+# A batch is the same on other devices: so are the weights, but for last bits, numbers of dropout, and batch norms.
+LAYOUT = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy")
+FREE += LAYOUT
 # A fork goes on with the state of its optimizer and schedule, so these would not do what they say.
 KEPT = ("model.optimizer", "model.schedule")
 
@@ -81,6 +84,8 @@ class RunFolder:
             self.lock.truncate(0)  # it may hold how an earlier life ended
             if any(self.checkpoints.glob("step-*.ckpt")):  # else there is nothing yet that another config would spoil
                 self.compare(config)
+                if moved := self.differences(config, of_layout=True):
+                    rank_zero_print(f"Other devices than before: {', '.join(moved)}")
             for orphan in (*self.path.glob("*.tmp"), *self.path.glob(".lock?*")):
                 orphan.unlink()
             write_text(self.checkpoints / "probe.tmp", "")  # found now, not when the first checkpoint is due
@@ -109,11 +114,12 @@ class RunFolder:
         codes = {n: others[n].read_text() for n, free in locks.items() if free}
         return {n: int(code) if code else None for n, code in codes.items()}
 
-    def differences(self, config: dict[str, Any]) -> list[str]:
-        """How a config differs from the folder's: a line for each key that matters, which begins with it."""
+    def differences(self, config: dict[str, Any], of_layout: bool = False) -> list[str]:
+        """How a config differs from the folder's: a line for each key that matters, or says where the run is, which
+        begins with it."""
         before, now = flat(self.config()), flat(config)
-        differ = [k for k in sorted(before | now) if before.get(k) != now.get(k) and not is_free(k)]
-        return [f"{k} was {before.get(k)!r}, now {now.get(k)!r}" for k in differ]
+        asked = [k for k in sorted(before | now) if (k.startswith(LAYOUT) if of_layout else not is_free(k))]
+        return [f"{k} was {before.get(k)!r}, now {now.get(k)!r}" for k in asked if before.get(k) != now.get(k)]
 
     def compare(self, config: dict[str, Any]) -> None:
         """Raise ConfigError where the folder's config differs in a key that matters."""
