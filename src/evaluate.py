@@ -15,7 +15,7 @@ from pathlib import Path
 from src.config.trained import other_data, report_other_data, run_parser, run_request, trained, unlimited
 from src.run.command import command, command_line
 from src.run.files import write_json
-from src.run.terminal import rank_zero_print
+from src.run.terminal import rank, rank_zero_print
 
 
 @command
@@ -29,7 +29,8 @@ def main(args: Sequence[str]) -> int:
     found = {"checkpoint": path.resolve().name, "command": command_line("src.evaluate", args), **metrics}
     if f"limit_{options.split}_batches" in unlimited(request):
         found["samples"] = experiment.datamodule.num_samples[options.split]
-    write_json(Path(options.run_dir) / f"evaluate_{options.split}{other_data(request)}.json", found)
+    if rank() == 0:
+        write_json(Path(options.run_dir) / f"evaluate_{options.split}{other_data(request)}.json", found)
     for name, value in metrics.items():
         rank_zero_print(f"{name} {value:.4f}")
     return 0

@@ -9,7 +9,7 @@ from src.config.source import class_attribute
 from src.run.errors import CheckpointError, ConfigError
 from src.run.files import write_json
 from src.run.folder import RunFolder, ending, src_sha256
-from src.run.terminal import console, rank_zero_print, rows
+from src.run.terminal import console, rank, rank_zero_print, rows
 
 if TYPE_CHECKING:
     from src.config.build import Experiment
@@ -79,7 +79,7 @@ def report_other_data(request: Request, report: dict[str, Any]) -> None:
     """Print what is notable of other data than the run's own, and write down all of it."""
     from src.data.report import lines
 
-    if name := other_data(request):
+    if rank() == 0 and (name := other_data(request)):
         file = f"data_report{name}.json"
         write_json(Path(request.options.run_dir) / file, report)
         found = lines(report | {"shift": None}, file)
