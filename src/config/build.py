@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import TorchCheckpointIO
 
+from src.callbacks.ema import EMA
 from src.callbacks.progress import ThrottledProgress
 from src.config.check import SECTIONS, TOP, fail, section, why_refused
 from src.config.request import Request, with_defaults
@@ -28,11 +29,13 @@ from src.config.signatures import Argument, Signature, signature
 from src.config.source import find
 from src.config.strict_yaml import join
 from src.models.factory import origin
+from src.optim.muon import Muon
 from src.run.checkpoint import VerifiedCheckpointIO
 from src.run.device import fastest_precision
 from src.run.errors import ConfigError, KnownError, nearest
 from src.run.folder import RunFolder
 from src.run.redact import redact
+from src.strategies.fsdp import FSDP
 
 # Lightning says much at the start of a run that is not about the run.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -93,6 +96,8 @@ class Experiment:
         trainer = self.arguments("trainer", config["trainer"], section("trainer"))
         self.trainer: Any = self.make_trainer(trainer, **trainer_overrides)
         self.trainer.strategy.checkpoint_io = VerifiedCheckpointIO()
+        if isinstance(self.trainer.strategy, FSDP):
+            self.check_sharded(self.trainer.strategy)
         self.trainer.accumulate_grad_batches = self.datamodule.divide_batch(self.trainer.world_size)
         if self.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
@@ -163,6 +168,14 @@ class Experiment:
         trainer = self.call("trainer", Trainer, given)
         check_trainer(trainer, given.get("precision"))
         return trainer
+
+    def check_sharded(self, strategy: FSDP) -> None:
+        """Refuse what does not go with a divided model."""
+        strategy.check(self.trainer.world_size)
+        if any(isinstance(callback, EMA) and callback.decay is not None for callback in self.trainer.callbacks):
+            raise ConfigError("ema.decay: FSDP keeps no average of the weights -> leave it out, or take ddp")
+        if getattr(self.model.optimizer, "func", None) is Muon:
+            raise ConfigError("model.optimizer: Muon needs whole matrices, which FSDP divides -> AdamW, or take ddp")
 
     def callback(self, kind: type) -> Any:
         return next(c for c in self.trainer.callbacks if isinstance(c, kind))

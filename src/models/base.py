@@ -1,4 +1,5 @@
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,7 @@ from src.run.checkpoint import fit_weights
 from src.run.errors import ConfigError
 from src.run.private import leave_unscaling_to_scaler
 from src.run.terminal import rank_zero_print
+from src.strategies.fsdp import FSDP
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,10 +66,17 @@ class Model(LightningModule):
             if lacks := sorted({*data.facts} - {*getattr(data, "provides", data.facts)}):
                 raise ConfigError(f"{type(data).__name__}.provides lacks the fact {lacks[0]} -> add it there")
             check_takes(self.factory, data.must_take())
-            self.network = build_network(self.factory, self.facts)
+            make = partial(build_network, self.factory, self.facts)
+            sharded = self.trainer.strategy if isinstance(self.trainer.strategy, FSDP) else None
+            self.network = sharded.build(make) if sharded else make()
             if self.init_from is not None and self.trainer.state.fn == TrainerFn.FITTING:
-                rank_zero_print(load_weights(self.network, self.init_from))
+                load = partial(load_weights, self.network, self.init_from)
+                rank_zero_print(sharded.first(load) if sharded else load())
             freeze(self.network, self.frozen)
+            if sharded:
+                if self.trainer.state.fn == TrainerFn.FITTING:
+                    sharded.first(self.try_network)  # a part of a network cannot be tried
+                sharded.divide(self.network, self.blocks())
 
     def blocks(self) -> list[nn.Module]:
         assert self.network is not None
@@ -78,6 +87,10 @@ class Model(LightningModule):
         return {}
 
     def on_fit_start(self) -> None:
+        if not isinstance(self.trainer.strategy, FSDP):
+            self.try_network()
+
+    def try_network(self) -> None:
         """Try the network on two samples, so that a wrong shape ends the run before training."""
         assert self.network is not None
         data = self.trainer.datamodule  # type: ignore[attr-defined]

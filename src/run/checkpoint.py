@@ -1,7 +1,8 @@
 """Checkpoints that survive a kill at any byte: written beside their name, synced, and vouched for before they get it.
 
 A checkpoint `step-00000120.ckpt` never changes. Its manifest `step-00000120.json` holds its hash and is written first;
-the renaming of the whole, synced file makes it a checkpoint. `last.ckpt` and `best.ckpt` are links.
+the renaming of the whole, synced file makes it a checkpoint. `last.ckpt` and `best.ckpt` are links. Of a sharded one
+(src/run/shards.py) the shards are written before, and the manifest has their hashes, too.
 """
 
 import errno
@@ -9,6 +10,7 @@ import hashlib
 import io
 import json
 import random
+import shutil
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
@@ -23,6 +25,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 
 from src.run.errors import CheckpointError, ConfigError, EnvironmentFault
 from src.run.files import sync, write_synced, write_text
+from src.run.shards import fill, shards_of
 
 SCHEMA = 1  # of what a checkpoint holds; one with another number is refused
 POSITION = ("global_step", "steps_logged", "best")
@@ -30,9 +33,10 @@ POSITION = ("global_step", "steps_logged", "best")
 
 def check_strategy(strategy: Strategy) -> None:
     """Refuse one that writes checkpoints of its own, past any CheckpointIO: such a run could not go on."""
-    if isinstance(strategy, (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)):
-        name = type(strategy).__name__
-        raise ConfigError(f"trainer.strategy: {name} writes checkpoints in its own way, unverified -> take ddp")
+    others = isinstance(strategy, (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy))
+    if others and not getattr(strategy, "verified", False):
+        name = f"trainer.strategy: {type(strategy).__name__}"
+        raise ConfigError(f"{name} writes checkpoints in its own way, unverified -> take configs/trainer/fsdp.yaml")
 
 
 class VerifiedCheckpointIO(CheckpointIO):
@@ -66,7 +70,8 @@ class VerifiedCheckpointIO(CheckpointIO):
 
 
 def position_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    return {name: checkpoint.get(name) for name in POSITION}
+    shards = {"shards": checkpoint["shards"]} if "shards" in checkpoint else {}
+    return {name: checkpoint.get(name) for name in POSITION} | shards
 
 
 def write(path: Path, data: bytes | memoryview, position: dict[str, Any], keep_last: int | None = None) -> None:
@@ -90,6 +95,14 @@ def store(path: Path, data: bytes | memoryview, position: dict[str, Any]) -> Non
     tmp.rename(path)
 
 
+def copy(source: Path, path: Path, position: dict[str, Any]) -> None:
+    """Make a checkpoint that has been loaded one of another folder, too."""
+    for shard in position.get("shards", ()):
+        shards_of(path).mkdir(exist_ok=True)
+        write_synced(shards_of(path) / shard, (shards_of(source) / shard).read_bytes())
+    store(path, source.read_bytes(), position)
+
+
 def prune(folder: Path, keep_last: int) -> None:
     manifests = sorted(folder.glob("step-*.json"), reverse=True)
     # A kept checkpoint's best is kept: whoever must go on from the older one needs it.
@@ -99,6 +112,7 @@ def prune(folder: Path, keep_last: int) -> None:
         if path not in best:
             path.unlink(missing_ok=True)
             manifest.unlink()
+            shutil.rmtree(shards_of(path), ignore_errors=True)
 
 
 def manifest_of(path: Path) -> Path:
@@ -106,12 +120,13 @@ def manifest_of(path: Path) -> Path:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """file, sha256, global_step, steps_logged, and the name of the best checkpoint up to this one."""
+    """file, sha256, global_step, steps_logged, the name of the best checkpoint up to this one, shards if there are."""
     return json.loads(manifest_of(path).read_text())
 
 
 def crc32(manifest: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps([manifest[name] for name in POSITION]).encode())
+    shards = [manifest["shards"]] if "shards" in manifest else []
+    return zlib.crc32(json.dumps([manifest[name] for name in POSITION] + shards).encode())
 
 
 def best_of(path: Path) -> Path | None:
@@ -158,33 +173,49 @@ def damage(path: Path, alone: bool = True) -> str | None:
         return f"its manifest {name} is of another"
     if not intact:
         return f"its manifest {name} is not what was written"
+    if sha256_of(path.resolve()) != sha256:
+        return "its bytes are not those that were written"
+    for shard, sha256 in manifest.get("shards", {}).items():
+        if not (shards_of(path) / shard).is_file():
+            return f"its shard {shard} is missing"
+        if sha256_of(shards_of(path) / shard) != sha256:
+            return f"the bytes of its shard {shard} are not those that were written"
+    return None
+
+
+def sha256_of(path: Path) -> str:
     stat = path.stat()
-    found = sha256_of(path.resolve(), (stat.st_ino, stat.st_size, stat.st_mtime_ns))
-    return None if found == sha256 else "its bytes are not those that were written"
+    return sha256_in(path, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
 
 
 @cache
-def sha256_of(path: Path, state: tuple[int, ...]) -> str:
+def sha256_in(path: Path, state: tuple[int, ...]) -> str:
     """Read once in each state: a large one takes seconds, and finding, resuming and testing each ask for it."""
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of this project and version, or raise CheckpointError."""
-    checkpoint = read(path)
+def load(path: Path, filled: bool = True) -> dict[str, Any]:
+    """Read a checkpoint of this project and version, or raise CheckpointError; `filled` as of `read`."""
+    checkpoint = read(path, filled)
     if checkpoint.get("schema") != SCHEMA:
         other = f"schema {checkpoint.get('schema')}, not {SCHEMA}: another version or project wrote it"
         raise CheckpointError(f"checkpoint {path}: {other} -> load only its weights (model.init_from), or take another")
     return checkpoint
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Read a file of tensors and plain data, never code, or raise CheckpointError."""
+def read(path: Path, filled: bool = True) -> dict[str, Any]:
+    """Read a file of tensors and plain data, never code, or raise CheckpointError.
+
+    Args:
+        filled: with all tensors in memory; else they are read when they are used, and those of shards are left out.
+    """
     if wrong := damage(path):
         raise CheckpointError(f"checkpoint {path}: {wrong} -> take another, or leave it out to start afresh")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=not filled)
+        if filled and isinstance(checkpoint, dict) and "shards" in checkpoint:
+            checkpoint = fill(checkpoint, path)
     except Exception as e:  # what a broken file makes torch raise has no common base
         if isinstance(e, MemoryError) or (isinstance(e, OSError) and e.errno != errno.EINVAL):  # of a place before it
             raise
@@ -212,6 +243,9 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
     """
     for orphan in folder.glob("*.tmp"):
         orphan.unlink()
+    for shards in folder.glob("step-*.shards"):
+        if not shards.with_suffix(".ckpt").exists():
+            shutil.rmtree(shards)
     refused: list[str] = []
     names = {path.stem for kind in ("ckpt", "json") for path in folder.glob(f"step-*.{kind}")}
     by_time = sorted(names, key=lambda name: (name[:13], -len(name)), reverse=True)  # after a validation goes before
@@ -225,6 +259,9 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
         refused.append(f"{path}: {wrong}")
         if path.exists():  # its name is needed again, its bytes may be of use
             path.rename(f"{path}.refused")
+            if shards_of(path).is_dir():
+                shutil.rmtree(f"{shards_of(path)}.refused", ignore_errors=True)
+                shards_of(path).rename(f"{shards_of(path)}.refused")
         manifest_of(path).unlink(missing_ok=True)
     for name in ("last.ckpt", "best.ckpt"):
         (folder / name).unlink(missing_ok=True)

@@ -18,6 +18,11 @@ def cluster_environment(trainer: Trainer) -> Any:
     return trainer._accelerator_connector.cluster_environment
 
 
+def start_process_group(strategy: Any) -> None:
+    """For a mesh of devices of our own: what ModelParallelStrategy does before it makes one."""
+    strategy._setup_distributed()
+
+
 def attach_data(trainer: Trainer, model: LightningModule, data: LightningDataModule) -> None:
     """For `--dry_run`, which counts steps without a fit: make model and data known to the trainer, as a fit does."""
     trainer._data_connector.attach_data(model, datamodule=data)

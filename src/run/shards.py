@@ -1,0 +1,77 @@
+"""The tensors of a sharded checkpoint: beside `step-N.ckpt`, which holds all else and says of each tensor only shape
+and type, a folder `step-N.shards` with a safetensors file of each process, in which are its rows of each tensor.
+
+No pickle is in them; torch's own format of sharded checkpoints runs code that its metadata holds.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from src.run.files import write_synced
+
+SHARDED = ("state_dict", "optimizer_states")  # the parts of a checkpoint whose tensors are divided
+
+
+def shards_of(path: Path) -> Path:
+    """The folder of a checkpoint's shards, where it has some."""
+    return path.resolve().with_suffix(".shards")
+
+
+def write_shard(file: Path, rows: dict[str, tuple[int, Tensor]]) -> str:
+    """Write the rows of each tensor, from the row of this number on; gives the file's SHA-256."""
+    tensors = {key: part.clone() for key, (_, part) in rows.items()}  # tied weights have two names
+    data = save(tensors, metadata={key: str(start) for key, (start, _) in rows.items()})
+    write_synced(file, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+class Shards:
+    """Reads from shards; only what is asked for gets into memory.
+
+    Args:
+        path: the checkpoint.
+        names: its files of shards.
+    """
+
+    def __init__(self, path: Path, names: Iterable[str]) -> None:
+        self.parts: dict[str, list[tuple[int, Any]]] = {}
+        for name in names:
+            file = safe_open(shards_of(path) / name, framework="pt")
+            for key, start in (file.metadata() or {}).items():
+                self.parts.setdefault(key, []).append((int(start), file.get_slice(key)))
+
+    def rows(self, key: str, start: int, stop: int) -> Tensor:
+        """The rows from start to before stop of a tensor; raises KeyError where there is no such tensor."""
+        found = []
+        for first, part in sorted(self.parts[key], key=lambda pair: pair[0]):
+            begin, end = max(start - first, 0), min(stop - first, part.get_shape()[0])
+            found += [part[begin:end]] if begin < end else []
+        return torch.cat(found) if found else self.parts[key][0][1][:0]
+
+
+def fill(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A sharded checkpoint with its tensors in memory, as if it were one file."""
+    shards = Shards(path, checkpoint.pop("shards"))
+
+    def whole(key: str, t: Tensor) -> Tensor:
+        return shards.rows(key, 0, len(t)) if t.is_meta else t
+
+    return checkpoint | {name: replaced(checkpoint[name], whole, name) for name in SHARDED}
+
+
+def replaced(value: Any, change: Callable[[str, Tensor], Any], key: str) -> Any:
+    """A copy of nested plain data, in which change(key, tensor) stands for each tensor; keys are dotted paths."""
+    if isinstance(value, Tensor):
+        return change(key, value)
+    if isinstance(value, dict):
+        return {name: replaced(item, change, f"{key}.{name}") for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(replaced(item, change, f"{key}.{i}") for i, item in enumerate(value))
+    return value
