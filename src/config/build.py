@@ -29,7 +29,6 @@ from src.config.signatures import Argument, Signature, signature
 from src.config.source import find
 from src.config.strict_yaml import join
 from src.models.factory import origin
-from src.optim.muon import Muon
 from src.run.checkpoint import VerifiedCheckpointIO
 from src.run.device import fastest_precision
 from src.run.errors import ConfigError, KnownError, nearest
@@ -43,6 +42,7 @@ logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+warnings.filterwarnings("ignore", message="FSDP2-wrapped module .FSDP(RNN|LSTM|GRU). returned a view")  # as they do
 warnings.filterwarnings("ignore", message="Found .* module.s. in eval mode.*")  # batch norms that model.freeze names
 warnings.filterwarnings("ignore", message=".*`self.log.*sync_dist=True.*")  # torchmetrics have gathered it already
 # Broadcasting (N,) against (N, 1) trains on garbage.
@@ -174,8 +174,6 @@ class Experiment:
         strategy.check(self.trainer.world_size)
         if any(isinstance(callback, EMA) and callback.decay is not None for callback in self.trainer.callbacks):
             raise ConfigError("ema.decay: FSDP keeps no average of the weights -> leave it out, or take ddp")
-        if getattr(self.model.optimizer, "func", None) is Muon:
-            raise ConfigError("model.optimizer: Muon needs whole matrices, which FSDP divides -> AdamW, or take ddp")
 
     def callback(self, kind: type) -> Any:
         return next(c for c in self.trainer.callbacks if isinstance(c, kind))

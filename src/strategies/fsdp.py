@@ -129,6 +129,7 @@ class FSDP(ModelParallelStrategy):
         for name, p in network.named_parameters():
             t = torch.empty(p.shape, dtype=p.dtype, device=self.root_device)
             t = whole[name].to(self.root_device) if self.global_rank == 0 else t
+            assert isinstance(p, DTensor)
             local(p).copy_(local(distribute_tensor(t, p.device_mesh, p.placements)))
         for name, b in network.named_buffers():
             t = (whole[name] if self.global_rank == 0 else b).to(self.root_device).contiguous()
@@ -168,7 +169,7 @@ class FSDP(ModelParallelStrategy):
             if not (self.offload and isinstance(child, FSDPModule)):
                 child.to(self.root_device)
                 continue
-            for b in child.buffers():  # type: ignore[attr-defined]
+            for b in child.buffers():
                 b.data = b.to(self.root_device)
 
     # Checkpoints
@@ -195,7 +196,8 @@ class FSDP(ModelParallelStrategy):
 
         def whole(key: str, t: Tensor) -> Tensor:
             if isinstance(t, DTensor) and id(t) not in found:
-                full = t.detach().to(self.root_device).full_tensor()  # type: ignore[attr-defined]
+                full: Any = t.detach().to(self.root_device)
+                full = full.full_tensor()
                 found[id(t)] = full.cpu() if self.is_global_zero else full.to("meta")
             return found.get(id(t), t.detach())
 
