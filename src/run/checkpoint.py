@@ -10,10 +10,8 @@ import hashlib
 import io
 import json
 import random
-import shutil
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +22,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 
 from src.run.errors import CheckpointError, ConfigError, EnvironmentFault
-from src.run.files import sync, write_synced, write_text
-from src.run.shards import fill, shards_of
+from src.run.files import sha256_of, sync, write_synced, write_text
+from src.run.shards import copy_shards, fill, remove_orphans, remove_shards, set_aside, shard_damage
 
 SCHEMA = 1  # of what a checkpoint holds; one with another number is refused
 POSITION = ("global_step", "steps_logged", "best")
@@ -97,9 +95,7 @@ def store(path: Path, data: bytes | memoryview, position: dict[str, Any]) -> Non
 
 def copy(source: Path, path: Path, position: dict[str, Any]) -> None:
     """Make a checkpoint that has been loaded one of another folder, too."""
-    for shard in position.get("shards", ()):
-        shards_of(path).mkdir(exist_ok=True)
-        write_synced(shards_of(path) / shard, (shards_of(source) / shard).read_bytes())
+    copy_shards(source, path, position.get("shards", ()))
     store(path, source.read_bytes(), position)
 
 
@@ -112,7 +108,7 @@ def prune(folder: Path, keep_last: int) -> None:
         if path not in best:
             path.unlink(missing_ok=True)
             manifest.unlink()
-            shutil.rmtree(shards_of(path), ignore_errors=True)
+            remove_shards(path)
 
 
 def manifest_of(path: Path) -> Path:
@@ -175,24 +171,7 @@ def damage(path: Path, alone: bool = True) -> str | None:
         return f"its manifest {name} is not what was written"
     if sha256_of(path.resolve()) != sha256:
         return "its bytes are not those that were written"
-    for shard, sha256 in manifest.get("shards", {}).items():
-        if not (shards_of(path) / shard).is_file():
-            return f"its shard {shard} is missing"
-        if sha256_of(shards_of(path) / shard) != sha256:
-            return f"the bytes of its shard {shard} are not those that were written"
-    return None
-
-
-def sha256_of(path: Path) -> str:
-    stat = path.stat()
-    return sha256_in(path, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
-
-
-@cache
-def sha256_in(path: Path, state: tuple[int, ...]) -> str:
-    """Read once in each state: a large one takes seconds, and finding, resuming and testing each ask for it."""
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+    return shard_damage(path, manifest.get("shards", {}))
 
 
 def load(path: Path, filled: bool = True) -> dict[str, Any]:
@@ -243,9 +222,7 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
     """
     for orphan in folder.glob("*.tmp"):
         orphan.unlink()
-    for shards in folder.glob("step-*.shards"):
-        if not shards.with_suffix(".ckpt").exists():
-            shutil.rmtree(shards)
+    remove_orphans(folder)
     refused: list[str] = []
     names = {path.stem for kind in ("ckpt", "json") for path in folder.glob(f"step-*.{kind}")}
     by_time = sorted(names, key=lambda name: (name[:13], -len(name)), reverse=True)  # after a validation goes before
@@ -259,9 +236,7 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
         refused.append(f"{path}: {wrong}")
         if path.exists():  # its name is needed again, its bytes may be of use
             path.rename(f"{path}.refused")
-            if shards_of(path).is_dir():
-                shutil.rmtree(f"{shards_of(path)}.refused", ignore_errors=True)
-                shards_of(path).rename(f"{shards_of(path)}.refused")
+            set_aside(path)
         manifest_of(path).unlink(missing_ok=True)
     for name in ("last.ckpt", "best.ckpt"):
         (folder / name).unlink(missing_ok=True)

@@ -5,6 +5,7 @@ No pickle is in them; torch's own format of sharded checkpoints runs code that i
 """
 
 import hashlib
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from src.run.files import write_synced
+from src.run.files import sha256_of, write_synced
 
 SHARDED = ("state_dict", "optimizer_states")  # the parts of a checkpoint whose tensors are divided
 
@@ -30,6 +31,42 @@ def write_shard(file: Path, rows: dict[str, tuple[int, Tensor]]) -> str:
     data = save(tensors, metadata={key: str(start) for key, (start, _) in rows.items()})
     write_synced(file, data)
     return hashlib.sha256(data).hexdigest()
+
+
+def shard_damage(path: Path, hashes: dict[str, str]) -> str | None:
+    """What is wrong with a checkpoint's shards, or None."""
+    for name, sha256 in hashes.items():
+        file = shards_of(path) / name
+        if not file.is_file():
+            return f"its shard {name} is missing"
+        if sha256_of(file) != sha256:
+            return f"the bytes of its shard {name} are not those that were written"
+    return None
+
+
+def copy_shards(source: Path, path: Path, names: Iterable[str]) -> None:
+    for name in names:
+        shards_of(path).mkdir(exist_ok=True)
+        write_synced(shards_of(path) / name, (shards_of(source) / name).read_bytes())
+
+
+def remove_shards(path: Path) -> None:
+    shutil.rmtree(path.with_suffix(".shards"), ignore_errors=True)
+
+
+def set_aside(path: Path) -> None:
+    """With a checkpoint that is refused."""
+    shards = path.with_suffix(".shards")
+    if shards.is_dir():
+        shutil.rmtree(f"{shards}.refused", ignore_errors=True)
+        shards.rename(f"{shards}.refused")
+
+
+def remove_orphans(folder: Path) -> None:
+    """Those of which there is no checkpoint (yet)."""
+    for shards in folder.glob("step-*.shards"):
+        if not shards.with_suffix(".ckpt").exists():
+            shutil.rmtree(shards)
 
 
 class Shards:

@@ -89,6 +89,7 @@ def assert_same_weights(a: dict, b: dict, tolerance: float) -> None:
 
 
 DIVIDED = {"accumulated": ["--data.micro_batch_size", 16, "--trainer.limit_train_batches", 8]}
+DIVIDED["accumulated"] += ["--trainer.limit_test_batches", 4]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
