@@ -93,12 +93,18 @@ class Shards:
         return torch.cat(found) if found else self.parts[key][0][1][:0]
 
 
+def as_one_device(t: Tensor) -> Tensor:
+    """Kernels, and their optimizer states, with channels innermost, as src/models/factory.py has them: fused optimizers
+    take for granted that both lie alike in memory."""
+    return t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t
+
+
 def fill(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
     """A sharded checkpoint with its tensors in memory, as if it were one file."""
     shards = Shards(path, checkpoint.pop("shards"))
 
     def whole(key: str, t: Tensor) -> Tensor:
-        return shards.rows(key, 0, len(t)) if t.is_meta else t
+        return as_one_device(shards.rows(key, 0, len(t))) if t.is_meta else t
 
     return checkpoint | {name: replaced(checkpoint[name], whole, name) for name in SHARDED}
 

@@ -19,7 +19,7 @@ from src.run.checkpoint import load, rng_state, set_rng_state
 from src.run.errors import ConfigError, EnvironmentFault, KnownError
 from src.run.files import sync
 from src.run.private import start_process_group
-from src.run.shards import SHARDED, Shards, replaced, shards_of, write_shard
+from src.run.shards import SHARDED, Shards, as_one_device, replaced, shards_of, write_shard
 from src.run.terminal import rank_zero_print
 
 T = TypeVar("T")
@@ -198,7 +198,7 @@ class FSDP(ModelParallelStrategy):
             if isinstance(t, DTensor) and id(t) not in found:
                 full: Any = t.detach().to(self.root_device)
                 full = full.full_tensor()
-                found[id(t)] = full.cpu() if self.is_global_zero else full.to("meta")
+                found[id(t)] = as_one_device(full.cpu()) if self.is_global_zero else full.to("meta")
             return found.get(id(t), t.detach())
 
         return whole
@@ -266,7 +266,7 @@ class FSDP(ModelParallelStrategy):
             return self.shards.rows(key, 0, len(t)) if self.shards and isinstance(t, Tensor) and t.is_meta else t
         start, stop = self.rows(like)
         rows = self.shards.rows(key, start, stop) if self.shards and t.is_meta else t[start:stop]
-        rows = rows.to(local(like).device)
+        rows = rows.to(local(like).device).contiguous()
         return DTensor.from_local(rows, like.device_mesh, like.placements, shape=like.shape, stride=like.stride())
 
 

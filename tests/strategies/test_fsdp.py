@@ -141,6 +141,21 @@ def test_goes_on_with_another_number_of_devices(run, tmp_path, sharded):
         assert_close(tmp_path / "reference", tmp_path / name)
 
 
+# kind: images
+@pytest.mark.parametrize("sharded", [False, True], ids=["whole", "sharded"])
+def test_kernels_go_on_with_and_without_it(run, tmp_path, sharded):
+    """They and their optimizer states lie in memory otherwise where they are divided."""
+    run([*NETWORKS["cnn"], "--run_dir", tmp_path / "one"])
+    run([*NETWORKS["cnn"], *FSDP, *(SHARDED if sharded else []), "--run_dir", tmp_path / "two"], twins=1)
+    longer = [*NETWORKS["cnn"], "--trainer.max_epochs", 3]
+    run([*longer, "--resume", tmp_path / "one", "--run_dir", tmp_path / "one and one"])
+    run([*longer, "--resume", tmp_path / "two", "--run_dir", tmp_path / "two and one"])
+    run([*longer, *FSDP, "--resume", tmp_path / "one", "--run_dir", tmp_path / "one and two"], twins=1)
+    for name in ("two and one", "one and two"):
+        assert_close(tmp_path / "one and one", tmp_path / name, 3e-4)
+
+
+# end
 def on_rank(rank: int, hook: Callable[[], None]) -> Callable[[], None]:
     """A hook: the same, in one of the processes. Both begin with it, before they know which they are."""
 
