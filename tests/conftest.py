@@ -6,9 +6,14 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 from processes import ROOT, Child, in_fork
 
+from src.run.device import has_bfloat16
+
 os.environ.setdefault("WANDB_MODE", "disabled")  # the tests of W&B set it themselves
+needs_bfloat16 = pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="this CPU has no bfloat16")
+BF16_TRUE = pytest.param("bf16-true", marks=needs_bfloat16)
 # What all kinds of data share is tested on data that is no kind: a run of a second or two, 3 epochs of 20 steps.
 SMALL = ["--config", "tests/small.yaml"]
 # kind: images

@@ -56,6 +56,17 @@ def test_two_processes_give_what_one_gives(run, tmp_path):
 
 
 KINDS = {
+    # kind: images
+    "images": ["--config", "configs/experiment/digits_mlp.yaml", "--model.network.dropout", 0],
+    # end
+    # kind: text
+    "text": [
+        *("--config", "configs/experiment/text_gpt.yaml", "--data.seq_len", 50, "--data.batch_size", 126),
+        *("--model.network.dim", 32, "--model.network.num_heads", 2, "--trainer.max_steps", 4),
+        *("--trainer.limit_train_batches", 4, "--trainer.val_check_interval", 1.0),
+        *("--trainer.check_val_every_n_epoch", 1),
+    ],
+    # end
     # kind: tables
     "table": ["--config", "configs/experiment/diabetes_mlp.yaml", "--model.network.dropout", 0],
     # end
@@ -66,7 +77,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_processes_measure_numbers_as_one_does(run, tmp_path, kind):
+def test_two_processes_measure_what_one_does(run, tmp_path, kind):
     """Of splits whose sizes are odd, so that there is padding."""
     flags = [*KINDS[kind], "--trainer.accelerator", "cpu", "--trainer.max_epochs", 1, "--pictures.enabled", "false"]
     run([*flags, "--run_dir", tmp_path / "one"])

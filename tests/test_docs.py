@@ -51,6 +51,9 @@ def shortened(command: str) -> str:
     command = re.sub(r"--repeats \d+ --steps \d+", "--repeats 1 --steps 3", command)
     command = re.sub(r"--rows \d+", "--rows 20000", command)
     command = re.sub(r"precision --repeats \d+", "precision --repeats 1 --batch_size 4", command)
+    if "benchmarks.levers" in command:
+        network = "ViT" if (ROOT / "src/networks/vit.py").exists() else "GPT"
+        command = f"{command} --networks {network} --levers micro-batches"
     if command.startswith("make seeds"):
         command = command.replace('"0 1 2"', '"0 1"' if EXPERIMENT in command else '"0"')
         return command.replace('ARGS="', f'ARGS="{SMOKE} ') if "ARGS=" in command else f'{command} ARGS="{SMOKE}"'

@@ -194,7 +194,9 @@ def first_nonfinite(trainer: Trainer, batch: Batch, number: int) -> Found | None
     # The forward pass of a divided network has other tensors than these, so its gradients cannot be looked at.
     params = {n: p for n, p in model.named_parameters() if p.requires_grad and not isinstance(p, DTensor)}
     try:
-        with torch.enable_grad(), trainer.precision_plugin.train_step_context():
+        # Compiled code calls no hooks that come after it.
+        eager = torch.compiler.set_stance("force_eager")
+        with eager, torch.enable_grad(), trainer.precision_plugin.train_step_context():
             loss: Any = model.training_step(batch, number)
             search.note("the loss", loss, "look at their targets, or set gradients.nonfinite to skip")
             grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True) if params else ()
@@ -213,6 +215,7 @@ class Search:
         self.index = index
         self.found: Found | None = None
 
+    @torch.no_grad()  # so that a block whose activations are made anew has as many of them as before
     def note(self, where: str, value: Any, hint: str = HINT) -> None:
         if self.found or not isinstance(value, Tensor) or value.isfinite().all():
             return

@@ -8,7 +8,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from src.data.report import lines
 from src.models.base import Model
-from src.run.device import has_bfloat16
 from src.run.terminal import console, count, duration, rows
 
 
@@ -122,6 +121,4 @@ def device_text(trainer: Trainer) -> str:
     device, devices = trainer.strategy.root_device, trainer.num_devices * trainer.num_nodes
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
-    emulated = "bf16" in trainer.precision and not has_bfloat16(device)
-    hint = ", which it has to emulate: trainer.precision auto is faster" if emulated else ""
-    return f"{devices} x {name}{threads}, precision {trainer.precision}{hint}"
+    return f"{devices} x {name}{threads}, precision {trainer.precision}"

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins import TorchCheckpointIO
+from lightning.pytorch.plugins import TorchCheckpointIO, XLACheckpointIO
 
 from src.callbacks.ema import EMA
 from src.callbacks.progress import ThrottledProgress
@@ -29,10 +29,11 @@ from src.config.signatures import Argument, Signature, signature
 from src.config.source import find
 from src.config.strict_yaml import join
 from src.models.factory import origin
-from src.run.checkpoint import VerifiedCheckpointIO
-from src.run.device import fastest_precision
+from src.run.checkpoint import checkpoint_io_for
+from src.run.device import check_devices, check_precision, fastest_precision
 from src.run.errors import ConfigError, KnownError, nearest
 from src.run.folder import RunFolder
+from src.run.launch import check_launch
 from src.run.redact import redact
 from src.strategies.fsdp import FSDP
 
@@ -95,7 +96,7 @@ class Experiment:
         self.sections = {name: self.made(name, spec, Argument()) for name, spec in specs.items() if name != "trainer"}
         trainer = self.arguments("trainer", config["trainer"], section("trainer"))
         self.trainer: Any = self.make_trainer(trainer, **trainer_overrides)
-        self.trainer.strategy.checkpoint_io = VerifiedCheckpointIO()
+        self.trainer.strategy.checkpoint_io = checkpoint_io_for(self.trainer.strategy)
         if isinstance(self.trainer.strategy, FSDP):
             self.check_sharded(self.trainer.strategy)
         self.trainer.accumulate_grad_batches = self.datamodule.divide_batch(self.trainer.world_size)
@@ -129,7 +130,9 @@ class Experiment:
             loaded = import_module(module)
         except ImportError as e:
             missing = getattr(e, "name", None) or ""
-            fail(self.request.lines, path, first_line(e) + ("" if module.startswith(missing) else origin(e)))
+            todo = f" -> pip install {missing}" if missing == module.partition(".")[0] else ""
+            where = "" if module.startswith(missing) else origin(e)
+            fail(self.request.lines, path, first_line(e) + where + todo)
         if not hasattr(loaded, name):
             fail(self.request.lines, path, f"{module} has no {name}{nearest(name, vars(loaded))}")
         target, bases = getattr(loaded, name), tuple(map(resolve_name, argument.bases))
@@ -165,6 +168,7 @@ class Experiment:
         logger = given.get("logger")
         given |= {"callbacks": [*callbacks, *ours], "enable_progress_bar": False, **overrides}
         given |= {"logger": logger if isinstance(logger, (list, Logger)) else False}
+        check_devices(given.get("accelerator"), given.get("devices"))
         trainer = self.call("trainer", Trainer, given)
         check_trainer(trainer, given.get("precision"))
         return trainer
@@ -186,7 +190,9 @@ def check_trainer(trainer: Trainer, precision: Any) -> None:
         raise ConfigError(
             f"trainer.precision: {precision} becomes {does} on a {device} -> take {does}, auto or 32-true"
         )
-    if type(trainer.strategy.checkpoint_io) is not TorchCheckpointIO:
+    check_precision(str(trainer.precision), trainer.strategy.root_device)
+    check_launch(trainer)
+    if type(trainer.strategy.checkpoint_io) not in (TorchCheckpointIO, XLACheckpointIO):
         raise ConfigError("trainer.plugins: checkpoints are written in one way here -> leave the CheckpointIO out")
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from src.data import cache
 from src.data.loader import Arrays, Batch, Loader
-from src.data.order import EvalOrder, Order, TrainOrder, shuffled
+from src.data.order import EvalOrder, Order, TrainOrder, first_epoch, shuffled
 from src.data.report import SPLITS, Cleaning
 from src.run.errors import ConfigError, DataError
 from src.run.terminal import rank_zero_print
@@ -117,9 +117,9 @@ class DataModule(LightningDataModule):
     def train_dataloader(self) -> Loader:
         self.check_sizes()
         arrays, (micro, rank, world_size) = self.splits["train"], self.share()
-        order = TrainOrder(
-            len(arrays), self.batch_size, micro, self.seed, self.position, rank, world_size, self.epoch_order
-        )
+        same = bool(self.trainer and self.trainer.overfit_batches)  # type: ignore[attr-defined]
+        ordered = partial(first_epoch, self.epoch_order) if same else self.epoch_order
+        order = TrainOrder(len(arrays), self.batch_size, micro, self.seed, self.position, rank, world_size, ordered)
         return Loader(arrays, order, self.num_workers, self.worker_timeout_sec)
 
     def eval_loader(self, split: str, limited_as: str | None = None) -> Loader:

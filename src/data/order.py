@@ -67,6 +67,11 @@ def shuffled(n: int, seed: int, epoch: int) -> Order:
     return lambda start, stop: order[start:stop]
 
 
+def first_epoch(ordered: Callable[[int, int, int], Order], n: int, seed: int, epoch: int) -> Order:
+    """The same in every epoch, for `trainer.overfit_batches`."""
+    return ordered(n, seed, 0)
+
+
 @dataclass
 class TrainOrder:
     """Index tensors of one device's micro-batches, shuffled; what does not fill a batch waits for another epoch.

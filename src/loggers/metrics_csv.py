@@ -47,6 +47,11 @@ class MetricsCSV(Logger):
         if self.path.exists() and rank() == 0:
             self.rewrite([row for row in whole_rows(self.path) if int(row["step"]) < resume_step])
 
+    @property
+    def save_dir(self) -> str:
+        """Where Lightning's profilers write."""
+        return str(self.path.parent)
+
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """The config has a file of its own."""
 

@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
@@ -14,9 +15,10 @@ from src.data.module import Batch
 from src.models.blocks import find_blocks
 from src.models.factory import build, build_network, build_schedule, check_takes, parameter_groups, try_network
 from src.models.finetuning import freeze, load_weights
-from src.run.checkpoint import fit_weights
+from src.models.levers import compile_blocks, recompute_activations
+from src.run.checkpoint import fit_weights, gathered
 from src.run.errors import ConfigError
-from src.run.private import leave_unscaling_to_scaler
+from src.run.private import check_compiler, leave_unscaling_to_scaler
 from src.run.terminal import rank_zero_print
 from src.strategies.fsdp import FSDP
 
@@ -37,6 +39,10 @@ class Model(LightningModule):
         freeze: parameters that are not trained, by patterns of their names in the network, such as `blocks.0.*`.
         blocks: the modules that the network is divided by, by patterns of their names, such as `layers.*`; by default
             those of its attribute `blocks`.
+        activation_checkpointing: compute each block's activations once more in the backward pass, in place of keeping
+            them: less memory, more time, the same losses.
+        compile: let torch compile each block, or the whole of a network without blocks: faster after some minutes of
+            compiling; the losses may differ in their last digits, and dropout draws other numbers.
     """
 
     uses: tuple[str, ...] = ()  # commands for a trained model, besides evaluate
@@ -50,10 +56,13 @@ class Model(LightningModule):
         init_from: str | None = None,
         freeze: Sequence[str] = (),
         blocks: Sequence[str] = (),
+        activation_checkpointing: bool = False,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.factory, self.optimizer, self.schedule = network, optimizer, schedule
         self.init_from, self.frozen, self.block_names = init_from, freeze, blocks
+        self.activation_checkpointing, self.compiles = activation_checkpointing, compile
         self.network: nn.Module | None = None
         self.flops_per_sample: int | None = None  # of a forward pass
         self.window: dict[str, Tensor] = {}  # sums since the last line of the log, on the device
@@ -73,10 +82,17 @@ class Model(LightningModule):
                 load = partial(load_weights, self.network, self.init_from)
                 rank_zero_print(sharded.first(load) if sharded else load())
             freeze(self.network, self.frozen)
+            self.pull_levers(self.network)
             if sharded:
                 if self.trainer.state.fn == TrainerFn.FITTING:
                     sharded.first(self.try_network)  # a part of a network cannot be tried
                 sharded.divide(self.network, self.blocks())
+
+    def pull_levers(self, network: nn.Module) -> None:
+        if self.activation_checkpointing:
+            recompute_activations(network, self.blocks())
+        if self.compiles:
+            compile_blocks(network, self.blocks(), self.trainer.strategy.root_device)
 
     def blocks(self) -> list[nn.Module]:
         assert self.network is not None
@@ -87,7 +103,7 @@ class Model(LightningModule):
         return {}
 
     def on_fit_start(self) -> None:
-        if not isinstance(self.trainer.strategy, FSDP):
+        if not isinstance(self.network, FSDPModule):  # which was tried before it was divided
             self.try_network()
 
     def try_network(self) -> None:
@@ -109,6 +125,8 @@ class Model(LightningModule):
         assert self.network is not None
         groups = parameter_groups(self, self.network, self.blocks())
         optimizer = build("optimizer", self.optimizer, groups)
+        if type(optimizer).__module__.startswith("torchao."):
+            check_compiler("model.optimizer", self.device)
         if self.trainer.gradient_clip_val:  # fused optimizers would unscale the gradients after they are clipped
             leave_unscaling_to_scaler(optimizer)
         if self.schedule is None:
@@ -142,26 +160,42 @@ class Model(LightningModule):
         raise NotImplementedError
 
     def watch(self, **values: Tensor) -> None:
-        """Add to the means that are logged every `log_every_n_steps`; nothing here waits for the device."""
+        """Add to the means that are logged every `log_every_n_steps`; nothing here waits for the device.
+
+        What is called `known` is no metric but a share, by whose mean the means of the others are divided.
+        """
         self.window_steps += 1
         for name, value in values.items():
             self.window[name] = self.window.get(name, 0) + value.detach().float()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if self.window and logs_now(self.trainer, batch_idx):
-            self.log_dict({f"train/{name}": total / self.window_steps for name, total in self.window.items()})
+            self.log_dict({f"train/{name}": value for name, value in self.window_means().items()})
             self.log("optim/lr", max(group["lr"] for group in self.trainer.optimizers[0].param_groups))
             self.window, self.window_steps = {}, 0
 
+    def window_means(self) -> dict[str, Tensor]:
+        """Of what was watched, over all devices."""
+        means = {name: total / self.window_steps for name, total in self.window.items()}
+        if self.trainer.world_size > 1:
+            everywhere: Any = self.trainer.strategy.reduce(torch.stack([*means.values()]), reduce_op="mean")
+            means = dict(zip(means, everywhere, strict=True))
+        known = means.pop("known", 1)
+        return {name: mean / known for name, mean in means.items()}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["window"], checkpoint["window_steps"] = dict(self.window), self.window_steps
+        mine = {name: total.cpu() for name, total in self.window.items()}
+        checkpoint["windows"], checkpoint["window_steps"] = gathered(mine, self.trainer), self.window_steps
         checkpoint["micro_batches"] = self.trainer.accumulate_grad_batches
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         fit_weights(self, checkpoint["state_dict"])  # Lightning's own message is a page long
-        self.window = {name: total.to(self.device) for name, total in checkpoint["window"].items()}
-        self.window_steps = checkpoint["window_steps"]
         if self.trainer.state.fn == TrainerFn.FITTING:
+            windows, self.window_steps = checkpoint["windows"], checkpoint["window_steps"]
+            if len(windows) != self.trainer.world_size:
+                means = {name: torch.stack([w[name] for w in windows]).mean(0) for name in windows[0]}
+                windows = [means] * self.trainer.world_size
+            self.window = {name: total.to(self.device) for name, total in windows[self.global_rank].items()}
             self.recount(checkpoint)
 
     def recount(self, checkpoint: dict[str, Any]) -> None:

@@ -131,7 +131,8 @@ def forward_flops(network: nn.Module, x: Tensor) -> tuple[int | None, Any]:
 
 def count_flops(network: nn.Module, tensors: dict[str, Tensor], x: Tensor) -> tuple[int, Any]:
     """Operations and output of one pass with these tensors in place of the network's own."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    eager = torch.compiler.set_stance("force_eager")
+    with eager, FlopCounterMode(display=False) as counter, torch.no_grad():
         output = functional_call(network, tensors, (x,))
     return counter.get_total_flops(), output
 

@@ -1,37 +1,71 @@
 import math
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.data.module import Batch
 from src.models.base import MaskedMean, Model
+from src.models.levers import recomputed
+from src.run.errors import ConfigError
 
 
 class LanguageModeling(Model):
     """The next token at each place: cross-entropy, perplexity and bits per byte (loss / ln 2 / bytes per token).
-    The network gives logits [N, T, vocab_size] for x [N, T]."""
+    The network gives logits [N, T, vocab_size] for x [N, T].
+
+    Args:
+        loss_chunks: into so many parts a batch's tokens are divided, of which one at a time has logits: less memory
+            where the vocabulary is large. The network's last layer must be its `head`, of what its method `features`
+            gives.
+    """
 
     uses = ("generate",)
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, loss_chunks: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if loss_chunks < 1:
+            raise ConfigError(f"model.loss_chunks: {loss_chunks} is less than 1")
+        self.loss_chunks = loss_chunks
         self.mean_loss = MaskedMean()
+        self.known: Tensor | float = 0.0  # shares of the places with a target, of this step's micro-batches
+
+    def pull_levers(self, network: nn.Module) -> None:
+        if self.loss_chunks > 1:
+            check_head(network)
+        super().pull_levers(network)
 
     def logits_shape(self, x: Tensor) -> list[int]:
         return [*x.shape, self.facts["vocab_size"]]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self.losses(batch, "mean")
-        self.watch(loss=loss)
+        known = (batch["targets"] >= 0).float().mean()
+        loss = self.losses(batch, "sum") / batch["targets"].numel()
+        self.watch(loss=loss, known=known)
+        self.known = self.known + known
         return loss
+
+    def on_after_backward(self) -> None:
+        """The gradient so far is of the mean over all places of the batch; make it that over those with a target."""
+        step = self.trainer.accumulate_grad_batches
+        if (self.trainer.fit_loop.epoch_loop.batch_idx + 1) % step:
+            return
+        known, self.known = self.known / step, 0.0
+        if self.trainer.world_size > 1:
+            known = self.trainer.strategy.reduce(known, reduce_op="mean")
+        torch._foreach_div_([p.grad for p in self.parameters() if p.grad is not None], known)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.mean_loss.update(self.losses(batch, "none"), batch["targets"].flatten() >= 0)
 
     def losses(self, batch: Batch, reduction: str) -> Tensor:
-        """Of all tokens, [N * T], or their mean; targets are -100 where there is no token."""
-        return F.cross_entropy(self(batch["x"]).flatten(0, 1).float(), batch["targets"].flatten(), reduction=reduction)
+        """Of all tokens, [N * T], or their sum; targets are -100 where there is no token."""
+        targets = batch["targets"].flatten()
+        if self.loss_chunks == 1:
+            return F.cross_entropy(self(batch["x"]).flatten(0, 1).float(), targets, reduction=reduction)
+        losses = chunked_losses(self.network, batch["x"], targets, self.loss_chunks)
+        return losses if reduction == "none" else losses.sum()
 
     def log_scores(self, split: str) -> None:
         loss = self.mean_loss.compute()
@@ -39,3 +73,25 @@ class LanguageModeling(Model):
         self.log_dict({f"{split}/loss": loss, f"{split}/perplexity": loss.exp()})
         self.log(f"{split}/bpb", loss / (math.log(2) * bytes_per_token))
         self.mean_loss.reset()
+
+
+def check_head(network: nn.Module) -> None:
+    """Raise ConfigError where a network's last layer cannot be had apart."""
+    if not callable(getattr(network, "features", None)) or not isinstance(getattr(network, "head", None), nn.Module):
+        what = f"{type(network).__name__} does not say what its last layer is"
+        how = "give it a layer `head` and a method `features`, with forward(x) = head(features(x)), or leave it 1"
+        raise ConfigError(f"model.loss_chunks: {what} -> {how}")
+
+
+def chunked_losses(network: Any, x: Tensor, targets: Tensor, chunks: int) -> Tensor:
+    """Cross-entropy of each token [N * T] for x [N, T] and targets [N * T], without all logits in memory at once.
+
+    Of each chunk of tokens the logits are made, forgotten, and made again in the backward pass.
+    """
+    features = network.features(x).flatten(0, 1)  # [N * T, dim]
+    pairs = zip(features.chunk(chunks), targets.chunk(chunks), strict=True)
+    return torch.cat([recomputed(head_losses, None, network.head, part, wanted) for part, wanted in pairs])
+
+
+def head_losses(head: nn.Module, features: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(head(features).float(), targets, reduction="none")

@@ -55,8 +55,12 @@ class GPT(nn.Module):
         self.register_buffer("rotation", rotation(seq_len, dim // num_heads), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """x [N, T] -> what the head makes logits of [N, T, dim]."""
         positions = self.get_buffer("rotation")[:, : x.shape[1]]
         x = self.drop(self.embedding(x))  # [N, T, dim]
         for block in self.blocks:
             x = block(x, positions)
-        return self.head(self.norm(x))
+        return self.norm(x)

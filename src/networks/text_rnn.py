@@ -32,5 +32,9 @@ class TextRNN(nn.Module):
         self.head = nn.Linear(dim, vocab_size)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """x [N, T] -> what the head makes logits of [N, T, dim]."""
         y, _ = self.blocks[0](self.dropout(self.embedding(x)))  # [N, T, dim]
-        return self.head(self.dropout(y))
+        return self.dropout(y)

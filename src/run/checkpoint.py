@@ -9,23 +9,32 @@ import errno
 import hashlib
 import io
 import json
-import random
+import pickle
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.plugins import CheckpointIO, XLACheckpointIO
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import (
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    SingleDeviceXLAStrategy,
+    Strategy,
+    XLAStrategy,
+)
 
-from src.run.errors import CheckpointError, ConfigError, EnvironmentFault
+from src.run.errors import CheckpointError, ConfigError, EnvironmentFault, KnownError
 from src.run.files import sha256_of, sync, write_synced, write_text
 from src.run.shards import copy_shards, fill, remove_orphans, remove_shards, set_aside, shard_damage
 
-SCHEMA = 1  # of what a checkpoint holds; one with another number is refused
+SCHEMA = 2  # of what a checkpoint holds; one with another number is refused
+XLA = (SingleDeviceXLAStrategy, XLAStrategy)
 POSITION = ("global_step", "steps_logged", "best")
 
 
@@ -65,6 +74,17 @@ class VerifiedCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: Any) -> None:
         """Lightning's callbacks that would ask for it are refused; `prune` removes old ones."""
+
+
+class XLAVerifiedCheckpointIO(VerifiedCheckpointIO, XLACheckpointIO):
+    """The same, of a kind that Lightning's strategies for TPUs take."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        super().save_checkpoint(move_data_to_device(checkpoint, "cpu"), path, storage_options)
+
+
+def checkpoint_io_for(strategy: Strategy) -> VerifiedCheckpointIO:
+    return XLAVerifiedCheckpointIO() if isinstance(strategy, XLA) else VerifiedCheckpointIO()
 
 
 def position_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -192,9 +212,11 @@ def read(path: Path, filled: bool = True) -> dict[str, Any]:
     if wrong := damage(path):
         raise CheckpointError(f"checkpoint {path}: {wrong} -> take another, or leave it out to start afresh")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=not filled)
+        checkpoint = plain(path, filled)
         if filled and isinstance(checkpoint, dict) and "shards" in checkpoint:
             checkpoint = fill(checkpoint, path)
+    except KnownError:
+        raise
     except Exception as e:  # what a broken file makes torch raise has no common base
         if isinstance(e, MemoryError) or (isinstance(e, OSError) and e.errno != errno.EINVAL):  # of a place before it
             raise
@@ -202,6 +224,22 @@ def read(path: Path, filled: bool = True) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f"checkpoint {path}: it holds no names of tensors -> take another")
     return checkpoint
+
+
+def plain(path: Path, filled: bool) -> Any:
+    """What a file of tensors and plain data holds. The states of torchao's optimizers are such data, too: it says so
+    when it is loaded."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=not filled)
+    except pickle.UnpicklingError:
+        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        if not unknown or not all(name.startswith("torchao.optim.") for name in unknown):
+            raise
+    try:
+        import_module("torchao.optim")
+    except ImportError as e:
+        raise EnvironmentFault(f"checkpoint {path}: its optimizer is of torchao -> pip install torchao") from e
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=not filled)
 
 
 def fit_weights(model: torch.nn.Module, state: dict[str, Any]) -> None:
@@ -243,23 +281,7 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
     return None, refused
 
 
-def rng_state() -> dict[str, Any]:
-    """The state of all random generators that training may draw from."""
-    name, keys, *rest = np.random.get_state(legacy=True)
-    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-    numpy = [name, np.asarray(keys).tolist(), *rest]
-    return {"python": random.getstate(), "numpy": numpy, "torch": torch.get_rng_state(), "cuda": cuda}
-
-
-def set_rng_state(state: dict[str, Any]) -> None:
-    random.setstate(state["python"])
-    np.random.set_state(tuple(state["numpy"]))
-    torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].cpu())
-
-
-def gathered(state: dict[str, Any], trainer: Trainer) -> list[Any]:
+def gathered(state: Any, trainer: Trainer) -> list[Any]:
     """The states of all processes, in the order of their ranks."""
     states: list[Any] = [state] * trainer.world_size
     if trainer.world_size > 1:

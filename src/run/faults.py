@@ -15,6 +15,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from src.run.command import exit_code
+from src.run.device import has_bfloat16
 from src.run.errors import ConfigError, DataError, EnvironmentFault, KnownError
 from src.run.folder import RunFolder
 
@@ -48,7 +49,7 @@ def known(e: Exception, trainer: Trainer, data: Any, folder: RunFolder) -> Known
     """The error of a run, or None for what is a bug, or says what it is by itself."""
     text = " ".join(str(e).split())
     lost = lost_process(e, trainer, folder)  # also ends the others
-    if not folder.checkpoints.is_dir():
+    if trainer.state.fn and not folder.checkpoints.is_dir():
         return EnvironmentFault(f"{folder.path}: the run folder was removed while the run wrote to it")
     if out_of_memory(e):
         return EnvironmentFault(levers(trainer, data))
@@ -60,7 +61,8 @@ def known(e: Exception, trainer: Trainer, data: Any, folder: RunFolder) -> Known
     if fault := (lost_worker and lost_worker(e)) or lost:
         return fault
     if isinstance(e, getattr(torch.distributed, "DistError", ())):  # not in builds for one process
-        return EnvironmentFault(f"the processes cannot reach each other: {text[:300]} -> mend that, then try again")
+        what = "-> check MASTER_ADDR and MASTER_PORT (a free port), then try again"
+        return EnvironmentFault(f"the processes cannot reach each other: {text[:300]} {what}")
     return refusal(e, has_trained=trainer.global_step > folder.first_step)
 
 
@@ -120,7 +122,10 @@ def levers(trainer: Trainer, data: Any) -> str:
         smaller = max(n for n in range(1, micro // 2 + 1) if micro % n == 0)
         goes_on = "(the same command with that flag goes on)"
         ways.append(f"data.micro_batch_size {smaller} saves half of the activations {goes_on}")
-    if str(trainer.precision).startswith("32"):
+    if str(trainer.precision).startswith("32") and has_bfloat16(trainer.strategy.root_device):
         ways.append("trainer.precision bf16-mixed saves about half of the activations")
+    model: Any = trainer.lightning_module
+    if model.network is not None and model.blocks() and not model.activation_checkpointing:
+        ways.append("model.activation_checkpointing true saves most activations for about a third more time")
     where = f"after {trainer.global_step} steps with {micro} samples at once on {trainer.strategy.root_device}"
     return f"out of memory {where} -> {'; '.join([*ways, 'a smaller model.network'])}"

@@ -20,9 +20,11 @@ from src.run.redact import hide
 from src.run.terminal import rank, rank_zero_print, relative_path
 
 LOGS = ROOT / "logs"
-# Keys that may differ when a run goes on: the weights do not depend on them, on the micro-batch but for the last bits.
+# Keys that may differ when a run goes on: the weights do not depend on them, on the micro-batch and on the levers of a
+# model that does not fit but for the last bits, and for dropout's numbers where blocks are compiled.
 FREE: tuple[str, ...] = ("wandb", "pictures", "progress", "throughput")
 FREE += ("data.num_workers", "data.worker_timeout_sec", "data.micro_batch_size")
+FREE += ("model.activation_checkpointing", "model.compile", "model.loss_chunks")
 # A fork goes on with the state of its optimizer and schedule, so these would not do what they say.
 KEPT = ("model.optimizer", "model.schedule")
 

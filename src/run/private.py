@@ -8,9 +8,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
+
+from src.run.errors import EnvironmentFault
 
 
 def cluster_environment(trainer: Trainer) -> Any:
@@ -21,6 +24,11 @@ def cluster_environment(trainer: Trainer) -> Any:
 def start_process_group(strategy: Any) -> None:
     """For a mesh of devices of our own: what ModelParallelStrategy does before it makes one."""
     strategy._setup_distributed()
+
+
+def forks_within_fit(trainer: Trainer) -> bool:
+    """For ranks that are known from the start: whether the further processes begin within `fit`, as functions."""
+    return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
 
 
 def attach_data(trainer: Trainer, model: LightningModule, data: LightningDataModule) -> None:
@@ -64,3 +72,19 @@ def leave_unscaling_to_scaler(optimizer: Optimizer) -> None:
 def worker_processes(loader: DataLoader) -> list[BaseProcess]:
     """For the line that says how a data worker died: the loader's processes, in the order of their numbers."""
     return getattr(loader._iterator, "_workers", [])
+
+
+def check_compiler(key: str, device: torch.device) -> None:
+    """For a line in place of pages at the first batch: raise EnvironmentFault where torch finds no compiler, which a
+    key of the config asks for."""
+    from torch._inductor.cpp_builder import get_cpp_compiler  # takes a second, which most runs need not wait
+    from torch._inductor.exc import InvalidCxxCompiler
+    from torch.utils._triton import has_triton
+
+    try:
+        found = bool(get_cpp_compiler()) if device.type == "cpu" else has_triton()
+    except InvalidCxxCompiler:
+        found = False
+    if not found:
+        what = "a C++ compiler, such as g++ (CXX names another)" if device.type == "cpu" else "triton"
+        raise EnvironmentFault(f"{key}: it compiles, but no compiler is found -> install {what}, or leave it out")

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
 
 from src.run import checkpoint
 from src.run import folder as run
 from src.run.errors import CheckpointError, ConfigError, EnvironmentFault
 from src.run.files import write_text
 from src.run.folder import KEPT, RunFolder, lock, src_sha256
+from src.run.launch import meet
 from src.run.private import cluster_environment
 from src.run.terminal import rank, rank_zero_print, relative_path
 
@@ -37,7 +38,8 @@ def choose(run_dir: str | None, resume: str, experiment: str, config: dict[str, 
         return folder
     if "RUN_DIR_OF_ALL_PROCESSES" in os.environ:  # set below, for processes of further devices
         return RunFolder(Path(os.environ["RUN_DIR_OF_ALL_PROCESSES"]))
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    slurm = os.environ.get("SLURM_NTASKS", "1") if SLURMEnvironment.detect() else "1"
+    if max(int(os.environ.get("WORLD_SIZE", "1")), int(slurm)) > 1:
         raise ConfigError("several processes were started: they must agree on a folder -> give --run_dir")
     found = None if resume == "none" else cut_short(run.LOGS / experiment, config, origin)
     if found is None:
@@ -107,7 +109,7 @@ def begin(trainer: Trainer, folder: RunFolder) -> Path | None:
     """The checkpoint that training begins with, the same in all processes, or None."""
     start = find_start(folder) if rank() == 0 else None
     if trainer.world_size > 1 and not isinstance(cluster_environment(trainer), LightningEnvironment):
-        trainer.strategy.setup_environment()  # what fit begins with
+        meet(trainer)
         start = trainer.strategy.broadcast(start)
     elif rank() != 0:  # Lightning started this one later: the first process has made it the last one, or removed that
         last = folder.checkpoints / "last.ckpt"

@@ -15,10 +15,11 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from src.run.checkpoint import load, rng_state, set_rng_state
+from src.run.checkpoint import load
 from src.run.errors import ConfigError, EnvironmentFault, KnownError
 from src.run.files import sync
 from src.run.private import start_process_group
+from src.run.rng import rng_state, set_rng_state
 from src.run.shards import SHARDED, Shards, as_one_device, replaced, shards_of, write_shard
 from src.run.terminal import rank_zero_print
 

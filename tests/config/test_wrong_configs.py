@@ -77,6 +77,9 @@ FLAGS = {
 }
 
 
+TWO = ["--trainer.accelerator", "cpu", "--trainer.devices", "2"]
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_wrong_file(name, tmp_path, monkeypatch):
     text, message = FILES[name]
@@ -321,7 +324,14 @@ def test_what_is_refused_before_torch_is_loaded(flags, message, tmp_path, monkey
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--trainer.accelerator", "tpu"], "trainer: "),
+        (
+            ["--trainer.accelerator", "tpu"],
+            "no tpu is here that torch can use (torch_xla's newest",
+        ),
+        (
+            ["--trainer.accelerator", "mps"],
+            "no mps is here that torch can use -> take cpu or auto",
+        ),
         (["--trainer.accelerator", "nope"], "nope"),
         (
             ["--trainer.precision", "16-mixed", "--trainer.accelerator", "cpu"],
@@ -336,6 +346,20 @@ def test_what_is_refused_before_torch_is_loaded(flags, message, tmp_path, monkey
             "--model.network: No module named 'torchvision.models.no",
         ),
         (["--trainer.strategy", "deepspeed"], "trainer: "),
+        (["--trainer.strategy", "fsdp", "--trainer.accelerator", "cpu"], "trainer: The strategy `fsdp` requires a GPU"),
+        (["--trainer.strategy", "xla"], "trainer: Requirement 'torch_xla"),
+        (
+            ["--trainer.strategy", "ddp_notebook", *TWO],
+            "trainer.strategy: DDPStrategy would fork in the midst of",
+        ),
+        (["--trainer.strategy", "ddp_spawn", *TWO], "trainer.strategy: DDPStrategy would fork in the midst of"),
+        (["--trainer.strategy", "ddp", *TWO, "--trainer.num_nodes", "2"], "trainer.num_nodes: 2, but this process was"),
+        (["--trainer.precision", "16-true", "--trainer.accelerator", "cpu"], "16-true, which this cpu has to emulate"),
+        (["--trainer.precision", "transformer-engine", "--trainer.accelerator", "cpu"], "transformer_engine"),
+        (
+            ["--trainer.precision", "32-true", "--trainer.plugins", "[lightning.pytorch.plugins.DoublePrecision]"],
+            "trainer: Received both `precision=32-true` and `plugins=",
+        ),
     ],
 )
 def test_what_is_refused_when_the_objects_are_made(flags, message, run, tmp_path):

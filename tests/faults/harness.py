@@ -39,7 +39,7 @@ SETTINGS: dict[str, list] = {
         *["--data.batch_size", 16, "--data.micro_batch_size", 8, "--model.network.dim", 8, "--data.num_workers", 1],
     ],
     "vit": [
-        *["--config", "configs/experiment/digits_vit.yaml", *EPOCHS, *SELDOM, "--trainer.precision", "bf16-mixed"],
+        *["--config", "configs/experiment/digits_vit.yaml", *EPOCHS, *SELDOM, "--trainer.precision", "auto"],
         *["--data.batch_size", 16, "--model.network.dim", 16, "--model.network.depth", 1],
     ],
     # end

@@ -84,7 +84,7 @@ KINDS = {
         *["--model.schedule", "torch.optim.lr_scheduler.OneCycleLR", "--model.schedule.max_lr", 0.02],
     ],
     # end
-    "bfloat16": ["--trainer.precision", "bf16-mixed"],
+    "bfloat16": ["--trainer.precision", "auto"],
     "early stopping": ["--trainer.max_epochs", 9, "--trainer.callbacks", early_stopping(patience=2)],  # after 12 steps
 }
 SLOW = (

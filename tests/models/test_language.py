@@ -102,3 +102,43 @@ def test_a_stopped_run_goes_on_to_the_same_weights(start, run, text, tmp_path):
     paths = [tmp_path / name / "checkpoints/last.ckpt" for name in ("whole", "cut")]
     one, other = (torch.load(path, weights_only=True)["state_dict"] for path in paths)
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def holed(share, plain):
+    """A hook: windows of training lack a share of their targets; `plain` takes torch's own mean over the others."""
+
+    def first():
+        from src.data.text.module import Windows
+        from src.models.language import LanguageModeling
+
+        fetch = Windows.__getitem__
+
+        def without(self, index):
+            batch = fetch(self, index)
+            return batch | {
+                "targets": batch["targets"].masked_fill(torch.arange(self.seq_len) < share * self.seq_len, -100)
+            }
+
+        def training_step(self, batch, batch_idx):
+            loss = F.cross_entropy(self(batch["x"]).flatten(0, 1), batch["targets"].flatten())
+            self.watch(loss=loss)
+            return loss
+
+        Windows.__getitem__ = without
+        if plain:
+            LanguageModeling.training_step, LanguageModeling.on_after_backward = training_step, lambda self: None
+
+    return first
+
+
+def test_the_loss_is_the_mean_over_the_targets_that_there_are(run, text, tmp_path):
+    flags = [*text, "--trainer.max_steps", 5, "--trainer.log_every_n_steps", 1, "--trainer.val_check_interval", 5]
+    for plain in (False, True):
+        run([*flags, "--run_dir", tmp_path / f"{plain}"], first=holed(0.75, plain))
+    (a, b) = ((tmp_path / f"{plain}/metrics.csv").read_text().splitlines() for plain in (False, True))
+    columns = [i for i, name in enumerate(a[0].split(",")) if name in ("train/loss", "optim/grad_norm", "val/loss")]
+    assert len(columns) == 3
+    for row, other in zip(a[1:], b[1:], strict=True):
+        for i in columns:
+            x, y = row.split(",")[i], other.split(",")[i]
+            assert (x == y == "") or float(x) == pytest.approx(float(y), rel=1e-5)

@@ -6,6 +6,7 @@ import torch
 from conftest import (
     DIGITS,  # kind: images
     SMALL,
+    needs_bfloat16,
 )
 from torch import nn
 
@@ -109,7 +110,7 @@ def test_learns_the_digits(run, tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", ["torch.optim.AdamW", "src.optim.muon.Muon"])
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("precision", ["32-true", pytest.param("bf16-mixed", marks=needs_bfloat16)])
 def test_clipping_goes_with_fused_optimizers(run, tmp_path, optimizer, precision):
     """A clip to nothing leaves AdamW and Muon without a gradient to speak of, so eps keeps all weights in place."""
     flags = ["--trainer.gradient_clip_val", 1e-20, "--trainer.precision", precision, "--model.schedule", "null"]

@@ -1,6 +1,7 @@
 """Each private part of Lightning and torch that src/run/private.py uses is there and does what is wanted of it."""
 
 import ast
+import shutil
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from processes import in_fork
 from torch.utils.data import DataLoader, TensorDataset
 
 from src.run import private
+from src.run.errors import EnvironmentFault
 
 CALM = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
@@ -60,6 +62,13 @@ def starts_a_process_group(part: str) -> None:
     private.start_process_group(strategy)
     assert torch.distributed.is_initialized(), part
     assert (strategy.global_rank, strategy.world_size) == (0, 1), part
+
+
+@pytest.mark.parametrize(("strategy", "forks"), [("ddp", False), ("ddp_fork", True), ("ddp_spawn", True)])
+def test_forks_within_fit(strategy, forks):
+    trainer = Trainer(accelerator="cpu", devices=2, strategy=strategy, **CALM)
+    part = gone("lightning.pytorch.strategies.launchers._MultiProcessingLauncher")
+    assert private.forks_within_fit(trainer) == forks, part
 
 
 def test_attach_data(trainer):
@@ -126,6 +135,21 @@ def test_worker_processes():
     next(iter(loader))
     processes = private.worker_processes(loader)
     assert [(process.is_alive(), process.exitcode) for process in processes] == [(True, None)] * 2, part
+
+
+@pytest.mark.in_fork  # torch remembers the compiler that it has found
+@pytest.mark.parametrize("found", [True, False])
+def test_check_compiler(monkeypatch, tmp_path, found):
+    part = gone("torch._inductor.cpp_builder.get_cpp_compiler")
+    if found:
+        assert shutil.which("g++"), "this test needs a compiler"
+        return private.check_compiler("key", torch.device("cpu"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EnvironmentFault, match="key: it compiles, but no compiler is found"):
+        private.check_compiler("key", torch.device("cpu"))
+    with pytest.raises(EnvironmentFault, match="install triton"):
+        private.check_compiler("key", torch.device("cuda")), part
+    return None
 
 
 def private_uses(tree: ast.AST) -> list[str]:
