@@ -103,13 +103,13 @@ def trained_once(loaded, tmp_path_factory):
     """
     folders: dict[tuple, Path] = {}
 
-    def trained(args, code=0, first=None) -> Path:
+    def trained(args, code=0, first=None, twins=0) -> Path:
         key = (code, *map(str, args))
         if key not in folders:
             folder = tmp_path_factory.mktemp("trained")
             start, _ = starter(folder)
             before = os.getcwd()
-            runner(start)([*args, "--run_dir", folder / "run"], code=code, first=first)
+            runner(start)([*args, "--run_dir", folder / "run"], code=code, first=first, twins=twins)
             os.chdir(before)
             folders[key] = folder / "run"
         return folders[key]

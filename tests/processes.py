@@ -22,6 +22,9 @@ Command = Callable[[Sequence[str]], Any]
 
 def exit_code(command: Command, args: Sequence[str]) -> int:
     """What Python's exit code would be after a command."""
+    torch: Any = sys.modules.get("torch")
+    if torch:  # after a fork its pool of threads is made anew; two threads that do that at once abort the process
+        torch.set_num_threads(torch.get_num_threads())
     try:
         code = command(list(args))
     except SystemExit as e:
@@ -166,13 +169,14 @@ class Twin:
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self.writer)
-            with open(reader, "rb") as pipe:
-                environment = pipe.read()
-            if environment:  # else the other process has ended
-                os.environ.clear()
-                os.environ.update(pickle.loads(environment))
-                os._exit(exit_code(command, args))
-            os._exit(0)
+            try:
+                with open(reader, "rb") as pipe:
+                    environment = pickle.load(pipe)  # not to the pipe's end, which a later twin holds open
+            except EOFError:  # the other process has ended
+                os._exit(0)
+            os.environ.clear()
+            os.environ.update(environment)
+            os._exit(exit_code(command, args))
         os.close(reader)
 
     def begin(self, environment: dict[str, str]) -> "Twin":

@@ -12,10 +12,11 @@ from lightning.pytorch.callbacks import Checkpoint, LambdaCallback
 from lightning.pytorch.trainer.states import TrainerFn
 
 from src.data.loader import Loader
-from src.run.checkpoint import VerifiedCheckpointIO, gathered, rng_state, set_rng_state
+from src.run.checkpoint import VerifiedCheckpointIO, gathered
 from src.run.errors import ConfigError, EnvironmentFault, Stopped, nearest
 from src.run.folder import LAYOUT, RunFolder
 from src.run.private import set_steps_logged, steps_logged
+from src.run.rng import rng_state, set_rng_state
 from src.run.signals import Signals, requeued
 
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
@@ -12,6 +13,7 @@ from src.data.module import Batch
 from src.models.base import logs_now
 from src.run.errors import ConfigError, NumericsError
 from src.run.private import any_nonfinite, skip_on_device
+from src.strategies.fsdp import local
 
 Found = tuple[str, list[int], str]  # where, the samples if they can be told, and what to do
 
@@ -58,8 +60,9 @@ class Gradients(Callback):
         self.counts, self.taken = state["counts"], dict(state["taken"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.on_host = pl_module.device.type == "cpu"
-        self.counts = self.counts.to(pl_module.device)
+        device = next(pl_module.parameters()).device  # of weights, which may be offloaded
+        self.on_host = device.type == "cpu"
+        self.counts = self.counts.to(device)
         self.buffers = list(pl_module.buffers()) if self.skips else []
         self.buffers_before = [buffer.clone() for buffer in self.buffers]
 
@@ -79,14 +82,14 @@ class Gradients(Callback):
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (trainer.global_step + 1) % every == 0:
             # A fused optimizer gets the gradient as the loss scaler has scaled it.
-            self.norm = None if scaled and is_fused(optimizer) else get_total_norm([p.grad for p in params])
+            self.norm = None if scaled and is_fused(optimizer) else norm([p.grad for p in params])
             self.measured = [(p, p.detach().clone()) for p in params]
         if not scaled:
             self.guard(trainer, optimizer, params, loss)
 
     def guard(self, trainer: Trainer, optimizer: Optimizer, params: list[Any], loss: Tensor) -> None:
         """Leave the step out if its loss or gradient is not finite."""
-        bad = any_nonfinite([p.grad for p in params])
+        bad = any_nonfinite([local(p.grad) for p in params])
         if self.on_host and trainer.world_size == 1 and not self.counts[1] and not bad and math.isfinite(loss):
             self.taken.clear()  # nearly always; below nothing waits for the device
             return
@@ -107,7 +110,7 @@ class Gradients(Callback):
             skip_on_device(optimizer, skip)
         else:
             for p in params:
-                p.grad.masked_fill_(skip, 0)
+                local(p.grad).masked_fill_(skip, 0)
 
     def count(self, bad: Tensor, step: int) -> Tensor:
         """Whether to leave out the step; nothing here waits for the device."""
@@ -133,14 +136,20 @@ class Gradients(Callback):
         if self.norm is not None:
             pl_module.log("optim/grad_norm", self.norm)
         if self.measured:
-            update = get_total_norm([p.detach() - before for p, before in self.measured])
-            pl_module.log("optim/update_ratio", update / get_total_norm([before for _, before in self.measured]))
+            update = norm([p.detach() - before for p, before in self.measured])
+            pl_module.log("optim/update_ratio", update / norm([before for _, before in self.measured]))
         if self.skips:
             pl_module.log("optim/skipped", self.counts[3].float())
         self.norm, self.measured = None, []
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.look(trainer)  # what follows a bad step is never saved
+
+
+def norm(tensors: list[Tensor]) -> Tensor:
+    """Of all of them together, whole also where they are divided."""
+    total = get_total_norm(tensors)
+    return total.full_tensor() if isinstance(total, DTensor) else total
 
 
 def is_fused(optimizer: Optimizer) -> bool:
@@ -159,7 +168,8 @@ def report(trainer: Trainer, step: int, micro_batches: list[tuple[int, int]], li
         for epoch, number in micro_batches:
             batch = trainer.datamodule.fetch(epoch, number)  # type: ignore[attr-defined]
             samples += batch["index"].tolist()
-            found = found or first_nonfinite(trainer, batch, number)
+            here = first_nonfinite(trainer, batch, number)  # by all devices: a divided network needs them all
+            found = found or here
     except Exception as e:  # whatever it is, the first error is the one to tell
         found = (f"not found: to run the batch again failed ({type(e).__name__})", [], HINT)
     if trainer.world_size > 1:  # it may have happened on another device
@@ -181,14 +191,15 @@ def first_nonfinite(trainer: Trainer, batch: Batch, number: int) -> Found | None
     search = Search(batch["index"])
     search.note("the input x", batch["x"], "clean these samples")
     hooks = [m.register_forward_hook(partial(search.watch, name)) for name, m in model.named_modules() if name]
-    params = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    # The forward pass of a divided network has other tensors than these, so its gradients cannot be looked at.
+    params = {n: p for n, p in model.named_parameters() if p.requires_grad and not isinstance(p, DTensor)}
     try:
         # Compiled code calls no hooks that come after it.
         eager = torch.compiler.set_stance("force_eager")
         with eager, torch.enable_grad(), trainer.precision_plugin.train_step_context():
             loss: Any = model.training_step(batch, number)
             search.note("the loss", loss, "look at their targets, or set gradients.nonfinite to skip")
-            grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
+            grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True) if params else ()
     finally:
         for hook in hooks:
             hook.remove()

@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import TorchCheckpointIO, XLACheckpointIO
 
+from src.callbacks.ema import EMA
 from src.callbacks.progress import ThrottledProgress
 from src.config.check import SECTIONS, TOP, fail, section, why_refused
 from src.config.request import Request, with_defaults
@@ -34,6 +35,7 @@ from src.run.errors import ConfigError, KnownError, nearest
 from src.run.folder import RunFolder
 from src.run.launch import check_launch
 from src.run.redact import redact
+from src.strategies.fsdp import FSDP
 
 # Lightning says much at the start of a run that is not about the run.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -41,6 +43,7 @@ logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+warnings.filterwarnings("ignore", message="FSDP2-wrapped module .FSDP(RNN|LSTM|GRU). returned a view")  # as they do
 warnings.filterwarnings("ignore", message="Found .* module.s. in eval mode.*")  # batch norms that model.freeze names
 warnings.filterwarnings("ignore", message=".*`self.log.*sync_dist=True.*")  # torchmetrics have gathered it already
 # Broadcasting (N,) against (N, 1) trains on garbage.
@@ -94,6 +97,8 @@ class Experiment:
         trainer = self.arguments("trainer", config["trainer"], section("trainer"))
         self.trainer: Any = self.make_trainer(trainer, **trainer_overrides)
         self.trainer.strategy.checkpoint_io = checkpoint_io_for(self.trainer.strategy)
+        if isinstance(self.trainer.strategy, FSDP):
+            self.check_sharded(self.trainer.strategy)
         self.trainer.accumulate_grad_batches = self.datamodule.divide_batch(self.trainer.world_size)
         if self.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
@@ -167,6 +172,12 @@ class Experiment:
         trainer = self.call("trainer", Trainer, given)
         check_trainer(trainer, given.get("precision"))
         return trainer
+
+    def check_sharded(self, strategy: FSDP) -> None:
+        """Refuse what does not go with a divided model."""
+        strategy.check(self.trainer.world_size)
+        if any(isinstance(callback, EMA) and callback.decay is not None for callback in self.trainer.callbacks):
+            raise ConfigError("ema.decay: FSDP keeps no average of the weights -> leave it out, or take ddp")
 
     def callback(self, kind: type) -> Any:
         return next(c for c in self.trainer.callbacks if isinstance(c, kind))

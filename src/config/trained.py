@@ -44,7 +44,7 @@ def load_model(request: Request) -> tuple["Experiment", "Model"]:
 
     saved = files.load(checkpoint_path(request))
     experiment = Experiment(request)
-    experiment.build(logger=False)
+    experiment.build(logger=False, **alone(request))
     model, data = experiment.model, experiment.datamodule
     state = saved[trained_with(request)]
     data.facts, data.statistics = state["facts"], state["statistics"]
@@ -63,8 +63,8 @@ def trained(request: Request) -> tuple["Experiment", Path]:
     from src.run import checkpoint as files
 
     experiment, path = Experiment(request), checkpoint_path(request)
-    experiment.build(logger=False, **unlimited(request))
-    experiment.datamodule.fitted = files.load(path).get(trained_with(request))
+    experiment.build(logger=False, **unlimited(request), **alone(request))
+    experiment.datamodule.fitted = files.load(path, filled=False).get(trained_with(request))
     experiment.datamodule.same_source = not other_data(request)
     return experiment, path
 
@@ -73,6 +73,13 @@ def unlimited(request: Request) -> dict[str, float]:
     """Limits with which all of a split is measured, unless a flag sets them, also where the run took a few batches."""
     names = ("limit_val_batches", "limit_test_batches", "limit_predict_batches")
     return {name: 1.0 for name in names if not request.lines.get(f"trainer.{name}", "").startswith("--")}
+
+
+def alone(request: Request) -> dict[str, Any]:
+    """One process, unless flags ask for more, also where many have trained."""
+    one = {"strategy": "auto", "devices": 1, "num_nodes": 1}
+    flags = [line for name, line in request.lines.items() if name.startswith(tuple(f"trainer.{name}" for name in one))]
+    return {} if any(line.startswith("--") for line in flags) else one
 
 
 def report_other_data(request: Request, report: dict[str, Any]) -> None:

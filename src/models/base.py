@@ -1,10 +1,12 @@
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
@@ -18,6 +20,7 @@ from src.run.checkpoint import fit_weights, gathered
 from src.run.errors import ConfigError
 from src.run.private import check_compiler, leave_unscaling_to_scaler
 from src.run.terminal import rank_zero_print
+from src.strategies.fsdp import FSDP
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,11 +75,18 @@ class Model(LightningModule):
             if lacks := sorted({*data.facts} - {*getattr(data, "provides", data.facts)}):
                 raise ConfigError(f"{type(data).__name__}.provides lacks the fact {lacks[0]} -> add it there")
             check_takes(self.factory, data.must_take())
-            self.network = build_network(self.factory, self.facts)
+            make = partial(build_network, self.factory, self.facts)
+            sharded = self.trainer.strategy if isinstance(self.trainer.strategy, FSDP) else None
+            self.network = sharded.build(make) if sharded else make()
             if self.init_from is not None and self.trainer.state.fn == TrainerFn.FITTING:
-                rank_zero_print(load_weights(self.network, self.init_from))
+                load = partial(load_weights, self.network, self.init_from)
+                rank_zero_print(sharded.first(load) if sharded else load())
             freeze(self.network, self.frozen)
             self.pull_levers(self.network)
+            if sharded:
+                if self.trainer.state.fn == TrainerFn.FITTING:
+                    sharded.first(self.try_network)  # a part of a network cannot be tried
+                sharded.divide(self.network, self.blocks())
 
     def pull_levers(self, network: nn.Module) -> None:
         if self.activation_checkpointing:
@@ -93,6 +103,10 @@ class Model(LightningModule):
         return {}
 
     def on_fit_start(self) -> None:
+        if not isinstance(self.network, FSDPModule):  # which was tried before it was divided
+            self.try_network()
+
+    def try_network(self) -> None:
         """Try the network on two samples, so that a wrong shape ends the run before training."""
         assert self.network is not None
         data = self.trainer.datamodule  # type: ignore[attr-defined]

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import AdamW, Optimizer
 
 from src.run.device import has_bfloat16
@@ -65,25 +66,47 @@ class Muon(Optimizer):
             by_shape = defaultdict(list)
             for p in group["params"] if group["hidden"] else ():
                 if p.grad is not None:
-                    by_shape[p.flatten(1).shape].append(p)
+                    by_shape[p.shape[0], p.shape[1:].numel()].append(p)
             for same in by_shape.values():
                 self.step_muon(same, group, found_inf)
         return loss
 
     def step_muon(self, params: list[Tensor], group: dict[str, Any], found_inf: Tensor | None) -> None:
         """One step of matrices of the same shape, together."""
-        buffers = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in params]
-        grads: list[Any] = [p.grad for p in params]
+        buffers = [local(self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))) for p in params]
+        grads: list[Any] = [local(p.grad) for p in params]
         lr, momentum = group["lr"], group["momentum"]
         if found_inf is not None:  # as in torch's fused optimizers: 1 on the device makes this step change nothing
             grads = [torch.where(found_inf.bool(), b, g) for b, g in zip(buffers, grads, strict=True)]
             lr = lr * (1 - found_inf)
         torch._foreach_lerp_(buffers, grads, 1 - momentum)
-        updates = torch.stack(torch._foreach_lerp(grads, buffers, momentum)).flatten(2)  # [N, rows, columns]
+        momenta = torch._foreach_lerp(grads, buffers, momentum)
+        updates = torch.stack([*map(whole, momenta, params)]).flatten(2)  # [N, rows, columns]
         scale = math.sqrt(max(1, updates.shape[1] / updates.shape[2]))
         updates = orthogonal(updates) * (-lr * scale)
-        torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
-        torch._foreach_add_(params, [u.view_as(p) for u, p in zip(updates, params, strict=True)])
+        weights = [local(p) for p in params]
+        torch._foreach_mul_(weights, 1 - lr * group["weight_decay"])
+        torch._foreach_add_(weights, [*map(part, updates, params)])
+
+
+def local(t: Any) -> Any:
+    """The rows of a matrix that this device has, where FSDP divides it."""
+    return t.to_local() if isinstance(t, DTensor) else t
+
+
+def whole(rows: Tensor, like: Tensor) -> Tensor:
+    """The rows of all devices: each then does all the work of Muon, and takes its own rows of what comes out."""
+    if not isinstance(like, DTensor):
+        return rows
+    mesh, placements = like.device_mesh, like.placements
+    return DTensor.from_local(rows, mesh, placements, shape=like.shape, stride=like.stride()).full_tensor()
+
+
+def part(t: Tensor, like: Tensor) -> Tensor:
+    t = t.view(like.shape)
+    if not isinstance(like, DTensor):
+        return t
+    return distribute_tensor(t, like.device_mesh, like.placements, src_data_rank=None).to_local()
 
 
 def orthogonal(x: Tensor) -> Tensor:

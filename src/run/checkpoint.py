@@ -1,7 +1,8 @@
 """Checkpoints that survive a kill at any byte: written beside their name, synced, and vouched for before they get it.
 
 A checkpoint `step-00000120.ckpt` never changes. Its manifest `step-00000120.json` holds its hash and is written first;
-the renaming of the whole, synced file makes it a checkpoint. `last.ckpt` and `best.ckpt` are links.
+the renaming of the whole, synced file makes it a checkpoint. `last.ckpt` and `best.ckpt` are links. Of a sharded one
+(src/run/shards.py) the shards are written before, and the manifest has their hashes, too.
 """
 
 import errno
@@ -9,15 +10,12 @@ import hashlib
 import io
 import json
 import pickle
-import random
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.fabric.plugins import CheckpointIO, XLACheckpointIO
 from lightning.fabric.utilities import move_data_to_device
@@ -32,7 +30,8 @@ from lightning.pytorch.strategies import (
 )
 
 from src.run.errors import CheckpointError, ConfigError, EnvironmentFault, KnownError
-from src.run.files import sync, write_synced, write_text
+from src.run.files import sha256_of, sync, write_synced, write_text
+from src.run.shards import copy_shards, fill, remove_orphans, remove_shards, set_aside, shard_damage
 
 SCHEMA = 2  # of what a checkpoint holds; one with another number is refused
 XLA = (SingleDeviceXLAStrategy, XLAStrategy)
@@ -41,9 +40,10 @@ POSITION = ("global_step", "steps_logged", "best")
 
 def check_strategy(strategy: Strategy) -> None:
     """Refuse one that writes checkpoints of its own, past any CheckpointIO: such a run could not go on."""
-    if isinstance(strategy, (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)):
-        name = type(strategy).__name__
-        raise ConfigError(f"trainer.strategy: {name} writes checkpoints in its own way, unverified -> take ddp")
+    others = isinstance(strategy, (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy))
+    if others and not getattr(strategy, "verified", False):
+        name = f"trainer.strategy: {type(strategy).__name__}"
+        raise ConfigError(f"{name} writes checkpoints in its own way, unverified -> take configs/trainer/fsdp.yaml")
 
 
 class VerifiedCheckpointIO(CheckpointIO):
@@ -88,7 +88,8 @@ def checkpoint_io_for(strategy: Strategy) -> VerifiedCheckpointIO:
 
 
 def position_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    return {name: checkpoint.get(name) for name in POSITION}
+    shards = {"shards": checkpoint["shards"]} if "shards" in checkpoint else {}
+    return {name: checkpoint.get(name) for name in POSITION} | shards
 
 
 def write(path: Path, data: bytes | memoryview, position: dict[str, Any], keep_last: int | None = None) -> None:
@@ -112,6 +113,12 @@ def store(path: Path, data: bytes | memoryview, position: dict[str, Any]) -> Non
     tmp.rename(path)
 
 
+def copy(source: Path, path: Path, position: dict[str, Any]) -> None:
+    """Make a checkpoint that has been loaded one of another folder, too."""
+    copy_shards(source, path, position.get("shards", ()))
+    store(path, source.read_bytes(), position)
+
+
 def prune(folder: Path, keep_last: int) -> None:
     manifests = sorted(folder.glob("step-*.json"), reverse=True)
     # A kept checkpoint's best is kept: whoever must go on from the older one needs it.
@@ -121,6 +128,7 @@ def prune(folder: Path, keep_last: int) -> None:
         if path not in best:
             path.unlink(missing_ok=True)
             manifest.unlink()
+            remove_shards(path)
 
 
 def manifest_of(path: Path) -> Path:
@@ -128,12 +136,13 @@ def manifest_of(path: Path) -> Path:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """file, sha256, global_step, steps_logged, and the name of the best checkpoint up to this one."""
+    """file, sha256, global_step, steps_logged, the name of the best checkpoint up to this one, shards if there are."""
     return json.loads(manifest_of(path).read_text())
 
 
 def crc32(manifest: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps([manifest[name] for name in POSITION]).encode())
+    shards = [manifest["shards"]] if "shards" in manifest else []
+    return zlib.crc32(json.dumps([manifest[name] for name in POSITION] + shards).encode())
 
 
 def best_of(path: Path) -> Path | None:
@@ -180,33 +189,32 @@ def damage(path: Path, alone: bool = True) -> str | None:
         return f"its manifest {name} is of another"
     if not intact:
         return f"its manifest {name} is not what was written"
-    stat = path.stat()
-    found = sha256_of(path.resolve(), (stat.st_ino, stat.st_size, stat.st_mtime_ns))
-    return None if found == sha256 else "its bytes are not those that were written"
+    if sha256_of(path.resolve()) != sha256:
+        return "its bytes are not those that were written"
+    return shard_damage(path, manifest.get("shards", {}))
 
 
-@cache
-def sha256_of(path: Path, state: tuple[int, ...]) -> str:
-    """Read once in each state: a large one takes seconds, and finding, resuming and testing each ask for it."""
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of this project and version, or raise CheckpointError."""
-    checkpoint = read(path)
+def load(path: Path, filled: bool = True) -> dict[str, Any]:
+    """Read a checkpoint of this project and version, or raise CheckpointError; `filled` as of `read`."""
+    checkpoint = read(path, filled)
     if checkpoint.get("schema") != SCHEMA:
         other = f"schema {checkpoint.get('schema')}, not {SCHEMA}: another version or project wrote it"
         raise CheckpointError(f"checkpoint {path}: {other} -> load only its weights (model.init_from), or take another")
     return checkpoint
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Read a file of tensors and plain data, never code, or raise CheckpointError."""
+def read(path: Path, filled: bool = True) -> dict[str, Any]:
+    """Read a file of tensors and plain data, never code, or raise CheckpointError.
+
+    Args:
+        filled: with all tensors in memory; else they are read when they are used, and those of shards are left out.
+    """
     if wrong := damage(path):
         raise CheckpointError(f"checkpoint {path}: {wrong} -> take another, or leave it out to start afresh")
     try:
-        checkpoint = plain(path)
+        checkpoint = plain(path, filled)
+        if filled and isinstance(checkpoint, dict) and "shards" in checkpoint:
+            checkpoint = fill(checkpoint, path)
     except KnownError:
         raise
     except Exception as e:  # what a broken file makes torch raise has no common base
@@ -218,11 +226,11 @@ def read(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def plain(path: Path) -> Any:
+def plain(path: Path, filled: bool) -> Any:
     """What a file of tensors and plain data holds. The states of torchao's optimizers are such data, too: it says so
     when it is loaded."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=not filled)
     except pickle.UnpicklingError:
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         if not unknown or not all(name.startswith("torchao.optim.") for name in unknown):
@@ -231,7 +239,7 @@ def plain(path: Path) -> Any:
         import_module("torchao.optim")
     except ImportError as e:
         raise EnvironmentFault(f"checkpoint {path}: its optimizer is of torchao -> pip install torchao") from e
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=not filled)
 
 
 def fit_weights(model: torch.nn.Module, state: dict[str, Any]) -> None:
@@ -252,6 +260,7 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
     """
     for orphan in folder.glob("*.tmp"):
         orphan.unlink()
+    remove_orphans(folder)
     refused: list[str] = []
     names = {path.stem for kind in ("ckpt", "json") for path in folder.glob(f"step-*.{kind}")}
     by_time = sorted(names, key=lambda name: (name[:13], -len(name)), reverse=True)  # after a validation goes before
@@ -265,26 +274,11 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
         refused.append(f"{path}: {wrong}")
         if path.exists():  # its name is needed again, its bytes may be of use
             path.rename(f"{path}.refused")
+            set_aside(path)
         manifest_of(path).unlink(missing_ok=True)
     for name in ("last.ckpt", "best.ckpt"):
         (folder / name).unlink(missing_ok=True)
     return None, refused
-
-
-def rng_state() -> dict[str, Any]:
-    """The state of all random generators that training may draw from."""
-    name, keys, *rest = np.random.get_state(legacy=True)
-    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-    numpy = [name, np.asarray(keys).tolist(), *rest]
-    return {"python": random.getstate(), "numpy": numpy, "torch": torch.get_rng_state(), "cuda": cuda}
-
-
-def set_rng_state(state: dict[str, Any]) -> None:
-    random.setstate(state["python"])
-    np.random.set_state(tuple(state["numpy"]))
-    torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
 def gathered(state: Any, trainer: Trainer) -> list[Any]:

@@ -1,7 +1,9 @@
 """Small files: read, and written whole or not at all."""
 
+import hashlib
 import json
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,18 @@ def write_synced(path: Path, data: bytes | memoryview) -> None:
         f.write(data)
         f.flush()
         os.fsync(f.fileno())
+
+
+def sha256_of(path: Path) -> str:
+    stat = path.stat()
+    return sha256_in(path, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
+
+
+@cache
+def sha256_in(path: Path, state: tuple[int, ...]) -> str:
+    """Read once in each state: a large one takes seconds, and finding, resuming and testing each ask for it."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def sync(folder: Path) -> None:

@@ -21,6 +21,11 @@ def cluster_environment(trainer: Trainer) -> Any:
     return trainer._accelerator_connector.cluster_environment
 
 
+def start_process_group(strategy: Any) -> None:
+    """For a mesh of devices of our own: what ModelParallelStrategy does before it makes one."""
+    strategy._setup_distributed()
+
+
 def forks_within_fit(trainer: Trainer) -> bool:
     """For ranks that are known from the start: whether the further processes begin within `fit`, as functions."""
     return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)

@@ -54,7 +54,7 @@ def check_origin(origin: str | None, config: dict[str, Any]) -> None:
     if origin is None:
         return
     file = checkpoint_at(Path(origin))
-    checkpoint.load(file)
+    checkpoint.load(file, filled=False)
     before = RunFolder(file.parent.parent)
     differ = before.differences(config) if before.state else []
     for words in differ:
@@ -139,7 +139,7 @@ def fork(file: Path, folder: RunFolder) -> Path:
 
     The best comes last: until it is there the other one is not taken, so that a fork that is cut short begins anew.
     """
-    saved, before = checkpoint.load(file), RunFolder(file.parent.parent)
+    saved, before = checkpoint.load(file, filled=False), RunFolder(file.parent.parent)
     path = folder.checkpoints / f"step-{saved['global_step']:08d}.ckpt"
     best = file.with_name(saved["best"] or path.name)
     apart = best.name != path.name
@@ -148,9 +148,9 @@ def fork(file: Path, folder: RunFolder) -> Path:
         saved["best"], apart = path.name, False
     if before.state:
         write_text(folder.path / "metrics.csv", (before.path / "metrics.csv").read_text())
-    checkpoint.store(path, file.read_bytes(), checkpoint.position_of(saved))
+    checkpoint.copy(file, path, checkpoint.position_of(saved))
     if apart:
-        best_saved = checkpoint.load(best)
-        checkpoint.store(path.with_name(best.name), best.read_bytes(), checkpoint.position_of(best_saved))
+        best_saved = checkpoint.load(best, filled=False)
+        checkpoint.copy(best, path.with_name(best.name), checkpoint.position_of(best_saved))
     checkpoint.point_to(path)
     return path

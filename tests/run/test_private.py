@@ -8,6 +8,8 @@ import torch
 from conftest import ROOT
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
+from lightning.pytorch.strategies import ModelParallelStrategy
+from processes import in_fork
 from torch.utils.data import DataLoader, TensorDataset
 
 from src.run import private
@@ -48,6 +50,18 @@ def test_cluster_environment(trainer):
     slurm = SLURMEnvironment(auto_requeue=False)
     trainer = Trainer(accelerator="cpu", devices=1, plugins=[slurm], **CALM)
     assert private.cluster_environment(trainer) is slurm, part
+
+
+def test_start_process_group():
+    part = gone("ModelParallelStrategy._setup_distributed")
+    in_fork(lambda: starts_a_process_group(part))
+
+
+def starts_a_process_group(part: str) -> None:
+    strategy = Trainer(accelerator="cpu", devices=1, strategy=ModelParallelStrategy(), **CALM).strategy
+    private.start_process_group(strategy)
+    assert torch.distributed.is_initialized(), part
+    assert (strategy.global_rank, strategy.world_size) == (0, 1), part
 
 
 @pytest.mark.parametrize(("strategy", "forks"), [("ddp", False), ("ddp_fork", True), ("ddp_spawn", True)])

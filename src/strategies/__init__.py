@@ -1,0 +1,1 @@
+"""Ways to divide training over devices that Lightning does not have."""

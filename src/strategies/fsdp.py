@@ -1,0 +1,275 @@
+"""FSDP2: each device holds a share of all weights, gradients and optimizer states, and has the weights of a block whole
+only while it computes with them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+from src.run.checkpoint import load
+from src.run.errors import ConfigError, EnvironmentFault, KnownError
+from src.run.files import sync
+from src.run.private import start_process_group
+from src.run.rng import rng_state, set_rng_state
+from src.run.shards import SHARDED, Shards, as_one_device, replaced, shards_of, write_shard
+from src.run.terminal import rank_zero_print
+
+T = TypeVar("T")
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+class FSDP(ModelParallelStrategy):
+    """Data parallelism in which the model is divided, too (Zhao et al., PyTorch FSDP, 2023; torch's `fully_shard`).
+
+    The network is divided by its blocks (`model.blocks`), and what is outside of them is gathered as one; without
+    blocks it is gathered whole. Only the first process ever holds all of it, when it is made.
+
+    Args:
+        replicas: the model is divided over as many devices as there are for each replica; with the number of nodes,
+            weights travel within a node only.
+        offload: weights, gradients and optimizer states are in the host's memory, where the optimizer steps.
+        reshard_after_forward: free a block's weights after its forward pass and gather them again for the backward
+            pass; without, less is sent, and all weights are in memory for the time of a step.
+        build_on: where the first process makes the network: on its device, for the weights that one device would begin
+            with, or on the host where it does not fit. With offload always on the host.
+        sharded_checkpoints: each process writes its own share into a folder that all must see; without, the first
+            process gathers everything in the host's memory and writes one file.
+    """
+
+    verified = True  # saves by the CheckpointIO alone
+    restore_checkpoint_after_setup = False  # the network is divided when it is configured
+    lightning_restore_optimizer = True
+
+    def __init__(
+        self,
+        replicas: int = 1,
+        offload: bool = False,
+        reshard_after_forward: bool = True,
+        build_on: Literal["device", "host"] = "device",
+        sharded_checkpoints: bool = False,
+    ) -> None:
+        both = "cpu:gloo,cuda:nccl" if offload and torch.cuda.is_available() else None
+        super().__init__(process_group_backend=both)
+        self.replicas, self.offload, self.sharded_checkpoints = replicas, offload, sharded_checkpoints
+        self.reshard = None if reshard_after_forward else False  # None: as torch does, which keeps the outermost part
+        self.build_on = "host" if offload else build_on
+        self.mesh: DeviceMesh | None = None
+        self.shards: Shards | None = None  # of the checkpoint that is being loaded
+
+    def check(self, world_size: int) -> None:
+        if self.replicas < 1 or world_size % self.replicas:
+            sizes = [n for n in range(1, world_size + 1) if world_size % n == 0]
+            raise ConfigError(f"trainer.strategy.replicas: {self.replicas} of {world_size} devices -> one of {sizes}")
+
+    def setup_environment(self) -> None:
+        start_process_group(self)
+        if self.mesh is None:
+            shape = (self.replicas, self.world_size // self.replicas)
+            self.mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=("replicas", "shards"))
+
+    # The network
+
+    @contextmanager
+    def tensor_init_context(self, empty_init: bool | None = None) -> Iterator[None]:
+        device = self.root_device if self.build_on == "device" else torch.device("cpu")
+        with device, self.precision_plugin.tensor_init_context():
+            yield
+
+    def first(self, find: Callable[[], T]) -> T:
+        """What the first process finds, in all of them; its error is everyone's."""
+        found: Any = None
+        if self.global_rank == 0:
+            try:
+                found = find()
+            except KnownError as e:
+                found = e
+        found = self.broadcast(found) if self.mesh else found
+        if isinstance(found, KnownError):
+            raise found
+        return found
+
+    def build(self, make: Callable[[], nn.Module]) -> nn.Module:
+        """The network; in all processes but the first without memory for its weights, if it can be made so."""
+        if self.global_rank == 0:
+            return make()
+        try:
+            with torch.device("meta"):
+                network = make()
+        except ConfigError:  # its constructor looks at numbers; or is wrong, which the first process finds, too
+            return make()
+        stray = any(isinstance(v, Tensor) and v.is_meta for m in network.modules() for v in vars(m).values())
+        return make() if stray else network
+
+    @torch.no_grad()
+    def divide(self, network: nn.Module, blocks: Sequence[nn.Module]) -> None:
+        """Divide a network, in place, and give all processes their share of the first one's weights."""
+        if self.mesh is None:  # nothing is trained
+            return
+        for p in network.parameters():
+            p.data = p.data.contiguous()  # torch divides no others, such as kernels with channels innermost
+        whole = {name: t.detach() for name, t in [*network.named_parameters(), *network.named_buffers()]}
+        empty = any(t.is_meta for t in whole.values())
+        if self.reduce_boolean_decision(not empty and self.global_rank > 0, all=False):
+            rank_zero_print(f"Each process makes {type(network).__name__} whole: its constructor needs numbers.")
+        try:
+            self.shard(network, blocks)
+        except (ValueError, NotImplementedError, AssertionError) as e:
+            what = str(e).splitlines()[0]
+            raise ConfigError(f"model.blocks: {what} -> see docs/sharding.md") from e
+        if empty:
+            self.make_empty(network)
+        for name, p in network.named_parameters():
+            t = torch.empty(p.shape, dtype=p.dtype, device=self.root_device)
+            t = whole[name].to(self.root_device) if self.global_rank == 0 else t
+            assert isinstance(p, DTensor)
+            local(p).copy_(local(distribute_tensor(t, p.device_mesh, p.placements)))
+        for name, b in network.named_buffers():
+            t = (whole[name] if self.global_rank == 0 else b).to(self.root_device).contiguous()
+            torch.distributed.broadcast(t.view(-1).view(torch.uint8), 0)  # bytes, because gloo does not know all types
+            b.copy_(t)
+        set_rng_state(self.broadcast(rng_state()))  # making the network has drawn numbers
+
+    def shard(self, network: nn.Module, blocks: Sequence[nn.Module]) -> None:
+        assert self.mesh is not None
+        mesh = self.mesh["shards"] if self.replicas == 1 else self.mesh
+        pinned = self.root_device.type == "cuda"
+        offload = CPUOffloadPolicy(pin_memory=pinned) if self.offload else OffloadPolicy()
+        divide = partial(fully_shard, mesh=mesh, reshard_after_forward=self.reshard, offload_policy=offload)
+        half = torch.bfloat16 if self.precision_plugin.precision == "bf16-mixed" else None
+        policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32)
+        # No device computes a batch norm with weights in bfloat16 and statistics in float32.
+        norms = [m for m in network.modules() if isinstance(m, BATCH_NORMS) and m.affine and m not in blocks]
+        for norm in norms if half else ():
+            divide(norm, mp_policy=MixedPrecisionPolicy())
+        for block in blocks:
+            divide(block, mp_policy=policy)
+        divide(network, mp_policy=policy)
+
+    def make_empty(self, network: nn.Module) -> None:
+        """Get memory for a network that has none. Tied weights stay one."""
+        before = torch.__future__.get_swap_module_params_on_conversion()
+        torch.__future__.set_swap_module_params_on_conversion(True)
+        try:
+            network.to_empty(device="cpu" if self.offload else self.root_device)
+        finally:
+            torch.__future__.set_swap_module_params_on_conversion(before)
+
+    def model_to_device(self) -> None:
+        """All but offloaded weights."""
+        assert self.lightning_module is not None
+        for child in self.lightning_module.children():
+            if not (self.offload and isinstance(child, FSDPModule)):
+                child.to(self.root_device)
+                continue
+            for b in child.buffers():
+                b.data = b.to(self.root_device)
+
+    # Checkpoints
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        assert self.lightning_module is not None
+        return self.lightning_module.state_dict(keep_vars=True)  # in which tied weights are one object
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        return optimizer.state_dict()
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        take: dict[str, tuple[int, Tensor]] = {}
+        gather = self.taker(take) if self.sharded_checkpoints else self.gatherer()
+        checkpoint |= {name: replaced(checkpoint[name], gather, name) for name in SHARDED}
+        if self.sharded_checkpoints:
+            checkpoint["shards"] = self.write_shards(Path(filepath), take)
+        if self.is_global_zero:
+            self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options)
+
+    def gatherer(self) -> Callable[[str, Tensor], Tensor]:
+        """Makes tensors whole, on the first process's host; tied weights once."""
+        found: dict[int, Tensor] = {}
+
+        def whole(key: str, t: Tensor) -> Tensor:
+            if isinstance(t, DTensor) and id(t) not in found:
+                full: Any = t.detach().to(self.root_device)
+                full = full.full_tensor()
+                found[id(t)] = as_one_device(full.cpu()) if self.is_global_zero else full.to("meta")
+            return found.get(id(t), t.detach())
+
+        return whole
+
+    def taker(self, rows: dict[str, tuple[int, Tensor]]) -> Callable[[str, Tensor], Tensor]:
+        """Takes down this process's rows of each divided tensor, and leaves one without memory in its place."""
+
+        def take(key: str, t: Tensor) -> Tensor:
+            if not isinstance(t, DTensor):
+                return t.detach()
+            rows[key] = self.rows(t)[0], local(t).cpu()
+            return torch.empty(t.shape, dtype=t.dtype, device="meta")
+
+        return take
+
+    def rows(self, t: DTensor) -> tuple[int, int]:
+        """The rows of a divided tensor that this process has: from, and to before."""
+        assert self.mesh is not None
+        size, each = t.shape[0], -(-t.shape[0] // self.mesh["shards"].size())
+        start = min(each * self.mesh.get_local_rank("shards"), size)
+        return start, min(start + each, size)
+
+    def write_shards(self, path: Path, rows: dict[str, tuple[int, Tensor]]) -> dict[str, str]:
+        """All processes write at once and wait for each other; gives the hash of each file."""
+        assert self.mesh is not None
+        folder, mine, wrong = shards_of(path), {}, ""
+        try:
+            folder.mkdir(exist_ok=True)
+            if self.mesh.get_local_rank("replicas") == 0:
+                name = f"{self.mesh.get_local_rank('shards'):05d}.safetensors"
+                mine = {name: write_shard(folder / name, rows)}
+            sync(folder)
+        except OSError as e:
+            wrong = f"rank {self.global_rank}: {e.strerror}"
+        everywhere: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(everywhere, (mine, wrong))
+        if wrong := "; ".join(wrong for _, wrong in everywhere if wrong):
+            todo = "mend that, then give the same command again"
+            raise EnvironmentFault(f"checkpoint {path} was not written: {wrong} -> {todo}")
+        return {name: sha256 for hashes, _ in everywhere for name, sha256 in hashes.items()}
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """The checkpoint, with this process's part of each weight that is divided."""
+        assert self.lightning_module is not None
+        path = Path(checkpoint_path)
+        checkpoint, own = load(path, filled=False), self.lightning_module.state_dict()
+        self.shards = Shards(path, checkpoint["shards"]) if "shards" in checkpoint else None
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {n: self.part(f"state_dict.{n}", t, own.get(n)) for n, t in state.items()}
+        return checkpoint
+
+    def load_optimizer_state_dict(self, checkpoint: Any) -> None:
+        for i, (optimizer, saved) in enumerate(zip(self.optimizers, checkpoint["optimizer_states"], strict=True)):
+            params = [p for group in optimizer.param_groups for p in group["params"]]
+            state = {
+                n: {name: self.part(f"optimizer_states.{i}.state.{n}.{name}", t, params[n]) for name, t in of_p.items()}
+                for n, of_p in saved["state"].items()
+            }
+            optimizer.load_state_dict({**saved, "state": state})
+        self.shards = None
+
+    def part(self, key: str, t: Any, like: Any) -> Any:
+        """This process's part of a tensor of a checkpoint, if the tensor that it is for is divided."""
+        if not isinstance(like, DTensor) or not isinstance(t, Tensor) or t.shape != like.shape:
+            return self.shards.rows(key, 0, len(t)) if self.shards and isinstance(t, Tensor) and t.is_meta else t
+        start, stop = self.rows(like)
+        rows = self.shards.rows(key, start, stop) if self.shards and t.is_meta else t[start:stop]
+        rows = rows.to(local(like).device).contiguous()
+        return DTensor.from_local(rows, like.device_mesh, like.placements, shape=like.shape, stride=like.stride())
+
+
+def local(t: Tensor) -> Tensor:
+    return t.to_local() if isinstance(t, DTensor) else t
