@@ -37,6 +37,8 @@ def main(args: Sequence[str]) -> int:
     if "predict" not in experiment.model.uses:
         other = " or ".join(f"python -m src.{name}" for name in experiment.model.uses or ("evaluate",))
         raise ConfigError(f"{options.run_dir}: {type(experiment.model).__name__} predicts no rows -> {other}")
+    if experiment.trainer.world_size > 1:
+        raise ConfigError("trainer.devices: predictions are made by one process -> leave it out")
     experiment.datamodule.predict_split = options.split
     batches = experiment.trainer.predict(experiment.model, datamodule=experiment.datamodule, ckpt_path=path)
     report_other_data(request, experiment.datamodule.report)

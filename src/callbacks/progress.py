@@ -106,7 +106,7 @@ def plan(trainer: Trainer, model: Model) -> dict[str, str]:
     at_once = f" ({data.micro_batch_size} at once on a device)" if data.micro_batch_size < data.batch_size else ""
     epochs_text = f" in {epochs:,} epochs" if math.isfinite(epochs) else ""
     table = {
-        "network": f"{type(model.network).__name__}, {parameters:,} parameters{frozen_text}",
+        "network": f"{model.network_name}, {parameters:,} parameters{frozen_text}",
         "data": f"{splits} samples{same}",
         "steps": f"{steps:,} of {data.batch_size} samples{at_once}{epochs_text}".replace("inf of", "without end, of"),
     }

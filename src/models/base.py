@@ -64,6 +64,7 @@ class Model(LightningModule):
         self.init_from, self.frozen, self.block_names = init_from, freeze, blocks
         self.activation_checkpointing, self.compiles = activation_checkpointing, compile
         self.network: nn.Module | None = None
+        self.network_name = ""  # of its class, before FSDP makes that another
         self.flops_per_sample: int | None = None  # of a forward pass
         self.window: dict[str, Tensor] = {}  # sums since the last line of the log, on the device
         self.window_steps = 0
@@ -78,6 +79,7 @@ class Model(LightningModule):
             make = partial(build_network, self.factory, self.facts)
             sharded = self.trainer.strategy if isinstance(self.trainer.strategy, FSDP) else None
             self.network = sharded.build(make) if sharded else make()
+            self.network_name = type(self.network).__name__
             if self.init_from is not None and self.trainer.state.fn == TrainerFn.FITTING:
                 load = partial(load_weights, self.network, self.init_from)
                 rank_zero_print(sharded.first(load) if sharded else load())

@@ -1,6 +1,7 @@
 """FSDP2: each device holds a share of all weights, gradients and optimizer states, and has the weights of a block whole
 only while it computes with them."""
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -11,7 +12,14 @@ import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
@@ -153,6 +161,8 @@ class FSDP(ModelParallelStrategy):
         for block in blocks:
             divide(block, mp_policy=policy)
         divide(network, mp_policy=policy)
+        if inspect.ismethod(getattr(network, "features", None)):  # which model.loss_chunks calls in place of forward
+            register_fsdp_forward_method(network, "features")
 
     def make_empty(self, network: nn.Module) -> None:
         """Get memory for a network that has none. Tied weights stay one."""

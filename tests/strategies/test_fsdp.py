@@ -77,13 +77,14 @@ NETWORKS = {
 }
 if "gpt" in NETWORKS:
     NETWORKS["gpt, not tied"] = [*NETWORKS["gpt"], "--model.network.tie_embeddings", "false"]
+    NETWORKS["gpt, chunked"] = [*NETWORKS["gpt"], "--model.loss_chunks", 3]
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
-    """Of the log, what does not depend on the clock or on which device's samples they are."""
+    """Of the log, what does not depend on the clock."""
     with open(folder / "metrics.csv") as f:
         return [
-            {name: float(v) for name, v in row.items() if v and not name.startswith(("perf/", "train/"))}
+            {name: float(v) for name, v in row.items() if v and not name.startswith("perf/")}
             for row in csv.DictReader(f)
         ]
 
@@ -97,8 +98,9 @@ def assert_close(one: Path, other: Path, rel: float = 1e-4) -> None:
     assert len(a) == len(b) > 1
     assert any("optim/grad_norm" in row for row in a)
     for x, y in zip(a, b, strict=True):
-        exact = {name: v for name, v in x.items() if "loss" in name or name.startswith("optim/")}
-        assert {name: y[name] for name in exact} == pytest.approx(exact, rel=rel)
+        for kinds, tolerance in (("loss", rel / 10), ("optim/", rel)):
+            exact = {name: v for name, v in x.items() if kinds in name}
+            assert {name: y[name] for name in exact} == pytest.approx(exact, rel=tolerance)
     assert_same_weights(saved(one), saved(other), rel)
     ends = [json.loads((folder / "summary.json").read_text()) for folder in (one, other)]
     assert ends[0]["test/loss"] == pytest.approx(ends[1]["test/loss"], rel=rel)
