@@ -10,6 +10,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+import torch
 import yaml
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import (
@@ -32,6 +33,7 @@ from src.run.checkpoint import VerifiedCheckpointIO
 from src.run.device import fastest_precision
 from src.run.errors import ConfigError, KnownError, nearest
 from src.run.folder import RunFolder
+from src.run.private import attach_data
 from src.run.redact import redact
 
 # Lightning says much at the start of a run that is not about the run.
@@ -96,6 +98,18 @@ class Experiment:
         self.trainer.accumulate_grad_batches = self.datamodule.divide_batch(self.trainer.world_size)
         if self.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
+
+    def on_meta(self) -> None:
+        """Make all that training begins with, but the network without memory for its weights: it can have any size."""
+        self.build(logger=False)
+        self.datamodule.prepare_data()
+        self.trainer.strategy.connect(self.model)  # this and the next line are what fit begins with
+        attach_data(self.trainer, self.model, self.datamodule)
+        self.datamodule.setup("fit")
+        with torch.device("meta"):
+            self.model.configure_model()
+        self.model = self.trainer.precision_plugin.convert_module(self.model)
+        self.model.on_fit_start()  # counts operations
 
     def made(self, path: str, value: Any, argument: Argument) -> Any:
         """A value of the config with the classes that it names made into objects, or into factories."""

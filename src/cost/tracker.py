@@ -1,0 +1,99 @@
+"""Memory and operations of code that runs on fake tensors, which have shapes and no numbers."""
+
+import weakref
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+aten = torch.ops.aten
+
+
+class Tracker(TorchDispatchMode):
+    """Sums the storages that are alive, by the part that they are, and counts floating-point operations as torch's
+    FlopCounterMode does.
+
+    A storage belongs to the part that was current when it was made, until `move` says otherwise. `peak` has the parts
+    at the moment when all of them together were largest; `recomputed` are the operations of forward passes that run
+    again in backward.
+
+    Args:
+        kernel_memory: bytes that a kernel takes and gives back by itself, of (function, arguments).
+        block: bytes that an allocator rounds each storage up to.
+    """
+
+    def __init__(self, kernel_memory: Any = lambda func, args: 0, block: int = 1) -> None:
+        super().__init__()
+        self.part, self.in_backward = "", False
+        self.kernel_memory, self.block = kernel_memory, block
+        self.parts: dict[int, tuple[str, int]] = {}  # storage -> part, bytes
+        self.total: Counter[str] = Counter()
+        self.now = self.most = 0
+        self.peak: dict[str, int] = {}
+        self.flops = self.recomputed = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.note(out)
+        self.scratch(self.kernel_memory(func, args))
+        if count := flop_registry.get(func._overloadpacket):
+            self.count(count(*args, **(kwargs or {}), out_val=out) if not grouped(func, args) else by_groups(*args))
+        return out
+
+    def count(self, flops: int) -> None:
+        self.flops += flops
+        if self.in_backward and torch.is_grad_enabled():  # only what runs forward again records gradients here
+            self.recomputed += flops
+
+    def note(self, made: Any) -> None:
+        """Count the storages of these tensors that are new."""
+        for t in tree_leaves(made):
+            if isinstance(t, Tensor) and (storage := t.untyped_storage())._cdata not in self.parts:
+                key, size = storage._cdata, -(-storage.nbytes() // self.block) * self.block
+                self.parts[key] = self.part, size
+                weakref.finalize(storage, self.free, key)
+                self.add(self.part, size)
+
+    def add(self, part: str, size: int) -> None:
+        self.total[part] += size
+        self.now += size
+        if self.now > self.most:
+            self.most, self.peak = self.now, dict(self.total)
+
+    def scratch(self, size: int) -> None:
+        """Memory that a kernel takes by itself, and gives back."""
+        self.add("temporary", size)
+        self.add("temporary", -size)
+
+    def free(self, key: int) -> None:
+        part, size = self.parts.pop(key)
+        self.add(part, -size)
+
+    def move(self, part: str, *tensors: Any) -> None:
+        """Have these belong to another part from now on."""
+        for t in tree_leaves(tensors):
+            key = t.untyped_storage()._cdata if isinstance(t, Tensor) else None
+            if key in self.parts:
+                before, size = self.parts[key]
+                self.parts[key] = part, size
+                self.total[before] -= size
+                self.total[part] += size
+
+
+def grouped(func: Any, args: Any) -> bool:
+    return func is aten.convolution_backward.default and args[9] > 1
+
+
+def by_groups(grad: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> int:
+    """Of backward through a convolution in groups: twice those of forward. torch's own formula (2.15) multiplies the
+    gradient of the weight by the number of groups, which for the depthwise ones of MobileNet is 20 times too many."""
+    *_, mask = rest
+    transposed, places = rest[4], x.numel() // x.shape[1] if rest[4] else grad.numel() // grad.shape[1]
+    channels = x.shape[1] if transposed else weight.shape[0]
+    assert channels == weight.shape[0]
+    return 2 * places * weight.numel() * sum(mask[:2])
