@@ -102,9 +102,9 @@ def plan(args: list[str]) -> dict[str, Any]:
     planned = experiment(args)
     planned.on_meta()
     t0 = time.perf_counter()
-    usage = expected(planned.trainer, planned.model, "cpu")
+    usage = expected(planned.trainer, planned.model)
     states = sum(usage.parts.get(part, 0) for part in ("weights", "gradients", "optimizer"))
-    return {"peak": usage.peak, "unknown": usage.unknown, "parts": usage.parts, "states": states,
+    return {"peak": usage.peak, "flops": usage.flops, "unknown": usage.unknown, "parts": usage.parts, "states": states,
             "sec": time.perf_counter() - t0}
 
 

@@ -99,17 +99,36 @@ class Experiment:
         if self.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
 
-    def on_meta(self) -> None:
-        """Make all that training begins with, but the network without memory for its weights: it can have any size."""
+    def on_meta(self, devices: int = 0, facts: dict[str, Any] | None = None) -> int:
+        """Make all that training begins with, but the network without memory for its weights: it can have any size.
+
+        Args:
+            devices: divide batches for so many, on a Trainer of one; by default for those of the Trainer.
+            facts: of data that is not here, in place of those of this data.
+
+        Returns:
+            The number of micro-batches of one optimizer step.
+        """
         self.build(logger=False)
-        self.datamodule.prepare_data()
-        self.trainer.strategy.connect(self.model)  # this and the next line are what fit begins with
-        attach_data(self.trainer, self.model, self.datamodule)
-        self.datamodule.setup("fit")
+        trainer, data = self.trainer, self.datamodule
+        accumulated = trainer.accumulate_grad_batches
+        if devices:
+            data.micro_batch_size = (self.request.config["data"].get("init_args") or {}).get("micro_batch_size")
+            accumulated = data.divide_batch(devices)
+            trainer.accumulate_grad_batches = accumulated * devices
+        data.prepare_data()
+        trainer.strategy.connect(self.model)  # this and the next line are what fit begins with
+        attach_data(trainer, self.model, data)
+        data.setup("fit")
+        if unknown := sorted({*(facts or {})} - {*data.facts}):
+            raise ConfigError(f"--facts: the data has no {unknown[0]}{nearest(unknown[0], data.facts)}")
+        data.facts |= facts or {}
         with torch.device("meta"):
             self.model.configure_model()
-        self.model = self.trainer.precision_plugin.convert_module(self.model)
-        self.model.on_fit_start()  # counts operations
+        self.model = trainer.precision_plugin.convert_module(self.model)
+        if not facts:  # the data would not fit the network
+            self.model.on_fit_start()  # counts operations
+        return accumulated
 
     def made(self, path: str, value: Any, argument: Argument) -> Any:
         """A value of the config with the classes that it names made into objects, or into factories."""

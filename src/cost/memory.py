@@ -1,8 +1,9 @@
 """The memory of one device in training, by running two steps of the very model and optimizer on fake tensors."""
 
+import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
 from src.cost.kernels import Kernels, scratch
 from src.cost.tracker import Tracker
@@ -28,16 +30,18 @@ class Step:
         micro_batches: so many make a step.
         clip: by the norm of the gradients.
         measured: the weights are copied, to measure an update.
-        averaged: another copy of the weights is kept.
-        device: `cuda`, `cpu`, ...; what kernels allocate differs.
+        averaged: an average of the weights is kept.
+        device: `cuda`, `cpu`, ...: what kernels allocate differs.
+        shares: of each part, what one device keeps.
     """
 
     forward: Callable[[], AbstractContextManager[Any]] = nullcontext
     micro_batches: int = 1
     clip: bool = False
-    measured: bool = True
+    measured: bool = False
     averaged: bool = False
     device: str = "cpu"
+    shares: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -45,20 +49,18 @@ class Usage:
     """Of one device: `parts` is bytes by part at the peak; operations are of one micro-batch, and of the optimizer."""
 
     parts: dict[str, int] = field(default_factory=dict)
-    unknown: str = ""  # why nothing is known
     flops: int = 0
-    recomputed_flops: int = 0
+    recomputed: int = 0
     optimizer_flops: int = 0
+    unknown: str = ""  # why nothing is known
 
     @property
     def peak(self) -> int:
         return sum(self.parts.values())
 
 
-def measure(
-    model: Any, make_optimizer: Callable[[], Optimizer], batch: Batch, step: Step, waiting: Batch
-) -> Usage:
-    """Run training steps of a model on the meta device, whose weights become fake ones; nothing is allocated.
+def measure(model: Any, make_optimizer: Callable[[Any], Optimizer], batch: Batch, waiting: Batch, step: Step) -> Usage:
+    """Run training steps of a copy of a model, whose tensors have no numbers; nothing is allocated.
 
     Args:
         batch: as the model's `training_step` gets it, of any device.
@@ -67,46 +69,43 @@ def measure(
     Raises:
         Exception: of any kind; code that looks at its numbers cannot run so.
     """
-    on_gpu = step.device != "cpu"
-    tracker = Tracker(lambda *call: 0, 512) if on_gpu else Tracker(scratch)
-    with FakeTensorMode(allow_non_fake_inputs=True), warnings.catch_warnings():
+    blocks = (lambda *_: 0, 512) if step.device == "cuda" else (scratch, 1)  # of the caching allocator
+    tracker = Tracker(*blocks, step.shares)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    model = fake_copy(model, mode)
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), mode:
         warnings.simplefilter("ignore")
-        weights, buffers = materialize(model)
-        batch, waiting = ({name: fake(t) for name, t in both.items()} for both in (batch, waiting))
+        batch, waiting = tree_map_only(Tensor, fake, (batch, waiting))
         with tracker, Kernels(step.device, tracker):
-            for part, tensors in (("weights", weights), ("buffers", buffers), ("data", (batch, waiting))):
-                tracker.part = part
-                tracker.note(tensors)
-            return run(model, make_optimizer, batch, step, tracker, weights, buffers)
+            for part, tensors in (("weights", [*model.parameters()]), ("buffers", [*model.buffers()])):
+                tracker.note(tensors, part)
+            tracker.note((batch, waiting), "data")
+            return run(model, make_optimizer(model), batch, step, tracker)
 
 
-def run(
-    model: Any, make_optimizer: Any, batch: Any, step: Step, tracker: Tracker, weights: list[Any], buffers: list[Any]
-) -> Usage:
-    hooks = list(watch(model, weights, tracker))
-    optimizer = make_optimizer()
+def run(model: Any, optimizer: Optimizer, batch: Batch, step: Step, tracker: Tracker) -> Usage:
+    watch(model, tracker)
     if step.device == "cuda":
-        as_on_gpu(optimizer)
-    tracker.part = "average"
-    average = [t.clone() for t in (*weights, *buffers) if t.is_floating_point()] if step.averaged else []
+        for group in optimizer.param_groups:  # torch updates all parameters at once there
+            if group.get("foreach", False) is None and not group.get("fused"):
+                group["foreach"] = True
+    if step.averaged:
+        average = [t.detach().clone() for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
+        tracker.move("average", average)
     usage = Usage()
     for _ in range(STEPS):
-        tracker.most = 0
-        before = tracker.flops, tracker.recomputed
+        tracker.most = tracker.flops = tracker.recomputed = 0
         for i in range(min(step.micro_batches, 2)):
             micro_batch(model, optimizer, batch, step, tracker, first=i == 0)
-            if i == 0:
-                usage.flops, usage.recomputed_flops = tracker.flops - before[0], tracker.recomputed - before[1]
-        before = tracker.flops, 0
-        update(optimizer, weights, step, tracker)
-        usage.optimizer_flops = tracker.flops - before[0]
-    for hook in hooks:
-        hook.remove()
-    usage.parts = {part: size for part, size in tracker.peak.items() if size}
+            usage.flops, usage.recomputed = tracker.flops // (i + 1), tracker.recomputed // (i + 1)
+        tracker.flops = 0
+        update(model, optimizer, step, tracker)
+        usage.optimizer_flops = tracker.flops
+    usage.parts = {part: int(size) for part, size in tracker.peak.items() if size >= 1}
     return usage
 
 
-def micro_batch(model: Any, optimizer: Optimizer, batch: Any, step: Step, tracker: Tracker, first: bool) -> None:
+def micro_batch(model: Any, optimizer: Optimizer, batch: Batch, step: Step, tracker: Tracker, first: bool) -> None:
     """In Lightning's order: the old gradients are there until the forward pass has ended."""
     tracker.part = "activations"
     with step.forward():
@@ -119,74 +118,60 @@ def micro_batch(model: Any, optimizer: Optimizer, batch: Any, step: Step, tracke
     tracker.in_backward = False
 
 
-def update(optimizer: Optimizer, weights: list[Any], step: Step, tracker: Tracker) -> None:
-    tracker.part = "temporary"
-    trained = [p for p in weights if p.grad is not None]
+def update(model: Any, optimizer: Optimizer, step: Step, tracker: Tracker) -> None:
+    """As src/callbacks/gradients.py and Lightning do it."""
+    tracker.part = "update"
+    trained: list[Any] = [p for p in model.parameters() if p.grad is not None]
     copies: list[Tensor] = []
     if step.measured:
         get_total_norm([p.grad for p in trained])
         tracker.part = "copies"
         copies = [p.detach().clone() for p in trained]
-        tracker.part = "temporary"
+        tracker.part = "update"
     if step.clip:
         clip_grad_norm_(trained, 1.0)
     optimizer.step()
-    tracker.move("optimizer", *optimizer.state.values())
+    tracker.move("optimizer", list(optimizer.state.values()))
     if copies:
         get_total_norm([p.detach() - before for p, before in zip(trained, copies, strict=True)])
 
 
-def watch(model: Any, weights: list[Any], tracker: Tracker) -> Iterator[Any]:
+def watch(model: Any, tracker: Tracker) -> None:
     """Hooks by which gradients, logits and what the loss makes of them are told from the rest."""
-    for p in weights:
+    for p in model.parameters():
         if p.requires_grad:
-            yield p.register_post_accumulate_grad_hook(lambda p: tracker.move("gradients", p.grad))
+            p.register_post_accumulate_grad_hook(lambda p: tracker.move("gradients", p.grad))
 
     def ended(module: nn.Module, args: Any, output: Any) -> None:
         tracker.move("logits", output)
         tracker.part = "logits"
 
-    yield model.network.register_forward_hook(ended)
+    model.network.register_forward_hook(ended)
 
 
-def materialize(model: nn.Module) -> tuple[list[Any], list[Any]]:
-    """Put fake tensors on the CPU in place of a model's own; gives the parameters and the buffers, each once."""
-    made: dict[Tensor, Any] = {}
-    for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
-            for name, t in tensors.items():
-                if t is not None and t not in made:
-                    new = fake(t.detach())
-                    is_weight = isinstance(t, nn.Parameter)
-                    made[t] = nn.Parameter(new, t.requires_grad) if is_weight else new
-                if t is not None:
-                    tensors[name] = made[t]
-    weights = [t for t in made.values() if isinstance(t, nn.Parameter)]
-    return weights, [t for t in made.values() if not isinstance(t, nn.Parameter)]
+def fake_copy(model: Any, mode: FakeTensorMode) -> Any:
+    """A model with fake tensors on the CPU in place of its weights and buffers, and of the same trainer."""
+    with mode:
+        memo: dict[int, Any] = {id(p): nn.Parameter(fake(p.detach()), p.requires_grad) for p in model.parameters()}
+        memo |= {id(b): fake(b) for b in model.buffers()}
+    copied = copy.deepcopy(model, memo)
+    copied.trainer = model.trainer
+    return copied
 
 
-def fake(t: Any) -> Any:
-    if not isinstance(t, Tensor):
-        return t
+def fake(t: Tensor) -> Tensor:
     return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="cpu")
 
 
-def as_on_gpu(optimizer: Optimizer) -> None:
-    """torch updates all parameters at once there, if the optimizer is not fused."""
-    for group in optimizer.param_groups:
-        if group.get("foreach", False) is None and not group.get("fused"):
-            group["foreach"] = True
-
-
-def enlarged(batch: dict[str, Any], size: int) -> dict[str, Any]:
-    """The same batch with another number of samples, on the meta device."""
+def enlarged(batch: Batch, size: int) -> Batch:
+    """A batch with another number of samples, on the meta device."""
     now = len(batch["index"])
 
-    def of(t: Any) -> Any:
-        if not isinstance(t, Tensor) or not t.ndim or len(t) != now:
+    def of(t: Tensor) -> Tensor:
+        if not t.ndim or len(t) != now:
             return t
-        form = torch.channels_last if t.ndim == 4 and t.is_contiguous(memory_format=torch.channels_last) else None
+        is_last = t.ndim == 4 and not t.is_contiguous() and t.is_contiguous(memory_format=torch.channels_last)
         out = torch.empty(size, *t.shape[1:], dtype=t.dtype, device="meta")
-        return out.contiguous(memory_format=form) if form and not t.is_contiguous() else out
+        return out.contiguous(memory_format=torch.channels_last) if is_last else out
 
-    return {name: of(t) for name, t in batch.items()}
+    return tree_map_only(Tensor, of, batch)

@@ -25,21 +25,23 @@ class Tracker(TorchDispatchMode):
     Args:
         kernel_memory: bytes that a kernel takes and gives back by itself, of (function, arguments).
         block: bytes that an allocator rounds each storage up to.
+        shares: of a part, how much of each storage counts; 1 where nothing is said.
     """
 
-    def __init__(self, kernel_memory: Any = lambda func, args: 0, block: int = 1) -> None:
+    def __init__(self, kernel_memory: Any, block: int, shares: dict[str, float]) -> None:
         super().__init__()
         self.part, self.in_backward = "", False
-        self.kernel_memory, self.block = kernel_memory, block
+        self.kernel_memory, self.block, self.shares = kernel_memory, block, shares
         self.parts: dict[int, tuple[str, int]] = {}  # storage -> part, bytes
         self.total: Counter[str] = Counter()
-        self.now = self.most = 0
-        self.peak: dict[str, int] = {}
+        self.now = self.most = 0.0
+        self.peak: dict[str, float] = {}
         self.flops = self.recomputed = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        self.note(out)
+        casts = func is aten._to_copy.default and self.part_of(args[0]) == "weights"
+        self.note(out, "cast weights" if casts else self.part)
         self.scratch(self.kernel_memory(func, args))
         if count := flop_registry.get(func._overloadpacket):
             self.count(count(*args, **(kwargs or {}), out_val=out) if not grouped(func, args) else by_groups(*args))
@@ -50,18 +52,22 @@ class Tracker(TorchDispatchMode):
         if self.in_backward and torch.is_grad_enabled():  # only what runs forward again records gradients here
             self.recomputed += flops
 
-    def note(self, made: Any) -> None:
+    def note(self, made: Any, part: str) -> None:
         """Count the storages of these tensors that are new."""
         for t in tree_leaves(made):
             if isinstance(t, Tensor) and (storage := t.untyped_storage())._cdata not in self.parts:
                 key, size = storage._cdata, -(-storage.nbytes() // self.block) * self.block
-                self.parts[key] = self.part, size
+                self.parts[key] = part, size
                 weakref.finalize(storage, self.free, key)
-                self.add(self.part, size)
+                self.add(part, size)
+
+    def part_of(self, t: Tensor) -> str:
+        return self.parts.get(t.untyped_storage()._cdata, ("", 0))[0]
 
     def add(self, part: str, size: int) -> None:
-        self.total[part] += size
-        self.now += size
+        counts = size * self.shares.get(part, 1.0)
+        self.total[part] += counts  # type: ignore[assignment]  # shares are no whole numbers
+        self.now += counts
         if self.now > self.most:
             self.most, self.peak = self.now, dict(self.total)
 
@@ -74,15 +80,15 @@ class Tracker(TorchDispatchMode):
         part, size = self.parts.pop(key)
         self.add(part, -size)
 
-    def move(self, part: str, *tensors: Any) -> None:
+    def move(self, part: str, tensors: Any) -> None:
         """Have these belong to another part from now on."""
         for t in tree_leaves(tensors):
             key = t.untyped_storage()._cdata if isinstance(t, Tensor) else None
             if key in self.parts:
                 before, size = self.parts[key]
                 self.parts[key] = part, size
-                self.total[before] -= size
-                self.total[part] += size
+                self.add(before, -size)
+                self.add(part, size)
 
 
 def grouped(func: Any, args: Any) -> bool:

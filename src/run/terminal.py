@@ -53,3 +53,10 @@ def count(n: float, unit: str = "") -> str:
     """1,234 as it is, larger numbers with K, M, G, T or P."""
     power = min(int(math.log10(max(n, 1))) // 3, 5)
     return f"{n:,.0f} {unit}".strip() if n < 10_000 else f"{n / 1000**power:.4g} {' KMGTP'[power]}{unit}"
+
+
+def by_part(parts: dict[str, int]) -> str:
+    """Bytes of the parts of a memory, the largest first, without those that hardly count."""
+    large = {name: size for name, size in parts.items() if size > sum(parts.values()) / 200}
+    shown = sorted(large.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {size / 2**20:,.{0 if size > 2**24 else 1}f} MiB" for name, size in shown)
