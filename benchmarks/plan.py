@@ -1,6 +1,6 @@
 """How right `python -m src.plan` is: each config of a grid is planned, then trained for some steps and measured.
 
-    python -m benchmarks.plan
+python -m benchmarks.plan
 """
 
 import argparse
@@ -50,7 +50,9 @@ GRID = {
     "resnet18, 64 px": torchvision("resnet18", 64, 32),
     "resnet18, 64 px, SGD": torchvision("resnet18", 64, 32, SGD),
     "resnet18, 64 px, bf16": torchvision("resnet18", 64, 32, BF16),
-    "resnet18, 64 px, frozen": torchvision("resnet18", 64, 32, "--model.freeze ['conv1.*','bn1.*','layer1.**','layer2.**']"),
+    "resnet18, 64 px, frozen": torchvision(
+        "resnet18", 64, 32, "--model.freeze ['conv1.*','bn1.*','layer1.**','layer2.**']"
+    ),
     "resnet50, 96 px": torchvision("resnet50", 96, 8),
     "resnet50, 96 px, EMA": torchvision("resnet50", 96, 8, "--ema.decay 0.99"),
     "mobilenet_v2, 96 px": torchvision("mobilenet_v2", 96, 16),
@@ -103,15 +105,24 @@ def plan(args: list[str]) -> dict[str, Any]:
     planned.on_meta()
     t0 = time.perf_counter()
     usage = expected(planned.trainer, planned.model)
-    states = sum(usage.parts.get(part, 0) for part in ("weights", "gradients", "optimizer"))
-    return {"peak": usage.peak, "flops": usage.flops, "unknown": usage.unknown, "parts": usage.parts, "states": states,
-            "sec": time.perf_counter() - t0}
+    parts = usage.parts()
+    states = sum(parts.get(part, 0) for part in ("weights", "gradients", "optimizer"))
+    return {
+        "peak": sum(parts.values()),
+        "flops": usage.flops,
+        "unknown": usage.unknown,
+        "parts": parts,
+        "states": states,
+        "sec": time.perf_counter() - t0,
+    }
 
 
 def train(args: list[str]) -> dict[str, Any]:
     from torch.profiler import ProfilerActivity, profile
 
-    more = "--trainer.max_steps 4 --trainer.max_epochs -1 --trainer.num_sanity_val_steps 0 --trainer.limit_val_batches 0"
+    more = (
+        "--trainer.max_steps 4 --trainer.max_epochs -1 --trainer.num_sanity_val_steps 0 --trainer.limit_val_batches 0"
+    )
     trained = experiment([*args, *more.split(), "--trainer.log_every_n_steps", "2"])
     trained.build(logger=False)
     kept = ("Gradients", "EMA")
@@ -154,7 +165,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_images(Path(folder))
         for name, flags in GRID.items():
-            if not any(part in name for part in args.only.split('|')):
+            if not any(part in name for part in args.only.split("|")):
                 continue
             line = flags.format(images=folder).split()
             planned, real = in_child(plan, line), in_child(train, line)
@@ -162,7 +173,10 @@ def main() -> None:
                 print(name, "FAILED", bad[-500:], flush=True)
                 continue
             parts = {part: round(size / 2**20, 2) for part, size in planned["parts"].items()}
-            print(f"{name:<28} real {real['peak'] / 2**20:8.2f} plan {planned['peak'] / 2**20:8.2f} ratio {planned['peak'] / real['peak']:.3f} {planned['sec']:.1f} s {parts}", flush=True)
+            print(
+                f"{name:<28} real {real['peak'] / 2**20:8.2f} plan {planned['peak'] / 2**20:8.2f} ratio {planned['peak'] / real['peak']:.3f} {planned['sec']:.1f} s {parts}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def space(plan: dict[str, Any]) -> dict[str, str]:
     }[plan["fits"]]
     return {
         "compute": f"{flops}, {count(again, 'FLOP')} of them for a second time" if again else flops,
-        "memory": f"{plan['memory_gib']:.2f} GiB a device: {by_part(plan['parts'])}, and what no tensor is",
+        "memory": f"{by_part(plan['parts'])} on a device; {plan['memory_gib']:.2f} GiB with what no tensor is",
         "fits": verdict,
     }
 

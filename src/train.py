@@ -57,10 +57,12 @@ def main(args: Sequence[str]) -> int:
 
 def dry_run(experiment: "Experiment") -> int:
     """Print what would be trained. The network is made without memory for its weights, so that it can have any size."""
+    from src.callbacks.expected import expected
     from src.callbacks.progress import plan
 
     experiment.on_meta()
-    console().print(rows(plan(experiment.trainer, experiment.model)))
+    trainer, model = experiment.trainer, experiment.model
+    console().print(rows(plan(trainer, model, expected(trainer, model))))
     return 0
 
 

@@ -1,9 +1,12 @@
 """What a config would take on devices that need not be here, and which changes make it fit."""
 
 import copy
+import io
 import math
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import asdict, replace
+from functools import reduce
 from importlib.util import find_spec
 from typing import Any
 
@@ -13,63 +16,72 @@ from src.callbacks.expected import expected
 from src.callbacks.probe import WARM, matmul_speed, probe
 from src.config.build import Experiment
 from src.config.request import Request, merge
-from src.config.signatures import signature
+from src.config.signatures import Signature, signature
 from src.config.source import find
-from src.cost.devices import GIB, Device, here, named
+from src.cost.devices import Device, here, named
 from src.cost.layouts import Layout, total_gib
+from src.cost.memory import Usage
 from src.cost.schedule import LARGE, checkpoint_interval, failures, step_seconds
 from src.run.device import fastest_precision
 from src.run.errors import ConfigError
 
-FSDP = "src.strategies.fsdp.FSDP"
-ADAMW_8BIT = "torchao.optim.AdamW8bit"
+FSDP, ADAMW_8BIT = "src.strategies.fsdp.FSDP", "torchao.optim.AdamW8bit"
+OFFLOAD = {"init_args": {"offload": True}}
+KEPT = ("lr", "betas", "weight_decay", "eps")  # arguments that both optimizers have
+SAVED = ("weights", "optimizer", "average")  # in a checkpoint
+HOST_SPEED = 25e9  # bytes a second between a device and its host, over PCIe 4.0 x16
 Plan = dict[str, Any]
-Levers = list[tuple[str, dict[str, Any], str]]  # name, overlay, what it costs
+Lever = tuple[str, Plan, str]  # name, overlay, what it costs
 
 
-def planned(request: Request, overlay: dict[str, Any] | None = None) -> Plan:
+def planned(request: Request, overlay: Plan | None = None) -> Plan:
     """Memory and time of the config with an overlay.
 
     Raises:
         ConfigError: as a run would, or options that contradict the config.
     """
-    options = request.options
-    config = merge(copy.deepcopy(request.config), overlay or {})
+    options, overlay = request.options, overlay or {}
+    config = merge(copy.deepcopy(request.config), overlay)
     device = named(options.device) if options.device else here_of(config)
-    layout = layout_of(config, options, (overlay or {}).get("trainer", {}).get("strategy"))
+    layout = layout_of(config["trainer"], options, "strategy" in overlay.get("trainer", {}))
     settle(config["trainer"], device)
-    experiment = Experiment(Request(config, request.lines, request.experiment, options))
+    experiment = Experiment(replace(request, config=config))
     micro_batches = experiment.on_meta(layout.devices, options.facts)
-    trainer, model, data = experiment.trainer, experiment.model, experiment.datamodule
+    trainer, data = experiment.trainer, experiment.datamodule
     tokens = data.facts.get("seq_len", 0) if "vocab_size" in data.facts else 0
     steps = wanted_steps(options, data.batch_size, tokens) or trainer.estimated_stepping_batches
     trainer.fit_loop.max_epochs, trainer.fit_loop.epoch_loop.max_steps = -1, steps
-    usage = expected(trainer, model, device.kind, layout, micro_batches)
-    parameters = [p for p in model.parameters()]
-    trained = sum(p.numel() for p in parameters if p.requires_grad)
-    blocks = [sum(p.numel() for p in block.parameters()) for block in model.blocks()]
-    number = sum(p.numel() for p in parameters)
-    itemsize = 2 if "16" in config["trainer"]["precision"] else 4
-    parts = usage.parts | layout.besides(trained, blocks, number - sum(blocks), itemsize)
-    memory = total_gib(parts, layout, device)
-    flops = usage.flops * micro_batches + usage.optimizer_flops
+    usage = expected(trainer, experiment.model, device.kind, layout, micro_batches)
     plan = {
-        "network": type(model.network).__name__, "parameters": number, "trained": trained, "tokens_per_sample": tokens,
         "device": asdict(device), "layout": asdict(layout), "precision": config["trainer"]["precision"],
         "batch_size": data.batch_size, "micro_batch_size": data.micro_batch_size, "micro_batches": micro_batches,
-        "unknown": usage.unknown, "parts": parts, "memory_gib": None if usage.unknown else memory,
-        "fits": None if usage.unknown or not device.memory_gib else memory <= device.memory_gib,
-        "flops_per_step": None if usage.unknown else flops * layout.devices,
-        "recomputed_flops_per_step": usage.recomputed * micro_batches * layout.devices,
-        "steps": steps, "sent_bytes_per_step": layout.sent(trained, itemsize, micro_batches),
-        "blocks": len(blocks), "optimizer": config["model"]["init_args"]["optimizer"]["class_path"],
-        "model": config["model"]["class_path"],
-        "checkpoint_bytes": sum(size / (layout.shares().get(part, 1) or 1) for part, size in usage.parts.items()
-                                if part in ("weights", "optimizer", "average")) or 4 * number,
+        "tokens_per_sample": tokens, "steps": steps, "unknown": usage.unknown,
     }  # fmt: skip
+    plan |= space(plan, experiment.model, usage, layout, device)
+    flops = (plan["flops_per_step"] or 0) / layout.devices
+    is_large = bool(tokens) and plan["parameters"] >= LARGE
     peak = device.peak(plan["precision"])
-    seconds = step_seconds(flops, peak, bool(tokens) and number >= LARGE) if flops else (math.inf, math.inf)
-    return plan | {"peak_flops": peak} | timed(plan, layout, device, seconds, options.price)
+    return plan | timed(plan, layout, peak, step_seconds(flops, peak, is_large), options.price, device)
+
+
+def space(plan: Plan, model: Any, usage: Usage, layout: Layout, device: Device) -> Plan:
+    """Parameters, operations and memory."""
+    number = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    blocks = [sum(p.numel() for p in block.parameters()) for block in model.blocks()]
+    itemsize = 2 if "16" in plan["precision"] else 4
+    parts = {} if usage.unknown else usage.parts(*layout.besides(trained, blocks, number - sum(blocks), itemsize))
+    memory = total_gib(parts, layout, device) if parts else None
+    saved = (size / (layout.shares().get(part) or 1) for part, size in usage.update.items() if part in SAVED)
+    k, devices = plan["micro_batches"], layout.devices
+    return {
+        "network": type(model.network).__name__, "parameters": number, "trained": trained, "blocks": len(blocks),
+        "parts": parts, "memory_gib": memory,
+        "fits": memory <= device.memory_gib if memory and device.memory_gib else None,
+        "flops_per_step": (usage.flops * k + usage.update_flops) * devices if parts else None,
+        "recomputed_flops_per_step": usage.recomputed * k * devices,
+        "sent_bytes_per_step": layout.sent(trained, itemsize, k), "checkpoint_bytes": sum(saved) or 12 * number,
+    }  # fmt: skip
 
 
 def here_of(config: dict[str, Any]) -> Device:
@@ -94,19 +106,18 @@ def settle(trainer: dict[str, Any], device: Device) -> None:
     trainer |= {"accelerator": "cpu", "devices": 1, "precision": precision}
 
 
-def layout_of(config: dict[str, Any], options: Any, overlay: Any) -> Layout:
-    """How the config, an option or a lever puts the model on devices."""
-    trainer = config["trainer"]
+def layout_of(trainer: dict[str, Any], options: Any, is_lever: bool) -> Layout:
+    """How the config, an option that goes before it, or a lever that goes before both, puts the model on devices."""
     given = trainer.get("devices", 1)
     listed = len(given) if isinstance(given, (list, tuple)) else given if isinstance(given, int) else 1
     devices = options.devices or max(listed, 1) * trainer.get("num_nodes", 1)
-    strategy = overlay or trainer.get("strategy") or "auto"
+    strategy = trainer.get("strategy") or "auto"
     path = strategy.get("class_path", "") if isinstance(strategy, dict) else str(strategy)
     how = (strategy.get("init_args") or {}) if isinstance(strategy, dict) else {}
     name = "one" if devices == 1 else "ddp"
     if path.lower().endswith("fsdp"):
         name = "fsdp_offload" if how.get("offload") else "fsdp"
-    if options.strategy and not overlay:
+    if options.strategy and not is_lever:
         name = options.strategy
     replicas = how.get("replicas", 1)
     if devices % replicas:
@@ -121,95 +132,90 @@ def wanted_steps(options: Any, batch_size: int, tokens: int) -> int:
     return math.ceil(samples / batch_size)
 
 
-def timed(plan: Plan, layout: Layout, device: Device, seconds: tuple[float, float], price: float | None) -> Plan:
+def timed(
+    plan: Plan, layout: Layout, peak: float, seconds: tuple[float, float], price: float | None, device: Device
+) -> Plan:
     """What follows from the seconds of computation of a step, shortest and longest.
 
     Sending is hidden behind what is computed meanwhile: FSDP's behind all of it, DDP's behind backward alone, which is
     two thirds.
     """
     sending = plan["sent_bytes_per_step"] / layout.speed(device)
-    if layout.name == "fsdp_offload":  # weights to the device, gradients to the host
-        sending += plan["trained"] * 6 / layout.shards / 25e9
+    if layout.name == "fsdp_offload":  # the weights to the device, the gradients to the host
+        sending += 8 * plan["trained"] / layout.shards / HOST_SPEED
     meanwhile = 2 / 3 if layout.name == "ddp" else 1.0
+    known = math.isfinite(seconds[0])
     step = [s + max(0.0, sending - meanwhile * s) for s in seconds]
     useful = ((plan["flops_per_step"] or 0) - plan["recomputed_flops_per_step"]) / layout.devices
-    peak = device.peak(plan["precision"])
-    known = math.isfinite(step[0]) and math.isfinite(plan["steps"])
-    hours = [plan["steps"] * s / 3600 for s in step] if known else None
+    hours = [plan["steps"] * s / 3600 for s in step] if known and math.isfinite(plan["steps"]) else None
     return {
-        "step_sec": step if math.isfinite(step[0]) else None,
-        "sending_sec": sending, "exposed_sec": [s - c for s, c in zip(step, seconds, strict=True)] if known else None,
-        "mfu": sorted(useful / s / peak for s in step) if peak and step[0] else None,
+        "peak_flops": peak, "step_sec": step if known else None, "sending_sec": sending,
+        "exposed_sec": [a - b for a, b in zip(step, seconds, strict=True)] if known else None,
+        "mfu": sorted(useful / s / peak for s in step) if peak and known else None,
         "hours": hours, "cost": [price * layout.devices * h for h in hours] if hours and price else None,
         "failures": [failures(layout.devices, h) for h in hours] if hours else None,
         "checkpoint_interval_sec": checkpoint_interval(plan["checkpoint_bytes"], layout.devices),
     }  # fmt: skip
 
 
-def candidates(request: Request, plan: Plan) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Levers that this config can still pull, the cheapest first: name, overlay, and what it costs in time."""
-    known = signature(plan["model"])
-    arguments = known.arguments if known else {}
+def candidates(request: Request, plan: Plan) -> Iterator[Lever]:
+    """The levers that this config can still pull, the cheapest first."""
     device, layout = Device(**plan["device"]), Layout(**plan["layout"])
+    path, model = request.config["model"]["class_path"], request.config["model"]["init_args"]
+    takes = (signature(path) or Signature()).arguments
     if plan["precision"].startswith("32") and (device.bf16 or device.fp16 or device.kind == "cpu"):
         half = "16-mixed" if device.fp16 and not device.bf16 else "bf16-mixed"
-        yield half, {"trainer": {"precision": half}}, "faster where the device has it"
-    model = request.config["model"]["init_args"]
-    if "loss_chunks" in arguments and model.get("loss_chunks", 1) == 1:
-        yield "loss in 8 chunks", {"model": {"init_args": {"loss_chunks": 8}}}, "the head once more in backward"
+        yield half, {"trainer": {"precision": half}}, "nothing, it is faster where the device has it"
+    if "loss_chunks" in takes and model.get("loss_chunks", 1) == 1:
+        yield "loss in 8 chunks", of_model(loss_chunks=8), "the last layer once more in backward"
     micro = plan["micro_batch_size"]
     while micro > 1:
         micro = max(n for n in range(1, micro // 2 + 1) if micro % n == 0)
-        text = "the same operations in smaller ones"
-        yield f"micro-batch of {micro}", {"data": {"init_args": {"micro_batch_size": micro}}}, text
-    if "activation_checkpointing" in arguments and plan["blocks"] and not model.get("activation_checkpointing"):
-        overlay = {"model": {"init_args": {"activation_checkpointing": True}}}
-        yield "activation checkpointing", overlay, "forward twice, about a third of a step"
-    if plan["optimizer"].rpartition(".")[2] in ("Adam", "AdamW") and find_spec("torchao"):
-        given = model["optimizer"].get("init_args") or {}
-        kept = {name: given[name] for name in ("lr", "betas", "weight_decay", "eps") if name in given}
-        optimizer = {"class_path": ADAMW_8BIT, "init_args": kept}
-        yield "8-bit AdamW", {"model": {"init_args": {"optimizer": optimizer}}}, "a few percent of a step"
-    for name, args in (("fsdp", {}), ("fsdp with offload", {"init_args": {"offload": True}})):
-        if layout.devices > 1 and find(FSDP) and layout.name != name.replace(" with ", "_"):
-            overlay = {"trainer": {"strategy": {"class_path": FSDP, **args}}}
-            yield name, overlay, "sends half as much again" if name == "fsdp" else "the bus to the host"
+        overlay: Plan = {"data": {"init_args": {"micro_batch_size": micro}}}
+        yield f"micro-batch of {micro}", overlay, "the same operations, in smaller ones"
+    if "activation_checkpointing" in takes and plan["blocks"] and not model.get("activation_checkpointing"):
+        yield "activation checkpointing", of_model(activation_checkpointing=True), "forward once more in backward"
+    optimizer = model["optimizer"]
+    if optimizer["class_path"].rpartition(".")[2] in ("Adam", "AdamW") and find_spec("torchao"):
+        kept = {name: value for name, value in (optimizer.get("init_args") or {}).items() if name in KEPT}
+        overlay = of_model(optimizer={"class_path": ADAMW_8BIT, "init_args": kept})
+        yield "8-bit AdamW", overlay, "a few percent of a step"
+    for name, args, cost in (
+        ("fsdp", {}, "sends half as much again as ddp"),
+        ("fsdp_offload", OFFLOAD, "waits for the host"),
+    ):
+        if layout.devices > 1 and find(FSDP) and layout.name not in (name, "fsdp_offload"):
+            yield name, {"trainer": {"strategy": {"class_path": FSDP, **args}}}, cost
 
 
-def levers(request: Request, plan: Plan) -> tuple[list[Plan], dict[str, Any]]:
-    """A menu: each lever alone, until one fits; and the overlay of the first lever, or combination in this order, that
-    fits, empty if none does."""
+def of_model(**arguments: Any) -> Plan:
+    return {"model": {"init_args": arguments}}
+
+
+def levers(request: Request, plan: Plan) -> tuple[list[Plan], Plan]:
+    """A menu of levers, each alone, until one fits, and else the first that fit together; and the overlay of what
+    fits, empty if nothing does."""
     menu: list[Plan] = []
-    together: dict[str, Any] = {}
-    for name, overlay, cost in candidates(request, plan):
-        alone = planned(request, overlay)
-        saved = plan["memory_gib"] - alone["memory_gib"] if alone["memory_gib"] is not None else None
-        menu.append({"lever": name, "saves_gib": saved, "memory_gib": alone["memory_gib"], "fits": alone["fits"],
-                     "costs": cost, "parts": alone["parts"], "step_sec": alone["step_sec"], "overlay": overlay})  # fmt: skip
-        if alone["fits"]:
-            return menu, overlay
-    for one in menu:
-        together = merge(together, one["overlay"])
-    if not menu or not planned(request, together)["fits"]:
-        return menu, {}
-    for n in range(2, len(menu) + 1):
-        together = {}
-        for one in menu[:n]:
-            together = merge(together, one["overlay"])
-        found = planned(request, together)
-        names = [one["lever"] for one in menu[:n] if not superseded(one, menu[:n])]
-        if found["fits"]:
-            menu.append({"lever": " + ".join(names), "saves_gib": plan["memory_gib"] - found["memory_gib"],
-                         "memory_gib": found["memory_gib"], "fits": True, "costs": "all of these",
-                         "parts": found["parts"], "step_sec": found["step_sec"], "overlay": together})  # fmt: skip
-            return menu, together
-    return menu, {}
 
+    def tried(name: str, overlay: Plan, cost: str) -> bool:
+        with redirect_stdout(io.StringIO()):  # what data modules tell has been told
+            found = planned(request, overlay)
+        saved = plan["memory_gib"] - found["memory_gib"] if found["memory_gib"] else None
+        shown = {name: found[name] for name in ("memory_gib", "fits", "parts", "step_sec")}
+        menu.append({"lever": name, "costs": cost, "saves_gib": saved, "overlay": overlay, **shown})
+        return bool(found["fits"])
 
-def superseded(one: Plan, menu: list[Plan]) -> bool:
-    """Whether a later lever of the menu sets the same key to something else."""
-    later = menu[menu.index(one) + 1 :]
-    return any(merge(one["overlay"], other["overlay"]) == other["overlay"] for other in later)
+    together: Plan = {}
+    for lever in candidates(request, plan):
+        if tried(*lever):
+            return menu, lever[1]
+    alone = list(menu)
+    for n in range(2, len(alone) + 1):
+        together = reduce(merge, (one["overlay"] for one in alone[:n]), {})
+        later = [one for i, one in enumerate(alone[:n]) if merge(together, one["overlay"]) == together]
+        if tried(" + ".join(one["lever"] for one in later), together, "all of these"):
+            return [*alone, menu[-1]], together
+    return alone, {}
 
 
 def probed(request: Request, plan: Plan) -> Plan:
@@ -223,13 +229,11 @@ def probed(request: Request, plan: Plan) -> Plan:
         config["trainer"].pop(name, None)
     share = plan["batch_size"] // layout.devices
     config = merge(config, {"data": {"init_args": {"batch_size": share, "micro_batch_size": plan["micro_batch_size"]}}})
-    experiment = Experiment(Request(config, request.lines, request.experiment, request.options))
-    experiment.build(logger=False)
-    seconds, count = probe(experiment, request.options.probe)
-    device = here_of(config)
-    if not plan["peak_flops"]:
-        dtype = torch.bfloat16 if "bf16" in plan["precision"] else torch.float32
-        speed = matmul_speed(experiment.trainer.strategy.root_device, dtype) / 1e12
-        device = replace(device, fp32=speed, bf16=speed if dtype == torch.bfloat16 else 0.0)
-    found = timed(plan, layout, device, (seconds, seconds), request.options.price)
-    return {"probe": {"steps": count, "step_sec": seconds}, "peak_flops": device.peak(plan["precision"]), **found}
+    experiment = Experiment(replace(request, config=config))
+    with redirect_stdout(io.StringIO()):
+        experiment.build(logger=False)
+        seconds, count = probe(experiment, request.options.probe)
+    dtype = torch.bfloat16 if "bf16" in plan["precision"] else torch.float32
+    peak = plan["peak_flops"] or matmul_speed(experiment.trainer.strategy.root_device, dtype)
+    found = timed(plan, layout, peak, (seconds, seconds), request.options.price, here_of(config))
+    return {"probe": {"steps": count, "step_sec": seconds}, **found}

@@ -1,4 +1,4 @@
-"""What real kernels do that fake ones do not show: memory that they take by themselves, fused LSTMs, a GPU's choices."""
+"""What real kernels do that fake ones do not: memory that they take by themselves, fused LSTMs, a GPU's choices."""
 
 from typing import Any
 
@@ -55,13 +55,16 @@ def lstm(
     step by step, and all steps kept."""
     directions, each = 1 + bidirectional, len(params) // (num_layers * (1 + bidirectional))
     x = x.transpose(0, 1).contiguous() if batch_first else x  # [T, N, I]
-    h, c = [], []
+    h: list[Tensor] = []
+    c: list[Tensor] = []
     for layer in range(num_layers):
-        sides = []
+        sides: list[Tensor] = []
         for side in range(directions):
             i = layer * directions + side
-            y, hy, cy = FusedLayer.apply(device, tracker, x, states[0][i], states[1][i], *params[i * each : (i + 1) * each])
-            sides.append(y), h.append(hy), c.append(cy)
+            y, hy, cy = FusedLayer.apply(
+                device, tracker, x, states[0][i], states[1][i], *params[i * each : (i + 1) * each]
+            )
+            sides, h, c = [*sides, y], [*h, hy], [*c, cy]
         x = torch.cat(sides, -1) if directions > 1 else sides[0]
         if dropout and train and layer < num_layers - 1:
             x = torch.nn.functional.dropout(x, dropout, True)
@@ -80,7 +83,7 @@ class FusedLayer(torch.autograd.Function):
         y = x.new_empty(*x.shape[:2], h.shape[-1])
         kept = x.new_empty(workspace(*ctx.size), dtype=torch.uint8)
         ctx.save_for_backward(x, h, c, y, kept, *weights)
-        tracker.scratch(lstm_scratch(*ctx.size, backward=False))
+        tracker.scratch(lstm_scratch(False, *ctx.size))
         ctx.flops = 2 * y.numel() * 4 * (x.shape[-1] + h.shape[-1])
         tracker.count(ctx.flops)
         return y, torch.empty_like(h), torch.empty_like(c)
@@ -91,7 +94,7 @@ class FusedLayer(torch.autograd.Function):
         ctx.tracker.count(2 * ctx.flops)
         kept = [grad.float().contiguous() for grad in grads]  # oneDNN takes these in float32
         made = [torch.empty_like(t, dtype=torch.float32) for t in (x, h, c, *weights)]
-        ctx.tracker.scratch(lstm_scratch(*ctx.size, backward=True))
+        ctx.tracker.scratch(lstm_scratch(True, *ctx.size))
         del kept
         return None, None, *made
 
@@ -114,9 +117,7 @@ def workspace(device: str, steps: int, size: int, inputs: int, width: int, items
     return size * (steps * itemsize * (padded(4 * width, itemsize) + width) + (steps + 1) * (states + gradients))
 
 
-def lstm_scratch(
-    device: str, steps: int, size: int, inputs: int, width: int, itemsize: int, backward: bool
-) -> int:  # fmt: skip
+def lstm_scratch(backward: bool, device: str, steps: int, size: int, inputs: int, width: int, itemsize: int) -> int:
     """Bytes that oneDNN takes for a layer and gives back: the gates, and the weights in layouts of its own."""
     if device != "cpu":
         return 0

@@ -38,20 +38,23 @@ class Layout:
         share = 0.0 if self.name == "fsdp_offload" else 1 / self.shards
         return dict.fromkeys(STATES, share) | {"buffers": 1.0, "cast weights": 0.0}  # gathered in that precision
 
-    def besides(self, trained: int, blocks: list[int], rest: int, itemsize: int) -> dict[str, int]:
-        """Bytes that a device has besides: DDP's copies of gradients in buckets; FSDP2's gathered blocks, the one in
-        use and the next, with the gradients of one, and what belongs to no block, which stays gathered.
+    def besides(
+        self, trained: int, blocks: list[int], rest: int, itemsize: int
+    ) -> tuple[dict[str, int], dict[str, int]]:
+        """Bytes that a device has besides: in forward and backward FSDP2's gathered blocks, the one in use and the
+        next, with the gradients of one, and what belongs to no block, which stays gathered; always DDP's copies of the
+        gradients in buckets.
 
         Args:
             trained, blocks, rest: numbers of parameters, of those trained, of each block and outside of them.
             itemsize: bytes of a parameter in the forward pass.
         """
-        if self.name == "ddp":
-            return {} if self.views or self.devices == 1 else {"buckets": 4 * trained}
+        if self.name == "ddp" and self.devices > 1 and not self.views:
+            return {}, {"buckets": 4 * trained}
         if not self.name.startswith("fsdp"):
-            return {}
+            return {}, {}
         largest = max(blocks, default=0)
-        return {"gathered": itemsize * (2 * largest + rest) + (itemsize + 4) * max(largest, rest)}
+        return {"gathered": itemsize * (2 * largest + rest) + (itemsize + 4) * max(largest, rest)}, {}
 
     def sent(self, parameters: int, itemsize: int, micro_batches: int) -> int:
         """Bytes that a device sends in a step, in a ring (Rajbhandari et al., ZeRO, 2020): DDP averages the gradients;

@@ -46,17 +46,21 @@ class Step:
 
 @dataclass
 class Usage:
-    """Of one device: `parts` is bytes by part at the peak; operations are of one micro-batch, and of the optimizer."""
+    """Of one device: bytes by part at the peak of the passes forward and backward, and at that of the update;
+    operations of one micro-batch, and of the update."""
 
-    parts: dict[str, int] = field(default_factory=dict)
+    passes: dict[str, int] = field(default_factory=dict)
+    update: dict[str, int] = field(default_factory=dict)
     flops: int = 0
     recomputed: int = 0
-    optimizer_flops: int = 0
+    update_flops: int = 0
     unknown: str = ""  # why nothing is known
 
-    @property
-    def peak(self) -> int:
-        return sum(self.parts.values())
+    def parts(self, in_passes: dict[str, int] | None = None, always: dict[str, int] | None = None) -> dict[str, int]:
+        """Of the larger peak, with what there is besides."""
+        always = always or {}
+        both = (self.passes | (in_passes or {}) | always, self.update | always)
+        return max(both, key=lambda parts: sum(parts.values()))
 
 
 def measure(model: Any, make_optimizer: Callable[[Any], Optimizer], batch: Batch, waiting: Batch, step: Step) -> Usage:
@@ -94,14 +98,14 @@ def run(model: Any, optimizer: Optimizer, batch: Batch, step: Step, tracker: Tra
         tracker.move("average", average)
     usage = Usage()
     for _ in range(STEPS):
-        tracker.most = tracker.flops = tracker.recomputed = 0
+        tracker.restart()
         for i in range(min(step.micro_batches, 2)):
             micro_batch(model, optimizer, batch, step, tracker, first=i == 0)
             usage.flops, usage.recomputed = tracker.flops // (i + 1), tracker.recomputed // (i + 1)
-        tracker.flops = 0
+        usage.passes = tracker.restart()
         update(model, optimizer, step, tracker)
-        usage.optimizer_flops = tracker.flops
-    usage.parts = {part: int(size) for part, size in tracker.peak.items() if size >= 1}
+        usage.update_flops = tracker.flops
+        usage.update = tracker.restart()
     return usage
 
 

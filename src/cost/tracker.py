@@ -2,7 +2,6 @@
 
 import weakref
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -51,6 +50,13 @@ class Tracker(TorchDispatchMode):
         self.flops += flops
         if self.in_backward and torch.is_grad_enabled():  # only what runs forward again records gradients here
             self.recomputed += flops
+
+    def restart(self) -> dict[str, int]:
+        """Gives the parts at the peak, and begins anew with what is alive."""
+        peak = {part: int(size) for part, size in self.peak.items() if size >= 1}
+        self.flops = self.recomputed = 0
+        self.most, self.peak = self.now, dict(self.total)
+        return peak
 
     def note(self, made: Any, part: str) -> None:
         """Count the storages of these tensors that are new."""

@@ -56,7 +56,11 @@ def count(n: float, unit: str = "") -> str:
 
 
 def by_part(parts: dict[str, int]) -> str:
-    """Bytes of the parts of a memory, the largest first, without those that hardly count."""
-    large = {name: size for name, size in parts.items() if size > sum(parts.values()) / 200}
-    shown = sorted(large.items(), key=lambda item: -item[1])
-    return ", ".join(f"{name} {size / 2**20:,.{0 if size > 2**24 else 1}f} MiB" for name, size in shown)
+    """Bytes in all and by part, the largest first, without those that hardly count."""
+    total = sum(parts.values())
+    large = sorted((item for item in parts.items() if item[1] > total / 200), key=lambda item: -item[1])
+    return f"{mib(total)}: {', '.join(f'{name} {mib(size)}' for name, size in large)}"
+
+
+def mib(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.{0 if size > 2**24 else 1}f} MiB"
