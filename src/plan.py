@@ -127,7 +127,7 @@ def time_and_money(plan: dict[str, Any]) -> dict[str, str]:
     source = f", median of {plan['probe']['steps']} steps here" if "probe" in plan else ", not measured"
     found = {"speed": f"{span(plan['step_sec'], seconds)} a step{mfu}{source if plan['step_sec'] else ''}"}
     if plan["sent_bytes_per_step"]:
-        hidden = max(plan["exposed_sec"] or [0.0])
+        hidden = max(plan["exposed_sec"], default=0.0)
         text = f"{count(plan['sent_bytes_per_step'], 'B')} a step and device in {seconds(plan['sending_sec'])}"
         found["sending"] = f"{text}, {f'of which up to {seconds(hidden)} is not hidden' if hidden else 'hidden'}"
     if plan["hours"]:
@@ -143,7 +143,7 @@ def time_and_money(plan: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def span(values: Sequence[float] | None, show: Callable[[float], str]) -> str:
+def span(values: Sequence[float], show: Callable[[float], str]) -> str:
     low, high = map(show, values) if values else ("unknown", "unknown")
     return low if low == high else f"{low} to {high}"
 

@@ -13,7 +13,6 @@ from src.models.base import Model
 from src.run.device import has_bfloat16
 from src.run.terminal import by_part, console, count, duration, rows
 
-
 LONG_FLOPS = 1e12  # of a run that takes a minute or so on one core of a CPU
 QUICK_MODULES = 100  # of a model whose memory is planned in a second
 
@@ -126,14 +125,15 @@ def plan(trainer: Trainer, model: Model, usage: Usage | None = None) -> dict[str
         "steps": f"{steps:,} of {data.batch_size} samples{at_once}{epochs_text}".replace("inf of", "without end, of"),
     }
     if model.flops_per_sample:
-        step = 3 * model.flops_per_sample * data.batch_size  # about: Kaplan et al., 2020
-        if usage and usage.flops:
-            step = (usage.flops * trainer.accumulate_grad_batches + usage.update_flops) * trainer.world_size
-            table["memory"] = f"{by_part(usage.parts())} on a device"
-        a_step = f", {count(step, 'FLOP')} a step" if usage and usage.flops else ""
-        in_all = f", {count(step * steps, 'FLOP')} in all" if math.isfinite(steps) else ""
-        table["compute"] = f"{count(model.flops_per_sample, 'FLOP')} a sample forward{a_step}{in_all}"
-    return {**table, **lines(data.report), "device": device_text(trainer)}
+        total = 3 * model.flops_per_sample * data.batch_size * steps  # about: Kaplan et al., 2020
+        in_all = f", {count(total, 'FLOP')} in all" if math.isfinite(total) else ""
+        table["compute"] = f"{count(model.flops_per_sample, 'FLOP')} a sample forward{in_all}"
+    table |= {**lines(data.report), "device": device_text(trainer)}
+    if usage:
+        flops = (usage.flops * trainer.accumulate_grad_batches + usage.update_flops) * trainer.world_size
+        known = f"{by_part(usage.parts())} on a device, and {count(flops, 'FLOP')} a step"
+        table["memory"] = f"unknown ({usage.unknown})" if usage.unknown else known
+    return table
 
 
 def device_text(trainer: Trainer) -> str:

@@ -3,7 +3,7 @@
 import copy
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, replace
 from functools import reduce
@@ -21,7 +21,7 @@ from src.config.source import find
 from src.cost.devices import Device, here, named
 from src.cost.layouts import Layout, total_gib
 from src.cost.memory import Usage
-from src.cost.schedule import LARGE, checkpoint_interval, failures, step_seconds
+from src.cost.schedule import checkpoint_interval, failures, reached
 from src.run.device import fastest_precision
 from src.run.errors import ConfigError
 
@@ -29,7 +29,6 @@ FSDP, ADAMW_8BIT = "src.strategies.fsdp.FSDP", "torchao.optim.AdamW8bit"
 OFFLOAD = {"init_args": {"offload": True}}
 KEPT = ("lr", "betas", "weight_decay", "eps")  # arguments that both optimizers have
 SAVED = ("weights", "optimizer", "average")  # in a checkpoint
-HOST_SPEED = 25e9  # bytes a second between a device and its host, over PCIe 4.0 x16
 Plan = dict[str, Any]
 Lever = tuple[str, Plan, str]  # name, overlay, what it costs
 
@@ -58,10 +57,11 @@ def planned(request: Request, overlay: Plan | None = None) -> Plan:
         "tokens_per_sample": tokens, "steps": steps, "unknown": usage.unknown,
     }  # fmt: skip
     plan |= space(plan, experiment.model, usage, layout, device)
-    flops = (plan["flops_per_step"] or 0) / layout.devices
-    is_large = bool(tokens) and plan["parameters"] >= LARGE
     peak = device.peak(plan["precision"])
-    return plan | timed(plan, layout, peak, step_seconds(flops, peak, is_large), options.price, device)
+    shares = reached(plan["parameters"], bool(tokens))
+    flops = (plan["flops_per_step"] or 0) / layout.devices
+    seconds = [flops / peak / share for share in shares] if peak and flops else []
+    return plan | timed(plan, layout, device, peak, seconds, options.price)
 
 
 def space(plan: Plan, model: Any, usage: Usage, layout: Layout, device: Device) -> Plan:
@@ -72,7 +72,7 @@ def space(plan: Plan, model: Any, usage: Usage, layout: Layout, device: Device) 
     itemsize = 2 if "16" in plan["precision"] else 4
     parts = {} if usage.unknown else usage.parts(*layout.besides(trained, blocks, number - sum(blocks), itemsize))
     memory = total_gib(parts, layout, device) if parts else None
-    saved = (size / (layout.shares().get(part) or 1) for part, size in usage.update.items() if part in SAVED)
+    saved = sum(size for part, size in usage.update.items() if part in SAVED) * layout.shards
     k, devices = plan["micro_batches"], layout.devices
     return {
         "network": type(model.network).__name__, "parameters": number, "trained": trained, "blocks": len(blocks),
@@ -80,7 +80,7 @@ def space(plan: Plan, model: Any, usage: Usage, layout: Layout, device: Device) 
         "fits": memory <= device.memory_gib if memory and device.memory_gib else None,
         "flops_per_step": (usage.flops * k + usage.update_flops) * devices if parts else None,
         "recomputed_flops_per_step": usage.recomputed * k * devices,
-        "sent_bytes_per_step": layout.sent(trained, itemsize, k), "checkpoint_bytes": sum(saved) or 12 * number,
+        "sent_bytes_per_step": layout.sent(trained, itemsize, k), "checkpoint_bytes": saved or 12 * number,
     }  # fmt: skip
 
 
@@ -133,27 +133,23 @@ def wanted_steps(options: Any, batch_size: int, tokens: int) -> int:
 
 
 def timed(
-    plan: Plan, layout: Layout, peak: float, seconds: tuple[float, float], price: float | None, device: Device
+    plan: Plan, layout: Layout, device: Device, peak: float, seconds: Sequence[float], price: float | None
 ) -> Plan:
-    """What follows from the seconds of computation of a step, shortest and longest.
+    """What follows from the seconds of computation of a step, shortest and longest, or none if nobody knows them.
 
     Sending is hidden behind what is computed meanwhile: FSDP's behind all of it, DDP's behind backward alone, which is
     two thirds.
     """
-    sending = plan["sent_bytes_per_step"] / layout.speed(device)
-    if layout.name == "fsdp_offload":  # the weights to the device, the gradients to the host
-        sending += 8 * plan["trained"] / layout.shards / HOST_SPEED
-    meanwhile = 2 / 3 if layout.name == "ddp" else 1.0
-    known = math.isfinite(seconds[0])
-    step = [s + max(0.0, sending - meanwhile * s) for s in seconds]
+    sending = layout.sending_sec(plan["sent_bytes_per_step"], plan["trained"], device)
+    exposed = [max(0.0, sending - (2 / 3 if layout.name == "ddp" else 1.0) * s) for s in seconds]
+    step = [a + b for a, b in zip(seconds, exposed, strict=True)]
     useful = ((plan["flops_per_step"] or 0) - plan["recomputed_flops_per_step"]) / layout.devices
-    hours = [plan["steps"] * s / 3600 for s in step] if known and math.isfinite(plan["steps"]) else None
+    hours = [plan["steps"] * s / 3600 for s in step] if math.isfinite(plan["steps"]) else []
     return {
-        "peak_flops": peak, "step_sec": step if known else None, "sending_sec": sending,
-        "exposed_sec": [a - b for a, b in zip(step, seconds, strict=True)] if known else None,
-        "mfu": sorted(useful / s / peak for s in step) if peak and known else None,
-        "hours": hours, "cost": [price * layout.devices * h for h in hours] if hours and price else None,
-        "failures": [failures(layout.devices, h) for h in hours] if hours else None,
+        "peak_flops": peak, "step_sec": step, "sending_sec": sending, "exposed_sec": exposed,
+        "mfu": sorted(useful / s / peak for s in step) if peak else [], "hours": hours,
+        "cost": [price * layout.devices * h for h in hours] if price else [],
+        "failures": [failures(layout.devices, h) for h in hours],
         "checkpoint_interval_sec": checkpoint_interval(plan["checkpoint_bytes"], layout.devices),
     }  # fmt: skip
 
@@ -235,5 +231,5 @@ def probed(request: Request, plan: Plan) -> Plan:
         seconds, count = probe(experiment, request.options.probe)
     dtype = torch.bfloat16 if "bf16" in plan["precision"] else torch.float32
     peak = plan["peak_flops"] or matmul_speed(experiment.trainer.strategy.root_device, dtype)
-    found = timed(plan, layout, peak, (seconds, seconds), request.options.price, here_of(config))
+    found = timed(plan, layout, here_of(config), peak, (seconds, seconds), request.options.price)
     return {"probe": {"steps": count, "step_sec": seconds}, **found}

@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
-from src.cost.kernels import Kernels, scratch
+from src.cost.kernels import Kernels
 from src.cost.tracker import Tracker
 
 Batch = dict[str, Any]
@@ -73,14 +73,13 @@ def measure(model: Any, make_optimizer: Callable[[Any], Optimizer], batch: Batch
     Raises:
         Exception: of any kind; code that looks at its numbers cannot run so.
     """
-    blocks = (lambda *_: 0, 512) if step.device == "cuda" else (scratch, 1)  # of the caching allocator
-    tracker = Tracker(*blocks, step.shares)
+    tracker = Tracker(step.device == "cuda", step.shares)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     model = fake_copy(model, mode)
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), mode:
         warnings.simplefilter("ignore")
         batch, waiting = tree_map_only(Tensor, fake, (batch, waiting))
-        with tracker, Kernels(step.device, tracker):
+        with tracker, Kernels(tracker), torch.compiler.set_stance("force_eager"):
             for part, tensors in (("weights", [*model.parameters()]), ("buffers", [*model.buffers()])):
                 tracker.note(tensors, part)
             tracker.note((batch, waiting), "data")

@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
+
+from src.cost.kernels import scratch
 
 aten = torch.ops.aten
 
@@ -17,33 +19,36 @@ class Tracker(TorchDispatchMode):
     """Sums the storages that are alive, by the part that they are, and counts floating-point operations as torch's
     FlopCounterMode does.
 
-    A storage belongs to the part that was current when it was made, until `move` says otherwise. `peak` has the parts
-    at the moment when all of them together were largest; `recomputed` are the operations of forward passes that run
-    again in backward.
+    A storage belongs to the part that was current when it was made, until `move` says otherwise. `recomputed` are the
+    operations of forward passes that run again in backward.
 
     Args:
-        kernel_memory: bytes that a kernel takes and gives back by itself, of (function, arguments).
-        block: bytes that an allocator rounds each storage up to.
+        on_gpu: count in blocks of 512 bytes, as the caching allocator does, and no memory of kernels.
         shares: of a part, how much of each storage counts; 1 where nothing is said.
     """
 
-    def __init__(self, kernel_memory: Any, block: int, shares: dict[str, float]) -> None:
+    def __init__(self, on_gpu: bool, shares: dict[str, float]) -> None:
         super().__init__()
-        self.part, self.in_backward = "", False
-        self.kernel_memory, self.block, self.shares = kernel_memory, block, shares
+        self.part, self.in_backward, self.on_gpu, self.shares = "", False, on_gpu, shares
+        self.block = 512 if on_gpu else 1
         self.parts: dict[int, tuple[str, int]] = {}  # storage -> part, bytes
-        self.total: Counter[str] = Counter()
+        self.total: dict[str, float] = Counter()  # type: ignore[assignment]  # shares are no whole numbers
         self.now = self.most = 0.0
         self.peak: dict[str, float] = {}
         self.flops = self.recomputed = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        casts = func is aten._to_copy.default and self.part_of(args[0]) == "weights"
-        self.note(out, "cast weights" if casts else self.part)
-        self.scratch(self.kernel_memory(func, args))
-        if count := flop_registry.get(func._overloadpacket):
-            self.count(count(*args, **(kwargs or {}), out_val=out) if not grouped(func, args) else by_groups(*args))
+        is_cast = func is aten._to_copy.default and self.parts.get(key(args[0]), "")[:1] == ("weights",)
+        self.note(out, "cast weights" if is_cast else self.part)
+        if not self.on_gpu:
+            self.scratch(scratch(func, args))
+        if func is aten.convolution_backward.default and args[9] > 1:
+            # As often as in forward for each gradient; torch's formula (2.15) takes the groups' number times as many.
+            forward = flop_registry[aten.convolution](args[1], args[2], None, *args[4:7], args[7], out_val=args[0])
+            self.count(forward * sum(args[10][:2]))
+        elif count := flop_registry.get(func._overloadpacket):
+            self.count(count(*args, **(kwargs or {}), out_val=out))
         return out
 
     def count(self, flops: int) -> None:
@@ -52,7 +57,7 @@ class Tracker(TorchDispatchMode):
             self.recomputed += flops
 
     def restart(self) -> dict[str, int]:
-        """Gives the parts at the peak, and begins anew with what is alive."""
+        """Gives the parts at the moment when all together were largest, and begins anew with what is alive."""
         peak = {part: int(size) for part, size in self.peak.items() if size >= 1}
         self.flops = self.recomputed = 0
         self.most, self.peak = self.now, dict(self.total)
@@ -61,18 +66,15 @@ class Tracker(TorchDispatchMode):
     def note(self, made: Any, part: str) -> None:
         """Count the storages of these tensors that are new."""
         for t in tree_leaves(made):
-            if isinstance(t, Tensor) and (storage := t.untyped_storage())._cdata not in self.parts:
-                key, size = storage._cdata, -(-storage.nbytes() // self.block) * self.block
-                self.parts[key] = part, size
-                weakref.finalize(storage, self.free, key)
+            if isinstance(t, Tensor) and not is_traceable_wrapper_subclass(t) and key(t) not in self.parts:
+                size = -(-t.untyped_storage().nbytes() // self.block) * self.block
+                self.parts[key(t)] = part, size
+                weakref.finalize(t.untyped_storage(), self.free, key(t))
                 self.add(part, size)
-
-    def part_of(self, t: Tensor) -> str:
-        return self.parts.get(t.untyped_storage()._cdata, ("", 0))[0]
 
     def add(self, part: str, size: int) -> None:
         counts = size * self.shares.get(part, 1.0)
-        self.total[part] += counts  # type: ignore[assignment]  # shares are no whole numbers
+        self.total[part] += counts
         self.now += counts
         if self.now > self.most:
             self.most, self.peak = self.now, dict(self.total)
@@ -82,30 +84,21 @@ class Tracker(TorchDispatchMode):
         self.add("temporary", size)
         self.add("temporary", -size)
 
-    def free(self, key: int) -> None:
-        part, size = self.parts.pop(key)
+    def free(self, storage: int) -> None:
+        part, size = self.parts.pop(storage)
         self.add(part, -size)
 
     def move(self, part: str, tensors: Any) -> None:
         """Have these belong to another part from now on."""
         for t in tree_leaves(tensors):
-            key = t.untyped_storage()._cdata if isinstance(t, Tensor) else None
-            if key in self.parts:
-                before, size = self.parts[key]
-                self.parts[key] = part, size
+            if isinstance(t, Tensor) and is_traceable_wrapper_subclass(t):
+                self.move(part, [getattr(t, name) for name in t.__tensor_flatten__()[0]])
+            elif isinstance(t, Tensor) and key(t) in self.parts:
+                before, size = self.parts[key(t)]
+                self.parts[key(t)] = part, size
                 self.add(before, -size)
                 self.add(part, size)
 
 
-def grouped(func: Any, args: Any) -> bool:
-    return func is aten.convolution_backward.default and args[9] > 1
-
-
-def by_groups(grad: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> int:
-    """Of backward through a convolution in groups: twice those of forward. torch's own formula (2.15) multiplies the
-    gradient of the weight by the number of groups, which for the depthwise ones of MobileNet is 20 times too many."""
-    *_, mask = rest
-    transposed, places = rest[4], x.numel() // x.shape[1] if rest[4] else grad.numel() // grad.shape[1]
-    channels = x.shape[1] if transposed else weight.shape[0]
-    assert channels == weight.shape[0]
-    return 2 * places * weight.numel() * sum(mask[:2])
+def key(t: Tensor) -> int:
+    return t.untyped_storage()._cdata
