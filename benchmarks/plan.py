@@ -1,6 +1,13 @@
 """How right `python -m src.plan` is: each config of a grid is planned, then trained for some steps and measured.
 
-python -m benchmarks.plan
+    python -m benchmarks.plan                        # all, 10 minutes on one core
+    python -m benchmarks.plan --limit 3 --seconds 1  # the first three
+
+Memory is the peak of torch's allocator in a run of four steps: on a CPU by its profiler, which sees each allocation, on
+a GPU as torch.cuda counts. Time is the median of later steps of another run against a probe of 20, as `plan` does it.
+A verdict is whether the peak is below a limit, for 20 limits drawn from 0.7 to 1.4 times the measured peak. Beside
+it stand the rules of `accelerate estimate-memory` (four times the weights, for Adam) and of DeepSpeed (ZeRO's model
+states), where these packages are installed.
 """
 
 import argparse
@@ -11,74 +18,85 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-DIGITS = "--config configs/experiment/digits_cnn.yaml --data.augment []"
-FOLDER = f"{DIGITS} --data.dataset folder --data.data_dir {{images}} --data.test_frac 0.1 --data.val_frac 0.1"
-TEXT = "--config configs/experiment/text_gpt.yaml"
-SERIES = "--config configs/experiment/seasons_linear.yaml"
+Found = dict[str, Any]
+EXPERIMENTS = "--config configs/experiment/"
+DIGITS = f"{EXPERIMENTS}digits_cnn.yaml --data.augment []"
+SERIES = f"{EXPERIMENTS}seasons_linear.yaml"
+RNN = f"{SERIES} --model.network src.networks.series_rnn.SeriesRNN"
+TEXT_LSTM = f"{EXPERIMENTS}shakespeare_lstm.yaml --data.files null"
 SGD = "--model.optimizer torch.optim.SGD --model.optimizer.lr 0.01 --model.optimizer.momentum 0.9"
 ADAMW = "--model.optimizer torch.optim.AdamW --model.optimizer.lr 0.001"
-MUON = "--model.optimizer src.optim.muon.Muon"
 BF16 = "--trainer.precision bf16-mixed"
+GIB = 2**30
 
 
-def torchvision(name: str, size: int, batch: int, more: str = "") -> str:
-    return (
-        f"{FOLDER} --data.image_size [{size},{size}] --data.batch_size {batch} "
-        f"--model.network torchvision.models.{name} {more}"
-    )
+def images(size: int, batch: int, network: str = "") -> str:
+    more = f"--data.data_dir {{images}} --data.test_frac 0.1 --data.image_size [{size},{size}]"
+    name = f"--model.network torchvision.models.{network}" if network.islower() else network
+    return f"{DIGITS} --data.dataset folder {more} --data.batch_size {batch} {name}"
 
 
+def gpt(dim: int, depth: int, seq_len: int, batch: int) -> str:
+    network = f"--model.network.dim {dim} --model.network.depth {depth} --model.network.num_heads {dim // 64}"
+    return f"{EXPERIMENTS}text_gpt.yaml {network} --data.seq_len {seq_len} --data.batch_size {batch}"
+
+
+VIT = "--model.network src.networks.vit.ViT --model.network.dim 192 --model.network.depth 6"
+VIT += " --model.network.num_heads 3 --model.network.patch_size 8"
+RESNET = "--model.network src.networks.resnet.ResNet --model.network.widths [32,64,256,256]"
+RESNET += " --model.network.depths [0,1,1,1] --model.network.pool true"
 GRID = {
-    "CNN, digits": DIGITS,
-    "CNN, digits, batch 512": f"{DIGITS} --data.batch_size 512",
-    "CNN, 64 px": f"{FOLDER} --data.image_size [64,64] --data.batch_size 32",
-    "CNN, 64 px, bf16": f"{FOLDER} --data.image_size [64,64] --data.batch_size 32 {BF16}",
-    "CNN, 64 px, micro 8": f"{FOLDER} --data.image_size [64,64] --data.batch_size 32 --data.micro_batch_size 8",
-    "MLP, digits": "--config configs/experiment/digits_mlp.yaml",
-    "MLP 4096": "--config configs/experiment/digits_mlp.yaml --model.network.widths [4096,4096]",
-    "MLP 4096, bf16": f"--config configs/experiment/digits_mlp.yaml --model.network.widths [4096,4096] {BF16}",
-    "LSTM, images": "--config configs/experiment/digits_lstm.yaml",
-    "LSTM 256, images, batch 256": "--config configs/experiment/digits_lstm.yaml --model.network.dim 256 --data.batch_size 256",
-    "ViT, digits": "--config configs/experiment/digits_vit.yaml",
-    "ViT 192x6, 64 px": f"{FOLDER} --data.image_size [64,64] --data.batch_size 16 --model.network src.networks.vit.ViT --model.network.dim 192 --model.network.depth 4 --model.network.num_heads 4 --model.network.num_heads 3 --model.network.patch_size 8",
-    "resnet18, 64 px": torchvision("resnet18", 64, 32),
-    "resnet18, 64 px, SGD": torchvision("resnet18", 64, 32, SGD),
-    "resnet18, 64 px, bf16": torchvision("resnet18", 64, 32, BF16),
-    "resnet18, 64 px, frozen": torchvision(
-        "resnet18", 64, 32, "--model.freeze ['conv1.*','bn1.*','layer1.**','layer2.**']"
-    ),
-    "resnet50, 96 px": torchvision("resnet50", 96, 8),
-    "resnet50, 96 px, EMA": torchvision("resnet50", 96, 8, "--ema.decay 0.99"),
-    "mobilenet_v2, 96 px": torchvision("mobilenet_v2", 96, 16),
-    "mobilenet_v2, 96 px, bf16": torchvision("mobilenet_v2", 96, 16, BF16),
-    "vit_b_16, 224 px": torchvision("vit_b_16", 224, 2, "--model.network.image_size 224"),
-    "ResNet, 32 px": f"--config configs/experiment/cifar10_resnet.yaml {FOLDER.partition(' ')[2].partition(' ')[2]} --data.image_size [32,32] --data.batch_size 64",
-    "GPT 128x4": TEXT,
-    "GPT 256x6": f"{TEXT} --model.network.dim 256 --model.network.depth 4 --model.network.num_heads 4 --data.seq_len 256 --data.batch_size 8",
-    "GPT 256x6, bf16": f"{TEXT} --model.network.dim 256 --model.network.depth 4 --model.network.num_heads 4 --data.seq_len 256 --data.batch_size 8 {BF16}",
-    "GPT 256x6, micro 2": f"{TEXT} --model.network.dim 256 --model.network.depth 4 --model.network.num_heads 4 --data.seq_len 256 --data.batch_size 8 --data.micro_batch_size 2",
-    "GPT 256x4, Muon": f"{TEXT} --model.network.dim 256 --model.network.depth 4 --model.network.num_heads 4 --data.seq_len 256 --data.batch_size 4 {MUON}",
-    "GPT 256x4, AdamW": f"{TEXT} --model.network.dim 256 --model.network.depth 4 --model.network.num_heads 4 --data.seq_len 256 --data.batch_size 4 {ADAMW}",
-    "GPT 256x4, bpe 4096": f"{TEXT} --model.network.dim 256 --model.network.depth 4 --model.network.num_heads 4 --data.seq_len 256 --data.batch_size 4 --data.tokenizer bpe --data.vocab_size 4096",
-    "GPT 512x4": f"{TEXT} --model.network.dim 512 --model.network.depth 4 --model.network.num_heads 8 --data.seq_len 128 --data.batch_size 2",
-    "LSTM, text": "--config configs/experiment/shakespeare_lstm.yaml --data.files null",
-    "LSTM 512x2, text": "--config configs/experiment/shakespeare_lstm.yaml --data.files null --model.network.dim 512 --model.network.depth 2 --data.batch_size 8",
-    "LSTM, text, bf16": f"--config configs/experiment/shakespeare_lstm.yaml --data.files null {BF16}",
-    "LSTM, series, bf16": f"{SERIES} --model.network src.networks.series_rnn.SeriesRNN {BF16}",
-    "LSTM, digits, batch 512": "--config configs/experiment/digits_lstm.yaml --data.batch_size 512",
+    "CNN, 8 px": DIGITS,
+    "GPT 128x4": gpt(128, 4, 128, 16),
+    "LSTM, images": f"{EXPERIMENTS}digits_lstm.yaml",
+    "CNN, 8 px, batch 512": f"{DIGITS} --data.batch_size 512",
+    "CNN, 64 px": images(64, 32),
+    "CNN, 64 px, bf16": f"{images(64, 32)} {BF16}",
+    "CNN, 64 px, micro 8": f"{images(64, 32)} --data.micro_batch_size 8",
+    "MLP": f"{EXPERIMENTS}digits_mlp.yaml",
+    "MLP 4096": f"{EXPERIMENTS}digits_mlp.yaml --model.network.widths [4096,4096]",
+    "MLP 4096, bf16": f"{EXPERIMENTS}digits_mlp.yaml --model.network.widths [4096,4096] {BF16}",
+    "LSTM 256, images, batch 256": f"{EXPERIMENTS}digits_lstm.yaml --model.network.dim 256 --data.batch_size 256",
+    "ViT, 8 px": f"{EXPERIMENTS}digits_vit.yaml",
+    "ViT 192x6, 64 px": f"{images(64, 16, VIT)}",
+    "ViT 192x6, 64 px, bf16, micro 4": f"{images(64, 16, VIT)} {BF16} --data.micro_batch_size 4",
+    "ResNet, 32 px": f"{images(32, 64, RESNET)}",
+    "resnet18, 64 px": images(64, 32, "resnet18"),
+    "resnet18, 64 px, SGD, clip": f"{images(64, 32, 'resnet18')} {SGD} --trainer.gradient_clip_val 1",
+    "resnet18, 64 px, bf16": f"{images(64, 32, 'resnet18')} {BF16}",
+    "resnet18, 64 px, half frozen": f"{images(64, 32, 'resnet18')} --model.freeze [conv1.*,bn1.*,layer1.*,layer2.*]",
+    "resnet50, 96 px": images(96, 8, "resnet50"),
+    "resnet50, 96 px, EMA": f"{images(96, 8, 'resnet50')} --ema.decay 0.99",
+    "mobilenet_v2, 96 px": images(96, 16, "mobilenet_v2"),
+    "mobilenet_v2, 96 px, bf16": f"{images(96, 16, 'mobilenet_v2')} {BF16}",
+    "vit_b_16, 64 px": f"{images(64, 4, 'vit_b_16')} --model.network.image_size 64",
+    "GPT 256x4": gpt(256, 4, 256, 8),
+    "GPT 256x4, bf16": f"{gpt(256, 4, 256, 8)} {BF16}",
+    "GPT 256x4, micro 2": f"{gpt(256, 4, 256, 8)} --data.micro_batch_size 2",
+    "GPT 256x4, Muon": f"{gpt(256, 4, 256, 4)} --model.optimizer src.optim.muon.Muon",
+    "GPT 256x4, AdamW not fused": f"{gpt(256, 4, 256, 4)} {ADAMW}",
+    "GPT 256x4, dropout": f"{gpt(256, 4, 256, 4)} --model.network.dropout 0.1",
+    "GPT 256x4, 4,096 tokens": f"{gpt(256, 4, 256, 4)} --data.tokenizer bpe --data.vocab_size 4096",
+    "GPT 512x4": gpt(512, 4, 128, 2),
+    "LSTM, text": TEXT_LSTM,
+    "LSTM 512x2, text": f"{TEXT_LSTM} --model.network.dim 512 --model.network.depth 2 --data.batch_size 8",
+    "LSTM, text, bf16": f"{TEXT_LSTM} {BF16}",
     "DLinear": SERIES,
-    "LSTM, series": f"{SERIES} --model.network src.networks.series_rnn.SeriesRNN",
-    "GRU, series": f"{SERIES} --model.network src.networks.series_rnn.SeriesRNN --model.network.kind gru",
+    "LSTM, series": RNN,
+    "LSTM, series, bf16": f"{RNN} {BF16}",
+    "GRU, series": f"{RNN} --model.network.kind gru",
     "PatchTransformer": f"{SERIES} --model.network src.networks.patch_transformer.PatchTransformer",
-    "MLP, table": "--config configs/experiment/breast_cancer_mlp.yaml",
-    "MLP 2048, table": "--config configs/experiment/breast_cancer_mlp.yaml --model.network.dim 2048",
-}
+    "MLP, table": f"{EXPERIMENTS}breast_cancer_mlp.yaml",
+    "MLP 2048, table": f"{EXPERIMENTS}breast_cancer_mlp.yaml --model.network.dim 2048",
+}  # fmt: skip
 
 
 def make_images(folder: Path) -> None:
@@ -98,54 +116,87 @@ def experiment(args: list[str]) -> Any:
     return Experiment(read_request(command_parser("plan", None), args))
 
 
-def plan(args: list[str]) -> dict[str, Any]:
+def plan(args: list[str], _: float) -> Found:
+    """Peak, operations of a step, and the estimates of others, of the model states alone."""
     from src.callbacks.expected import expected
 
     planned = experiment(args)
     planned.on_meta()
-    t0 = time.perf_counter()
-    usage = expected(planned.trainer, planned.model)
-    parts = usage.parts()
-    states = sum(parts.get(part, 0) for part in ("weights", "gradients", "optimizer"))
-    return {
-        "peak": sum(parts.values()),
-        "flops": usage.flops,
-        "unknown": usage.unknown,
-        "parts": parts,
-        "states": states,
-        "sec": time.perf_counter() - t0,
-    }
+    model, k = planned.model, planned.trainer.accumulate_grad_batches
+    usage = expected(planned.trainer, model, "cuda" if torch.cuda.is_available() else "cpu")
+    found = {"peak": sum(usage.parts().values()), "parts": usage.parts(), "unknown": usage.unknown}
+    found["flops"] = usage.flops * k + usage.update_flops
+    try:
+        from accelerate.utils import calculate_maximum_sizes
+
+        found["accelerate"] = 4 * calculate_maximum_sizes(model.network)[0]
+    except ImportError:
+        pass
+    try:
+        from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
+
+        weights = sum(p.numel() for p in model.parameters())
+        found["deepspeed"] = estimate_zero2_model_states_mem_needs(weights, 1, 1, cpu_offload=False)[1]
+    except ImportError:
+        pass
+    return found
 
 
-def train(args: list[str]) -> dict[str, Any]:
+def run_of(args: list[str], steps: int) -> Any:
+    more = f"--trainer.max_steps {steps} --trainer.max_epochs -1 --trainer.limit_val_batches 0"
+    built = experiment([*args, *f"{more} --trainer.num_sanity_val_steps 0 --trainer.log_every_n_steps 2".split()])
+    built.build(logger=False)
+    built.datamodule.prepare_data()
+    built.datamodule.setup("fit")
+    built.datamodule.setup = lambda stage: None  # the memory of the data set is none of a step's
+    return built
+
+
+def train(args: list[str], _: float) -> Found:
+    """The peak of the allocator, and operations as FlopCounterMode counts them in a real step."""
     from torch.profiler import ProfilerActivity, profile
 
-    more = (
-        "--trainer.max_steps 4 --trainer.max_epochs -1 --trainer.num_sanity_val_steps 0 --trainer.limit_val_batches 0"
-    )
-    trained = experiment([*args, *more.split(), "--trainer.log_every_n_steps", "2"])
-    trained.build(logger=False)
-    kept = ("Gradients", "EMA")
-    trained.trainer.callbacks = [c for c in trained.trainer.callbacks if type(c).__name__ in kept]
-    trained.datamodule.prepare_data()
-    trained.datamodule.setup("fit")
+    from src.callbacks.ema import EMA
+    from src.callbacks.gradients import Gradients
+
+    trained = run_of(args, 4)
+    trainer = trained.trainer
+    trainer.callbacks = [c for c in trainer.callbacks if isinstance(c, (Gradients, EMA))]
+    if torch.cuda.is_available():
+        trainer.fit(trained.model, datamodule=trained.datamodule)
+        return {"peak": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        trained.trainer.fit(trained.model, datamodule=trained.datamodule)
+        trainer.fit(trained.model, datamodule=trained.datamodule)
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     total = np.cumsum([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())])
     return {"peak": int(total.max())}
 
 
-def in_child(task: Callable[[list[str]], dict[str, Any]], args: list[str]) -> dict[str, Any]:
+def time_probe(args: list[str], seconds: float) -> Found:
+    from src.callbacks import probe
+
+    probe.MOST_SEC, probe.clock = seconds, time.process_time
+    return {"sec": probe.probe(run_of(args, 10**6), 20)[0]}
+
+
+def time_later(args: list[str], seconds: float) -> Found:
+    """The median of steps after those of a probe."""
+    from src.callbacks import probe
+
+    probe.MOST_SEC, probe.WARM, probe.clock = 2 * seconds, 10, time.process_time
+    return {"sec": probe.probe(run_of(args, 10**6), 60)[0]}
+
+
+def in_child(task: Callable[[list[str], float], Found], args: list[str], seconds: float) -> Found:
     source, sink = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            with open(os.devnull, "w") as nothing:
-                os.dup2(nothing.fileno(), 2)
-            text = json.dumps(task(args))
+            for stream in (1, 2):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+            text = json.dumps(task(args, seconds))
         except BaseException:
-            text = json.dumps({"error": traceback.format_exc()[-800:]})
+            text = json.dumps({"error": traceback.format_exc()[-500:]})
         os.write(sink, text.encode())
         os._exit(0)
     os.close(sink)
@@ -155,28 +206,81 @@ def in_child(task: Callable[[list[str]], dict[str, Any]], args: list[str]) -> di
     return found
 
 
-def main() -> None:
+def verdicts(planned: float, real: float, draws: np.random.Generator) -> list[bool]:
+    limits = real * np.exp(draws.uniform(np.log(0.7), np.log(1.4), 20))
+    return [bool((planned <= limit) == (real <= limit)) for limit in limits]
+
+
+def summary(rows: dict[str, Found]) -> None:
+    draws = np.random.default_rng(0)
+    ratios = np.array([row["plan"]["peak"] / row["real"]["peak"] for row in rows.values()])
+    right = [v for row in rows.values() for v in verdicts(row["plan"]["peak"], row["real"]["peak"], draws)]
+    times = np.array([row["probe"]["sec"] / row["later"]["sec"] for row in rows.values()])
+    print(
+        f"\nmemory: {np.mean(abs(ratios - 1) <= 0.1):.0%} of {len(rows)} within 10 %, median {np.median(ratios):.3f},"
+    )
+    print(f"  lowest {ratios.min():.3f}, highest {ratios.max():.3f}; verdicts right: {np.mean(right):.1%}")
+    print(f"time: {np.mean(abs(times - 1) <= 0.25):.0%} within 25 %, {times.min():.2f} to {times.max():.2f}")
+    for tool in ("accelerate", "deepspeed"):
+        others = [row["plan"][tool] / row["real"]["peak"] for row in rows.values() if tool in row["plan"]]
+        if not others:
+            print(f"{tool}: is not installed")
+            continue
+        close = np.mean(abs(np.array(others) - 1) <= 0.1)
+        print(
+            f"{tool}: {close:.0%} within 10 %, {min(others):.3f} to {max(others):.3f}, median {np.median(others):.3f}"
+        )
+
+
+def draw(rows: dict[str, Found], path: Path) -> None:
+    from src.run.figures import figure, save
+
+    fig = figure(7, 6)
+    axes = fig.subplots()
+    real = np.array([row["real"]["peak"] for row in rows.values()]) / 2**20
+    for tool, marker in (("peak", "o"), ("accelerate", "x"), ("deepspeed", "+")):
+        known = [row["plan"].get(tool, np.nan) / 2**20 for row in rows.values()]
+        axes.scatter(real, known, marker=marker, label="plan" if tool == "peak" else tool, s=24)
+    axes.plot(axes.get_xlim(), axes.get_xlim(), color="grey", lw=0.8)
+    axes.set(xscale="log", yscale="log", xlabel="measured peak, MiB", ylabel="predicted, MiB")
+    axes.legend()
+    save(fig, path)
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--limit", type=int, default=len(GRID), help="so many of the grid")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of a probe; twice as long for later steps")
+    parser.add_argument("--only", default="", help="configs with this in their name")
+    parser.add_argument("--picture", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    import src.config.build  # noqa: F401  loaded once, before the forks
+    for name in ("src.config.build", "accelerate.utils", "deepspeed.runtime.zero.stage_1_and_2"):
+        with suppress(ImportError):
+            import_module(name)  # once, before the forks
 
+    rows: dict[str, Found] = {}
+    failed = 0
+    print(f"{'config':<32} {'measured':>9} {'plan':>9}  ratio    step, ms  probe")
     with tempfile.TemporaryDirectory() as folder:
         make_images(Path(folder))
-        for name, flags in GRID.items():
-            if not any(part in name for part in args.only.split("|")):
-                continue
+        for name, flags in [item for item in GRID.items() if args.only in item[0]][: args.limit]:
             line = flags.format(images=folder).split()
-            planned, real = in_child(plan, line), in_child(train, line)
-            if bad := planned.get("unknown") or planned.get("error") or real.get("error"):
-                print(name, "FAILED", bad[-500:], flush=True)
+            tasks = {"plan": plan, "real": train, "probe": time_probe, "later": time_later}
+            row = {key: in_child(task, line, args.seconds) for key, task in tasks.items()}
+            bad = row["plan"].get("unknown") or next((found["error"] for found in row.values() if "error" in found), "")
+            if bad:
+                failed += 1
+                print(f"{name:<32} FAILED: {bad}", flush=True)
                 continue
-            parts = {part: round(size / 2**20, 2) for part, size in planned["parts"].items()}
-            print(
-                f"{name:<28} real {real['peak'] / 2**20:8.2f} plan {planned['peak'] / 2**20:8.2f} ratio {planned['peak'] / real['peak']:.3f} {planned['sec']:.1f} s {parts}",
-                flush=True,
-            )
+            rows[name] = row
+            real, mine = row["real"]["peak"], row["plan"]["peak"]
+            speed = f"{1000 * row['later']['sec']:9.1f}  {row['probe']['sec'] / row['later']['sec']:.2f}"
+            print(f"{name:<32} {real / 2**20:9.2f} {mine / 2**20:9.2f}  {mine / real:.3f} {speed}", flush=True)
+    summary(rows)
+    if args.picture:
+        draw(rows, args.picture)
+    return int(failed > 0)
 
 
 if __name__ == "__main__":
