@@ -27,15 +27,13 @@ import numpy as np
 import torch
 
 Found = dict[str, Any]
-EXPERIMENTS = "--config configs/experiment/"
-DIGITS = f"{EXPERIMENTS}digits_cnn.yaml --data.augment []"
-SERIES = f"{EXPERIMENTS}seasons_linear.yaml"
-RNN = f"{SERIES} --model.network src.networks.series_rnn.SeriesRNN"
-TEXT_LSTM = f"{EXPERIMENTS}shakespeare_lstm.yaml --data.files null"
+CONFIGS = "--config configs/experiment"
 SGD = "--model.optimizer torch.optim.SGD --model.optimizer.lr 0.01 --model.optimizer.momentum 0.9"
 ADAMW = "--model.optimizer torch.optim.AdamW --model.optimizer.lr 0.001"
 BF16 = "--trainer.precision bf16-mixed"
-GIB = 2**30
+GRID: dict[str, str] = {}
+# kind: images
+DIGITS = f"{CONFIGS}/digits_cnn.yaml --data.augment []"
 
 
 def images(size: int, batch: int, network: str = "") -> str:
@@ -44,28 +42,22 @@ def images(size: int, batch: int, network: str = "") -> str:
     return f"{DIGITS} --data.dataset folder {more} --data.batch_size {batch} {name}"
 
 
-def gpt(dim: int, depth: int, seq_len: int, batch: int) -> str:
-    network = f"--model.network.dim {dim} --model.network.depth {depth} --model.network.num_heads {dim // 64}"
-    return f"{EXPERIMENTS}text_gpt.yaml {network} --data.seq_len {seq_len} --data.batch_size {batch}"
-
-
 VIT = "--model.network src.networks.vit.ViT --model.network.dim 192 --model.network.depth 6"
 VIT += " --model.network.num_heads 3 --model.network.patch_size 8"
 RESNET = "--model.network src.networks.resnet.ResNet --model.network.widths [32,64,256,256]"
 RESNET += " --model.network.depths [0,1,1,1] --model.network.pool true"
-GRID = {
+GRID |= {
     "CNN, 8 px": DIGITS,
-    "GPT 128x4": gpt(128, 4, 128, 16),
-    "LSTM, images": f"{EXPERIMENTS}digits_lstm.yaml",
+    "LSTM, images": f"{CONFIGS}/digits_lstm.yaml",
     "CNN, 8 px, batch 512": f"{DIGITS} --data.batch_size 512",
     "CNN, 64 px": images(64, 32),
     "CNN, 64 px, bf16": f"{images(64, 32)} {BF16}",
     "CNN, 64 px, micro 8": f"{images(64, 32)} --data.micro_batch_size 8",
-    "MLP": f"{EXPERIMENTS}digits_mlp.yaml",
-    "MLP 4096": f"{EXPERIMENTS}digits_mlp.yaml --model.network.widths [4096,4096]",
-    "MLP 4096, bf16": f"{EXPERIMENTS}digits_mlp.yaml --model.network.widths [4096,4096] {BF16}",
-    "LSTM 256, images, batch 256": f"{EXPERIMENTS}digits_lstm.yaml --model.network.dim 256 --data.batch_size 256",
-    "ViT, 8 px": f"{EXPERIMENTS}digits_vit.yaml",
+    "MLP": f"{CONFIGS}/digits_mlp.yaml",
+    "MLP 4096": f"{CONFIGS}/digits_mlp.yaml --model.network.widths [4096,4096]",
+    "MLP 4096, bf16": f"{CONFIGS}/digits_mlp.yaml --model.network.widths [4096,4096] {BF16}",
+    "LSTM 256, images, batch 256": f"{CONFIGS}/digits_lstm.yaml --model.network.dim 256 --data.batch_size 256",
+    "ViT, 8 px": f"{CONFIGS}/digits_vit.yaml",
     "ViT 192x6, 64 px": f"{images(64, 16, VIT)}",
     "ViT 192x6, 64 px, bf16, micro 4": f"{images(64, 16, VIT)} {BF16} --data.micro_batch_size 4",
     "ResNet, 32 px": f"{images(32, 64, RESNET)}",
@@ -78,6 +70,19 @@ GRID = {
     "mobilenet_v2, 96 px": images(96, 16, "mobilenet_v2"),
     "mobilenet_v2, 96 px, bf16": f"{images(96, 16, 'mobilenet_v2')} {BF16}",
     "vit_b_16, 64 px": f"{images(64, 4, 'vit_b_16')} --model.network.image_size 64",
+}  # fmt: skip
+# end
+# kind: text
+TEXT_LSTM = f"{CONFIGS}/shakespeare_lstm.yaml --data.files null"
+
+
+def gpt(dim: int, depth: int, seq_len: int, batch: int) -> str:
+    network = f"--model.network.dim {dim} --model.network.depth {depth} --model.network.num_heads {dim // 64}"
+    return f"{CONFIGS}/text_gpt.yaml {network} --data.seq_len {seq_len} --data.batch_size {batch}"
+
+
+GRID |= {
+    "GPT 128x4": gpt(128, 4, 128, 16),
     "GPT 256x4": gpt(256, 4, 256, 8),
     "GPT 256x4, bf16": f"{gpt(256, 4, 256, 8)} {BF16}",
     "GPT 256x4, micro 2": f"{gpt(256, 4, 256, 8)} --data.micro_batch_size 2",
@@ -89,14 +94,25 @@ GRID = {
     "LSTM, text": TEXT_LSTM,
     "LSTM 512x2, text": f"{TEXT_LSTM} --model.network.dim 512 --model.network.depth 2 --data.batch_size 8",
     "LSTM, text, bf16": f"{TEXT_LSTM} {BF16}",
+}  # fmt: skip
+# end
+# kind: series
+SERIES = f"{CONFIGS}/seasons_linear.yaml"
+RNN = f"{SERIES} --model.network src.networks.series_rnn.SeriesRNN"
+GRID |= {
     "DLinear": SERIES,
     "LSTM, series": RNN,
     "LSTM, series, bf16": f"{RNN} {BF16}",
     "GRU, series": f"{RNN} --model.network.kind gru",
     "PatchTransformer": f"{SERIES} --model.network src.networks.patch_transformer.PatchTransformer",
-    "MLP, table": f"{EXPERIMENTS}breast_cancer_mlp.yaml",
-    "MLP 2048, table": f"{EXPERIMENTS}breast_cancer_mlp.yaml --model.network.dim 2048",
 }  # fmt: skip
+# end
+# kind: tables
+GRID |= {
+    "MLP, table": f"{CONFIGS}/breast_cancer_mlp.yaml",
+    "MLP 2048, table": f"{CONFIGS}/breast_cancer_mlp.yaml --model.network.dim 2048",
+}  # fmt: skip
+# end
 
 
 def make_images(folder: Path) -> None:

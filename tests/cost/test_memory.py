@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plan import plan, train
 from src.cost.memory import Step, measure
-from src.networks.gpt import GPT
+from src.networks.gpt import GPT  # kind: text
 
 WIDE = [*SMALL, "--model.network.widths", "[512,512]"]
 
@@ -68,6 +68,7 @@ def test_operations_are_those_of_a_real_step(make):
     assert usage(network, batch).flops == counter.get_total_flops()
 
 
+# kind: text
 def test_operations_of_a_language_model_are_those_of_the_closed_form():
     """6 N T + 12 L h s T, with the head and without the embedding's look-up (PaLM, appendix B)."""
     dim, depth, length, size = 64, 3, 128, 2
@@ -76,6 +77,9 @@ def test_operations_of_a_language_model_are_those_of_the_closed_form():
     used = usage(network, {"x": tokens, "targets": tokens})
     matrices = sum(p.numel() for name, p in network.named_parameters() if p.ndim > 1)
     assert used.flops == pytest.approx((6 * matrices + 12 * depth * dim * length) * size * length, rel=0.1)
+
+
+# end
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
