@@ -1,15 +1,15 @@
-"""What training would take, before anyone pays: memory, time, money, and what to change if it does not fit.
+"""What training would take, before anyone pays: memory, time, money, and what to change where it does not fit.
 
     python -m src.plan --config configs/experiment/text_gpt.yaml
-    python -m src.plan --config configs/experiment/text_gpt.yaml --config configs/network/gpt_7b.yaml --device h200 --devices 8 --strategy fsdp --tokens 20e9 --price 3
-    python -m src.plan --config configs/experiment/text_gpt.yaml --device t4 --facts "{vocab_size: 50257}" --overlay fits.yaml --json plan.json --picture plan.png
+    python -m src.plan --config configs/experiment/text_gpt.yaml --device h200 --devices 8 --strategy fsdp --price 3
+    python -m src.plan --config configs/experiment/text_gpt.yaml --device t4 --data.batch_size 4096 --overlay fits.yaml
 
 Nothing is allocated: two training steps of the very model and optimizer run on tensors without numbers. Devices are
-those of the config, or --device NAME (a100_80, h100, l4, tpu_v5e, ...; see docs/plan.md) and --devices N, of which
-none need be here. If this machine is the device, a short run of real steps measures the speed. Exit code 0 means that
-there is a plan, also of what does not fit: `fits` in the JSON says which. --overlay writes the first levers that make
-it fit as a config for --config.
-"""  # noqa: E501
+those of the config, or --device NAME (h100, a100_80, l4, tpu_v5e, ...; see docs/plan.md) and --devices N, of which
+none need be here. Where this machine is the device, a short run of real steps measures the speed. The exit code is 0
+where there is a plan, also of what does not fit: `fits` in the --json says which. --overlay writes the first levers
+that make it fit, for --config of a run.
+"""
 
 import math
 import sys
@@ -26,7 +26,6 @@ from src.run.errors import ConfigError
 from src.run.files import write_json, write_text
 from src.run.terminal import by_part, console, count, duration, rows
 
-GIB = 2**30
 
 STRATEGIES = ("ddp", "fsdp", "fsdp_offload")
 
@@ -87,11 +86,11 @@ def main(args: Sequence[str]) -> int:
 
 def table(plan: dict[str, Any], menu: list[dict[str, Any]]) -> dict[str, str]:
     layout, device = plan["layout"], plan["device"]
-    frozen = plan["parameters"] - plan["trained"]
+    frozen, kind = plan["parameters"] - plan["trained"], f", {layout['name']}" if layout["devices"] > 1 else ""
     times = f", {plan['micro_batches']} times" if plan["micro_batches"] > 1 else ""
     found = {
         "network": f"{plan['network']}, {plan['parameters']:,} parameters{f', {frozen:,} frozen' if frozen else ''}",
-        "devices": f"{layout['devices']} x {device['name']}, {layout['name']}, precision {plan['precision']}",
+        "devices": f"{layout['devices']} x {device['name']}{kind}, precision {plan['precision']}",
         "step": f"{plan['batch_size']} samples, {plan['micro_batch_size']} at once on a device{times}",
     }
     if plan["unknown"]:
@@ -106,19 +105,13 @@ def table(plan: dict[str, Any], menu: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def space(plan: dict[str, Any]) -> dict[str, str]:
-    again = plan["recomputed_flops_per_step"]
-    flops = f"{count(plan['flops_per_step'], 'FLOP')} a step"
-    has = plan["device"]["memory_gib"]
-    share = plan["memory_gib"] / has if has else 0.0
-    verdict = {
-        None: "unknown: nobody knows the memory of this device",
-        True: f"yes, in {share:.0%} of {has:.1f} GiB",
-        False: f"NO: {share:.0%} of {has:.1f} GiB",
-    }[plan["fits"]]
+    again, has = plan["recomputed_flops_per_step"], plan["device"]["memory_gib"]
+    verdict = "yes" if plan["fits"] else "NO"
     return {
-        "compute": f"{flops}, {count(again, 'FLOP')} of them for a second time" if again else flops,
+        "compute": f"{count(plan['flops_per_step'], 'FLOP')} a step"
+        + (f", {count(again, 'FLOP')} of them for a second time" if again else ""),
         "memory": f"{by_part(plan['parts'])} on a device; {plan['memory_gib']:.2f} GiB with what no tensor is",
-        "fits": verdict,
+        "fits": f"{verdict}: {plan['memory_gib'] / has:.0%} of {has:.1f} GiB" if has else "unknown",
     }
 
 
@@ -136,6 +129,8 @@ def time_and_money(plan: dict[str, Any]) -> dict[str, str]:
             found["cost"] = span(plan["cost"], "{:,.2f}".format)
         every = duration(plan["checkpoint_interval_sec"])
         found["failures"] = f"{span(plan['failures'], '{:.2g}'.format)} to expect; best a checkpoint every {every}"
+    else:
+        found["time"] = "unknown: --samples or --tokens, and a speed" if not math.isfinite(plan["steps"]) else "unknown"
     tokens = plan["tokens_per_sample"] * plan["batch_size"] * plan["steps"]
     if tokens and math.isfinite(tokens):
         each = f"{tokens / plan['parameters']:.3g} for each parameter"
@@ -154,7 +149,8 @@ def seconds(value: float) -> str:
 
 def written(plan: dict[str, Any], menu: list[dict[str, Any]], overlay: dict[str, Any], options: Any) -> None:
     if options.json:
-        write_json(options.json, {**plan, "menu": menu, "overlay": overlay})
+        steps = plan["steps"] if math.isfinite(plan["steps"]) else None
+        write_json(options.json, {**plan, "steps": steps, "menu": menu, "overlay": overlay})
     if options.picture:
         draw(plan, menu, options.picture)
     if options.overlay:
@@ -172,18 +168,15 @@ def draw(plan: dict[str, Any], menu: list[dict[str, Any]], path: Path) -> None:
 
     bars = {"as it is": plan["parts"]} | {one["lever"]: one["parts"] for one in menu}
     fig = figure(9, 1.6 + 0.4 * len(bars))
-    axes = fig.subplots()
-    names = list(dict.fromkeys(part for parts in bars.values() for part in sorted(parts, key=lambda p: -parts[p])))
-    left = [0.0] * len(bars)
+    axes, left = fig.subplots(), [0.0] * len(bars)
+    names = dict.fromkeys(part for parts in bars.values() for part in sorted(parts, key=lambda p: -parts[p]))
     for k, name in enumerate(names):
-        sizes = [parts.get(name, 0) / GIB for parts in bars.values()]
-        if max(sizes) > 0.005 * max(sum(parts.values()) / GIB for parts in bars.values()):
-            axes.barh(list(bars), sizes, left=left, label=name, color=f"C{k % 10}", hatch="//" if k >= 10 else None)
+        sizes = [parts.get(name, 0) / 2**30 for parts in bars.values()]
+        axes.barh(list(bars), sizes, left=left, label=name, color=f"C{k % 10}", hatch="//" if k >= 10 else None)
         left = [a + b for a, b in zip(left, sizes, strict=True)]
-    if plan["device"]["memory_gib"]:
-        axes.axvline(plan["device"]["memory_gib"], color="black", linestyle="--", label=plan["device"]["name"])
-        if max(left) < plan["device"]["memory_gib"] / 4:
-            axes.set_xlim(0, 1.15 * max(left))
+    if has := plan["device"]["memory_gib"]:
+        axes.axvline(has, color="black", linestyle="--", label=plan["device"]["name"])
+        axes.set_xlim(0, 1.1 * (max(left) if max(left) < has / 4 else max(has, *left)))
     axes.invert_yaxis()
     axes.set(xlabel="GiB of one device", title=f"{plan['network']}, {plan['micro_batch_size']} samples at once")
     fig.legend(loc="outside right center", fontsize=8)
