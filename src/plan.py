@@ -26,7 +26,6 @@ from src.run.errors import ConfigError
 from src.run.files import write_json, write_text
 from src.run.terminal import by_part, console, count, duration, rows
 
-
 STRATEGIES = ("ddp", "fsdp", "fsdp_offload")
 
 

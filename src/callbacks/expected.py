@@ -43,6 +43,7 @@ def expected(
     def optimizer(model: Model) -> Optimizer:
         return next(part for part in tree_leaves(model.configure_optimizers()) if isinstance(part, Optimizer))
 
+    warm(model.optimizer)
     fetched = data.splits["train"][torch.arange(2)]
     batch = enlarged(data.on_after_batch_transfer(fetched, 0), data.micro_batch_size)
     waiting = enlarged(fetched, data.micro_batch_size) if device == "cpu" else {}  # the next one is fetched early
@@ -52,6 +53,15 @@ def expected(
         raise
     except Exception as e:  # what code does that cannot run without numbers has no common base
         return Usage(unknown=f"{type(e).__name__}: {' '.join(str(e).split())[:150]}")
+
+
+def warm(optimizer: Any) -> None:
+    """Have torchao make its tables, which it makes once, of real numbers."""
+    if getattr(optimizer, "func", optimizer).__module__.startswith("torchao."):
+        p = torch.nn.Parameter(torch.zeros(4096))
+        p.grad = torch.zeros_like(p)
+        with torch.compiler.set_stance("force_eager"):
+            optimizer([p]).step()
 
 
 def with_facts(batch: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ FSDP, ADAMW_8BIT = "src.strategies.fsdp.FSDP", "torchao.optim.AdamW8bit"
 OFFLOAD = {"init_args": {"offload": True}}
 KEPT = ("lr", "betas", "weight_decay", "eps")  # arguments that both optimizers have
 SAVED = ("weights", "optimizer", "average")  # in a checkpoint
+OF_SAMPLES = ("activations", "temporary", "logits")  # what smaller batches and numbers save
 Plan = dict[str, Any]
 Lever = tuple[str, Plan, str]  # name, overlay, what it costs
 
@@ -159,17 +160,23 @@ def candidates(request: Request, plan: Plan) -> Iterator[Lever]:
     device, layout = Device(**plan["device"]), Layout(**plan["layout"])
     path, model = request.config["model"]["class_path"], request.config["model"]["init_args"]
     takes = (signature(path) or Signature()).arguments
-    if plan["precision"].startswith("32") and (device.bf16 or device.fp16 or device.kind == "cpu"):
+    of_samples = sum(plan["parts"].get(part, 0) for part in OF_SAMPLES) > sum(plan["parts"].values()) / 20
+    if of_samples and plan["precision"].startswith("32") and (device.bf16 or device.fp16 or device.kind == "cpu"):
         half = "16-mixed" if device.fp16 and not device.bf16 else "bf16-mixed"
         yield half, {"trainer": {"precision": half}}, "nothing, it is faster where the device has it"
     if "loss_chunks" in takes and model.get("loss_chunks", 1) == 1:
         yield "loss in 8 chunks", of_model(loss_chunks=8), "the last layer once more in backward"
     micro = plan["micro_batch_size"]
-    while micro > 1:
+    while of_samples and micro > 1:
         micro = max(n for n in range(1, micro // 2 + 1) if micro % n == 0)
         overlay: Plan = {"data": {"init_args": {"micro_batch_size": micro}}}
         yield f"micro-batch of {micro}", overlay, "the same operations, in smaller ones"
-    if "activation_checkpointing" in takes and plan["blocks"] and not model.get("activation_checkpointing"):
+    if (
+        of_samples
+        and "activation_checkpointing" in takes
+        and plan["blocks"]
+        and not model.get("activation_checkpointing")
+    ):
         yield "activation checkpointing", of_model(activation_checkpointing=True), "forward once more in backward"
     optimizer = model["optimizer"]
     if optimizer["class_path"].rpartition(".")[2] in ("Adam", "AdamW") and find_spec("torchao"):

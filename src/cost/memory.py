@@ -73,7 +73,7 @@ def measure(model: Any, make_optimizer: Callable[[Any], Optimizer], batch: Batch
     Raises:
         Exception: of any kind; code that looks at its numbers cannot run so.
     """
-    tracker = Tracker(step.device == "cuda", step.shares)
+    tracker = Tracker(step.device == "cuda", step.shares | {"compiled": 0.0})
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     model = fake_copy(model, mode)
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), mode:
@@ -133,7 +133,10 @@ def update(model: Any, optimizer: Optimizer, step: Step, tracker: Tracker) -> No
         tracker.part = "update"
     if step.clip:
         clip_grad_norm_(trained, 1.0)
+    if type(optimizer).__module__.startswith("torchao."):
+        tracker.part = "compiled"  # its step is, so that nothing is kept between its operations
     optimizer.step()
+    tracker.part = "update"
     tracker.move("optimizer", list(optimizer.state.values()))
     if copies:
         get_total_norm([p.detach() - before for p, before in zip(trained, copies, strict=True)])
