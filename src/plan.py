@@ -53,9 +53,7 @@ def positive(text: str) -> float:
 
 
 def whole(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise ValueError
-    return value
+    return int(positive(str(int(text))))
 
 
 positive.__name__, whole.__name__ = "positive number", "whole number above 0"  # in argparse's message

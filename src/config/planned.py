@@ -21,7 +21,7 @@ from src.config.source import find
 from src.cost.devices import Device, here, named
 from src.cost.layouts import Layout, total_gib
 from src.cost.memory import Usage
-from src.cost.schedule import checkpoint_interval, failures, reached
+from src.cost.schedule import DEVICE_HOURS_PER_FAILURE, checkpoint_interval, reached
 from src.run.device import fastest_precision
 from src.run.errors import ConfigError
 
@@ -150,7 +150,7 @@ def timed(
         "peak_flops": peak, "step_sec": step, "sending_sec": sending, "exposed_sec": exposed,
         "mfu": sorted(useful / s / peak for s in step) if peak else [], "hours": hours,
         "cost": [price * layout.devices * h for h in hours] if price else [],
-        "failures": [failures(layout.devices, h) for h in hours],
+        "failures": [layout.devices * h / DEVICE_HOURS_PER_FAILURE for h in hours],
         "checkpoint_interval_sec": checkpoint_interval(plan["checkpoint_bytes"], layout.devices),
     }  # fmt: skip
 
@@ -183,12 +183,10 @@ def candidates(request: Request, plan: Plan) -> Iterator[Lever]:
         kept = {name: value for name, value in (optimizer.get("init_args") or {}).items() if name in KEPT}
         overlay = of_model(optimizer={"class_path": ADAMW_8BIT, "init_args": kept})
         yield "8-bit AdamW", overlay, "a few percent of a step"
-    for name, args, cost in (
-        ("fsdp", {}, "sends half as much again as ddp"),
-        ("fsdp_offload", OFFLOAD, "waits for the host"),
-    ):
-        if layout.devices > 1 and find(FSDP) and layout.name not in (name, "fsdp_offload"):
-            yield name, {"trainer": {"strategy": {"class_path": FSDP, **args}}}, cost
+    for name, args in (("fsdp", {}), ("fsdp_offload", OFFLOAD)) if layout.devices > 1 and find(FSDP) else ():
+        if layout.name not in (name, "fsdp_offload"):
+            overlay = {"trainer": {"strategy": {"class_path": FSDP, **args}}}
+            yield name, overlay, "more is sent" if name == "fsdp" else "waits for the host"
 
 
 def of_model(**arguments: Any) -> Plan:

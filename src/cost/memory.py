@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from src.cost.kernels import Kernels
 from src.cost.tracker import Tracker
+from src.run.private import fake_tensors
 
 Batch = dict[str, Any]
 STEPS = 2  # the first one makes the states of the optimizer
@@ -74,7 +74,7 @@ def measure(model: Any, make_optimizer: Callable[[Any], Optimizer], batch: Batch
         Exception: of any kind; code that looks at its numbers cannot run so.
     """
     tracker = Tracker(step.device == "cuda", step.shares | {"compiled": 0.0})
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    mode = fake_tensors()
     model = fake_copy(model, mode)
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), mode:
         warnings.simplefilter("ignore")
@@ -155,7 +155,7 @@ def watch(model: Any, tracker: Tracker) -> None:
     model.network.register_forward_hook(ended)
 
 
-def fake_copy(model: Any, mode: FakeTensorMode) -> Any:
+def fake_copy(model: Any, mode: Any) -> Any:
     """A model with fake tensors on the CPU in place of its weights and buffers, and of the same trainer."""
     with mode:
         memo: dict[int, Any] = {id(p): nn.Parameter(fake(p.detach()), p.requires_grad) for p in model.parameters()}

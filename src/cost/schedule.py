@@ -12,10 +12,6 @@ def reached(parameters: int, is_language: bool) -> tuple[float, float]:
     return (0.5, 0.3) if is_language and parameters >= 1e9 else (0.3, 0.05)
 
 
-def failures(devices: int, hours: float) -> float:
-    return devices * hours / DEVICE_HOURS_PER_FAILURE
-
-
 def checkpoint_interval(size: int, devices: int) -> float:
     """Seconds between two checkpoints of so many bytes that lose least time (Young, A first order approximation to the
     optimum checkpoint interval, 1974)."""

@@ -39,7 +39,7 @@ class Tracker(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        is_cast = func is aten._to_copy.default and self.parts.get(key(args[0]), "")[:1] == ("weights",)
+        is_cast = func.name() == "aten::_to_copy" and self.parts.get(key(args[0]), "")[:1] == ("weights",)
         self.note(out, "cast weights" if is_cast else self.part)
         if not self.on_gpu:
             self.scratch(scratch(func, args))
@@ -47,7 +47,7 @@ class Tracker(TorchDispatchMode):
             # As often as in forward for each gradient; torch's formula (2.15) takes the groups' number times as many.
             forward = flop_registry[aten.convolution](args[1], args[2], None, *args[4:7], args[7], out_val=args[0])
             self.count(forward * sum(args[10][:2]))
-        elif count := flop_registry.get(func._overloadpacket):
+        elif count := flop_registry.get(func.overloadpacket):
             self.count(count(*args, **(kwargs or {}), out_val=out))
         return out
 
@@ -101,4 +101,4 @@ class Tracker(TorchDispatchMode):
 
 
 def key(t: Tensor) -> int:
-    return t.untyped_storage()._cdata
+    return id(t.untyped_storage())  # its object lives as long as the memory

@@ -59,3 +59,10 @@ def leave_unscaling_to_scaler(optimizer: Optimizer) -> None:
 def worker_processes(loader: DataLoader) -> list[BaseProcess]:
     """For the line that says how a data worker died: the loader's processes, in the order of their numbers."""
     return getattr(loader._iterator, "_workers", [])
+
+
+def fake_tensors() -> Any:
+    """For plans that allocate nothing: in this mode tensors have shapes and no numbers, on a CPU also in backward."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    return FakeTensorMode(allow_non_fake_inputs=True)

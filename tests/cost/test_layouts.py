@@ -4,7 +4,7 @@ import pytest
 
 from src.cost.devices import TABLE, named
 from src.cost.layouts import Layout, total_gib
-from src.cost.schedule import checkpoint_interval, failures
+from src.cost.schedule import DEVICE_HOURS_PER_FAILURE, checkpoint_interval
 from src.run.errors import ConfigError
 
 
@@ -55,5 +55,5 @@ def test_figures_are_dense_and_in_order(device):
 
 def test_failures_and_checkpoints():
     """Llama 3's: 16,384 devices for 54 days; and Young's interval for 1e12 bytes."""
-    assert failures(16_384, 54 * 24) == pytest.approx(419, rel=0.01)
+    assert pytest.approx(419, rel=0.01) == 16_384 * 54 * 24 / DEVICE_HOURS_PER_FAILURE
     assert checkpoint_interval(10**12, 16_384) == pytest.approx(math.sqrt(2 * 1000 * 50_700 * 3600 / 16_384))

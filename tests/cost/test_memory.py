@@ -124,10 +124,9 @@ def test_a_share_of_the_states_is_kept():
 def test_the_model_and_the_random_numbers_stay_as_they_are():
     network = nn.Sequential(nn.Linear(64, 32), nn.Dropout(0.5), nn.Linear(32, 10))
     before = [p.detach().clone() for p in network.parameters()]
-    torch.manual_seed(0)
+    batch = {"x": torch.randn(2, 64), "targets": torch.randint(10, (2,))}
     state = torch.get_rng_state()
-    usage(network, {"x": torch.randn(2, 64), "targets": torch.randint(10, (2,))})
-    torch.manual_seed(0)
+    usage(network, batch)
     assert torch.equal(state, torch.get_rng_state())
     assert all(map(torch.equal, before, network.parameters()))
     assert all(p.grad is None for p in network.parameters())

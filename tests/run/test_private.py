@@ -114,6 +114,18 @@ def test_worker_processes():
     assert [(process.is_alive(), process.exitcode) for process in processes] == [(True, None)] * 2, part
 
 
+def test_fake_tensors():
+    """Nothing is allocated, and memory is given back as it would be."""
+    part = gone("FakeTensorMode")
+    with private.fake_tensors():
+        weight = torch.nn.Parameter(torch.empty(10**6, 10**6))
+        (weight * 2).sum().backward()
+        storage = id(weight.grad.untyped_storage())
+        assert weight.grad.shape == (10**6, 10**6), part
+        assert id(weight.grad.untyped_storage()) == storage, part
+        assert id(weight.grad.detach().untyped_storage()) == storage, part  # one object for one memory
+
+
 def private_uses(tree: ast.AST) -> list[str]:
     """Names that begin with one underscore where they are read from an object or imported from a module."""
     found = []
