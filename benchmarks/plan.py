@@ -1,6 +1,6 @@
 """How right `python -m src.plan` is: each config of a grid is planned, then trained for some steps and measured.
 
-    python -m benchmarks.plan                        # all, 10 minutes on one core
+    python -m benchmarks.plan                        # all: 8 minutes of one core's time
     python -m benchmarks.plan --limit 3 --seconds 1  # the first three
 
 Memory is the peak of torch's allocator in a run of four steps: on a CPU by its profiler, which sees each allocation, on
