@@ -57,21 +57,12 @@ def main(args: Sequence[str]) -> int:
 
 def dry_run(experiment: "Experiment") -> int:
     """Print what would be trained. The network is made without memory for its weights, so that it can have any size."""
-    import torch
-
+    from src.callbacks.expected import expected
     from src.callbacks.progress import plan
-    from src.run.private import attach_data
 
-    experiment.build(logger=False)
-    trainer, model, data = experiment.trainer, experiment.model, experiment.datamodule
-    data.prepare_data()
-    trainer.strategy.connect(model)  # this and the next line are what fit begins with
-    attach_data(trainer, model, data)
-    data.setup("fit")
-    with torch.device("meta"):
-        model.configure_model()
-    model.on_fit_start()  # counts operations
-    console().print(rows(plan(trainer, model)))
+    experiment.on_meta()
+    trainer, model = experiment.trainer, experiment.model
+    console().print(rows(plan(trainer, model, expected(trainer, model))))
     return 0
 
 

@@ -6,9 +6,14 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from src.callbacks.expected import expected
+from src.cost.memory import Usage
 from src.data.report import lines
 from src.models.base import Model
-from src.run.terminal import console, count, duration, rows
+from src.run.terminal import by_part, console, count, duration, rows
+
+LONG_FLOPS = 1e12  # of a run that takes a minute or so on one core of a CPU
+QUICK_MODULES = 100  # of a model whose memory is planned in a second
 
 
 class ThrottledProgress(Callback):
@@ -37,7 +42,8 @@ class ThrottledProgress(Callback):
         self.knows_loss = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.console.print(rows(plan(trainer, pl_module)))  # type: ignore[arg-type]
+        model: Any = pl_module
+        self.console.print(rows(plan(trainer, model, expected(trainer, model) if is_worth(trainer, model) else None)))
         self.t_line = time.monotonic()
         total = trainer.estimated_stepping_batches
         self.task = self.bar.add_task("", total=total if math.isfinite(total) else None)
@@ -90,13 +96,20 @@ class ThrottledProgress(Callback):
     on_train_end = on_exception
 
 
+def is_worth(trainer: Trainer, model: Model) -> bool:
+    """Whether a run is so long that it may begin a second later, in which its memory is planned."""
+    samples = trainer.estimated_stepping_batches * trainer.datamodule.batch_size  # type: ignore[attr-defined]
+    quick = sum(1 for _ in model.modules()) <= QUICK_MODULES and trainer.world_size == 1
+    return quick and 3 * (model.flops_per_sample or 0) * samples >= LONG_FLOPS
+
+
 def last_epoch(trainer: Trainer) -> float:
     """The number of the last epoch, from 1, or infinity."""
     return trainer.max_epochs if (trainer.max_epochs or 0) > 0 else math.inf  # type: ignore[return-value]
 
 
-def plan(trainer: Trainer, model: Model) -> dict[str, str]:
-    """What will happen."""
+def plan(trainer: Trainer, model: Model, usage: Usage | None = None) -> dict[str, str]:
+    """What will happen; `usage` is what a step is expected to take."""
     data, steps, epochs = trainer.datamodule, trainer.estimated_stepping_batches, last_epoch(trainer)  # type: ignore[attr-defined]
     parameters = sum(p.numel() for p in model.parameters())
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
@@ -111,10 +124,15 @@ def plan(trainer: Trainer, model: Model) -> dict[str, str]:
         "steps": f"{steps:,} of {data.batch_size} samples{at_once}{epochs_text}".replace("inf of", "without end, of"),
     }
     if model.flops_per_sample:
-        total = 3 * model.flops_per_sample * data.batch_size * steps
+        total = 3 * model.flops_per_sample * data.batch_size * steps  # about: Kaplan et al., 2020
         in_all = f", {count(total, 'FLOP')} in all" if math.isfinite(total) else ""
         table["compute"] = f"{count(model.flops_per_sample, 'FLOP')} a sample forward{in_all}"
-    return {**table, **lines(data.report), "device": device_text(trainer)}
+    table |= {**lines(data.report), "device": device_text(trainer)}
+    if usage:
+        flops = (usage.flops * trainer.accumulate_grad_batches + usage.update_flops) * trainer.world_size
+        known = f"{by_part(usage.parts())} on a device, and {count(flops, 'FLOP')} a step"
+        table["memory"] = f"unknown ({usage.unknown})" if usage.unknown else known
+    return table
 
 
 def device_text(trainer: Trainer) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+import torch
 import yaml
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import (
@@ -34,6 +35,7 @@ from src.run.device import check_devices, check_precision, fastest_precision
 from src.run.errors import ConfigError, KnownError, nearest
 from src.run.folder import RunFolder
 from src.run.launch import check_launch
+from src.run.private import attach_data
 from src.run.redact import redact
 from src.strategies.fsdp import FSDP
 
@@ -102,6 +104,37 @@ class Experiment:
         self.trainer.accumulate_grad_batches = self.datamodule.divide_batch(self.trainer.world_size)
         if self.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
+
+    def on_meta(self, devices: int = 0, facts: dict[str, Any] | None = None) -> int:
+        """Make all that training begins with, but the network without memory for its weights: it can have any size.
+
+        Args:
+            devices: divide batches for so many, on a Trainer of one; by default for those of the Trainer.
+            facts: of data that is not here, in place of those of this data.
+
+        Returns:
+            The number of micro-batches of one optimizer step.
+        """
+        self.build(logger=False)
+        trainer, data = self.trainer, self.datamodule
+        accumulated = trainer.accumulate_grad_batches
+        if devices:
+            data.micro_batch_size = (self.request.config["data"].get("init_args") or {}).get("micro_batch_size")
+            accumulated = data.divide_batch(devices)
+            trainer.accumulate_grad_batches = accumulated * devices
+        data.prepare_data()
+        trainer.strategy.connect(self.model)  # this and the next line are what fit begins with
+        attach_data(trainer, self.model, data)
+        data.setup("fit")
+        if unknown := sorted({*(facts or {})} - {*data.facts}):
+            raise ConfigError(f"--facts: the data has no {unknown[0]}{nearest(unknown[0], data.facts)}")
+        data.facts |= facts or {}
+        with torch.device("meta"):
+            self.model.configure_model()
+        self.model = trainer.precision_plugin.convert_module(self.model)
+        if not facts:  # the data would not fit the network
+            self.model.on_fit_start()  # counts operations
+        return accumulated
 
     def made(self, path: str, value: Any, argument: Argument) -> Any:
         """A value of the config with the classes that it names made into objects, or into factories."""

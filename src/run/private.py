@@ -88,3 +88,10 @@ def check_compiler(key: str, device: torch.device) -> None:
     if not found:
         what = "a C++ compiler, such as g++ (CXX names another)" if device.type == "cpu" else "triton"
         raise EnvironmentFault(f"{key}: it compiles, but no compiler is found -> install {what}, or leave it out")
+
+
+def fake_tensors() -> Any:
+    """For plans that allocate nothing: in this mode tensors have shapes and no numbers, on a CPU also in backward."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    return FakeTensorMode(allow_non_fake_inputs=True)

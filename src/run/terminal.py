@@ -53,3 +53,14 @@ def count(n: float, unit: str = "") -> str:
     """1,234 as it is, larger numbers with K, M, G, T or P."""
     power = min(int(math.log10(max(n, 1))) // 3, 5)
     return f"{n:,.0f} {unit}".strip() if n < 10_000 else f"{n / 1000**power:.4g} {' KMGTP'[power]}{unit}"
+
+
+def by_part(parts: dict[str, int]) -> str:
+    """Bytes in all and by part, the largest first, without those that hardly count."""
+    total = sum(parts.values())
+    large = sorted((item for item in parts.items() if item[1] > total / 200), key=lambda item: -item[1])
+    return f"{mib(total)}: {', '.join(f'{name} {mib(size)}' for name, size in large)}"
+
+
+def mib(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.{0 if size > 2**24 else 1}f} MiB"

@@ -152,6 +152,18 @@ def test_check_compiler(monkeypatch, tmp_path, found):
     return None
 
 
+def test_fake_tensors():
+    """Nothing is allocated, and memory is given back as it would be."""
+    part = gone("FakeTensorMode")
+    with private.fake_tensors():
+        weight = torch.nn.Parameter(torch.empty(10**6, 10**6))
+        (weight * 2).sum().backward()
+        storage = id(weight.grad.untyped_storage())
+        assert weight.grad.shape == (10**6, 10**6), part
+        assert id(weight.grad.untyped_storage()) == storage, part
+        assert id(weight.grad.detach().untyped_storage()) == storage, part  # one object for one memory
+
+
 def private_uses(tree: ast.AST) -> list[str]:
     """Names that begin with one underscore where they are read from an object or imported from a module."""
     found = []

@@ -1,0 +1,240 @@
+"""What a config would take on devices that need not be here, and which changes make it fit."""
+
+import copy
+import io
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict, replace
+from functools import reduce
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from src.callbacks.expected import expected
+from src.callbacks.probe import WARM, matmul_speed, probe
+from src.config.build import Experiment
+from src.config.request import Request, merge
+from src.config.signatures import Signature, signature
+from src.config.source import find
+from src.cost.devices import Device, here, named
+from src.cost.layouts import Layout, total_gib
+from src.cost.memory import Usage
+from src.cost.schedule import DEVICE_HOURS_PER_FAILURE, checkpoint_interval, reached
+from src.run.device import fastest_precision
+from src.run.errors import ConfigError
+
+FSDP, ADAMW_8BIT = "src.strategies.fsdp.FSDP", "torchao.optim.AdamW8bit"
+OFFLOAD = {"init_args": {"offload": True}}
+KEPT = ("lr", "betas", "weight_decay", "eps")  # arguments that both optimizers have
+SAVED = ("weights", "optimizer", "average")  # in a checkpoint
+OF_SAMPLES = ("activations", "temporary", "logits")  # what smaller batches and numbers save
+Plan = dict[str, Any]
+Lever = tuple[str, Plan, str]  # name, overlay, what it costs
+
+
+def planned(request: Request, overlay: Plan | None = None) -> Plan:
+    """Memory and time of the config with an overlay.
+
+    Raises:
+        ConfigError: as a run would, or options that contradict the config.
+    """
+    options, overlay = request.options, overlay or {}
+    config = merge(copy.deepcopy(request.config), overlay)
+    device = named(options.device) if options.device else here_of(config)
+    layout = layout_of(config["trainer"], options, "strategy" in overlay.get("trainer", {}))
+    settle(config["trainer"], device)
+    experiment = Experiment(replace(request, config=config))
+    micro_batches = experiment.on_meta(layout.devices, options.facts)
+    trainer, data = experiment.trainer, experiment.datamodule
+    tokens = data.facts.get("seq_len", 0) if "vocab_size" in data.facts else 0
+    steps = wanted_steps(options, data.batch_size, tokens) or trainer.estimated_stepping_batches
+    trainer.fit_loop.max_epochs, trainer.fit_loop.epoch_loop.max_steps = -1, steps
+    usage = expected(trainer, experiment.model, device.kind, layout, micro_batches)
+    plan = {
+        "device": asdict(device), "layout": asdict(layout), "precision": config["trainer"]["precision"],
+        "batch_size": data.batch_size, "micro_batch_size": data.micro_batch_size, "micro_batches": micro_batches,
+        "tokens_per_sample": tokens, "steps": steps, "unknown": usage.unknown,
+    }  # fmt: skip
+    plan |= space(plan, experiment.model, usage, layout, device)
+    peak = device.peak(plan["precision"])
+    shares = reached(plan["parameters"], bool(tokens))
+    flops = (plan["flops_per_step"] or 0) / layout.devices
+    seconds = [flops / peak / share for share in shares] if peak and flops else []
+    return plan | timed(plan, layout, device, peak, seconds, options.price)
+
+
+def space(plan: Plan, model: Any, usage: Usage, layout: Layout, device: Device) -> Plan:
+    """Parameters, operations and memory."""
+    number = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    blocks = [sum(p.numel() for p in block.parameters()) for block in model.blocks()]
+    itemsize = 2 if "16" in plan["precision"] else 4
+    parts = {} if usage.unknown else usage.parts(*layout.besides(trained, blocks, number - sum(blocks), itemsize))
+    memory = total_gib(parts, layout, device) if parts else None
+    saved = sum(size for part, size in usage.update.items() if part in SAVED) * layout.shards
+    k, devices = plan["micro_batches"], layout.devices
+    return {
+        "network": type(model.network).__name__, "parameters": number, "trained": trained, "blocks": len(blocks),
+        "parts": parts, "memory_gib": memory,
+        "fits": memory <= device.memory_gib if memory and device.memory_gib else None,
+        "flops_per_step": (usage.flops * k + usage.update_flops) * devices if parts else None,
+        "recomputed_flops_per_step": usage.recomputed * k * devices,
+        "sent_bytes_per_step": layout.sent(trained, itemsize, k), "checkpoint_bytes": saved or 12 * number,
+    }  # fmt: skip
+
+
+def here_of(config: dict[str, Any]) -> Device:
+    accelerator = str(config["trainer"].get("accelerator", "auto"))
+    found = None if accelerator == "cpu" else torch.accelerator.current_accelerator(check_available=True)
+    return here(found or torch.device("cpu"))
+
+
+def settle(trainer: dict[str, Any], device: Device) -> None:
+    """Have a Trainer of one CPU in place of that of the config, whose precision runs on the device."""
+    precision = str(trainer.get("precision") or "32-true")
+    if precision == "auto":
+        fast = "bf16-mixed" if device.bf16 and device.kind == "cuda" else "32-true"
+        precision = fastest_precision("cpu") if device.kind == "cpu" else fast
+    if device.kind == "cuda" and "bf16" in precision and not device.bf16:
+        raise ConfigError(f"trainer.precision: {precision}, but a {device.name} has no bfloat16 -> take 16-mixed")
+    for name in ("num_nodes", "plugins", "sync_batchnorm", "strategy"):
+        trainer.pop(name, None)
+    # On a CPU both halves are bfloat16, of the same size.
+    if precision.startswith("16"):
+        precision = f"bf{precision}"
+    trainer |= {"accelerator": "cpu", "devices": 1, "precision": precision}
+
+
+def layout_of(trainer: dict[str, Any], options: Any, is_lever: bool) -> Layout:
+    """How the config, an option that goes before it, or a lever that goes before both, puts the model on devices."""
+    given = trainer.get("devices", 1)
+    listed = len(given) if isinstance(given, (list, tuple)) else given if isinstance(given, int) else 1
+    devices = options.devices or max(listed, 1) * trainer.get("num_nodes", 1)
+    strategy = trainer.get("strategy") or "auto"
+    path = strategy.get("class_path", "") if isinstance(strategy, dict) else str(strategy)
+    how = (strategy.get("init_args") or {}) if isinstance(strategy, dict) else {}
+    name = "one" if devices == 1 else "ddp"
+    if path.lower().endswith("fsdp"):
+        name = "fsdp_offload" if how.get("offload") else "fsdp"
+    if options.strategy and not is_lever:
+        name = options.strategy
+    replicas = how.get("replicas", 1)
+    if devices % replicas:
+        raise ConfigError(f"trainer.strategy.replicas: {replicas} do not divide {devices} devices")
+    return Layout(name, devices, replicas, bool(how.get("gradient_as_bucket_view")))
+
+
+def wanted_steps(options: Any, batch_size: int, tokens: int) -> int:
+    if options.tokens and not tokens:
+        raise ConfigError("--tokens: this data has no tokens -> give --samples")
+    samples = options.tokens / tokens if options.tokens else options.samples or 0
+    return math.ceil(samples / batch_size)
+
+
+def timed(
+    plan: Plan, layout: Layout, device: Device, peak: float, seconds: Sequence[float], price: float | None
+) -> Plan:
+    """What follows from the seconds of computation of a step, shortest and longest, or none if nobody knows them.
+
+    Sending is hidden behind what is computed meanwhile: FSDP's behind all of it, DDP's behind backward alone, which is
+    two thirds.
+    """
+    sending = layout.sending_sec(plan["sent_bytes_per_step"], plan["trained"], device)
+    exposed = [max(0.0, sending - (2 / 3 if layout.name == "ddp" else 1.0) * s) for s in seconds]
+    step = [a + b for a, b in zip(seconds, exposed, strict=True)]
+    useful = ((plan["flops_per_step"] or 0) - plan["recomputed_flops_per_step"]) / layout.devices
+    hours = [plan["steps"] * s / 3600 for s in step] if math.isfinite(plan["steps"]) else []
+    return {
+        "peak_flops": peak, "step_sec": step, "sending_sec": sending, "exposed_sec": exposed,
+        "mfu": sorted(useful / s / peak for s in step) if peak else [], "hours": hours,
+        "cost": [price * layout.devices * h for h in hours] if price else [],
+        "failures": [layout.devices * h / DEVICE_HOURS_PER_FAILURE for h in hours],
+        "checkpoint_interval_sec": checkpoint_interval(plan["checkpoint_bytes"], layout.devices),
+    }  # fmt: skip
+
+
+def candidates(request: Request, plan: Plan) -> Iterator[Lever]:
+    """The levers that this config can still pull, the cheapest first."""
+    device, layout = Device(**plan["device"]), Layout(**plan["layout"])
+    path, model = request.config["model"]["class_path"], request.config["model"]["init_args"]
+    takes = (signature(path) or Signature()).arguments
+    of_samples = sum(plan["parts"].get(part, 0) for part in OF_SAMPLES) > sum(plan["parts"].values()) / 20
+    if of_samples and plan["precision"].startswith("32") and (device.bf16 or device.fp16 or device.kind == "cpu"):
+        half = "16-mixed" if device.fp16 and not device.bf16 else "bf16-mixed"
+        yield half, {"trainer": {"precision": half}}, "nothing, it is faster where the device has it"
+    if "loss_chunks" in takes and model.get("loss_chunks", 1) == 1:
+        yield "loss in 8 chunks", of_model(loss_chunks=8), "the last layer once more in backward"
+    micro = plan["micro_batch_size"]
+    while of_samples and micro > 1:
+        micro = max(n for n in range(1, micro // 2 + 1) if micro % n == 0)
+        overlay: Plan = {"data": {"init_args": {"micro_batch_size": micro}}}
+        yield f"micro-batch of {micro}", overlay, "the same operations, in smaller ones"
+    if (
+        of_samples
+        and "activation_checkpointing" in takes
+        and plan["blocks"]
+        and not model.get("activation_checkpointing")
+    ):
+        yield "activation checkpointing", of_model(activation_checkpointing=True), "forward once more in backward"
+    optimizer = model["optimizer"]
+    if optimizer["class_path"].rpartition(".")[2] in ("Adam", "AdamW") and find_spec("torchao"):
+        kept = {name: value for name, value in (optimizer.get("init_args") or {}).items() if name in KEPT}
+        overlay = of_model(optimizer={"class_path": ADAMW_8BIT, "init_args": kept})
+        yield "8-bit AdamW", overlay, "a few percent of a step"
+    for name, args in (("fsdp", {}), ("fsdp_offload", OFFLOAD)) if layout.devices > 1 and find(FSDP) else ():
+        if layout.name not in (name, "fsdp_offload"):
+            overlay = {"trainer": {"strategy": {"class_path": FSDP, **args}}}
+            yield name, overlay, "more is sent" if name == "fsdp" else "waits for the host"
+
+
+def of_model(**arguments: Any) -> Plan:
+    return {"model": {"init_args": arguments}}
+
+
+def levers(request: Request, plan: Plan) -> tuple[list[Plan], Plan]:
+    """A menu of levers, each alone, until one fits, and else the first that fit together; and the overlay of what
+    fits, empty if nothing does."""
+    menu: list[Plan] = []
+
+    def tried(name: str, overlay: Plan, cost: str) -> bool:
+        with redirect_stdout(io.StringIO()):  # what data modules tell has been told
+            found = planned(request, overlay)
+        saved = plan["memory_gib"] - found["memory_gib"] if found["memory_gib"] else None
+        shown = {name: found[name] for name in ("memory_gib", "fits", "parts", "step_sec")}
+        menu.append({"lever": name, "costs": cost, "saves_gib": saved, "overlay": overlay, **shown})
+        return bool(found["fits"])
+
+    together: Plan = {}
+    for lever in candidates(request, plan):
+        if tried(*lever):
+            return menu, lever[1]
+    alone = list(menu)
+    for n in range(2, len(alone) + 1):
+        together = reduce(merge, (one["overlay"] for one in alone[:n]), {})
+        later = [one for i, one in enumerate(alone[:n]) if merge(together, one["overlay"]) == together]
+        if tried(" + ".join(one["lever"] for one in later), together, "all of these"):
+            return [*alone, menu[-1]], together
+    return alone, {}
+
+
+def probed(request: Request, plan: Plan) -> Plan:
+    """What the plan says of time, from real steps of one device of this machine with its share of the batch."""
+    config, layout = copy.deepcopy(request.config), Layout(**plan["layout"])
+    config["trainer"] |= {
+        "devices": 1, "max_steps": WARM + request.options.probe, "max_epochs": -1, "limit_val_batches": 0,
+        "num_sanity_val_steps": 0, "enable_progress_bar": False,
+    }  # fmt: skip
+    for name in ("num_nodes", "strategy", "max_time"):
+        config["trainer"].pop(name, None)
+    share = plan["batch_size"] // layout.devices
+    config = merge(config, {"data": {"init_args": {"batch_size": share, "micro_batch_size": plan["micro_batch_size"]}}})
+    experiment = Experiment(replace(request, config=config))
+    with redirect_stdout(io.StringIO()):
+        experiment.build(logger=False)
+        seconds, count = probe(experiment, request.options.probe)
+    dtype = torch.bfloat16 if "bf16" in plan["precision"] else torch.float32
+    peak = plan["peak_flops"] or matmul_speed(experiment.trainer.strategy.root_device, dtype)
+    found = timed(plan, layout, here_of(config), peak, (seconds, seconds), request.options.price)
+    return {"probe": {"steps": count, "step_sec": seconds}, **found}
