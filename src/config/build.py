@@ -42,6 +42,7 @@ from src.strategies.fsdp import FSDP
 # Lightning says much at the start of a run that is not about the run.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # of what torchao calls when it is imported
 warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -211,6 +212,9 @@ class Experiment:
         strategy.check(self.trainer.world_size)
         if any(isinstance(callback, EMA) and callback.decay is not None for callback in self.trainer.callbacks):
             raise ConfigError("ema.decay: FSDP keeps no average of the weights -> leave it out, or take ddp")
+        optimizer = self.request.config["model"]["init_args"]["optimizer"]["class_path"]
+        if optimizer.startswith("torchao."):
+            raise ConfigError(f"model.optimizer: {optimizer} has states that FSDP cannot gather -> torch.optim.AdamW")
 
     def callback(self, kind: type) -> Any:
         return next(c for c in self.trainer.callbacks if isinstance(c, kind))

@@ -265,6 +265,7 @@ def test_what_does_not_go_with_it_is_refused(run, tmp_path):
     refused = {
         ("--ema.decay", "0.9"): "ema.decay: FSDP",
         ("--trainer.precision", "16-mixed"): "precision='16-mixed'",
+        ("--model.optimizer", "torchao.optim.AdamW8bit"): "has states that FSDP cannot gather",
         ("--trainer.strategy.replicas", "3"): "replicas: 3 of 2 devices -> one of [1, 2]",
         ("--trainer.strategy", "lightning.pytorch.strategies.ModelParallelStrategy"): "configs/trainer/fsdp.yaml",
     }
