@@ -129,6 +129,13 @@ def test_a_port_in_use_is_named(run, tmp_path):
     ]
 
 
+def test_what_accepts_and_says_nothing_is_named(run, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        first = slurm(1, str(silent.getsockname()[1]), join_sec=2)
+        output = run([*TINY, *DDP, "--run_dir", tmp_path / "run"], code=75, first=first)
+    assert "gives no answer -> set MASTER_PORT to another" in errors(output)[-1]
+
+
 def test_a_wrong_address_is_named(run, tmp_path):
     first = slurm(1, free_port(), address="no-such-host.invalid", join_sec=1)
     output = run([*TINY, *DDP, "--run_dir", tmp_path / "run"], code=75, first=first)

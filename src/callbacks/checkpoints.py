@@ -121,6 +121,8 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         check_whole_steps(trainer)
+        if trainer.global_rank and self.restored is None:
+            torch.manual_seed(torch.initial_seed() + trainer.global_rank)  # dropout is not to be alike on all devices
         self.folder.mkdir(exist_ok=True)
         self.signals.watch(trainer)
         if isinstance(loader := trainer.train_dataloader, Loader):

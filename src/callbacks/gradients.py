@@ -127,6 +127,7 @@ class Gradients(Callback):
             raise NumericsError(report(trainer, first, self.taken.get(first, []), self.limit))
         self.taken = {step: micro_batches for step, micro_batches in self.taken.items() if row and step >= first}
 
+    @torch.no_grad()
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
@@ -136,8 +137,10 @@ class Gradients(Callback):
         if self.norm is not None:
             pl_module.log("optim/grad_norm", self.norm)
         if self.measured:
-            update = norm([p.detach() - before for p, before in self.measured])
-            pl_module.log("optim/update_ratio", update / norm([before for _, before in self.measured]))
+            weights, copies = ([*side] for side in zip(*self.measured, strict=True))
+            before = norm(copies)
+            torch._foreach_sub_(copies, weights)  # in the copies' memory: a third set of weights may be one too many
+            pl_module.log("optim/update_ratio", norm(copies) / before)
         if self.skips:
             pl_module.log("optim/skipped", self.counts[3].float())
         self.norm, self.measured = None, []

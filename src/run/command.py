@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from src.run.errors import ConfigError, EnvironmentFault, KnownError
+from src.run.errors import EnvironmentFault, KnownError
 from src.run.redact import hide, secrets_in
 
 # What a full, read-only, forbidden or broken disk answers.
@@ -49,15 +49,11 @@ def report(e: BaseException, args: Sequence[str]) -> int:
     code = exit_code(e)
     if "--debug" in args or code == 1:
         print(hide(traceback.format_exc(), secrets_in(args)), file=sys.stderr)
-    if code and isinstance(e, (KnownError, OSError, SystemExit)) and not told_by_another(e):
+    if (
+        code and isinstance(e, (KnownError, OSError, SystemExit)) and not getattr(e, "told", False)
+    ):  # by another process
         print(f"error: {hide(one_line(e), secrets_in(args))}", file=sys.stderr, flush=True)
     return code
-
-
-def told_by_another(e: BaseException) -> bool:
-    """A config is wrong in all processes of a host alike, of which the first says so."""
-    numbers = (os.environ.get(name, "0") for name in ("LOCAL_RANK", "SLURM_LOCALID"))
-    return isinstance(e, ConfigError) and any(number != "0" for number in numbers)
 
 
 def exit_code(e: BaseException) -> int:

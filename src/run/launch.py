@@ -4,8 +4,10 @@ import atexit
 import os
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from threading import Thread
 from typing import Any
 
 import torch
@@ -66,8 +68,9 @@ def store_of_all(host: str, port: int, rank: int, world_size: int) -> Any:
         if rank > 0:
             wait_for_address(host, port, end, f"rank 0 is not at {host}:{port} -> check MASTER_ADDR and MASTER_PORT")
         own = "127.0.0.1" if rank == 0 else host  # the first one listens on all its addresses
-        timeout = timedelta(seconds=seconds)
-        store = distributed.TCPStore(own, port, is_master=rank == 0, timeout=timeout, wait_for_workers=False)
+        how: Any = {"is_master": rank == 0, "timeout": timedelta(seconds=seconds), "wait_for_workers": False}
+        silent = f"what listens at {host}:{port} gives no answer -> set MASTER_PORT to another, or {what}"
+        store = made_within(seconds, lambda: distributed.TCPStore(own, port, **how), silent)
         store.set(f"host/{rank}", socket.gethostname())
         store.add("came", 1)
         while rank == 0 and not store.check(["verdict"]):
@@ -88,6 +91,26 @@ def store_of_all(host: str, port: int, rank: int, world_size: int) -> Any:
         raise EnvironmentFault(f"of {world_size} processes {verdict} did not come -> see what became of it, or {what}")
     store.set_timeout(COLLECTIVE)
     return store
+
+
+def made_within(seconds: float, make: Callable[[], Any], late: str) -> Any:
+    """What a function gives; to a peer that accepts and says nothing torch would listen for ever."""
+    found: list[Any] = []
+
+    def run() -> None:
+        try:
+            found.append(make())
+        except Exception as e:
+            found.append(e)
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not found:
+        raise EnvironmentFault(late)
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return found[0]
 
 
 def wait_for_address(host: str, port: int, end: float, text: str) -> None:
