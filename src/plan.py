@@ -4,7 +4,7 @@
     python -m src.plan --config configs/experiment/text_gpt.yaml --device h200 --devices 8 --strategy fsdp --price 3
     python -m src.plan --config configs/experiment/text_gpt.yaml --device t4 --data.batch_size 4096 --overlay fits.yaml
 
-Nothing is allocated: two training steps of the very model and optimizer run on tensors without numbers. Devices are
+Nothing is allocated: a training step of the very model and optimizer run on tensors without numbers. Devices are
 those of the config, or --device NAME (h100, a100_80, l4, tpu_v5e, ...; see docs/plan.md) and --devices N, of which
 none need be here. Where this machine is the device, a short run of real steps measures the speed. The exit code is 0
 where there is a plan, also of what does not fit: `fits` in the --json says which. --overlay writes the first levers

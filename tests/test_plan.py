@@ -22,17 +22,12 @@ LARGE = [
 ]
 GPU = ["--device", "rtx3090"]
 # What does not fit, and how many levers it takes.
-WIDE = "--config tests/small.yaml --model.network.widths [60000,12000]"
-TIGHT = {
-    f"{WIDE} --device t4": 1,
-    f"{WIDE} --device t4 --devices 2 --data.batch_size 100000": 2,
-}
+WIDE = "--config tests/small.yaml --device t4 --model.network.widths"
+TIGHT = {f"{WIDE} [60000,12000]": 1, f"{WIDE} [13000,13000,13000,13000,13000] --devices 2": 1}
 # kind: text
-TEXT = "--config configs/experiment/text_gpt.yaml --model.network.dim 2048 --model.network.num_heads 16 --device t4"
-TIGHT |= {
-    f"{TEXT} --model.network.depth 12 --data.batch_size 64 --data.seq_len 1024": 3,
-    f"{TEXT} --model.network.depth 16 --data.batch_size 64 --data.seq_len 1024 --devices 4": 2,
-}
+TEXT = "--config configs/experiment/text_gpt.yaml --model.network.dim 4096 --model.network.num_heads 32"
+TEXT += " --model.network.depth 3 --data.batch_size 16 --data.seq_len 8192"
+TIGHT |= {f"{TEXT} --device t4": 2, f"{TEXT} --device t4 --devices 4": 2}
 # end
 
 
@@ -115,7 +110,7 @@ def test_no_lever_of_an_overlay_can_be_left_out(planned, tmp_path, flags, count)
 
 def test_an_overlay_with_fsdp_trains_on_two_devices(planned, run, tmp_path):
     overlay = tmp_path / "fits.yaml"
-    wide = [*SMALL, "--model.network.widths", "[60000,12000]", *GPU, "--devices", "2"]
+    wide = [*SMALL, "--model.network.widths", "[13000,13000,13000,13000,13000]", "--device", "t4", "--devices", "2"]
     _, plan = planned([*wide, "--overlay", overlay])
     assert (plan["fits"], plan["layout"]["name"]) == (False, "ddp")
     assert "FSDP" in overlay.read_text()

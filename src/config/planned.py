@@ -30,6 +30,7 @@ from src.run.errors import ConfigError
 
 FSDP, ADAMW_8BIT = "src.strategies.fsdp.FSDP", "torchao.optim.AdamW8bit"
 MICRO, EIGHT = "micro-batch", "8-bit AdamW"
+SHARDED, NOT_SHARDED = ("fsdp", "offload"), (EIGHT, "16-mixed")  # what FSDP refuses
 KEPT = ("lr", "betas", "weight_decay", "eps")  # arguments that both optimizers have
 SAVED = ("weights", "optimizer", "average")  # in a checkpoint
 Plan = dict[str, Any]
@@ -181,8 +182,10 @@ def candidates(request: Request, plan: Plan, sizes: Sequence[int]) -> Iterator[L
     takes = (signature(path) or Signature()).arguments
     if plan["precision"].startswith("32") and (device.bf16 or device.fp16 or device.kind == "cpu"):
         half = "16-mixed" if device.fp16 and not device.bf16 else "bf16-mixed"
-        yield half, {"trainer": {"precision": half}}, "nothing, it is faster where the device has it"
+        if half not in NOT_SHARDED or not layout.shares():
+            yield half, {"trainer": {"precision": half}}, "nothing, it is faster where the device has it"
     can_shard = layout.devices > 1 and find(FSDP) and not request.config["ema"].get("decay")
+    can_shard = can_shard and request.config["trainer"].get("precision") != "16-mixed"
     if can_shard and not layout.shares():
         yield "fsdp", of_trainer(), "more is sent"
     if "loss_chunks" in takes and model.get("loss_chunks", 1) == 1:
@@ -214,11 +217,7 @@ def of_trainer(**more: Any) -> Plan:
 
 class Menu:
     """The levers of a config that does not fit, each alone in `alone`, the cheapest first: FSDP where what it sends is
-    hidden, else next to last.
-
-    Args:
-        seen: see `planned`.
-    """
+    hidden, else next to last."""
 
     def __init__(self, request: Request, seen: Plan, plan: Plan) -> None:
         self.request, self.seen, self.plan = request, seen, plan
@@ -242,12 +241,17 @@ class Menu:
 
     def together(self) -> Plan:
         """The first that fit together, of which none can be left out; or all, which do not."""
+        found = self.fewest(self.levers)
+        plain = [lever for lever in self.levers if lever[0] not in SHARDED]
+        return found if found["fits"] or not (other := self.fewest(plain))["fits"] else other
+
+    def fewest(self, levers: list[Lever]) -> Plan:
         taken: list[Lever] = []
-        for lever in self.levers:
-            if lever[0] == EIGHT and any(map(is_sharded, taken)):
-                continue  # FSDP cannot gather its states
-            if is_sharded(lever):
-                taken = [other for other in taken if other[0] != EIGHT and not is_sharded(other)]
+        for lever in levers:
+            if lever[0] in NOT_SHARDED and any(other[0] in SHARDED for other in taken):
+                continue
+            if lever[0] in SHARDED:
+                taken = [other for other in taken if other[0] not in (*SHARDED, *NOT_SHARDED)]
             taken.append(lever)
             if self.one(*taken)["fits"]:
                 break
@@ -268,10 +272,6 @@ class Menu:
         smallest = self.one(*of(self.sizes[0]))["fits"]
         fitting = bisect(self.sizes, False, key=lambda size: not self.one(*of(size))["fits"]) if smallest else 0
         return of(self.sizes[max(fitting - 1, 0)])
-
-
-def is_sharded(lever: Lever) -> bool:
-    return "strategy" in lever[1].get("trainer", {})
 
 
 def probed(request: Request, plan: Plan) -> Plan:
