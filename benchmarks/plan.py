@@ -30,6 +30,8 @@ Found = dict[str, Any]
 CONFIGS = "--config configs/experiment"
 SGD = "--model.optimizer torch.optim.SGD --model.optimizer.lr 0.01 --model.optimizer.momentum 0.9"
 ADAMW = "--model.optimizer torch.optim.AdamW --model.optimizer.lr 0.001"
+ADAMW8 = "--model.optimizer torchao.optim.AdamW8bit --model.optimizer.lr 0.001"
+AGAIN = "--model.activation_checkpointing true"
 BF16 = "--trainer.precision bf16-mixed"
 GRID: dict[str, str] = {}
 # kind: images
@@ -65,6 +67,7 @@ GRID |= {
     "resnet18, 64 px, SGD, clip": f"{images(64, 32, 'resnet18')} {SGD} --trainer.gradient_clip_val 1",
     "resnet18, 64 px, bf16": f"{images(64, 32, 'resnet18')} {BF16}",
     "resnet18, 64 px, half frozen": f"{images(64, 32, 'resnet18')} --model.freeze [conv1.*,bn1.*,layer1.*,layer2.*]",
+    "resnet18, 64 px, again": f"{images(64, 32, 'resnet18')} --model.blocks [layer*.*] {AGAIN}",
     "resnet50, 96 px": images(96, 8, "resnet50"),
     "resnet50, 96 px, EMA": f"{images(96, 8, 'resnet50')} --ema.decay 0.99",
     "mobilenet_v2, 96 px": images(96, 16, "mobilenet_v2"),
@@ -73,6 +76,7 @@ GRID |= {
 }  # fmt: skip
 # end
 # kind: text
+BPE = "--data.tokenizer bpe --data.vocab_size 4096"
 TEXT_LSTM = f"{CONFIGS}/shakespeare_lstm.yaml --data.files null"
 
 
@@ -86,10 +90,13 @@ GRID |= {
     "GPT 256x4": gpt(256, 4, 256, 8),
     "GPT 256x4, bf16": f"{gpt(256, 4, 256, 8)} {BF16}",
     "GPT 256x4, micro 2": f"{gpt(256, 4, 256, 8)} --data.micro_batch_size 2",
+    "GPT 256x4, again": f"{gpt(256, 4, 256, 8)} {AGAIN}",
+    "GPT 256x4, 4,096 tokens, chunks": f"{gpt(256, 4, 256, 4)} {BPE} --model.loss_chunks 8",
+    "GPT 256x4, 8-bit": f"{gpt(256, 4, 256, 4)} {ADAMW8}",
     "GPT 256x4, Muon": f"{gpt(256, 4, 256, 4)} --model.optimizer src.optim.muon.Muon",
     "GPT 256x4, AdamW not fused": f"{gpt(256, 4, 256, 4)} {ADAMW}",
     "GPT 256x4, dropout": f"{gpt(256, 4, 256, 4)} --model.network.dropout 0.1",
-    "GPT 256x4, 4,096 tokens": f"{gpt(256, 4, 256, 4)} --data.tokenizer bpe --data.vocab_size 4096",
+    "GPT 256x4, 4,096 tokens": f"{gpt(256, 4, 256, 4)} {BPE}",
     "GPT 512x4": gpt(512, 4, 128, 2),
     "LSTM, text": TEXT_LSTM,
     "LSTM 512x2, text": f"{TEXT_LSTM} --model.network.dim 512 --model.network.depth 2 --data.batch_size 8",

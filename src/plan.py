@@ -4,7 +4,7 @@
     python -m src.plan --config configs/experiment/text_gpt.yaml --device h200 --devices 8 --strategy fsdp --price 3
     python -m src.plan --config configs/experiment/text_gpt.yaml --device t4 --data.batch_size 4096 --overlay fits.yaml
 
-Nothing is allocated: two training steps of the very model and optimizer run on tensors without numbers. Devices are
+Nothing is allocated: a training step of the very model and optimizer run on tensors without numbers. Devices are
 those of the config, or --device NAME (h100, a100_80, l4, tpu_v5e, ...; see docs/plan.md) and --devices N, of which
 none need be here. Where this machine is the device, a short run of real steps measures the speed. The exit code is 0
 where there is a plan, also of what does not fit: `fits` in the --json says which. --overlay writes the first levers
@@ -26,6 +26,7 @@ from src.run.errors import ConfigError
 from src.run.files import write_json, write_text
 from src.run.terminal import by_part, console, count, duration, rows
 
+Plan = dict[str, Any]
 STRATEGIES = ("ddp", "fsdp", "fsdp_offload")
 
 
@@ -70,18 +71,23 @@ def main(args: Sequence[str]) -> int:
         if path and not path.parent.is_dir():
             raise ConfigError(f"{path}: {path.parent} is no folder -> make it first")
     # These load torch, which takes seconds; what is wrong in a file was found before.
-    from src.config.planned import levers, planned, probed
+    from src.config.planned import Menu, planned, probed
 
-    plan = planned(request)
+    seen: Plan = {}
+    plan = planned(request, seen)
     if not options.device and not options.facts and options.probe > 0 and plan["fits"] is not False:
         plan |= probed(request, plan)
-    menu, overlay = ([], {}) if plan["fits"] is not False else levers(request, plan)
-    console().print(rows(table(plan, menu)))
-    written(plan, menu, overlay, options)
+    menu: list[Plan] = []
+    taken: Plan = {"overlay": {}}
+    if plan["fits"] is False:
+        found = Menu(request, seen, plan)
+        menu, taken = found.alone, found.together()
+    console().print(rows(table(plan, menu, taken)))
+    written(plan, menu, taken, options)
     return 0
 
 
-def table(plan: dict[str, Any], menu: list[dict[str, Any]]) -> dict[str, str]:
+def table(plan: Plan, menu: list[Plan], taken: Plan) -> dict[str, str]:
     layout, device = plan["layout"], plan["device"]
     frozen, kind = plan["parameters"] - plan["trained"], f", {layout['name']}" if layout["devices"] > 1 else ""
     times = f", {plan['micro_batches']} times" if plan["micro_batches"] > 1 else ""
@@ -96,23 +102,33 @@ def table(plan: dict[str, Any], menu: list[dict[str, Any]]) -> dict[str, str]:
         found |= space(plan)
     found |= time_and_money(plan)
     for one in menu:
-        saved = f"{one['memory_gib']:.2f} GiB, saves {one['saves_gib']:.2f}" if one["memory_gib"] else "unknown"
-        found[one["lever"]] = f"{saved}{', fits' if one['fits'] else ''}; costs: {one['costs']}"
+        found[one["lever"]] = f"{with_lever(one)}; costs: {one['costs']}"
+    if taken.get("lever"):
+        found["together"] = f"{taken['lever']}: {with_lever(taken)}"
     return found
 
 
-def space(plan: dict[str, Any]) -> dict[str, str]:
+def with_lever(one: Plan) -> str:
+    saved = f"{gib(one['memory_gib'])}, saves {gib(one['saves_gib'])}" if one["memory_gib"] else "unknown"
+    return f"{saved}{', fits' if one['fits'] else ''}"
+
+
+def gib(value: float) -> str:
+    return f"{value:,.0f} GiB" if value >= 1000 else f"{value:.2f} GiB"
+
+
+def space(plan: Plan) -> dict[str, str]:
     again, has = plan["recomputed_flops_per_step"], plan["device"]["memory_gib"]
     verdict = "yes" if plan["fits"] else "NO"
     return {
         "compute": f"{count(plan['flops_per_step'], 'FLOP')} a step"
         + (f", {count(again, 'FLOP')} of them for a second time" if again else ""),
-        "memory": f"{by_part(plan['parts'])} on a device; {plan['memory_gib']:.2f} GiB with what no tensor is",
+        "memory": f"{by_part(plan['parts'])} on a device; {gib(plan['memory_gib'])} with what no tensor is",
         "fits": f"{verdict}: {plan['memory_gib'] / has:.0%} of {has:.1f} GiB" if has else "unknown",
     }
 
 
-def time_and_money(plan: dict[str, Any]) -> dict[str, str]:
+def time_and_money(plan: Plan) -> dict[str, str]:
     mfu = f", {span(plan['mfu'], '{:.0%}'.format)} of the peak (MFU)" if plan["mfu"] else ""
     source = f", median of {plan['probe']['steps']} steps here" if "probe" in plan else ", not measured"
     found = {"speed": f"{span(plan['step_sec'], seconds)} a step{mfu}{source if plan['step_sec'] else ''}"}
@@ -144,12 +160,13 @@ def seconds(value: float) -> str:
     return duration(value) if value >= 10 else f"{value:.3g} s" if value >= 1 else f"{1000 * value:.3g} ms"
 
 
-def written(plan: dict[str, Any], menu: list[dict[str, Any]], overlay: dict[str, Any], options: Any) -> None:
+def written(plan: Plan, menu: list[Plan], taken: Plan, options: Any) -> None:
+    overlay = taken["overlay"] if taken.get("fits") else {}
     if options.json:
         steps = plan["steps"] if math.isfinite(plan["steps"]) else None
-        write_json(options.json, {**plan, "steps": steps, "menu": menu, "overlay": overlay})
+        write_json(options.json, {**plan, "steps": steps, "menu": menu, "together": taken, "overlay": overlay})
     if options.picture:
-        draw(plan, menu, options.picture)
+        draw(plan, [*menu, taken] if menu else menu, options.picture)
     if options.overlay:
         if plan["fits"] is False and not overlay:
             print(f"No lever makes it fit, so {options.overlay} is not written.")
@@ -159,7 +176,7 @@ def written(plan: dict[str, Any], menu: list[dict[str, Any]], overlay: dict[str,
         print(f"Written: {options.overlay}; give it to a run with --config after the others.")
 
 
-def draw(plan: dict[str, Any], menu: list[dict[str, Any]], path: Path) -> None:
+def draw(plan: Plan, menu: list[Plan], path: Path) -> None:
     """Memory by part, of the config and with each lever, beside what the device has."""
     from src.run.figures import figure, save
 

@@ -1,4 +1,7 @@
+import copy
 import json
+from functools import reduce
+from operator import getitem
 
 import pytest
 import yaml
@@ -18,6 +21,14 @@ LARGE = [
     "bf16-mixed",
 ]
 GPU = ["--device", "rtx3090"]
+# What does not fit, and how many levers it takes.
+WIDE = "--config tests/small.yaml --device t4 --model.network.widths"
+TIGHT = {f"{WIDE} [60000,12000]": 1, f"{WIDE} [13000,13000,13000,13000,13000] --devices 2": 1}
+# kind: text
+TEXT = "--config configs/experiment/text_gpt.yaml --model.network.dim 4096 --model.network.num_heads 32"
+TEXT += " --model.network.depth 3 --data.batch_size 16 --data.seq_len 8192"
+TIGHT |= {f"{TEXT} --device t4": 2, f"{TEXT} --device t4 --devices 4": 2}
+# end
 
 
 @pytest.fixture
@@ -49,17 +60,65 @@ def test_what_does_not_fit_is_made_to_fit_by_an_overlay_that_trains(planned, run
     overlay, picture = tmp_path / "fits.yaml", tmp_path / "plan.png"
     output, plan = planned([*LARGE, *GPU, "--overlay", overlay, "--picture", picture])
     assert plan["fits"] is False
-    assert plan["menu"][-1]["fits"]
-    assert plan["menu"][-1]["saves_gib"] == pytest.approx(plan["memory_gib"] - plan["menu"][-1]["memory_gib"])
+    assert plan["together"]["fits"]
+    assert plan["together"]["saves_gib"] == pytest.approx(plan["memory_gib"] - plan["together"]["memory_gib"])
     assert "NO: " in output
     micro = yaml.safe_load(overlay.read_text())["data"]["init_args"]["micro_batch_size"]
     assert 1290 % micro == 0
     assert picture.read_bytes()[:4] == b"\x89PNG"
     _, fits = planned([*LARGE, *GPU, "--config", overlay])
     assert fits["fits"] is True
-    assert fits["memory_gib"] == pytest.approx(plan["menu"][-1]["memory_gib"])
+    assert fits["memory_gib"] == pytest.approx(plan["together"]["memory_gib"])
     small = [*LARGE, "--config", overlay, "--model.network.widths", "[16]", "--trainer.precision", "32-true"]
     assert f"({micro} at once on a device)" in run([*small, "--run_dir", tmp_path / "run"])
+
+
+def without(overlay, path):
+    rest = copy.deepcopy(overlay)
+    *groups, name = path
+    del reduce(getitem, groups, rest)[name]
+    return rest
+
+
+LEVERS = [("trainer", "precision"), ("trainer", "strategy"), ("data", "init_args", "micro_batch_size")]
+LEVERS += [("model", "init_args", name) for name in ("activation_checkpointing", "loss_chunks", "optimizer")]
+
+
+def pulled(overlay):
+    return [path for path in LEVERS if reduce(lambda group, name: group.get(name, {}), path, overlay)]
+
+
+@pytest.mark.parametrize(("flags", "count"), TIGHT.items(), ids=lambda value: "")
+def test_no_lever_of_an_overlay_can_be_left_out(planned, tmp_path, flags, count):
+    overlay = tmp_path / "fits.yaml"
+    output, plan = planned([*flags.split(), "--overlay", overlay])
+    found = yaml.safe_load(overlay.read_text())
+    assert found == plan["overlay"]
+    assert len(pulled(found)) >= count
+    assert "together  " in output
+    assert max(line.find("  ") for line in output.splitlines()) < 20
+    for path in pulled(found):
+        (tmp_path / "less.yaml").write_text(yaml.safe_dump(without(found, path)))
+        _, less = planned([*flags.split(), "--config", tmp_path / "less.yaml"])
+        assert less["fits"] is False, path
+    size = plan["batch_size"] // plan["layout"]["devices"]
+    if micro := found.get("data", {}).get("init_args", {}).get("micro_batch_size"):
+        larger = min(n for n in range(micro + 1, size + 1) if size % n == 0)
+        _, more = planned([*flags.split(), "--config", overlay, "--data.micro_batch_size", str(larger)])
+        assert more["fits"] is False
+
+
+def test_an_overlay_with_fsdp_trains_on_two_devices(planned, run, tmp_path):
+    overlay = tmp_path / "fits.yaml"
+    wide = [*SMALL, "--model.network.widths", "[13000,13000,13000,13000,13000]", "--device", "t4", "--devices", "2"]
+    _, plan = planned([*wide, "--overlay", overlay])
+    assert (plan["fits"], plan["layout"]["name"]) == (False, "ddp")
+    assert "FSDP" in overlay.read_text()
+    assert "torchao" not in overlay.read_text()
+    flags = ["--config", overlay, "--trainer.devices", "2", "--trainer.accelerator", "cpu", "--trainer.max_steps", "4"]
+    output = run([*SMALL, *flags, "--run_dir", tmp_path / "run"], twins=1)
+    assert "error" not in output
+    assert list((tmp_path / "run" / "checkpoints").iterdir())
 
 
 def test_devices_that_are_not_here(planned):

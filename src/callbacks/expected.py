@@ -9,20 +9,16 @@ from torch.utils._pytree import tree_leaves
 
 from src.callbacks.ema import EMA
 from src.callbacks.gradients import Gradients
-from src.cost.layouts import Layout
 from src.cost.memory import Step, Usage, enlarged, measure
 from src.models.base import Model
 from src.run.errors import KnownError
 
 
-def expected(
-    trainer: Trainer, model: Model, device: str = "", layout: Layout | None = None, micro_batches: int = 0
-) -> Usage:
+def expected(trainer: Trainer, model: Model, device: str = "", micro_batches: int = 0) -> Usage:
     """What one device takes in an optimizer step, by running it without numbers; takes a second or so.
 
     Args:
         device: `cpu`, `cuda`, ...: whose kernels are meant; by default those of the trainer's.
-        layout: how the model lies on several devices.
         micro_batches: so many make a step; by default the trainer's.
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -37,7 +33,6 @@ def expected(
         measured=0 < every <= steps and any(isinstance(callback, Gradients) for callback in callbacks),
         averaged=any(isinstance(callback, EMA) and callback.decay is not None for callback in callbacks),
         device=device,
-        shares=layout.shares() if layout else {},
     )
 
     def optimizer(model: Model) -> Optimizer:

@@ -2,7 +2,9 @@
 
 import copy
 import io
+import json
 import math
+from bisect import bisect
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, replace
@@ -22,20 +24,24 @@ from src.cost.devices import Device, here, named
 from src.cost.layouts import Layout, total_gib
 from src.cost.memory import Usage
 from src.cost.schedule import DEVICE_HOURS_PER_FAILURE, checkpoint_interval, reached
+from src.cost.tracker import peak
 from src.run.device import fastest_precision
 from src.run.errors import ConfigError
 
 FSDP, ADAMW_8BIT = "src.strategies.fsdp.FSDP", "torchao.optim.AdamW8bit"
-OFFLOAD = {"init_args": {"offload": True}}
+MICRO, EIGHT = "micro-batch", "8-bit AdamW"
+SHARDED, NOT_SHARDED = ("fsdp", "offload"), (EIGHT, "16-mixed")  # what FSDP refuses
 KEPT = ("lr", "betas", "weight_decay", "eps")  # arguments that both optimizers have
 SAVED = ("weights", "optimizer", "average")  # in a checkpoint
-OF_SAMPLES = ("activations", "temporary", "logits")  # what smaller batches and numbers save
 Plan = dict[str, Any]
 Lever = tuple[str, Plan, str]  # name, overlay, what it costs
 
 
-def planned(request: Request, overlay: Plan | None = None) -> Plan:
+def planned(request: Request, seen: Plan, overlay: Plan | None = None) -> Plan:
     """Memory and time of the config with an overlay.
+
+    Args:
+        seen: what was simulated already, by config; how the model lies on devices follows from the same simulation.
 
     Raises:
         ConfigError: as a run would, or options that contradict the config.
@@ -45,13 +51,12 @@ def planned(request: Request, overlay: Plan | None = None) -> Plan:
     device = named(options.device) if options.device else here_of(config)
     layout = layout_of(config["trainer"], options, "strategy" in overlay.get("trainer", {}))
     settle(config["trainer"], device)
-    experiment = Experiment(replace(request, config=config))
-    micro_batches = experiment.on_meta(layout.devices, options.facts)
-    trainer, data = experiment.trainer, experiment.datamodule
+    key = json.dumps(config, sort_keys=True, default=str)
+    if key not in seen:
+        seen[key] = simulated(replace(request, config=config), layout.devices, device)
+    experiment, micro_batches, usage = seen[key]
+    data, steps = experiment.datamodule, experiment.trainer.fit_loop.epoch_loop.max_steps
     tokens = data.facts.get("seq_len", 0) if "vocab_size" in data.facts else 0
-    steps = wanted_steps(options, data.batch_size, tokens) or trainer.estimated_stepping_batches
-    trainer.fit_loop.max_epochs, trainer.fit_loop.epoch_loop.max_steps = -1, steps
-    usage = expected(trainer, experiment.model, device.kind, layout, micro_batches)
     plan = {
         "device": asdict(device), "layout": asdict(layout), "precision": config["trainer"]["precision"],
         "batch_size": data.batch_size, "micro_batch_size": data.micro_batch_size, "micro_batches": micro_batches,
@@ -65,15 +70,30 @@ def planned(request: Request, overlay: Plan | None = None) -> Plan:
     return plan | timed(plan, layout, device, peak, seconds, options.price)
 
 
+def simulated(request: Request, devices: int, device: Device) -> tuple[Experiment, int, Usage]:
+    """The experiment without memory, its micro-batches of a step, and what they and an update take."""
+    experiment = Experiment(request)
+    micro_batches = experiment.on_meta(devices, request.options.facts)
+    trainer, data = experiment.trainer, experiment.datamodule
+    tokens = data.facts.get("seq_len", 0) if "vocab_size" in data.facts else 0
+    steps = wanted_steps(request.options, data.batch_size, tokens) or trainer.estimated_stepping_batches
+    trainer.fit_loop.max_epochs, trainer.fit_loop.epoch_loop.max_steps = -1, steps
+    return experiment, micro_batches, expected(trainer, experiment.model, device.kind, micro_batches)
+
+
 def space(plan: Plan, model: Any, usage: Usage, layout: Layout, device: Device) -> Plan:
     """Parameters, operations and memory."""
     number = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     blocks = [sum(p.numel() for p in block.parameters()) for block in model.blocks()]
     itemsize = 2 if "16" in plan["precision"] else 4
-    parts = {} if usage.unknown else usage.parts(*layout.besides(trained, blocks, number - sum(blocks), itemsize))
+    parts = (
+        {}
+        if usage.unknown
+        else usage.parts(layout.shares(), *layout.besides(trained, blocks, number - sum(blocks), itemsize))
+    )
     memory = total_gib(parts, layout, device) if parts else None
-    saved = sum(size for part, size in usage.update.items() if part in SAVED) * layout.shards
+    saved = sum(size for part, size in peak(usage.update, {}).items() if part in SAVED)
     k, devices = plan["micro_batches"], layout.devices
     return {
         "network": type(model.network).__name__, "parameters": number, "trained": trained, "blocks": len(blocks),
@@ -155,68 +175,103 @@ def timed(
     }  # fmt: skip
 
 
-def candidates(request: Request, plan: Plan) -> Iterator[Lever]:
-    """The levers that this config can still pull, the cheapest first."""
+def candidates(request: Request, plan: Plan, sizes: Sequence[int]) -> Iterator[Lever]:
+    """The levers that this config can still pull; of the sizes of micro-batches the smallest."""
     device, layout = Device(**plan["device"]), Layout(**plan["layout"])
     path, model = request.config["model"]["class_path"], request.config["model"]["init_args"]
     takes = (signature(path) or Signature()).arguments
-    of_samples = sum(plan["parts"].get(part, 0) for part in OF_SAMPLES) > sum(plan["parts"].values()) / 20
-    if of_samples and plan["precision"].startswith("32") and (device.bf16 or device.fp16 or device.kind == "cpu"):
+    if plan["precision"].startswith("32") and (device.bf16 or device.fp16 or device.kind == "cpu"):
         half = "16-mixed" if device.fp16 and not device.bf16 else "bf16-mixed"
-        yield half, {"trainer": {"precision": half}}, "nothing, it is faster where the device has it"
+        if half not in NOT_SHARDED or not layout.shares():
+            yield half, {"trainer": {"precision": half}}, "nothing, it is faster where the device has it"
+    can_shard = layout.devices > 1 and find(FSDP) and not request.config["ema"].get("decay")
+    can_shard = can_shard and request.config["trainer"].get("precision") != "16-mixed"
+    if can_shard and not layout.shares():
+        yield "fsdp", of_trainer(), "more is sent"
     if "loss_chunks" in takes and model.get("loss_chunks", 1) == 1:
-        yield "loss in 8 chunks", of_model(loss_chunks=8), "the last layer once more in backward"
-    micro = plan["micro_batch_size"]
-    while of_samples and micro > 1:
-        micro = max(n for n in range(1, micro // 2 + 1) if micro % n == 0)
-        overlay: Plan = {"data": {"init_args": {"micro_batch_size": micro}}}
-        yield f"micro-batch of {micro}", overlay, "the same operations, in smaller ones"
-    if (
-        of_samples
-        and "activation_checkpointing" in takes
-        and plan["blocks"]
-        and not model.get("activation_checkpointing")
-    ):
-        yield "activation checkpointing", of_model(activation_checkpointing=True), "forward once more in backward"
+        yield "loss chunks", of_model(loss_chunks=8), "the last layer once more in backward"
+    if sizes:
+        yield MICRO, of_micro(sizes[0]), "the same operations, in smaller ones"
+    if "activation_checkpointing" in takes and plan["blocks"] and not model.get("activation_checkpointing"):
+        yield "checkpointing", of_model(activation_checkpointing=True), "forward once more in backward"
     optimizer = model["optimizer"]
-    if optimizer["class_path"].rpartition(".")[2] in ("Adam", "AdamW") and find_spec("torchao"):
+    is_adam = optimizer["class_path"].rpartition(".")[2] in ("Adam", "AdamW")
+    if is_adam and not layout.shares() and find_spec("torchao"):
         kept = {name: value for name, value in (optimizer.get("init_args") or {}).items() if name in KEPT}
-        overlay = of_model(optimizer={"class_path": ADAMW_8BIT, "init_args": kept})
-        yield "8-bit AdamW", overlay, "a few percent of a step"
-    for name, args in (("fsdp", {}), ("fsdp_offload", OFFLOAD)) if layout.devices > 1 and find(FSDP) else ():
-        if layout.name not in (name, "fsdp_offload"):
-            overlay = {"trainer": {"strategy": {"class_path": FSDP, **args}}}
-            yield name, overlay, "more is sent" if name == "fsdp" else "waits for the host"
+        yield EIGHT, of_model(optimizer={"class_path": ADAMW_8BIT, "init_args": kept}), "a few percent of a step"
+    if can_shard and layout.name != "fsdp_offload":
+        yield "offload", of_trainer(init_args={"offload": True}), "waits for the host"
 
 
 def of_model(**arguments: Any) -> Plan:
     return {"model": {"init_args": arguments}}
 
 
-def levers(request: Request, plan: Plan) -> tuple[list[Plan], Plan]:
-    """A menu of levers, each alone, until one fits, and else the first that fit together; and the overlay of what
-    fits, empty if nothing does."""
-    menu: list[Plan] = []
+def of_micro(size: int) -> Plan:
+    return {"data": {"init_args": {"micro_batch_size": size}}}
 
-    def tried(name: str, overlay: Plan, cost: str) -> bool:
+
+def of_trainer(**more: Any) -> Plan:
+    return {"trainer": {"strategy": {"class_path": FSDP, **more}}}
+
+
+class Menu:
+    """The levers of a config that does not fit, each alone in `alone`, the cheapest first: FSDP where what it sends is
+    hidden, else next to last."""
+
+    def __init__(self, request: Request, seen: Plan, plan: Plan) -> None:
+        self.request, self.seen, self.plan = request, seen, plan
+        size = plan["micro_batch_size"]
+        self.sizes = [n for n in range(1, size) if size % n == 0]
+        if self.sizes and self.one((MICRO, of_micro(1), ""))["memory_gib"] is None:
+            del self.sizes[0]  # batch norm refuses single samples
+        each = [(lever, self.one(*self.enlarged([lever]))) for lever in candidates(request, plan, self.sizes)]
+        each.sort(key=lambda one: one[0][0] == "offload" or (one[0][0] == "fsdp" and max(one[1]["exposed_sec"] or [1])))
+        self.levers, self.alone = [lever for lever, _ in each], [found for _, found in each]
+
+    def one(self, *levers: Lever) -> Plan:
+        """What these levers make of it together."""
+        overlay: Plan = reduce(merge, (copy.deepcopy(lever[1]) for lever in levers), {})
         with redirect_stdout(io.StringIO()):  # what data modules tell has been told
-            found = planned(request, overlay)
-        saved = plan["memory_gib"] - found["memory_gib"] if found["memory_gib"] else None
-        shown = {name: found[name] for name in ("memory_gib", "fits", "parts", "step_sec")}
-        menu.append({"lever": name, "costs": cost, "saves_gib": saved, "overlay": overlay, **shown})
-        return bool(found["fits"])
+            found = planned(self.request, self.seen, overlay)
+        name, costs = "; ".join(lever[0] for lever in levers), "; ".join(lever[2] for lever in levers)
+        saved = self.plan["memory_gib"] - found["memory_gib"] if found["memory_gib"] else None
+        shown = {name: found[name] for name in ("memory_gib", "fits", "parts", "step_sec", "exposed_sec")}
+        return {"lever": name, "costs": costs, "saves_gib": saved, "overlay": overlay, **shown}
 
-    together: Plan = {}
-    for lever in candidates(request, plan):
-        if tried(*lever):
-            return menu, lever[1]
-    alone = list(menu)
-    for n in range(2, len(alone) + 1):
-        together = reduce(merge, (one["overlay"] for one in alone[:n]), {})
-        later = [one for i, one in enumerate(alone[:n]) if merge(together, one["overlay"]) == together]
-        if tried(" + ".join(one["lever"] for one in later), together, "all of these"):
-            return [*alone, menu[-1]], together
-    return alone, {}
+    def together(self) -> Plan:
+        """The first that fit together, of which none can be left out; or all, which do not."""
+        found = self.fewest(self.levers)
+        plain = [lever for lever in self.levers if lever[0] not in SHARDED]
+        return found if found["fits"] or not (other := self.fewest(plain))["fits"] else other
+
+    def fewest(self, levers: list[Lever]) -> Plan:
+        taken: list[Lever] = []
+        for lever in levers:
+            if lever[0] in NOT_SHARDED and any(other[0] in SHARDED for other in taken):
+                continue
+            if lever[0] in SHARDED:
+                taken = [other for other in taken if other[0] not in (*SHARDED, *NOT_SHARDED)]
+            taken.append(lever)
+            if self.one(*taken)["fits"]:
+                break
+        for lever in taken[-2::-1]:  # the last one is needed
+            rest = [other for other in taken if other is not lever]
+            taken = rest if self.one(*rest)["fits"] else taken
+        return self.one(*self.enlarged(taken))
+
+    def enlarged(self, levers: list[Lever]) -> list[Lever]:
+        """The same with the largest micro-batch that fits, or the smallest if none does."""
+        if all(name != MICRO for name, _, _ in levers):
+            return levers
+
+        def of(size: int) -> list[Lever]:
+            return [(f"{MICRO} {size}", of_micro(size), cost) if name == MICRO else (name, overlay, cost)
+                    for name, overlay, cost in levers]  # fmt: skip
+
+        smallest = self.one(*of(self.sizes[0]))["fits"]
+        fitting = bisect(self.sizes, False, key=lambda size: not self.one(*of(size))["fits"]) if smallest else 0
+        return of(self.sizes[max(fitting - 1, 0)])
 
 
 def probed(request: Request, plan: Plan) -> Plan:

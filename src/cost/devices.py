@@ -25,7 +25,7 @@ class Device:
 
     def peak(self, precision: str) -> float:
         """FLOP/s in a precision of Lightning's."""
-        half = self.bf16 if "bf16" in precision else self.fp16 if "16" in precision else 0.0
+        half = (self.bf16 or self.fp16) if "16" in precision else 0.0  # 16-mixed is planned as bf16-mixed
         tf32 = self.tf32 if torch.get_float32_matmul_precision() != "highest" else 0.0
         return 1e12 * (half or tf32 or self.fp32)
 

@@ -1,4 +1,4 @@
-"""The memory of one device in training, by running two steps of the very model and optimizer on fake tensors."""
+"""The memory of one device in training, by running a step of the very model and optimizer on fake tensors."""
 
 import copy
 import warnings
@@ -14,11 +14,11 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from src.cost.kernels import Kernels
-from src.cost.tracker import Tracker
+from src.cost.tracker import Events, Tracker, peak
 from src.run.private import fake_tensors
 
 Batch = dict[str, Any]
-STEPS = 2  # the first one makes the states of the optimizer
+Parts = dict[str, int]  # bytes
 
 
 @dataclass
@@ -32,7 +32,6 @@ class Step:
         measured: the weights are copied, to measure an update.
         averaged: an average of the weights is kept.
         device: `cuda`, `cpu`, ...: what kernels allocate differs.
-        shares: of each part, what one device keeps.
     """
 
     forward: Callable[[], AbstractContextManager[Any]] = nullcontext
@@ -41,25 +40,30 @@ class Step:
     measured: bool = False
     averaged: bool = False
     device: str = "cpu"
-    shares: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class Usage:
-    """Of one device: bytes by part at the peak of the passes forward and backward, and at that of the update;
-    operations of one micro-batch, and of the update."""
+    """Of one device: what comes and goes in the passes forward and backward, and in the update; operations of one
+    micro-batch, and of the update."""
 
-    passes: dict[str, int] = field(default_factory=dict)
-    update: dict[str, int] = field(default_factory=dict)
+    passes: Events = field(default_factory=list)
+    update: Events = field(default_factory=list)
     flops: int = 0
     recomputed: int = 0
     update_flops: int = 0
     unknown: str = ""  # why nothing is known
 
-    def parts(self, in_passes: dict[str, int] | None = None, always: dict[str, int] | None = None) -> dict[str, int]:
-        """Of the larger peak, with what there is besides."""
-        always = always or {}
-        both = (self.passes | (in_passes or {}) | always, self.update | always)
+    def parts(
+        self, shares: dict[str, float] | None = None, passing: Parts | None = None, always: Parts | None = None
+    ) -> Parts:
+        """Bytes by part at the larger peak, with what there is besides.
+
+        Args:
+            shares: of each part, what one device keeps.
+        """
+        passes, update = (peak(events, {"compiled": 0.0} | (shares or {})) for events in (self.passes, self.update))
+        both = (passes | (passing or {}) | (always or {}), update | (always or {}))
         return max(both, key=lambda parts: sum(parts.values()))
 
 
@@ -73,7 +77,7 @@ def measure(model: Any, make_optimizer: Callable[[Any], Optimizer], batch: Batch
     Raises:
         Exception: of any kind; code that looks at its numbers cannot run so.
     """
-    tracker = Tracker(step.device == "cuda", step.shares | {"compiled": 0.0})
+    tracker = Tracker(step.device == "cuda")
     mode = fake_tensors()
     model = fake_copy(model, mode)
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), mode:
@@ -95,26 +99,27 @@ def run(model: Any, optimizer: Optimizer, batch: Batch, step: Step, tracker: Tra
     if step.averaged:
         average = [t.detach().clone() for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
         tracker.move("average", average)
-    usage = Usage()
-    for _ in range(STEPS):
-        tracker.restart()
-        for i in range(min(step.micro_batches, 2)):
-            micro_batch(model, optimizer, batch, step, tracker, first=i == 0)
-            usage.flops, usage.recomputed = tracker.flops // (i + 1), tracker.recomputed // (i + 1)
-        usage.passes = tracker.restart()
-        update(model, optimizer, step, tracker)
-        usage.update_flops = tracker.flops
-        usage.update = tracker.restart()
-    return usage
+    micro_batch(model, optimizer, batch, step, tracker)
+    flops, recomputed = tracker.flops, tracker.recomputed
+    passes = tracker.restart()
+    update(model, optimizer, step, tracker)
+    tracker.restart()
+    states = [(part, size) for part, size in tracker.parts.values() if part == "optimizer"]
+    update(model, optimizer, step, tracker)  # the first one made the states
+    return Usage(states + passes, tracker.events, flops, recomputed, tracker.flops)
 
 
-def micro_batch(model: Any, optimizer: Optimizer, batch: Batch, step: Step, tracker: Tracker, first: bool) -> None:
-    """In Lightning's order: the old gradients are there until the forward pass has ended."""
+def micro_batch(model: Any, optimizer: Optimizer, batch: Batch, step: Step, tracker: Tracker) -> None:
+    """In Lightning's order: the old gradients are there until the forward pass has ended; those of the micro-batches
+    before, which is where most is needed, until the end."""
+    for p in model.parameters():
+        p.grad = torch.empty_like(p) if p.requires_grad else None
+        tracker.move("gradients", p.grad)
     tracker.part = "activations"
     with step.forward():
         loss = model.training_step(batch, 0)
     loss = loss["loss"] if isinstance(loss, dict) else loss
-    if first:
+    if step.micro_batches == 1:
         optimizer.zero_grad()
     tracker.part, tracker.in_backward = "temporary", True
     (loss / step.micro_batches).backward()

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import flop_registry
 from src.cost.kernels import scratch
 
 aten = torch.ops.aten
+Events = list[tuple[str, int]]  # part, bytes that it gets or gives back
 
 
 class Tracker(TorchDispatchMode):
@@ -24,17 +25,14 @@ class Tracker(TorchDispatchMode):
 
     Args:
         on_gpu: count in blocks of 512 bytes, as the caching allocator does, and no memory of kernels.
-        shares: of a part, how much of each storage counts; 1 where nothing is said.
     """
 
-    def __init__(self, on_gpu: bool, shares: dict[str, float]) -> None:
+    def __init__(self, on_gpu: bool) -> None:
         super().__init__()
-        self.part, self.in_backward, self.on_gpu, self.shares = "", False, on_gpu, shares
+        self.part, self.in_backward, self.on_gpu = "", False, on_gpu
         self.block = 512 if on_gpu else 1
         self.parts: dict[int, tuple[str, int]] = {}  # storage -> part, bytes
-        self.total: dict[str, float] = Counter()  # type: ignore[assignment]  # shares are no whole numbers
-        self.now = self.most = 0.0
-        self.peak: dict[str, float] = {}
+        self.events: Events = []
         self.flops = self.recomputed = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -56,12 +54,11 @@ class Tracker(TorchDispatchMode):
         if self.in_backward and torch.is_grad_enabled():  # only what runs forward again records gradients here
             self.recomputed += flops
 
-    def restart(self) -> dict[str, int]:
-        """Gives the parts at the moment when all together were largest, and begins anew with what is alive."""
-        peak = {part: int(size) for part, size in self.peak.items() if size >= 1}
+    def restart(self) -> Events:
+        """Gives what came and went, and begins anew with what is alive."""
+        events, self.events = self.events, list(self.parts.values())
         self.flops = self.recomputed = 0
-        self.most, self.peak = self.now, dict(self.total)
-        return peak
+        return events
 
     def note(self, made: Any, part: str) -> None:
         """Count the storages of these tensors that are new."""
@@ -73,11 +70,7 @@ class Tracker(TorchDispatchMode):
                 self.add(part, size)
 
     def add(self, part: str, size: int) -> None:
-        counts = size * self.shares.get(part, 1.0)
-        self.total[part] += counts
-        self.now += counts
-        if self.now > self.most:
-            self.most, self.peak = self.now, dict(self.total)
+        self.events.append((part, size))
 
     def scratch(self, size: int) -> None:
         """Memory that a kernel takes by itself, and gives back."""
@@ -98,6 +91,20 @@ class Tracker(TorchDispatchMode):
                 self.parts[key(t)] = part, size
                 self.add(before, -size)
                 self.add(part, size)
+
+
+def peak(events: Events, shares: dict[str, float]) -> dict[str, int]:
+    """Bytes by part at the moment when all together are largest, where of each part one device keeps a share."""
+    now = most = 0.0
+    end = 0
+    for i, (part, size) in enumerate(events):
+        now += size * shares.get(part, 1.0)
+        if now > most:
+            most, end = now, i + 1
+    total: dict[str, int] = Counter()
+    for part, size in events[:end]:
+        total[part] += size
+    return {part: kept for part, size in total.items() if (kept := int(size * shares.get(part, 1.0)))}
 
 
 def key(t: Tensor) -> int:

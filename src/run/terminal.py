@@ -63,4 +63,6 @@ def by_part(parts: dict[str, int]) -> str:
 
 
 def mib(size: float) -> str:
+    if size >= 1000 * 2**30:
+        return f"{size / 2**30:,.0f} GiB"
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.{0 if size > 2**24 else 1}f} MiB"

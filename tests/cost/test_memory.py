@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plan import plan, train
 from src.cost.memory import Step, measure
+from src.cost.tracker import peak
 from src.networks.gpt import GPT  # kind: text
 
 WIDE = [*SMALL, "--model.network.widths", "[512,512]"]
@@ -114,11 +115,11 @@ def test_what_is_computed_again_is_told_apart():
 
 def test_a_share_of_the_states_is_kept():
     batch = {"x": torch.randn(2, 64), "targets": torch.randint(10, (2,))}
-    whole = usage(nn.Linear(64, 10), batch)
-    shared = usage(nn.Linear(64, 10), batch, shares={"weights": 1 / 4, "gradients": 1 / 4})
+    used = usage(nn.Linear(64, 10), batch)
+    whole, shared = peak(used.update, {}), peak(used.update, {"weights": 1 / 4, "gradients": 1 / 4})
     for part in ("weights", "gradients"):
-        assert shared.update[part] == whole.update[part] / 4
-    assert whole.update["weights"] == 4 * 650
+        assert shared[part] == whole[part] / 4
+    assert whole["weights"] == 4 * 650
 
 
 def test_the_model_and_the_random_numbers_stay_as_they_are():
