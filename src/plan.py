@@ -101,7 +101,7 @@ def table(plan: Plan, menu: list[Plan], taken: Plan) -> dict[str, str]:
     else:
         found |= space(plan)
     found |= time_and_money(plan)
-    for one in menu:
+    for one in (one for one in menu if one["saves_gib"] is None or one["saves_gib"] > 0.001 * plan["memory_gib"]):
         found[one["lever"]] = f"{with_lever(one)}; costs: {one['costs']}"
     if taken.get("lever"):
         found["together"] = f"{taken['lever']}: {with_lever(taken)}"

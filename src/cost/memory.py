@@ -144,7 +144,8 @@ def update(model: Any, optimizer: Optimizer, step: Step, tracker: Tracker) -> No
     tracker.part = "update"
     tracker.move("optimizer", list(optimizer.state.values()))
     if copies:
-        get_total_norm([p.detach() - before for p, before in zip(trained, copies, strict=True)])
+        get_total_norm(copies)
+        torch._foreach_sub_(copies, [p.detach() for p in trained])  # as Gradients does
 
 
 def watch(model: Any, tracker: Tracker) -> None:
