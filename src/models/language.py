@@ -54,7 +54,8 @@ class LanguageModeling(Model):
         known, self.known = self.known / step, 0.0
         if self.trainer.world_size > 1:
             known = self.trainer.strategy.reduce(known, reduce_op="mean")
-        torch._foreach_div_([p.grad for p in self.parameters() if p.grad is not None], known)
+        grads = [p.grad for p in self.parameters() if p.grad is not None]
+        torch._foreach_div_(grads, known.to(grads[0].device))  # FSDP's offloaded ones are on the host
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.mean_loss.update(self.losses(batch, "none"), batch["targets"].flatten() >= 0)

@@ -72,6 +72,8 @@ class FSDP(ModelParallelStrategy):
         self.build_on = "host" if offload else build_on
         self.mesh: DeviceMesh | None = None
         self.shards: Shards | None = None  # of the checkpoint that is being loaded
+        self.buffers: list[tuple[nn.Module, str]] = []  # the network's, of which a checkpoint has the first process's
+        self.differ = False  # whether each process may have its own
 
     def check(self, world_size: int) -> None:
         if self.replicas < 1 or world_size % self.replicas:
@@ -144,6 +146,8 @@ class FSDP(ModelParallelStrategy):
             t = (whole[name] if self.global_rank == 0 else b).to(self.root_device).contiguous()
             torch.distributed.broadcast(t.view(-1).view(torch.uint8), 0)  # bytes, because gloo does not know all types
             b.copy_(t)
+        names = [name.rpartition(".") for name in dict(network.named_buffers()).keys() & network.state_dict().keys()]
+        self.buffers = [(network.get_submodule(owner), name) for owner, _, name in sorted(names)]
         set_rng_state(self.broadcast(rng_state()))  # making the network has drawn numbers
 
     def shard(self, network: nn.Module, blocks: Sequence[nn.Module]) -> None:
@@ -182,6 +186,29 @@ class FSDP(ModelParallelStrategy):
                 continue
             for b in child.buffers():
                 b.data = b.to(self.root_device)
+
+    # Buffers: before each step all get the first process's, as with ddp, and before what is measured
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        self.share_buffers()
+        self.differ = True
+        return super().training_step(*args, **kwargs)
+
+    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
+        self.share_buffers()
+        return super().validation_step(*args, **kwargs)
+
+    @torch.no_grad()
+    def share_buffers(self) -> None:
+        """Give all processes the buffers of the first one, such as the statistics of batch norms, in one message."""
+        buffers = [getattr(module, name) for module, name in self.buffers] if self.differ else []
+        self.differ = False
+        if buffers:
+            parts = [b.contiguous().view(-1).view(torch.uint8) for b in buffers]
+            together = torch.cat(parts)
+            torch.distributed.broadcast(together, 0)
+            for b, part in zip(buffers, together.split([len(part) for part in parts]), strict=True):
+                b.copy_(part.clone().view(b.dtype).view_as(b))
 
     # Checkpoints
 
