@@ -55,9 +55,8 @@ class LanguageModeling(Model):
         if self.trainer.world_size > 1:
             known = self.trainer.strategy.reduce(known, reduce_op="mean")
         grads = [p.grad for p in self.parameters() if p.grad is not None]
-        torch._foreach_div_(
-            grads, torch.as_tensor(known, device=grads[0].device)
-        )  # FSDP's offloaded ones are on the host
+        known = torch.as_tensor(known, device=grads[0].device)  # FSDP's offloaded gradients are on the host
+        torch._foreach_div_(grads, known)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.mean_loss.update(self.losses(batch, "none"), batch["targets"].flatten() >= 0)
