@@ -4,6 +4,7 @@ only while it computes with them."""
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -147,13 +148,14 @@ class FSDP(DividedCheckpoints):
         divide = partial(fully_shard, mesh=mesh, reshard_after_forward=self.reshard, offload_policy=offload)
         half = torch.bfloat16 if self.precision_plugin.precision == "bf16-mixed" else None
         policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32)
+        outer = replace(policy, cast_forward_inputs=False)  # the data itself is not rounded, as with ddp
         # No device computes a batch norm with weights in bfloat16 and statistics in float32.
         norms = [m for m in network.modules() if isinstance(m, BATCH_NORMS) and m.affine and m not in blocks]
         for norm in norms if half else ():
             divide(norm, mp_policy=MixedPrecisionPolicy())
         for block in blocks:
             divide(block, mp_policy=policy)
-        divide(network, mp_policy=policy)
+        divide(network, mp_policy=outer)
         if inspect.ismethod(getattr(network, "features", None)):  # which model.loss_chunks calls in place of forward
             register_fsdp_forward_method(network, "features")
 

@@ -384,3 +384,13 @@ def test_bfloat16_with_batch_norms(run, tmp_path):
 
 
 # end
+# kind: series
+def test_bfloat16_does_not_round_the_data(run, tmp_path):
+    flags = [*NETWORKS["series"], "--trainer.precision", "bf16-mixed", "--trainer.devices", 2]
+    run([*flags, "--trainer.strategy", "ddp", "--run_dir", tmp_path / "ddp"], twins=1)
+    run([*flags, *FSDP, "--run_dir", tmp_path / "fsdp"], twins=1)
+    ddp, fsdp = ([row["val/loss"] for row in rows(tmp_path / name) if "val/loss" in row] for name in ("ddp", "fsdp"))
+    assert fsdp == pytest.approx(ddp, rel=1e-6)
+
+
+# end
