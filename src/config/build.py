@@ -212,9 +212,12 @@ class Experiment:
         strategy.check(self.trainer.world_size)
         if any(isinstance(callback, EMA) and callback.decay is not None for callback in self.trainer.callbacks):
             raise ConfigError("ema.decay: FSDP keeps no average of the weights -> leave it out, or take ddp")
+        if self.request.config["trainer"].get("sync_batchnorm"):
+            todo = "leave it out, give the network SyncBatchNorm, or take ddp"
+            raise ConfigError(f"trainer.sync_batchnorm: FSDP changes no batch norms -> {todo}")
         optimizer = self.request.config["model"]["init_args"]["optimizer"]["class_path"]
-        if optimizer.startswith("torchao."):
-            raise ConfigError(f"model.optimizer: {optimizer} has states that FSDP cannot gather -> torch.optim.AdamW")
+        if optimizer.startswith("torchao.") or optimizer.endswith(".Adafactor"):
+            raise ConfigError(f"model.optimizer: {optimizer} has states that FSDP cannot divide -> torch.optim.AdamW")
 
     def callback(self, kind: type) -> Any:
         return next(c for c in self.trainer.callbacks if isinstance(c, kind))

@@ -54,7 +54,9 @@ class LanguageModeling(Model):
         known, self.known = self.known / step, 0.0
         if self.trainer.world_size > 1:
             known = self.trainer.strategy.reduce(known, reduce_op="mean")
-        torch._foreach_div_([p.grad for p in self.parameters() if p.grad is not None], known)
+        grads = [p.grad for p in self.parameters() if p.grad is not None]
+        known = torch.as_tensor(known, device=grads[0].device)  # FSDP's offloaded gradients are on the host
+        torch._foreach_div_(grads, known)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.mean_loss.update(self.losses(batch, "none"), batch["targets"].flatten() >= 0)

@@ -35,6 +35,7 @@ from src.run.shards import copy_shards, fill, remove_orphans, remove_shards, set
 
 SCHEMA = 2  # of what a checkpoint holds; one with another number is refused
 XLA = (SingleDeviceXLAStrategy, XLAStrategy)
+ALL = slice(None)
 POSITION = ("global_step", "steps_logged", "best")
 
 
@@ -97,7 +98,7 @@ def write(path: Path, data: bytes | memoryview, position: dict[str, Any], keep_l
     try:
         store(path, data, position)
         point_to(path)
-        if keep_last and damage(path) is None:
+        if keep_last and damage(path, share=None) is None:  # shards were hashed when they were written
             prune(path.parent, keep_last)
     except OSError as e:
         raise EnvironmentFault(
@@ -167,11 +168,12 @@ def point_to(path: Path) -> None:
     sync(path.parent)
 
 
-def damage(path: Path, alone: bool = True) -> str | None:
+def damage(path: Path, alone: bool = True, share: slice | None = ALL) -> str | None:
     """What is wrong with a checkpoint, or None.
 
     Args:
         alone: one without a manifest (a copy, say) passes; loading it then finds out whether it can be read.
+        share: which of its shards to look at; None of them, too.
     """
     if not path.exists():
         return "there is no such file"
@@ -191,25 +193,27 @@ def damage(path: Path, alone: bool = True) -> str | None:
         return f"its manifest {name} is not what was written"
     if sha256_of(path.resolve()) != sha256:
         return "its bytes are not those that were written"
-    return shard_damage(path, manifest.get("shards", {}))
+    shards = [*manifest.get("shards", {}).items()][share] if share else []
+    return shard_damage(path, dict(shards))
 
 
-def load(path: Path, filled: bool = True) -> dict[str, Any]:
-    """Read a checkpoint of this project and version, or raise CheckpointError; `filled` as of `read`."""
-    checkpoint = read(path, filled)
+def load(path: Path, filled: bool = True, share: slice = ALL) -> dict[str, Any]:
+    """Read a checkpoint of this project and version, or raise CheckpointError; the arguments are those of `read`."""
+    checkpoint = read(path, filled, share)
     if checkpoint.get("schema") != SCHEMA:
         other = f"schema {checkpoint.get('schema')}, not {SCHEMA}: another version or project wrote it"
         raise CheckpointError(f"checkpoint {path}: {other} -> load only its weights (model.init_from), or take another")
     return checkpoint
 
 
-def read(path: Path, filled: bool = True) -> dict[str, Any]:
+def read(path: Path, filled: bool = True, share: slice = ALL) -> dict[str, Any]:
     """Read a file of tensors and plain data, never code, or raise CheckpointError.
 
     Args:
         filled: with all tensors in memory; else they are read when they are used, and those of shards are left out.
+        share: which of its shards to verify, where other processes verify the others.
     """
-    if wrong := damage(path):
+    if wrong := damage(path, share=share):
         raise CheckpointError(f"checkpoint {path}: {wrong} -> take another, or leave it out to start afresh")
     try:
         checkpoint = plain(path, filled)

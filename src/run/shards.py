@@ -34,7 +34,7 @@ def write_shard(file: Path, rows: dict[str, tuple[int, Tensor]]) -> str:
 
 
 def shard_damage(path: Path, hashes: dict[str, str]) -> str | None:
-    """What is wrong with a checkpoint's shards, or None."""
+    """What is wrong with those of a checkpoint's shards whose hashes are given, or None."""
     for name, sha256 in hashes.items():
         file = shards_of(path) / name
         if not file.is_file():

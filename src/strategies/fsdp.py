@@ -4,14 +4,13 @@ only while it computes with them."""
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     FSDPModule,
@@ -21,21 +20,18 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.optim import Optimizer
 
-from src.run.checkpoint import load
-from src.run.errors import ConfigError, EnvironmentFault, KnownError
-from src.run.files import sync
+from src.run.errors import ConfigError, KnownError
 from src.run.private import start_process_group
 from src.run.rng import rng_state, set_rng_state
-from src.run.shards import SHARDED, Shards, as_one_device, replaced, shards_of, write_shard
 from src.run.terminal import rank_zero_print
+from src.strategies.checkpoints import DividedCheckpoints, local
 
 T = TypeVar("T")
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
-class FSDP(ModelParallelStrategy):
+class FSDP(DividedCheckpoints):
     """Data parallelism in which the model is divided, too (Zhao et al., PyTorch FSDP, 2023; torch's `fully_shard`).
 
     The network is divided by its blocks (`model.blocks`), and what is outside of them is gathered as one; without
@@ -53,10 +49,6 @@ class FSDP(ModelParallelStrategy):
             process gathers everything in the host's memory and writes one file.
     """
 
-    verified = True  # saves by the CheckpointIO alone
-    restore_checkpoint_after_setup = False  # the network is divided when it is configured
-    lightning_restore_optimizer = True
-
     def __init__(
         self,
         replicas: int = 1,
@@ -70,8 +62,8 @@ class FSDP(ModelParallelStrategy):
         self.replicas, self.offload, self.sharded_checkpoints = replicas, offload, sharded_checkpoints
         self.reshard = None if reshard_after_forward else False  # None: as torch does, which keeps the outermost part
         self.build_on = "host" if offload else build_on
-        self.mesh: DeviceMesh | None = None
-        self.shards: Shards | None = None  # of the checkpoint that is being loaded
+        self.buffers: list[tuple[nn.Module, str]] = []  # the network's, of which a checkpoint has the first process's
+        self.differ = False  # whether each process may have its own
 
     def check(self, world_size: int) -> None:
         if self.replicas < 1 or world_size % self.replicas:
@@ -144,6 +136,8 @@ class FSDP(ModelParallelStrategy):
             t = (whole[name] if self.global_rank == 0 else b).to(self.root_device).contiguous()
             torch.distributed.broadcast(t.view(-1).view(torch.uint8), 0)  # bytes, because gloo does not know all types
             b.copy_(t)
+        names = [name.rpartition(".") for name in dict(network.named_buffers()).keys() & network.state_dict().keys()]
+        self.buffers = [(network.get_submodule(owner), name) for owner, _, name in sorted(names)]
         set_rng_state(self.broadcast(rng_state()))  # making the network has drawn numbers
 
     def shard(self, network: nn.Module, blocks: Sequence[nn.Module]) -> None:
@@ -154,13 +148,14 @@ class FSDP(ModelParallelStrategy):
         divide = partial(fully_shard, mesh=mesh, reshard_after_forward=self.reshard, offload_policy=offload)
         half = torch.bfloat16 if self.precision_plugin.precision == "bf16-mixed" else None
         policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32)
+        outer = replace(policy, cast_forward_inputs=False)  # the data itself is not rounded, as with ddp
         # No device computes a batch norm with weights in bfloat16 and statistics in float32.
         norms = [m for m in network.modules() if isinstance(m, BATCH_NORMS) and m.affine and m not in blocks]
         for norm in norms if half else ():
             divide(norm, mp_policy=MixedPrecisionPolicy())
         for block in blocks:
             divide(block, mp_policy=policy)
-        divide(network, mp_policy=policy)
+        divide(network, mp_policy=outer)
         if inspect.ismethod(getattr(network, "features", None)):  # which model.loss_chunks calls in place of forward
             register_fsdp_forward_method(network, "features")
 
@@ -183,103 +178,25 @@ class FSDP(ModelParallelStrategy):
             for b in child.buffers():
                 b.data = b.to(self.root_device)
 
-    # Checkpoints
+    # Buffers: before each step all get the first process's, as with ddp, and before what is measured
 
-    def lightning_module_state_dict(self) -> dict[str, Any]:
-        assert self.lightning_module is not None
-        return self.lightning_module.state_dict(keep_vars=True)  # in which tied weights are one object
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        self.share_buffers()
+        self.differ = True
+        return super().training_step(*args, **kwargs)
 
-    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        return optimizer.state_dict()
+    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
+        self.share_buffers()
+        return super().validation_step(*args, **kwargs)
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        take: dict[str, tuple[int, Tensor]] = {}
-        gather = self.taker(take) if self.sharded_checkpoints else self.gatherer()
-        checkpoint |= {name: replaced(checkpoint[name], gather, name) for name in SHARDED}
-        if self.sharded_checkpoints:
-            checkpoint["shards"] = self.write_shards(Path(filepath), take)
-        if self.is_global_zero:
-            self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options)
-
-    def gatherer(self) -> Callable[[str, Tensor], Tensor]:
-        """Makes tensors whole, on the first process's host; tied weights once."""
-        found: dict[int, Tensor] = {}
-
-        def whole(key: str, t: Tensor) -> Tensor:
-            if isinstance(t, DTensor) and id(t) not in found:
-                full: Any = t.detach().to(self.root_device)
-                full = full.full_tensor()
-                found[id(t)] = as_one_device(full.cpu()) if self.is_global_zero else full.to("meta")
-            return found.get(id(t), t.detach())
-
-        return whole
-
-    def taker(self, rows: dict[str, tuple[int, Tensor]]) -> Callable[[str, Tensor], Tensor]:
-        """Takes down this process's rows of each divided tensor, and leaves one without memory in its place."""
-
-        def take(key: str, t: Tensor) -> Tensor:
-            if not isinstance(t, DTensor):
-                return t.detach()
-            rows[key] = self.rows(t)[0], local(t).cpu()
-            return torch.empty(t.shape, dtype=t.dtype, device="meta")
-
-        return take
-
-    def rows(self, t: DTensor) -> tuple[int, int]:
-        """The rows of a divided tensor that this process has: from, and to before."""
-        assert self.mesh is not None
-        size, each = t.shape[0], -(-t.shape[0] // self.mesh["shards"].size())
-        start = min(each * self.mesh.get_local_rank("shards"), size)
-        return start, min(start + each, size)
-
-    def write_shards(self, path: Path, rows: dict[str, tuple[int, Tensor]]) -> dict[str, str]:
-        """All processes write at once and wait for each other; gives the hash of each file."""
-        assert self.mesh is not None
-        folder, mine, wrong = shards_of(path), {}, ""
-        try:
-            folder.mkdir(exist_ok=True)
-            if self.mesh.get_local_rank("replicas") == 0:
-                name = f"{self.mesh.get_local_rank('shards'):05d}.safetensors"
-                mine = {name: write_shard(folder / name, rows)}
-            sync(folder)
-        except OSError as e:
-            wrong = f"rank {self.global_rank}: {e.strerror}"
-        everywhere: list[Any] = [None] * self.world_size
-        torch.distributed.all_gather_object(everywhere, (mine, wrong))
-        if wrong := "; ".join(wrong for _, wrong in everywhere if wrong):
-            todo = "mend that, then give the same command again"
-            raise EnvironmentFault(f"checkpoint {path} was not written: {wrong} -> {todo}")
-        return {name: sha256 for hashes, _ in everywhere for name, sha256 in hashes.items()}
-
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """The checkpoint, with this process's part of each weight that is divided."""
-        assert self.lightning_module is not None
-        path = Path(checkpoint_path)
-        checkpoint, own = load(path, filled=False), self.lightning_module.state_dict()
-        self.shards = Shards(path, checkpoint["shards"]) if "shards" in checkpoint else None
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {n: self.part(f"state_dict.{n}", t, own.get(n)) for n, t in state.items()}
-        return checkpoint
-
-    def load_optimizer_state_dict(self, checkpoint: Any) -> None:
-        for i, (optimizer, saved) in enumerate(zip(self.optimizers, checkpoint["optimizer_states"], strict=True)):
-            params = [p for group in optimizer.param_groups for p in group["params"]]
-            state = {
-                n: {name: self.part(f"optimizer_states.{i}.state.{n}.{name}", t, params[n]) for name, t in of_p.items()}
-                for n, of_p in saved["state"].items()
-            }
-            optimizer.load_state_dict({**saved, "state": state})
-        self.shards = None
-
-    def part(self, key: str, t: Any, like: Any) -> Any:
-        """This process's part of a tensor of a checkpoint, if the tensor that it is for is divided."""
-        if not isinstance(like, DTensor) or not isinstance(t, Tensor) or t.shape != like.shape:
-            return self.shards.rows(key, 0, len(t)) if self.shards and isinstance(t, Tensor) and t.is_meta else t
-        start, stop = self.rows(like)
-        rows = self.shards.rows(key, start, stop) if self.shards and t.is_meta else t[start:stop]
-        rows = rows.to(local(like).device).contiguous()
-        return DTensor.from_local(rows, like.device_mesh, like.placements, shape=like.shape, stride=like.stride())
-
-
-def local(t: Tensor) -> Tensor:
-    return t.to_local() if isinstance(t, DTensor) else t
+    @torch.no_grad()
+    def share_buffers(self) -> None:
+        """Give all processes the buffers of the first one, such as the statistics of batch norms, in one message."""
+        buffers = [getattr(module, name) for module, name in self.buffers] if self.differ else []
+        self.differ = False
+        if buffers:
+            parts = [b.contiguous().view(-1).view(torch.uint8) for b in buffers]
+            together = torch.cat(parts)
+            torch.distributed.broadcast(together, 0)
+            for b, part in zip(buffers, together.split([len(part) for part in parts]), strict=True):
+                b.copy_(part.clone().view(b.dtype).view_as(b))

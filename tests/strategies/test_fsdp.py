@@ -217,6 +217,23 @@ def test_killed_it_goes_on_bit_for_bit(start, run, tmp_path, sharded):
     assert bits(tmp_path / "cut") == bits(tmp_path / "whole")
 
 
+# kind: images
+@pytest.mark.parametrize("sharded", [False, True], ids=["whole", "sharded"])
+def test_batch_norms_go_on_bit_for_bit_and_are_those_measured(start, run, tmp_path, sharded):
+    flags = [*NETWORKS["cnn"], "--model.network.batch_norm", "true", *FSDP, *(SHARDED if sharded else [])]
+    run([*flags, "--run_dir", tmp_path / "whole"], twins=1)
+    child = start([*flags, "--run_dir", tmp_path / "cut"], first=before_call(Strategy, "training_step", 6), twins=1)
+    assert child.wait() == -9
+    child.wait_for_all()
+    assert "going on after 4 steps" in run([*flags, "--run_dir", tmp_path / "cut"], twins=1)
+    assert bits(tmp_path / "cut") == bits(tmp_path / "whole")
+    best = json.loads((tmp_path / "whole/summary.json").read_text())["best"]["val/loss"]
+    run(["--run_dir", tmp_path / "whole", "--split", "val"], command=evaluate.main)
+    measured = json.loads((tmp_path / "whole/evaluate_val.json").read_text())["val/loss"]
+    assert measured == pytest.approx(best, rel=1e-5)
+
+
+# end
 def damaged(shard: Path) -> None:
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
@@ -265,7 +282,9 @@ def test_what_does_not_go_with_it_is_refused(run, tmp_path):
     refused = {
         ("--ema.decay", "0.9"): "ema.decay: FSDP",
         ("--trainer.precision", "16-mixed"): "precision='16-mixed'",
-        ("--model.optimizer", "torchao.optim.AdamW8bit"): "has states that FSDP cannot gather",
+        ("--model.optimizer", "torchao.optim.AdamW8bit"): "has states that FSDP cannot divide",
+        ("--model.optimizer", "torch.optim.Adafactor"): "Adafactor has states that FSDP cannot divide",
+        ("--trainer.sync_batchnorm", "true"): "trainer.sync_batchnorm: FSDP changes no batch norms",
         ("--trainer.strategy.replicas", "3"): "replicas: 3 of 2 devices -> one of [1, 2]",
         ("--trainer.strategy", "lightning.pytorch.strategies.ModelParallelStrategy"): "configs/trainer/fsdp.yaml",
     }
@@ -362,6 +381,16 @@ def test_bfloat16_with_batch_norms(run, tmp_path):
     ddp, fsdp = ([row["val/loss"] for row in rows(tmp_path / name) if "val/loss" in row] for name in ("ddp", "fsdp"))
     assert fsdp == pytest.approx(ddp, rel=0.02)
     assert {t.dtype for t in saved(tmp_path / "fsdp")["state_dict"].values()} == {torch.float32, torch.int64}
+
+
+# end
+# kind: series
+def test_bfloat16_does_not_round_the_data(run, tmp_path):
+    flags = [*NETWORKS["series"], "--trainer.precision", "bf16-mixed", "--trainer.devices", 2]
+    run([*flags, "--trainer.strategy", "ddp", "--run_dir", tmp_path / "ddp"], twins=1)
+    run([*flags, *FSDP, "--run_dir", tmp_path / "fsdp"], twins=1)
+    ddp, fsdp = ([row["val/loss"] for row in rows(tmp_path / name) if "val/loss" in row] for name in ("ddp", "fsdp"))
+    assert fsdp == pytest.approx(ddp, rel=1e-6)
 
 
 # end
