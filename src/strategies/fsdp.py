@@ -114,8 +114,7 @@ class FSDP(ModelParallelStrategy):
                 network = make()
         except ConfigError:  # its constructor looks at numbers; or is wrong, which the first process finds, too
             return make()
-        stray = any(isinstance(v, Tensor) and v.is_meta for m in network.modules() for v in vars(m).values())
-        return make() if stray else network
+        return make() if holds_meta(network) else network
 
     @torch.no_grad()
     def divide(self, network: nn.Module, blocks: Sequence[nn.Module]) -> None:
@@ -279,6 +278,11 @@ class FSDP(ModelParallelStrategy):
         rows = self.shards.rows(key, start, stop) if self.shards and t.is_meta else t[start:stop]
         rows = rows.to(local(like).device).contiguous()
         return DTensor.from_local(rows, like.device_mesh, like.placements, shape=like.shape, stride=like.stride())
+
+
+def holds_meta(network: nn.Module) -> bool:
+    """Whether tensors that are neither parameters nor buffers have no numbers, which nothing would replace."""
+    return any(isinstance(v, Tensor) and v.is_meta for m in network.modules() for v in vars(m).values())
 
 
 def local(t: Tensor) -> Tensor:
