@@ -72,6 +72,8 @@ GRID |= {
     "resnet50, 96 px, EMA": f"{images(96, 8, 'resnet50')} --ema.decay 0.99",
     "mobilenet_v2, 96 px": images(96, 16, "mobilenet_v2"),
     "mobilenet_v2, 96 px, bf16": f"{images(96, 16, 'mobilenet_v2')} {BF16}",
+    "efficientnet_b0, 96 px, bf16": f"{images(96, 16, 'efficientnet_b0')} {BF16}",
+    "mnasnet1_0, 96 px": images(96, 16, "mnasnet1_0"),
     "vit_b_16, 64 px": f"{images(64, 4, 'vit_b_16')} --model.network.image_size 64",
 }  # fmt: skip
 # end

@@ -4,7 +4,7 @@ import resource  # kind: text
 import time  # kind: text
 
 import torch
-from conftest import SMALL
+from conftest import DIGITS, SMALL
 
 import src.train  # kind: text
 
@@ -69,3 +69,18 @@ def test_a_dry_run_counts_what_a_run_counts_and_leaves_nothing(run, tmp_path):
     *plan, memory = output.splitlines()
     assert memory.startswith("memory    ")  # so short a run does not wait for it
     assert plan == run([*SMALL, "--run_dir", tmp_path / "run"]).splitlines()[1 : len(plan) + 1]
+
+
+# kind: images
+def test_a_dry_run_makes_a_network_that_cannot_be_made_without_numbers(run):
+    network = ["--data.channels", "3", "--model.network", "torchvision.models.regnet_y_400mf"]
+    assert "network   RegNet, 3,907,554 parameters" in run([*DIGITS, *network, "--dry_run"])
+
+
+def test_a_dry_run_of_a_wrong_network_says_what_is_wrong(run):
+    network = ["--data.channels", "3", "--model.network", "torchvision.models.regnet_y_400mf"]
+    wrong = [*network, "--model.network.num_classes", "7", "--dry_run"]
+    assert "model.network.num_classes: 7 in the config, 10 in the data" in run([*DIGITS, *wrong], code=2)
+
+
+# end

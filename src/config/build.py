@@ -37,7 +37,7 @@ from src.run.folder import RunFolder
 from src.run.launch import check_launch
 from src.run.private import attach_data
 from src.run.redact import redact
-from src.strategies.fsdp import FSDP
+from src.strategies.fsdp import FSDP, holds_meta
 
 # Lightning says much at the start of a run that is not about the run.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -107,7 +107,8 @@ class Experiment:
             keep_freed_memory()
 
     def on_meta(self, devices: int = 0, facts: dict[str, Any] | None = None) -> int:
-        """Make all that training begins with, but the network without memory for its weights: it can have any size.
+        """Make all that training begins with, but the network without memory for its weights where
+        it can be made so: it can have any size.
 
         Args:
             devices: divide batches for so many, on a Trainer of one; by default for those of the Trainer.
@@ -130,8 +131,14 @@ class Experiment:
         if unknown := sorted({*(facts or {})} - {*data.facts}):
             raise ConfigError(f"--facts: the data has no {unknown[0]}{nearest(unknown[0], data.facts)}")
         data.facts |= facts or {}
-        with torch.device("meta"):
-            self.model.configure_model()
+        try:
+            with torch.device("meta"):
+                self.model.configure_model()
+        except ConfigError:  # its constructor looks at numbers; or is wrong, which shows again
+            self.model.network = None
+        if self.model.network is not None and holds_meta(self.model.network):
+            self.model.network = None
+        self.model.configure_model()  # nothing, where there is a network
         self.model = trainer.precision_plugin.convert_module(self.model)
         if not facts:  # the data would not fit the network
             self.model.on_fit_start()  # counts operations

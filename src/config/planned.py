@@ -102,7 +102,8 @@ def space(plan: Plan, model: Any, usage: Usage, layout: Layout, device: Device) 
         "fits": memory <= device.memory_gib if memory and device.memory_gib else None,
         "flops_per_step": (usage.flops * k + usage.update_flops) * devices if parts else None,
         "recomputed_flops_per_step": usage.recomputed * k * devices,
-        "sent_bytes_per_step": layout.sent(trained, itemsize, k), "checkpoint_bytes": saved or 12 * number,
+        "sent_bytes_per_step": layout.sent(trained, itemsize, k, number - trained),
+        "checkpoint_bytes": saved or 12 * number,
     }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """What devices can do, by their makers' data sheets: dense figures, which are half of those "with sparsity"."""
 
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,6 +37,8 @@ TABLE = {
         # NVIDIA A100 datasheet, 2021; H100 datasheet, 2023 (SXM, PCIe, NVL); H200 datasheet, 2024
         Device("a100_40", "cuda", 39.4, 312, 312, 156, 19.5, 300),
         Device("a100_80", "cuda", 79.1, 312, 312, 156, 19.5, 300),
+        Device("a100_40_pcie", "cuda", 39.4, 312, 312, 156, 19.5),
+        Device("a100_80_pcie", "cuda", 79.1, 312, 312, 156, 19.5),
         Device("h100", "cuda", 79.1, 989, 989, 495, 67, 450),
         Device("h100_pcie", "cuda", 79.1, 756, 756, 378, 51),
         Device("h100_nvl", "cuda", 93.1, 835, 835, 417, 60, 300),
@@ -55,13 +58,16 @@ TABLE = {
         Device("rtx5090", "cuda", 31.3, 209, 209, 105, 105, 50),
         # AMD Instinct MI300X data sheet, 2023
         Device("mi300x", "cuda", 191.5, 1307, 1307, 654, 163, 448),
-        # Google Cloud TPU documentation; float32 is multiplied in bfloat16
-        Device("tpu_v4", "xla", 31.0, 275, 0, 0, 275, 150),
-        Device("tpu_v5e", "xla", 15.5, 197, 0, 0, 197, 100),
-        Device("tpu_v5p", "xla", 94.0, 459, 0, 0, 459, 300),
-        Device("tpu_v6e", "xla", 31.0, 918, 0, 0, 918, 200),
+        # Google Cloud TPU documentation, links in one direction; float32 is multiplied in bfloat16
+        Device("tpu_v4", "xla", 31.0, 275, 0, 0, 275, 300),
+        Device("tpu_v5e", "xla", 15.5, 197, 0, 0, 197, 200),
+        Device("tpu_v5p", "xla", 94.0, 459, 0, 0, 459, 600),
+        Device("tpu_v6e", "xla", 31.0, 918, 0, 0, 918, 400),
     )
 }
+
+# Words that make another device of a name, often a slower one.
+OTHERS = {"pcie", "nvl", "laptop", "mobile", "max", "ti", "d", "mig"}
 
 
 def named(name: str) -> Device:
@@ -77,8 +83,19 @@ def here(device: torch.device) -> Device:
     if device.type != "cuda":
         return Device(device.type, device.type, host_memory() / 2**30)
     found = torch.cuda.get_device_properties(device)
-    fits = (known for name, known in TABLE.items() if name.split("_")[0] in found.name.lower().replace(" ", ""))
-    return replace(next(fits, Device("", "cuda")), name=found.name, memory_gib=found.total_memory / 2**30)
+    gib = found.total_memory / 2**30
+    return replace(called(found.name) or Device("", "cuda"), name=found.name, memory_gib=gib)
+
+
+def called(name: str) -> Device | None:
+    """The device of the table that a driver calls so ("NVIDIA A100-SXM4-80GB"), by whole words."""
+    words = {*re.split(r"[^a-z0-9]+", name.lower().replace("rtx ", "rtx"))}
+    words = {word.removesuffix("gb") for word in words}
+    for key in sorted(TABLE, key=len, reverse=True):
+        own = {*key.split("_")}
+        if own <= words and not words & OTHERS - own:
+            return TABLE[key]
+    return None
 
 
 def host_memory() -> int:

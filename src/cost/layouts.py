@@ -58,12 +58,20 @@ class Layout:
         offloaded = 8 * parameters / self.shards if self.name == "fsdp_offload" else 0
         return sent / speed / 1e9 + offloaded / HOST / 1e9
 
-    def sent(self, parameters: int, itemsize: int, micro_batches: int) -> int:
-        """Bytes that a device sends in a step, in a ring (Rajbhandari et al., ZeRO, 2020): DDP averages the gradients;
-        FSDP gathers the weights in forward and backward of each micro-batch, and scatters the gradients once."""
-        copies = self.devices // self.shards
-        averaged = 2 * (copies - 1) / copies * 4 * parameters / self.shards
-        return int(averaged + (self.shards - 1) / self.shards * parameters * (2 * micro_batches * itemsize + 4))
+    def sent(self, trained: int, itemsize: int, micro_batches: int, frozen: int = 0) -> int:
+        """Bytes that a device sends in a step, in a ring (Rajbhandari et al., ZeRO, 2020): DDP averages the gradients
+        once; FSDP gathers all weights in forward and backward of each micro-batch, and scatters the gradients in each,
+        because Lightning does not hold that back.
+
+        Args:
+            trained, frozen: numbers of parameters.
+        """
+        copies, shards = self.devices // self.shards, self.shards
+        averaged = 2 * (copies - 1) / copies * 4 * trained / shards
+        if not self.name.startswith("fsdp"):
+            return int(averaged)
+        divided = (shards - 1) / shards * (2 * itemsize * (trained + frozen) + 4 * trained)
+        return int(micro_batches * (averaged + divided))
 
 
 def total_gib(parts: Parts, layout: Layout, device: Device) -> float:

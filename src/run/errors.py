@@ -5,9 +5,11 @@ from collections.abc import Iterable
 
 
 class KnownError(Exception):
-    """One line that says what is wrong, where, and what to change; `code` is the exit code of the process."""
+    """One line that says what is wrong, where, and what to change; `code` is the exit code of the process, `told`
+    whether another one prints it."""
 
     code = 1
+    told = False
 
 
 class ConfigError(KnownError):

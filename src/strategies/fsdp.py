@@ -94,6 +94,7 @@ class FSDP(DividedCheckpoints):
                 found = e
         found = self.broadcast(found) if self.mesh else found
         if isinstance(found, KnownError):
+            found.told = self.global_rank > 0
             raise found
         return found
 
@@ -106,8 +107,7 @@ class FSDP(DividedCheckpoints):
                 network = make()
         except ConfigError:  # its constructor looks at numbers; or is wrong, which the first process finds, too
             return make()
-        stray = any(isinstance(v, Tensor) and v.is_meta for m in network.modules() for v in vars(m).values())
-        return make() if stray else network
+        return make() if holds_meta(network) else network
 
     @torch.no_grad()
     def divide(self, network: nn.Module, blocks: Sequence[nn.Module]) -> None:
@@ -200,3 +200,8 @@ class FSDP(DividedCheckpoints):
             torch.distributed.broadcast(together, 0)
             for b, part in zip(buffers, together.split([len(part) for part in parts]), strict=True):
                 b.copy_(part.clone().view(b.dtype).view_as(b))
+
+
+def holds_meta(network: nn.Module) -> bool:
+    """Whether tensors that are neither parameters nor buffers have no numbers, which nothing would replace."""
+    return any(isinstance(v, Tensor) and v.is_meta for m in network.modules() for v in vars(m).values())

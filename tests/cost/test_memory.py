@@ -1,5 +1,6 @@
 """What is planned, against real steps: the benchmark has the whole grid (benchmarks/plan.py)."""
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plan import plan, train
+from src.cost.kernels import nbytes, scratch
 from src.cost.memory import Step, measure
 from src.cost.tracker import peak
 from src.networks.gpt import GPT  # kind: text
@@ -131,3 +133,20 @@ def test_the_model_and_the_random_numbers_stay_as_they_are():
     assert torch.equal(state, torch.get_rng_state())
     assert all(map(torch.equal, before, network.parameters()))
     assert all(p.grad is None for p in network.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("kernel", "size", "channels", "groups"), [
+    (3, 16, 96, 96), (5, 16, 96, 96), (3, 2, 96, 96), (3, 3, 96, 96), (5, 16, 96, 24), (3, 16, 96, 24)
+])  # fmt: skip
+def test_grouped_convolutions_take_what_their_kernels_do(kernel, size, channels, groups, dtype):
+    w = torch.randn(channels, channels // groups, kernel, kernel, dtype=dtype).to(memory_format=torch.channels_last)
+    x = torch.randn(16, channels, size, size, dtype=dtype).to(memory_format=torch.channels_last)
+    args = (x, x, w, None, [1, 1], [kernel // 2] * 2, [1, 1], False, [0, 0], groups, [True, True, False])
+    convolution = torch.ops.aten.convolution_backward.default
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        convolution(*args)
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    real = np.cumsum([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]).max()
+    planned = nbytes(x) + nbytes(w) + scratch(convolution, args)
+    assert 0.95 * real < planned < 1.8 * real
