@@ -129,6 +129,12 @@ def test_a_port_in_use_is_named(run, tmp_path):
     ]
 
 
+def test_another_launcher_is_refused(run, tmp_path):
+    first = lambda: os.environ.update({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"})  # noqa: E731
+    output = run([*TINY, *DDP, "--run_dir", tmp_path / "run"], code=2, first=first)
+    assert errors(output)[0].startswith("error: RANK is set, but it is not torchrun nor SLURM")
+
+
 def test_what_accepts_and_says_nothing_is_named(run, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         first = slurm(1, str(silent.getsockname()[1]), join_sec=2)

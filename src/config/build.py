@@ -46,7 +46,7 @@ logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # of what torc
 warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-warnings.filterwarnings("ignore", message="FSDP2-wrapped module .FSDP(RNN|LSTM|GRU). returned a view")  # as they do
+warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")  # docs/sharding.md says so
 warnings.filterwarnings("ignore", message="Found .* module.s. in eval mode.*")  # batch norms that model.freeze names
 warnings.filterwarnings("ignore", message=".*`self.log.*sync_dist=True.*")  # torchmetrics have gathered it already
 # Broadcasting (N,) against (N, 1) trains on garbage.
@@ -60,6 +60,7 @@ INSTEAD: dict[Any, str] = {
     (StochasticWeightAveraging, WeightAveraging): "the section ema",
     GradientAccumulationScheduler: "data.micro_batch_size",
 }
+FSDP_PRESET = "--config configs/trainer/fsdp.yaml"
 FULL_NAMES = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}  # of Lightning's precisions
 
 
@@ -130,7 +131,10 @@ class Experiment:
         data.setup("fit")
         if unknown := sorted({*(facts or {})} - {*data.facts}):
             raise ConfigError(f"--facts: the data has no {unknown[0]}{nearest(unknown[0], data.facts)}")
-        data.facts |= facts or {}
+        for name, value in (facts or {}).items():  # one number is all sides of a size
+            before = data.facts[name]
+            is_size = isinstance(before, (tuple, list)) and isinstance(value, int)
+            data.facts[name] = (value,) * len(before) if is_size else value
         try:
             with torch.device("meta"):
                 self.model.configure_model()
@@ -210,6 +214,8 @@ class Experiment:
         given |= {"callbacks": [*callbacks, *ours], "enable_progress_bar": False, **overrides}
         given |= {"logger": logger if isinstance(logger, (list, Logger)) else False}
         check_devices(given.get("accelerator"), given.get("devices"))
+        if (name := str(given.get("strategy"))).startswith(("fsdp", "deepspeed")):
+            raise ConfigError(f"trainer.strategy: no {name} of Lightning's, see docs/sharding.md -> {FSDP_PRESET}")
         trainer = self.call("trainer", Trainer, given)
         check_trainer(trainer, given.get("precision"))
         return trainer

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from torch import distributed
 
 from src.run.errors import ConfigError, EnvironmentFault
@@ -33,6 +33,9 @@ def check_launch(trainer: Trainer) -> None:
     if isinstance(env, (SLURMEnvironment, TorchElasticEnvironment)) and number != env.world_size():
         text = f"trainer.devices x trainer.num_nodes: {asked}, but {env.world_size()} processes were started"
         raise ConfigError(f"{text} -> set these to what torchrun or SLURM was told, and trainer.strategy to ddp")
+    if type(env) is LightningEnvironment and "RANK" in os.environ:
+        text = "RANK is set, but it is not torchrun nor SLURM that has started this process"
+        raise ConfigError(f"{text} -> start by torchrun or srun (docs/scale.md), or unset RANK")
     if trainer.num_nodes > 1 and (env is None or not env.creates_processes_externally):
         text = f"trainer.num_nodes: {trainer.num_nodes}, but this process was started alone"
         raise ConfigError(f"{text} -> start by torchrun or srun (docs/scale.md)")

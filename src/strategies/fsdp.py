@@ -120,6 +120,7 @@ class FSDP(DividedCheckpoints):
         empty = any(t.is_meta for t in whole.values())
         if self.reduce_boolean_decision(not empty and self.global_rank > 0, all=False):
             rank_zero_print(f"Each process makes {type(network).__name__} whole: its constructor needs numbers.")
+        check_tied(network, blocks)
         try:
             self.shard(network, blocks)
         except (ValueError, NotImplementedError, AssertionError) as e:
@@ -200,6 +201,17 @@ class FSDP(DividedCheckpoints):
             torch.distributed.broadcast(together, 0)
             for b, part in zip(buffers, together.split([len(part) for part in parts]), strict=True):
                 b.copy_(part.clone().view(b.dtype).view_as(b))
+
+
+def check_tied(network: nn.Module, blocks: Sequence[nn.Module]) -> None:
+    """Raise ConfigError where a parameter lies in two parts that are gathered apart."""
+    part = {module: i for i, block in enumerate(blocks) for module in block.modules()}
+    home: dict[nn.Parameter, int] = {}
+    for module in network.modules():
+        for name, p in module.named_parameters(recurse=False):
+            if home.setdefault(p, part.get(module, -1)) != part.get(module, -1):
+                what = f"{name} of {type(module).__name__} {list(p.shape)} is tied across blocks"
+                raise ConfigError(f"model.blocks: {what} -> tie within one block, or outside of all")
 
 
 def holds_meta(network: nn.Module) -> bool:

@@ -13,11 +13,13 @@ from conftest import SMALL
 from faults.harness import assert_sound, before_call, before_change, plain
 from lightning.pytorch.strategies import Strategy
 from processes import in_fork
+from torch import nn
 
 from src import consolidate, evaluate, predict
 from src.config.trained import load_run
 from src.networks.mlp import MLP
 from src.run import checkpoint
+from src.run.errors import ConfigError
 from src.strategies import fsdp as strategy
 
 FSDP = ["--config", "configs/trainer/fsdp.yaml", "--trainer.devices", 2, "--trainer.accelerator", "cpu"]
@@ -282,6 +284,7 @@ def test_what_does_not_go_with_it_is_refused(run, tmp_path):
     refused = {
         ("--ema.decay", "0.9"): "ema.decay: FSDP",
         ("--trainer.precision", "16-mixed"): "precision='16-mixed'",
+        ("--trainer.strategy", "fsdp"): "-> --config configs/trainer/fsdp.yaml",
         ("--model.optimizer", "torchao.optim.AdamW8bit"): "has states that FSDP cannot divide",
         ("--model.optimizer", "torch.optim.Adafactor"): "Adafactor has states that FSDP cannot divide",
         ("--trainer.sync_batchnorm", "true"): "trainer.sync_batchnorm: FSDP changes no batch norms",
@@ -293,6 +296,15 @@ def test_what_does_not_go_with_it_is_refused(run, tmp_path):
         assert said in output
         assert "Traceback" not in output
         assert not (tmp_path / "run").exists()
+
+
+def test_weights_tied_across_blocks_are_refused():
+    tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    tied[1].weight = tied[0].weight
+    strategy.check_tied(tied, [tied[2]])
+    for blocks in ([tied[0]], [tied[0], tied[1]]):
+        with pytest.raises(ConfigError, match=r"weight of Linear \[4, 4\] is tied across blocks"):
+            strategy.check_tied(tied, blocks)
 
 
 def test_a_container_is_no_block(run, tmp_path):
