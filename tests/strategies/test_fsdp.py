@@ -284,7 +284,7 @@ def test_what_does_not_go_with_it_is_refused(run, tmp_path):
     refused = {
         ("--ema.decay", "0.9"): "ema.decay: FSDP",
         ("--trainer.precision", "16-mixed"): "precision='16-mixed'",
-        ("--trainer.strategy", "fsdp"): "-> --config configs/trainer/fsdp.yaml",
+        ("--trainer.strategy", "null", "--trainer.strategy", "fsdp"): "-> --config configs/trainer/fsdp.yaml",
         ("--model.optimizer", "torchao.optim.AdamW8bit"): "has states that FSDP cannot divide",
         ("--model.optimizer", "torch.optim.Adafactor"): "Adafactor has states that FSDP cannot divide",
         ("--trainer.sync_batchnorm", "true"): "trainer.sync_batchnorm: FSDP changes no batch norms",
