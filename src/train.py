@@ -13,6 +13,7 @@ cut short, to the very same weights; a finished run in --run_dir is left alone. 
 
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,10 +60,17 @@ def dry_run(experiment: "Experiment") -> int:
     """Print what would be trained. The network is made without memory for its weights, so that it can have any size."""
     from src.callbacks.expected import expected
     from src.callbacks.progress import plan
+    from src.config.planned import layout_of, space
+    from src.cost.devices import here
 
     experiment.on_meta()
     trainer, model = experiment.trainer, experiment.model
-    console().print(rows(plan(trainer, model, expected(trainer, model))))
+    usage, device = expected(trainer, model), here(trainer.strategy.root_device)
+    chosen = Namespace(devices=trainer.world_size, strategy=None)
+    layout = layout_of(experiment.request.config["trainer"], chosen, False)
+    step = {"precision": str(trainer.precision), "micro_batches": trainer.accumulate_grad_batches}
+    parts = space(step, model, usage, layout, device)["parts"]
+    console().print(rows(plan(trainer, model, usage, parts)))
     return 0
 
 

@@ -71,6 +71,14 @@ def test_a_dry_run_counts_what_a_run_counts_and_leaves_nothing(run, tmp_path):
     assert plan == run([*SMALL, "--run_dir", tmp_path / "run"]).splitlines()[1 : len(plan) + 1]
 
 
+def test_a_dry_run_shares_the_states_under_fsdp(run):
+    two = ["--model.network.widths", "[512,512]", "--trainer.accelerator", "cpu", "--trainer.devices", "2", "--dry_run"]
+    assert ", weights 1.1 MiB" in run([*SMALL, *two])
+    output = run([*SMALL, *two, "--trainer.strategy", "src.strategies.fsdp.FSDP"])
+    assert ", weights 0.6 MiB" in output
+    assert "gathered " in output
+
+
 # kind: images
 def test_a_dry_run_makes_a_network_that_cannot_be_made_without_numbers(run):
     network = ["--data.channels", "3", "--model.network", "torchvision.models.regnet_y_400mf"]

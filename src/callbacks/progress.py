@@ -108,8 +108,11 @@ def last_epoch(trainer: Trainer) -> float:
     return trainer.max_epochs if (trainer.max_epochs or 0) > 0 else math.inf  # type: ignore[return-value]
 
 
-def plan(trainer: Trainer, model: Model, usage: Usage | None = None) -> dict[str, str]:
-    """What will happen; `usage` is what a step is expected to take."""
+def plan(
+    trainer: Trainer, model: Model, usage: Usage | None = None, parts: dict[str, int] | None = None
+) -> dict[str, str]:
+    """What will happen; `usage` is what a step is expected to take, and `parts` its bytes where several devices share
+    them."""
     data, steps, epochs = trainer.datamodule, trainer.estimated_stepping_batches, last_epoch(trainer)  # type: ignore[attr-defined]
     parameters = sum(p.numel() for p in model.parameters())
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
@@ -130,7 +133,7 @@ def plan(trainer: Trainer, model: Model, usage: Usage | None = None) -> dict[str
     table |= {**lines(data.report), "device": device_text(trainer)}
     if usage:
         flops = (usage.flops * trainer.accumulate_grad_batches + usage.update_flops) * trainer.world_size
-        known = f"{by_part(usage.parts())} on a device, and {count(flops, 'FLOP')} a step"
+        known = f"{by_part(parts or usage.parts())} on a device, and {count(flops, 'FLOP')} a step"
         table["memory"] = f"unknown ({usage.unknown})" if usage.unknown else known
     return table
 

@@ -18,8 +18,7 @@ def scratch(func: Any, args: Any) -> int:
         return copied(args[0]) if args[8] > 1 else 0
     if func is not aten.convolution_backward.default:
         return 0
-    grad, x, w = args[:3]
-    groups = args[9]
+    grad, x, w, groups = args[0], args[1], args[2], args[9]
     if groups == 1:
         return nbytes(w)
     return copied(grad) + copied(x) + nbytes(w) + in_blocks(grad, x, w, groups)
