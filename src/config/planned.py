@@ -51,7 +51,7 @@ def planned(request: Request, seen: Plan, overlay: Plan | None = None) -> Plan:
     config = merge(copy.deepcopy(request.config), overlay)
     device = named(options.device) if options.device else here_of(config)
     layout = layout_of(config["trainer"], options, "strategy" in overlay.get("trainer", {}))
-    settle(config["trainer"], device)
+    precision = settle(config["trainer"], device)
     key = json.dumps(config, sort_keys=True, default=str)
     if key not in seen:
         seen[key] = simulated(replace(request, config=config), layout.devices, device)
@@ -59,7 +59,7 @@ def planned(request: Request, seen: Plan, overlay: Plan | None = None) -> Plan:
     data, steps = experiment.datamodule, experiment.trainer.fit_loop.epoch_loop.max_steps
     tokens = data.facts.get("seq_len", 0) if "vocab_size" in data.facts else 0
     plan = {
-        "device": asdict(device), "layout": asdict(layout), "precision": config["trainer"]["precision"],
+        "device": asdict(device), "layout": asdict(layout), "precision": precision,
         "batch_size": data.batch_size, "micro_batch_size": data.micro_batch_size, "micro_batches": micro_batches,
         "tokens_per_sample": tokens, "steps": steps, "unknown": usage.unknown,
     }  # fmt: skip
@@ -113,8 +113,8 @@ def here_of(config: dict[str, Any]) -> Device:
     return here(found or torch.device("cpu"))
 
 
-def settle(trainer: dict[str, Any], device: Device) -> None:
-    """Have a Trainer of one CPU in place of that of the config, whose precision runs on the device."""
+def settle(trainer: dict[str, Any], device: Device) -> str:
+    """Have a Trainer of one CPU in place of that of the config; gives the precision that runs on the device."""
     precision = str(trainer.get("precision") or "32-true")
     if precision == "auto":
         fast = "bf16-mixed" if device.bf16 and device.kind == "cuda" else "32-true"
@@ -123,10 +123,9 @@ def settle(trainer: dict[str, Any], device: Device) -> None:
         raise ConfigError(f"trainer.precision: {precision}, but a {device.name} has no bfloat16 -> take 16-mixed")
     for name in ("num_nodes", "plugins", "sync_batchnorm", "strategy"):
         trainer.pop(name, None)
-    # On a CPU both halves are bfloat16, of the same size.
-    if precision.startswith("16"):
-        precision = f"bf{precision}"
-    trainer |= {"accelerator": "cpu", "devices": 1, "precision": precision}
+    on_cpu = f"bf{precision}" if precision.startswith("16") else precision  # both halves are of the same size
+    trainer |= {"accelerator": "cpu", "devices": 1, "precision": on_cpu}
+    return precision
 
 
 def layout_of(trainer: dict[str, Any], options: Any, is_lever: bool) -> Layout:
