@@ -345,8 +345,8 @@ def test_what_is_refused_before_torch_is_loaded(flags, message, tmp_path, monkey
             ["--model.network", "torchvision.models.nope.Nope"],
             "--model.network: No module named 'torchvision.models.no",
         ),
-        (["--trainer.strategy", "deepspeed"], "trainer: "),
-        (["--trainer.strategy", "fsdp", "--trainer.accelerator", "cpu"], "trainer: The strategy `fsdp` requires a GPU"),
+        (["--trainer.strategy", "deepspeed"], "-> --config configs/trainer/fsdp.yaml"),
+        (["--trainer.strategy", "fsdp"], "trainer.strategy: no fsdp of Lightning's, see docs/sharding.md -> --config"),
         (["--trainer.strategy", "xla"], "trainer: Requirement 'torch_xla"),
         (
             ["--trainer.strategy", "ddp_notebook", *TWO],
