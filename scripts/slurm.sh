@@ -18,7 +18,7 @@ set -euo pipefail
 
 # Under sbatch this file is a copy elsewhere: the project is where the command was given.
 cd "${SLURM_SUBMIT_DIR:-.}"
-MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+read -r MASTER_ADDR < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 15000))
 export MASTER_ADDR MASTER_PORT
 

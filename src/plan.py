@@ -1,8 +1,8 @@
 """What training would take, before anyone pays: memory, time, money, and what to change where it does not fit.
 
     python -m src.plan --config configs/experiment/text_gpt.yaml
-    python -m src.plan --config configs/experiment/text_gpt.yaml --device h200 --devices 8 --strategy fsdp --price 3
-    python -m src.plan --config configs/experiment/text_gpt.yaml --device t4 --data.batch_size 4096 --overlay fits.yaml
+    python -m src.plan --config configs/experiment/text_gpt.yaml --device h200 --devices 8 --price 3
+    python -m src.plan --config configs/experiment/text_gpt.yaml --device t4 --overlay fits.yaml
 
 Nothing is allocated: a training step of the very model and optimizer run on tensors without numbers. Devices are
 those of the config, or --device NAME (h100, a100_80, l4, tpu_v5e, ...; see docs/plan.md) and --devices N, of which

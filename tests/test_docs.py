@@ -53,7 +53,8 @@ def shortened(command: str) -> str:
     command = re.sub(r"--rows \d+", "--rows 20000", command)
     command = re.sub(r"precision --repeats \d+", "precision --repeats 1 --batch_size 4", command)
     if "benchmarks.levers" in command:
-        network = "ViT" if (ROOT / "src/networks/vit.py").exists() else "GPT"
+        network = "GPT"
+        network = "ViT"  # kind: images
         command = f"{command} --networks {network} --levers micro-batches"
     if command.startswith("make seeds"):
         command = command.replace('"0 1 2"', '"0 1"' if EXPERIMENT in command else '"0"')

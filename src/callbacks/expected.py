@@ -51,7 +51,7 @@ def expected(trainer: Trainer, model: Model, device: str = "", micro_batches: in
 
 
 def warm(optimizer: Any) -> None:
-    """Have torchao make its tables, which it makes once, of real numbers."""
+    """Have torchao make what it looks up, which it makes once, of real numbers."""
     if getattr(optimizer, "func", optimizer).__module__.startswith("torchao."):
         p = torch.nn.Parameter(torch.zeros(4096))
         p.grad = torch.zeros_like(p)
