@@ -145,7 +145,7 @@ def test_goes_on_with_another_number_of_devices(run, tmp_path, sharded):
     for name, (how, twins) in OTHERS.items():
         more = [*how, *(SHARDED if sharded and how else []), "--trainer.max_epochs", 3]
         again = [*flags, *more, "--resume", tmp_path / "divided", "--run_dir", tmp_path / name]
-        # One device in a process of its own: what torch's threads did before would hang in a fork of it.
+        # One device in a process of its own: as a fork it hung, late in one run of all tests.
         if name == "one":
             subprocess.run([sys.executable, "-m", "src.train", *map(str, again)], cwd=ROOT, check=True, timeout=120)
         else:
