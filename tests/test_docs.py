@@ -49,7 +49,7 @@ def shortened(command: str) -> str:
     for word, value in (("DIR", os.environ.get("LEYDEN_DATA_DIR", "")), ("seed_everything N", "seed_everything 1")):
         command = re.sub(rf"\b{word}\b", value, command)
     command = re.sub(r"--repeats \d+ --steps \d+", "--repeats 1 --steps 3", command)
-    command = re.sub(r"benchmarks.plan --limit \d+", "benchmarks.plan --limit 1", command)
+    command = re.sub(r"(benchmarks.plan .*)--limit \d+", r"\1--limit 1", command)
     command = re.sub(r"--rows \d+", "--rows 20000", command)
     command = re.sub(r"precision --repeats \d+", "precision --repeats 1 --batch_size 4", command)
     if "benchmarks.levers" in command:
