@@ -35,6 +35,7 @@ from src.run.device import check_devices, check_precision, fastest_precision
 from src.run.errors import ConfigError, KnownError, nearest
 from src.run.folder import RunFolder
 from src.run.launch import check_launch
+from src.run.parts import Parts
 from src.run.private import attach_data
 from src.run.redact import redact
 from src.strategies.fsdp import FSDP, holds_meta
@@ -213,6 +214,7 @@ class Experiment:
         logger = given.get("logger")
         given |= {"callbacks": [*callbacks, *ours], "enable_progress_bar": False, **overrides}
         given |= {"logger": logger if isinstance(logger, (list, Logger)) else False}
+        given["profiler"] = given.get("profiler") or Parts()
         check_devices(given.get("accelerator"), given.get("devices"))
         if (name := str(given.get("strategy"))).startswith(("fsdp", "deepspeed")):
             raise ConfigError(f"trainer.strategy: no {name} of Lightning's, see docs/sharding.md -> {FSDP_PRESET}")
