@@ -3,12 +3,13 @@
 
     python -m benchmarks.step_overhead --repeats 7 --steps 500 --widths 8 8
 
-Three sides in turn, in one process, each counted from step 100 on. `hand loop`: whole batches from memory, normalized at
-once, fused AdamW, no metrics, no schedule. `src.train`: the same through the Trainer, with all that a run has: logging
-every 50 steps, gradient norm and update ratio, the guard against numbers that are not finite, throughput, progress,
-schedule, metrics.csv, checkpoints. `Lightning`: a LightningModule as its users write it, on a TensorDataset and a
-DataLoader, with the Trainer's own logger, progress bar and checkpoints, and AdamW as it comes. Nothing is validated. The
-digits are 10 steps of 128; with `--copies` an epoch has so many times as many, so that its end weighs less.
+Three sides in turn, in one process, each counted from step 100 on. `hand loop`: whole batches from memory, normalized
+at once, fused AdamW, no metrics, no schedule. `src.train`: the same through the Trainer, with all that a run has:
+logging every 50 steps, gradient norm and update ratio, the guard against numbers that are not finite, throughput,
+progress, schedule, metrics.csv, checkpoints. `Lightning`: a LightningModule as its users write it, on a TensorDataset
+and a DataLoader, with the Trainer's own logger, progress bar and checkpoints, and AdamW as it comes. Nothing is
+validated. The digits are 10 steps of 128; with `--copies` an epoch has so many times as many, so that its end weighs
+less.
 """
 
 import argparse
@@ -129,9 +130,12 @@ def lightning_step(args, folder):
 
 def quietly(step, args):
     """What a run prints goes nowhere, on all sides."""
-    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
-        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-            return step(args, folder)
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        nowhere = stack.enter_context(open(os.devnull, "w"))
+        for redirect in (contextlib.redirect_stdout, contextlib.redirect_stderr):
+            stack.enter_context(redirect(nowhere))
+        return step(args, folder)
 
 
 def main():

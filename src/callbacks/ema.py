@@ -40,6 +40,8 @@ class EMA(Callback):
         if self.trained_weights is not None:  # the model has the average of the checkpoint now
             pl_module.load_state_dict(self.trained_weights)
             self.trained_weights = None
+        if self.decay is None:  # no step need ask it
+            trainer.callbacks = [c for c in trainer.callbacks if c is not self]  # type: ignore[attr-defined]
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:

@@ -46,6 +46,7 @@ class Gradients(Callback):
         # On the device: the first step of the present row of bad ones, their number, the longest row, all left out.
         self.counts = torch.tensor([-1, 0, 0, 0])
         self.taken: dict[int, list[tuple[int, int]]] = {}  # step -> epoch and number of its micro-batches
+        self.begun: list[tuple[int, int]] = []  # those of the step that runs
         self.loss: Tensor | float = 0.0
         self.norm: Tensor | None = None
         self.measured: list[tuple[Any, Tensor]] = []  # parameters of a step whose update is measured, and copies
@@ -67,33 +68,33 @@ class Gradients(Callback):
         self.buffers_before = [buffer.clone() for buffer in self.buffers]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        self.begun.append((trainer.current_epoch, batch_idx))
         if self.buffers and batch_idx % trainer.accumulate_grad_batches == 0:
             torch._foreach_copy_(self.buffers_before, self.buffers)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         self.loss = self.loss + loss.detach()  # a share of the step's loss: Lightning has divided it
-        micro_batch = (trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_idx)
-        self.taken.setdefault(trainer.global_step, []).append(micro_batch)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         loss, self.loss = torch.as_tensor(self.loss), 0.0
+        step, begun, self.begun = trainer.global_step, self.begun, []
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and (trainer.global_step + 1) % every == 0:
+        if every and (step + 1) % every == 0:
             # A fused optimizer gets the gradient as the loss scaler has scaled it.
             self.norm = None if scaled and is_fused(optimizer) else norm([p.grad for p in params])
             self.measured = [(p, p.detach().clone()) for p in params]
-        if not scaled:
-            self.guard(trainer, optimizer, params, loss)
-
-    def guard(self, trainer: Trainer, optimizer: Optimizer, params: list[Any], loss: Tensor) -> None:
-        """Leave the step out if its loss or gradient is not finite."""
-        bad = any_nonfinite([local(p.grad) for p in params])
-        if self.on_host and trainer.world_size == 1 and not self.counts[1] and not bad and math.isfinite(loss):
-            self.taken.clear()  # nearly always; below nothing waits for the device
+        if scaled:
             return
-        bad += ~loss.to(bad.device).isfinite()
+        bad = any_nonfinite([local(p.grad) for p in params])
+        if self.on_host and trainer.world_size == 1 and not self.taken and not bad and math.isfinite(loss):
+            return  # nearly always
+        self.taken[step] = begun
+        self.guard(trainer, optimizer, params, bad + ~loss.to(bad.device).isfinite())
+
+    def guard(self, trainer: Trainer, optimizer: Optimizer, params: list[Any], bad: Tensor) -> None:
+        """Leave the step out if its loss or gradient is not finite; nothing here waits for a GPU."""
         if trainer.world_size > 1:  # all must decide alike; the gradient is everyone's already, the loss is not
             torch.distributed.all_reduce(bad)
         skip = self.count(bad > 0, trainer.global_step)
@@ -127,12 +128,14 @@ class Gradients(Callback):
             raise NumericsError(report(trainer, first, self.taken.get(first, []), self.limit))
         self.taken = {step: micro_batches for step, micro_batches in self.taken.items() if row and step >= first}
 
-    @torch.no_grad()
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        if not logs_now(trainer, batch_idx):
-            return
+        if logs_now(trainer, batch_idx):
+            self.log_updates(trainer, pl_module)
+
+    @torch.no_grad()
+    def log_updates(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.look(trainer)
         if self.norm is not None:
             pl_module.log("optim/grad_norm", self.norm)

@@ -1,9 +1,10 @@
 """Which part of the ledger the Trainer is in: it tells its profiler of each hook."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from lightning.pytorch import Callback
 from lightning.pytorch.profilers import Profiler
 
 from src.run.ledger import LEDGER
@@ -42,7 +43,7 @@ class Nothing:
 
 
 class Part(Nothing):
-    def __init__(self, name: str, within: Callable[[], None] = int, after: Callable[[], None] = int) -> None:
+    def __init__(self, name: str, within: Callable[[], Any] = int, after: Callable[[], Any] = int) -> None:
         """`within` is called when it has begun, `after` when it has ended."""
         self.name, self.within, self.after = name, within, after
 
@@ -72,6 +73,7 @@ class Parts(Profiler):
 
     def __init__(self) -> None:
         super().__init__()
+        self.callbacks: Callable[[], Sequence[Callback]] = tuple  # the Trainer's, when there is one
         self.nothing, self.before = Nothing(), START
         self.turn_to(START)
 
@@ -89,10 +91,18 @@ class Parts(Profiler):
         owner, hook = action_name.partition("]")[0] + "]", action_name.rpartition(".")[2]
         if hook == "run_training_batch" and self.phase is START:
             return Part("first_step", partial(self.turn_to, WHOLE), self.begin_training)
-        if hook in ("on_validation_model_eval", "on_validation_model_train"):  # its first hook and its last
-            return Call(self.begin_validation if hook.endswith("eval") else self.end_validation)
+        if hook == "on_validation_model_eval":  # its first hook
+            return Call(self.begin_validation)
+        if hook == "on_validation_end" and owner == "[Strategy]":  # its last
+            return Call(self.end_validation)
         part = self.phase.get(hook) or self.phase.get(f"{owner}.{hook}")
-        return Part(part) if part else self.nothing
+        return Part(part) if part and self.does(action_name, hook) else self.nothing
+
+    def does(self, action_name: str, hook: str) -> bool:
+        """Whether there is something to measure: Lightning calls the hooks that a callback does not have, too."""
+        named = {f"[Callback]{callback.state_key}.{hook}": callback for callback in self.callbacks()}
+        function = getattr(named.get(action_name), hook, None)
+        return getattr(function, "__func__", function) is not getattr(Callback, hook, Callback)
 
     def begin_training(self) -> None:
         """In the first step kernels are chosen and memory is fetched."""
