@@ -119,6 +119,7 @@ def hand_step(args, folder):
 
 def lightning_step(args, folder):
     experiment = build(args, folder)
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # as Lightning sets it, and `build` does not leave it
     data = experiment.datamodule
     train, watch = data.splits["train"], Stopwatch(args.first)
     dataset = TensorDataset(data.standardize(train.x.float() / 255), train.targets)

@@ -3,12 +3,13 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from src.callbacks.base import QuietCallback
 from src.data.module import Batch
 from src.models.base import logs_now
 from src.run.errors import ConfigError, NumericsError
@@ -20,7 +21,7 @@ Found = tuple[str, list[int], str]  # where, the samples if they can be told, an
 HINT = "lower the learning rate, set trainer.gradient_clip_val, or set gradients.nonfinite to skip"
 
 
-class Gradients(Callback):
+class Gradients(QuietCallback):
     """Keeps a loss or gradient that is not finite from weights and optimizer, and logs the size of updates.
 
     Logged every `log_every_n_steps`: `optim/grad_norm`, before clipping; `optim/update_ratio`, the norm of the last
@@ -78,23 +79,24 @@ class Gradients(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         loss, self.loss = torch.as_tensor(self.loss), 0.0
-        step, begun, self.begun = trainer.global_step, self.begun, []
+        step = trainer.global_step
+        self.taken[step], self.begun = self.begun, []
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (step + 1) % every == 0:
             # A fused optimizer gets the gradient as the loss scaler has scaled it.
             self.norm = None if scaled and is_fused(optimizer) else norm([p.grad for p in params])
             self.measured = [(p, p.detach().clone()) for p in params]
-        if scaled:
-            return
-        bad = any_nonfinite([local(p.grad) for p in params])
-        if self.on_host and trainer.world_size == 1 and not self.taken and not bad and math.isfinite(loss):
-            return  # nearly always
-        self.taken[step] = begun
-        self.guard(trainer, optimizer, params, bad + ~loss.to(bad.device).isfinite())
+        if not scaled:
+            self.guard(trainer, optimizer, params, loss)
 
-    def guard(self, trainer: Trainer, optimizer: Optimizer, params: list[Any], bad: Tensor) -> None:
-        """Leave the step out if its loss or gradient is not finite; nothing here waits for a GPU."""
+    def guard(self, trainer: Trainer, optimizer: Optimizer, params: list[Any], loss: Tensor) -> None:
+        """Leave the step out if its loss or gradient is not finite."""
+        bad, alone = any_nonfinite([local(p.grad) for p in params]), len(self.taken) == 1  # not one of a row
+        if self.on_host and trainer.world_size == 1 and alone and not bad and math.isfinite(loss):
+            self.taken.clear()  # nearly always; below nothing waits for the device
+            return
+        bad += ~loss.to(bad.device).isfinite()
         if trainer.world_size > 1:  # all must decide alike; the gradient is everyone's already, the loss is not
             torch.distributed.all_reduce(bad)
         skip = self.count(bad > 0, trainer.global_step)

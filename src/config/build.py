@@ -2,6 +2,7 @@
 
 import ctypes
 import logging
+import os
 import warnings
 from functools import partial
 from importlib import import_module
@@ -107,6 +108,8 @@ class Experiment:
         self.trainer.accumulate_grad_batches = self.datamodule.divide_batch(self.trainer.world_size)
         if self.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
+        if not torch.cuda.device_count():  # else each step of Adam looks for NVIDIA's library, which Lightning asks for
+            os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
 
     def on_meta(self, devices: int = 0, facts: dict[str, Any] | None = None) -> int:
         """Make all that training begins with, but the network without memory for its weights where
