@@ -1,72 +1,108 @@
 # kind: images
-"""What a training step costs over a hand-written loop with the same batches, network and optimizer.
+"""What a training step costs through the Trainer, over a careful hand loop with the same network, loader and optimizer.
 
-    python -m benchmarks.step_overhead --repeats 9 --steps 400 --widths 8 8
+    python -m benchmarks.step_overhead --repeats 7 --steps 500 --widths 8 8
 
-Both sides take whole batches from memory and use fused AdamW. The Trainer also does what every run does: metrics.csv,
-throughput, checkpoints, schedule. The sides run in turn in one process; a step's time is the median of the repeats.
+Three sides in turn, in one process, each counted from step 100 on. `hand loop`: whole batches from memory, normalized
+at once, fused AdamW, no metrics, no schedule. `src.train`: the same through the Trainer, with all that a run has:
+logging every 50 steps, gradient norm and update ratio, the guard against numbers that are not finite, throughput,
+progress, schedule, metrics.csv, checkpoints. `Lightning`: a LightningModule as its users write it, on a TensorDataset
+and a DataLoader, with the Trainer's own logger, progress bar and checkpoints, and AdamW as it comes. Nothing is
+validated. The digits are 10 steps of 128; with `--copies` an epoch has so many times as many, so that its end weighs
+less.
 """
 
 import argparse
-import statistics
+import contextlib
+import os
 import tempfile
 import time
 from pathlib import Path
 
+import lightning.pytorch as pl
 import torch
 from lightning.pytorch import Callback
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.side_by_side import conditions, in_turn, picture, table
 from src.config.build import Experiment
 from src.config.request import command_parser, read_request
+from src.data.loader import Arrays
 from src.data.order import TrainOrder
 from src.loggers.metrics_csv import MetricsCSV
 from src.models.factory import build_network
 
+START = 100  # the steps before are start-up
+CLOCK = time.perf_counter
+
 
 class Stopwatch(Callback):
-    """Seconds from the first step to the end of the last, without building the loop."""
+    """The time of a step: from the end of the one with number `first` to that of the last."""
 
-    def on_train_start(self, trainer, pl_module):
-        self.t0 = time.perf_counter()
+    def __init__(self, first):
+        self.first = first
 
-    def on_train_end(self, trainer, pl_module):
-        self.seconds = time.perf_counter() - self.t0
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.first:
+            self.t0, self.step = CLOCK(), trainer.global_step
+        self.t1, self.steps = CLOCK(), trainer.global_step - self.first
+
+    def milliseconds(self):
+        return (self.t1 - self.t0) / self.steps * 1e3
+
+
+class Plain(pl.LightningModule):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        logits = self.network(x)
+        loss = F.cross_entropy(logits, y, label_smoothing=0.05)
+        self.log("train_loss", loss, prog_bar=True)
+        self.log("train_acc", (logits.argmax(1) == y).float().mean(), prog_bar=True)
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=3e-3, weight_decay=0.05)
 
 
 def build(args, folder):
     flags = ["--trainer.max_epochs", "-1", "--trainer.max_steps", str(args.steps), "--trainer.limit_val_batches", "0"]
-    flags += ["--model.network.widths", str(args.widths), "--model.network.hidden", "64", "--data.augment", "null"]
-    flags += ["--data.batch_size", str(args.batch_size), "--trainer.log_every_n_steps", "50"]
+    flags += ["--model.network.widths", str(args.widths), "--model.network.hidden", str(args.hidden)]
+    flags += ["--data.augment", "null", "--data.batch_size", str(args.batch_size), "--trainer.log_every_n_steps", "50"]
+    flags += ["--trainer.accelerator", "cpu"]
     config = ["--config", "configs/experiment/digits_cnn.yaml"]
     experiment = Experiment(read_request(command_parser("benchmark", None), [*config, *flags]))
     experiment.build(logger=False, default_root_dir=folder)
     (Path(folder) / "config.yaml").write_text("trainer: {}\n")  # as in every run folder
     experiment.trainer.loggers = [MetricsCSV(Path(folder))]
-    experiment.datamodule.prepare_data()
-    experiment.datamodule.setup("fit")
+    data = experiment.datamodule
+    data.prepare_data()
+    data.setup("fit")
+    train = data.splits["train"]
+    x, targets = (t.repeat(args.copies, *[1] * (t.ndim - 1)) for t in (train.x, train.targets))
+    data.splits["train"] = Arrays(x, targets)
     return experiment
 
 
-def trainer_seconds(args):
-    with tempfile.TemporaryDirectory() as folder:
-        experiment, watch = build(args, folder), Stopwatch()
-        experiment.trainer.callbacks.insert(0, watch)
-        experiment.trainer.fit(experiment.model, datamodule=experiment.datamodule)
-    return watch.seconds
+def trainer_step(args, folder):
+    experiment, watch = build(args, folder), Stopwatch(args.first)
+    experiment.trainer.callbacks.insert(0, watch)
+    experiment.trainer.fit(experiment.model, datamodule=experiment.datamodule)
+    return watch.milliseconds()
 
 
-def hand_seconds(args):
-    with tempfile.TemporaryDirectory() as folder:
-        data = build(args, folder).datamodule
-        experiment = build(args, folder)
+def hand_step(args, folder):
+    experiment = build(args, folder)
+    data = experiment.datamodule
     network = build_network(experiment.model.factory, data.facts)
     optimizer = experiment.model.optimizer(network.parameters())
-    arrays, done, t0 = data.splits["train"], 0, time.perf_counter()
-    for epoch in range(args.steps):
+    arrays, done, epoch = data.splits["train"], 0, 0
+    while True:
         for index in TrainOrder(len(arrays), args.batch_size, args.batch_size, 0, lambda e=epoch: (e, 0)):
-            if done == args.steps:
-                return time.perf_counter() - t0
             batch = arrays[index]
             logits = network(data.standardize(batch["x"].float().div_(255)))
             loss = F.cross_entropy(logits, batch["targets"], label_smoothing=0.05)
@@ -74,30 +110,55 @@ def hand_seconds(args):
             loss.backward()
             optimizer.step()
             done += 1
-    return time.perf_counter() - t0
+            if done == args.first:
+                t0 = CLOCK()
+            if done == args.steps:
+                return (CLOCK() - t0) / (args.steps - args.first) * 1e3
+        epoch += 1
+
+
+def lightning_step(args, folder):
+    experiment = build(args, folder)
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # as Lightning sets it, and `build` does not leave it
+    data = experiment.datamodule
+    train, watch = data.splits["train"], Stopwatch(args.first)
+    dataset = TensorDataset(data.standardize(train.x.float() / 255), train.targets)
+    loader = DataLoader(dataset, args.batch_size, shuffle=True, drop_last=True)
+    trainer = pl.Trainer(max_steps=args.steps, callbacks=[watch], default_root_dir=folder, accelerator="cpu")
+    trainer.fit(Plain(build_network(experiment.model.factory, data.facts)), loader)
+    return watch.milliseconds()
+
+
+def quietly(step, args):
+    """What a run prints goes nowhere, on all sides."""
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        nowhere = stack.enter_context(open(os.devnull, "w"))
+        for redirect in (contextlib.redirect_stdout, contextlib.redirect_stderr):
+            stack.enter_context(redirect(nowhere))
+        return step(args, folder)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--widths", type=int, nargs="+", default=[8, 8])
+    parser.add_argument("--hidden", type=int, default=64)
+    parser.add_argument("--copies", type=int, default=1)
+    parser.add_argument("--sides", nargs="+", default=["hand loop", "src.train", "Lightning"])
+    parser.add_argument("--picture", type=Path)
     args = parser.parse_args()
-    sides = {"hand loop": hand_seconds, "src.train": trainer_seconds}
-    times = {name: [] for name in sides}
-    for i in range(args.repeats + 1):
-        for name in sorted(sides, reverse=bool(i % 2)):
-            seconds = sides[name](args)
-            if i:  # the first round warms up
-                times[name].append(seconds / args.steps * 1e6)
-    print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, batch {args.batch_size}, {args.repeats} repeats"
-    )
-    for name, us in times.items():
-        print(f"{name:10} {statistics.median(us):8.0f} us a step  ({min(us):.0f} to {max(us):.0f})")
-    ratios = [a / b for a, b in zip(times["src.train"], times["hand loop"], strict=True)]
-    print(f"ratio      {statistics.median(ratios):8.3f}            ({min(ratios):.3f} to {max(ratios):.3f})")
+    args.first = min(START, args.steps // 2)
+    known = {"hand loop": hand_step, "src.train": trainer_step, "Lightning": lightning_step}
+    sides = {name: lambda i, step=known[name]: quietly(step, args) for name in args.sides}
+    times = in_turn(sides, args.repeats)
+    sizes = f"widths {args.widths}, hidden {args.hidden}, batch {args.batch_size}, {args.copies} copies"
+    print(f"{sizes}; {torch.get_num_threads()} threads; {conditions(args.repeats)}\n")
+    print(table(times, args.sides[0], "ms a step"))
+    if args.picture:
+        picture(times, args.picture, f"A training step, {sizes}", "ms")
 
 
 if __name__ == "__main__":

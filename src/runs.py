@@ -1,7 +1,7 @@
 """Look at runs without an account.
 
     python -m src.runs                                                # all runs under logs/: how each ended, and why
-    python -m src.runs logs/digits_cnn/first                          # one: how it ended, its metrics and curves
+    python -m src.runs logs/digits_cnn/first                          # one: how it ended, its time, metrics, curves
     python -m src.runs logs/digits_cnn/first logs/digits_cnn/second   # side by side
 
 Side by side: the keys in which the configs differ, the metrics, and the curves as compare.png in the last folder named,
@@ -24,6 +24,7 @@ from src.run import figures
 from src.run.command import command
 from src.run.errors import CheckpointError, ConfigError
 from src.run.folder import LOGS, RunFolder, ending, flat, is_free
+from src.run.ledger import shares
 from src.run.terminal import console, duration, rank_zero_print, relative_path
 
 Groups = dict[str, list[RunFolder]]  # by letter; the runs of one differ in their seed alone
@@ -49,6 +50,10 @@ def main(args: Sequence[str]) -> int:
             raise CheckpointError(f"{path}: no run is here -> name a folder under logs/, or train one")
         folders += [RunFolder(file.parent) for file in found]
     overview(folders)
+    if len(folders) == 1 and "ledger" in folders[0].summary:
+        ledger = folders[0].summary["ledger"]
+        rank_zero_print("")
+        show(["time in", "s", "share"], [[p, f"{ledger[p]:.2f}", f"{share:.1%}"] for p, share in shares(ledger)])
     if options.run:
         compare(grouped(folders), options.output or options.run[-1] / "compare.png")
     return 0

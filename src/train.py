@@ -12,17 +12,17 @@ cut short, to the very same weights; a finished run in --run_dir is left alone. 
 """
 
 import sys
-import time
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.config.request import command_parser, read_request
-from src.run.command import command, command_line, exit_code, one_line
+from src.run.command import command, command_line, exit_code, loading, one_line
 from src.run.errors import CheckpointError, ConfigError
 from src.run.files import write_json
 from src.run.folder import RunFolder
+from src.run.ledger import LEDGER, process_age, shares
 from src.run.redact import hide
 from src.run.terminal import console, duration, rank, rank_zero_print, relative_path, rows
 
@@ -34,14 +34,16 @@ WANDB = Path(sys.executable).with_name("wandb")
 
 @command
 def main(args: Sequence[str]) -> int:
-    t0 = time.time()
+    LEDGER.open(process_age())
+    LEDGER.mark("config")
     parser = command_parser("train", __doc__)
     parser.add_argument("--resume", metavar="auto|none|PATH", default="auto", help="what to go on from")
     parser.add_argument("--dry_run", action="store_true", help="print what would be trained, and stop")
     request = read_request(parser, args)
     # These load torch, which takes seconds; what is wrong in a file was found before.
-    from src.config.build import Experiment
-    from src.run.resume import choose
+    with LEDGER.within("imports"), loading():
+        from src.config.build import Experiment
+        from src.run.resume import choose
 
     experiment, options = Experiment(request), request.options
     if options.dry_run:
@@ -53,7 +55,7 @@ def main(args: Sequence[str]) -> int:
         rank_zero_print(f"This run is finished: {folder.path}\n{results}")
         return 0
     folder.open(experiment.plain_config, command_line("src.train", args))
-    return record(experiment, folder, t0)
+    return record(experiment, folder)
 
 
 def dry_run(experiment: "Experiment") -> int:
@@ -74,30 +76,37 @@ def dry_run(experiment: "Experiment") -> int:
     return 0
 
 
-def record(experiment: "Experiment", folder: RunFolder, t0: float) -> int:
+def record(experiment: "Experiment", folder: RunFolder) -> int:
     """Train and test, and write how it ended, however it ends."""
+    LEDGER.mark("wandb")
     from src.loggers import wandb
 
     summary: dict[str, Any] = {"status": "failed", "exit_code": 1}
     logger = None
     try:
-        experiment.build(default_root_dir=str(folder.path))
+        with LEDGER.within("build"):
+            experiment.build(default_root_dir=str(folder.path))
         if rank() == 0:
             state = folder.state
             facts = {name: state[name] for name in ("command", "code", "origin", "hardware")}
             recorded = {**experiment.plain_config, **facts}
             logger = wandb.start(experiment.sections["wandb"], folder.path, state["wandb_id"], recorded)
+        LEDGER.mark("build")
         summary |= fit_and_test(experiment, folder, logger)
         summary |= {"status": "finished", "exit_code": 0}
     except BaseException as e:
         summary |= failure(e, experiment, folder)
         raise
     finally:
-        summary["seconds"] = round(time.time() - t0, 1)
+        LEDGER.mark("end")
+        summary["ledger"] = LEDGER.so_far()
+        summary["seconds"] = round(sum(summary["ledger"].values()), 1)
         folder.close(summary)
-        if logger and not logger.close(summary, summary["exit_code"]) and summary.get("steps"):
+        if logger:
             sync = f"{relative_path(WANDB)} sync {relative_path(folder.path)}/wandb/offline-run-*"
-            rank_zero_print(f"W&B: to send the run:  {sync}")
+            if not logger.close(summary, summary["exit_code"]) and summary.get("steps"):
+                rank_zero_print(f"W&B: to send the run:  {sync}")
+            write_json(folder.path / "summary.json", summary | {"ledger": LEDGER.so_far()})
         if summary["exit_code"] in (ConfigError.code, CheckpointError.code) and summary["steps"] <= folder.first_step:
             folder.discard()
     if rank() == 0:
@@ -140,8 +149,10 @@ def fit_and_test(experiment: "Experiment", folder: RunFolder, logger: Any) -> di
         if logger:
             logger.repeat(whole_rows(folder.path / "metrics.csv"))
         trainer.fit(model, datamodule=data, ckpt_path=start)  # nothing is left to do where training was done
+        LEDGER.mark("test")
         steps, epochs, best = trainer.global_step, trainer.current_epoch, folder.checkpoints / "best.ckpt"
         results = trainer.test(model, datamodule=data, ckpt_path=best, verbose=False)
+    LEDGER.mark("end")
     checkpoints = experiment.callback(Checkpoints)
     early = [type(callback).__name__ for callback in trainer.callbacks if getattr(callback, "stopped_epoch", 0)]
     at_best = {"step": checkpoint.read_manifest(best)["global_step"], checkpoints.monitor: checkpoints.best_score}
@@ -163,6 +174,7 @@ def print_results(folder: RunFolder, summary: dict[str, Any], uses: Sequence[str
         "best": f"step {best['step']:,}{', ' + found if found else ''}",
         "test": ", ".join(f"{n.removeprefix('test/')} {v:.4f}" for n, v in summary.items() if n.startswith("test/")),
         "speed": f"{speed['perf/samples_per_sec'][1][-1]:,.0f} samples/s" if speed else "",
+        "time": ", ".join(f"{part} {share:.0%}" for part, share in shares(summary["ledger"]) if share > 0.02),
         "run": run_dir,
         "pictures": ", ".join(path.name for path in sorted(folder.path.glob("*.png"))),
     }

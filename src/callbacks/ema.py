@@ -1,15 +1,16 @@
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from src.callbacks.base import QuietCallback
 from src.run.errors import ConfigError
 
 
-class EMA(Callback):
+class EMA(QuietCallback):
     """Exponential moving average of the weights (Polyak and Juditsky, 1992). It is the average that is validated, is
     tested, and stands in a checkpoint as the model's weights; those that are trained stand beside it, under `ema`.
 
@@ -40,6 +41,8 @@ class EMA(Callback):
         if self.trained_weights is not None:  # the model has the average of the checkpoint now
             pl_module.load_state_dict(self.trained_weights)
             self.trained_weights = None
+        if self.decay is None:  # no step need ask it
+            trainer.callbacks = [c for c in trainer.callbacks if c is not self]  # type: ignore[attr-defined]
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:

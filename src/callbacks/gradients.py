@@ -3,12 +3,13 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from src.callbacks.base import QuietCallback
 from src.data.module import Batch
 from src.models.base import logs_now
 from src.run.errors import ConfigError, NumericsError
@@ -20,7 +21,7 @@ Found = tuple[str, list[int], str]  # where, the samples if they can be told, an
 HINT = "lower the learning rate, set trainer.gradient_clip_val, or set gradients.nonfinite to skip"
 
 
-class Gradients(Callback):
+class Gradients(QuietCallback):
     """Keeps a loss or gradient that is not finite from weights and optimizer, and logs the size of updates.
 
     Logged every `log_every_n_steps`: `optim/grad_norm`, before clipping; `optim/update_ratio`, the norm of the last
@@ -46,6 +47,7 @@ class Gradients(Callback):
         # On the device: the first step of the present row of bad ones, their number, the longest row, all left out.
         self.counts = torch.tensor([-1, 0, 0, 0])
         self.taken: dict[int, list[tuple[int, int]]] = {}  # step -> epoch and number of its micro-batches
+        self.begun: list[tuple[int, int]] = []  # those of the step that runs
         self.loss: Tensor | float = 0.0
         self.norm: Tensor | None = None
         self.measured: list[tuple[Any, Tensor]] = []  # parameters of a step whose update is measured, and copies
@@ -67,20 +69,21 @@ class Gradients(Callback):
         self.buffers_before = [buffer.clone() for buffer in self.buffers]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        self.begun.append((trainer.current_epoch, batch_idx))
         if self.buffers and batch_idx % trainer.accumulate_grad_batches == 0:
             torch._foreach_copy_(self.buffers_before, self.buffers)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         self.loss = self.loss + loss.detach()  # a share of the step's loss: Lightning has divided it
-        micro_batch = (trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_idx)
-        self.taken.setdefault(trainer.global_step, []).append(micro_batch)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         loss, self.loss = torch.as_tensor(self.loss), 0.0
+        step = trainer.global_step
+        self.taken[step], self.begun = self.begun, []
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and (trainer.global_step + 1) % every == 0:
+        if every and (step + 1) % every == 0:
             # A fused optimizer gets the gradient as the loss scaler has scaled it.
             self.norm = None if scaled and is_fused(optimizer) else norm([p.grad for p in params])
             self.measured = [(p, p.detach().clone()) for p in params]
@@ -89,8 +92,8 @@ class Gradients(Callback):
 
     def guard(self, trainer: Trainer, optimizer: Optimizer, params: list[Any], loss: Tensor) -> None:
         """Leave the step out if its loss or gradient is not finite."""
-        bad = any_nonfinite([local(p.grad) for p in params])
-        if self.on_host and trainer.world_size == 1 and not self.counts[1] and not bad and math.isfinite(loss):
+        bad, alone = any_nonfinite([local(p.grad) for p in params]), len(self.taken) == 1  # not one of a row
+        if self.on_host and trainer.world_size == 1 and alone and not bad and math.isfinite(loss):
             self.taken.clear()  # nearly always; below nothing waits for the device
             return
         bad += ~loss.to(bad.device).isfinite()
@@ -127,12 +130,14 @@ class Gradients(Callback):
             raise NumericsError(report(trainer, first, self.taken.get(first, []), self.limit))
         self.taken = {step: micro_batches for step, micro_batches in self.taken.items() if row and step >= first}
 
-    @torch.no_grad()
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        if not logs_now(trainer, batch_idx):
-            return
+        if logs_now(trainer, batch_idx):
+            self.log_updates(trainer, pl_module)
+
+    @torch.no_grad()
+    def log_updates(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.look(trainer)
         if self.norm is not None:
             pl_module.log("optim/grad_norm", self.norm)

@@ -1,13 +1,17 @@
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
+from src.callbacks.base import QuietCallback
 from src.data.module import Batch
 from src.loggers.curves import curves
 from src.loggers.metrics_csv import read_curves
 from src.run import figures
+from src.run.errors import Stopped
+from src.run.ledger import LEDGER
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,16 +19,18 @@ if TYPE_CHECKING:
 NUM_SAMPLES = 32
 
 
-class Pictures(Callback):
-    """Draws PNG files into the run folder, and for W&B: `samples.png`, training samples as the network sees them;
-    after the test `curves.png`, the metrics over the steps, and what data and model draw of the splits and the results.
+class Pictures(QuietCallback):
+    """Draws PNG files into the run folder, and for W&B, after the test: `samples.png`, the first training samples as
+    the network saw them; `curves.png`, the metrics over the steps; what data and model draw of splits and results.
+    A run that fails draws its samples; none draws before, because to load matplotlib and draw takes seconds.
 
     Args:
         enabled: false draws nothing.
     """
 
     def __init__(self, enabled: bool = True) -> None:
-        self.enabled, self.draws, self.has_samples = enabled, False, False
+        self.enabled, self.draws = enabled, False
+        self.samples: Batch | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
@@ -33,14 +39,25 @@ class Pictures(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Draw the first batch when it has been trained on: to load matplotlib and draw takes a second."""
-        if self.draws and not self.has_samples:
-            self.has_samples = True
-            data = trainer.datamodule  # type: ignore[attr-defined]
-            self.save(trainer, "samples", data.picture({name: t[:NUM_SAMPLES] for name, t in batch.items()}))
+        if self.draws and self.samples is None:
+            self.samples = {name: t[:NUM_SAMPLES].clone() for name, t in batch.items()}
+
+    def draw_samples(self, trainer: Trainer) -> None:
+        if self.samples is not None:
+            self.save(trainer, "samples", trainer.datamodule.picture(self.samples))  # type: ignore[attr-defined]
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, Exception) and not isinstance(exception, Stopped):  # a signal leaves little time
+            with suppress(Exception), LEDGER.within("pictures"):  # the first error is the one to tell
+                self.draw_samples(trainer)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        with LEDGER.within("pictures"):
+            self.draw(trainer, pl_module)
+
+    def draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.draws:
+            self.draw_samples(trainer)
             metrics = read_curves(Path(trainer.default_root_dir), ("train/", "val/"))
             self.save(trainer, "curves", curves({"": [metrics]}) if metrics else None)
             data = trainer.datamodule  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 import ctypes
 import logging
+import os
 import warnings
 from functools import partial
 from importlib import import_module
@@ -35,6 +36,7 @@ from src.run.device import check_devices, check_precision, fastest_precision
 from src.run.errors import ConfigError, KnownError, nearest
 from src.run.folder import RunFolder
 from src.run.launch import check_launch
+from src.run.parts import Parts
 from src.run.private import attach_data
 from src.run.redact import redact
 from src.strategies.fsdp import FSDP, holds_meta
@@ -106,6 +108,8 @@ class Experiment:
         self.trainer.accumulate_grad_batches = self.datamodule.divide_batch(self.trainer.world_size)
         if self.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
+        if not torch.cuda.device_count():  # else each step of Adam looks for NVIDIA's library, which Lightning asks for
+            os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
 
     def on_meta(self, devices: int = 0, facts: dict[str, Any] | None = None) -> int:
         """Make all that training begins with, but the network without memory for its weights where
@@ -213,10 +217,13 @@ class Experiment:
         logger = given.get("logger")
         given |= {"callbacks": [*callbacks, *ours], "enable_progress_bar": False, **overrides}
         given |= {"logger": logger if isinstance(logger, (list, Logger)) else False}
+        given["profiler"] = profiler = given.get("profiler") or Parts()
         check_devices(given.get("accelerator"), given.get("devices"))
         if (name := str(given.get("strategy"))).startswith(("fsdp", "deepspeed")):
             raise ConfigError(f"trainer.strategy: no {name} of Lightning's, see docs/sharding.md -> {FSDP_PRESET}")
         trainer = self.call("trainer", Trainer, given)
+        if isinstance(profiler, Parts):
+            profiler.callbacks = lambda: trainer.callbacks
         check_trainer(trainer, given.get("precision"))
         return trainer
 

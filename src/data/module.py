@@ -138,6 +138,11 @@ class DataModule(LightningDataModule):
     def predict_dataloader(self) -> Loader:
         return self.eval_loader(self.predict_split, "predict")
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """As Lightning does it, which looks into whatever a batch may be made of."""
+        waits = device.type in ("cpu", "mps")
+        return {name: t.to(device, non_blocking=not waits) for name, t in batch.items()}
+
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """On the device: numbers as the weights are, by `trainer.precision`."""
         return {**batch, "x": self.as_weights(batch["x"])} if batch["x"].is_floating_point() else batch

@@ -1,4 +1,5 @@
 import csv
+import re
 import time
 
 import pytest
@@ -37,3 +38,22 @@ def test_speed_and_waiting_are_those_that_were_made(run, tmp_path, micro):
     assert accumulated * (STEP_SEC + WAIT_SEC) < step_sec < 3 * accumulated * (STEP_SEC + WAIT_SEC)
     assert float(last["perf/samples_per_sec"]) == pytest.approx(64 / step_sec)
     assert 0.4 < float(last["perf/data_wait_frac"]) < 0.9  # three quarters, less what else a step takes
+
+
+def as_h200() -> None:
+    """In the process that trains: its device is one of the table."""
+    from src.callbacks import throughput
+    from src.cost.devices import named
+
+    throughput.here = lambda device: named("h200")
+
+
+def test_share_of_the_peak_where_it_is_known(run, tmp_path):
+    flags = ["--trainer.max_epochs", "1", "--trainer.log_every_n_steps", "10"]
+    output = run([*SMALL, *flags, "--run_dir", tmp_path / "gpu"], first=as_h200)
+    run([*SMALL, *flags, "--run_dir", tmp_path / "cpu"])
+    with open(tmp_path / "gpu/metrics.csv") as f:
+        (last,) = (row for row in csv.DictReader(f) if row["step"] == "19" and row["perf/mfu"])
+    flops = float(re.search(r"^compute +([\d,]+) FLOP a sample", output, re.MULTILINE)[1].replace(",", ""))
+    assert float(last["perf/mfu"]) == pytest.approx(3 * flops * float(last["perf/samples_per_sec"]) / 67e12, rel=1e-3)
+    assert "perf/mfu" not in (tmp_path / "cpu/metrics.csv").read_text()
