@@ -32,12 +32,23 @@ def in_turn(sides: dict[str, Callable[[int], float]], repeats: int, warm_up: int
 
 def seconds_of(command: Sequence[str], **options) -> float:
     """Wall-clock time of a whole process; what it prints is shown if it fails."""
+    return timed(command, **options)[0]
+
+
+def timed(command: Sequence[str], **options) -> tuple[float, str]:
+    """The same, and what it printed."""
     t0 = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, **options)
     seconds = time.perf_counter() - t0
     if done.returncode:
         sys.exit(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return seconds
+    return seconds, done.stdout
+
+
+def threads(number: int) -> dict[str, str]:
+    """The environment in which torch and TensorFlow take so many."""
+    names = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+    return {**os.environ, "WANDB_MODE": "disabled", **dict.fromkeys(names, str(number))}
 
 
 def spread(figures: Sequence[float], digits: int = 2) -> str:

@@ -38,7 +38,8 @@ class CNN(nn.Module):
             last = i == len(widths) - 1
             layers: list[nn.Module] = [nn.Conv2d(channels[i], width, 3, padding=padding, bias=not batch_norm)]
             layers += [nn.BatchNorm2d(width)] if batch_norm else []
-            layers += [nn.ReLU()] if last else [nn.ReLU(), nn.MaxPool2d(2)]
+            # ReLU of the largest is the largest of the ReLU, to the bit, and takes a quarter of the time.
+            layers += [nn.ReLU()] if last else [nn.MaxPool2d(2), nn.ReLU()]
             self.blocks.append(nn.Sequential(*layers))
             size = [(s - 2 + 2 * padding) // (1 if last else 2) for s in size]
         if min(size) < 1:
