@@ -1,5 +1,6 @@
 """Batches in the order of index tensors, fetched in this process or by workers that are watched."""
 
+import copy
 import os
 import signal
 import time
@@ -15,6 +16,7 @@ from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from src.data.order import EvalOrder, TrainOrder
+from src.data.placing import sent
 from src.run.command import end_with_parent
 from src.run.errors import DataError, EnvironmentFault, KnownError
 from src.run.faults import out_of_memory
@@ -40,6 +42,12 @@ class Arrays(Dataset):
     def __getitem__(self, index: Tensor) -> Batch:
         rows = index.clamp(min=0)  # padding repeats the first sample
         return {"x": self.x[rows], "targets": self.targets[rows], "index": index}
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> "Arrays":
+        """The same, with each tensor that batches are taken from as `move` gives it."""
+        out = copy.copy(self)
+        out.x, out.targets = move(self.x), move(self.targets)
+        return out
 
 
 class Watched(Dataset):
@@ -74,13 +82,19 @@ def told(index: Tensor) -> str:
 
 
 class Loader:
-    """Batches in the order of index tensors, fetched in this process or by workers. Raises DataError where samples
-    cannot be fetched, EnvironmentFault where a worker died or gave nothing for `worker_timeout_sec`."""
+    """Batches in the order of index tensors, fetched in this process or by workers. `device`: where the arrays are, if
+    not on the host. Raises DataError where samples cannot be fetched, EnvironmentFault where a worker died or gave
+    nothing for `worker_timeout_sec`."""
 
     def __init__(
-        self, arrays: Dataset, order: TrainOrder | EvalOrder, num_workers: int = 0, worker_timeout_sec: float = 120.0
+        self,
+        arrays: Dataset,
+        order: TrainOrder | EvalOrder,
+        num_workers: int = 0,
+        worker_timeout_sec: float = 120.0,
+        device: torch.device | None = None,
     ) -> None:
-        self.arrays, self.order, self.num_workers = arrays, order, num_workers
+        self.order, self.num_workers, self.device = order, num_workers, device
         self.worker_timeout_sec, self.watched = worker_timeout_sec, Watched(arrays, num_workers)
         self.while_waiting: Callable[[], None] = lambda: None  # called every `POLL_SEC` without a batch
         self.workers: DataLoader | None = None
@@ -90,8 +104,7 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         if self.num_workers == 0:
-            batches = map(self.watched.__getitem__, self.order)
-            yield from map(pinned, batches) if torch.cuda.is_available() else batches
+            yield from map(self.take, self.order)
             return
         self.workers = self.workers or self.start_workers()
         fetched, number, since = iter(self.workers), 0, time.monotonic()
@@ -113,6 +126,12 @@ class Loader:
             else:
                 yield batch
                 number, since = number + 1, time.monotonic()
+
+    def take(self, index: Tensor) -> Batch:
+        """A batch, in this process."""
+        if self.device is not None:
+            return self.watched[sent(index, self.device)]
+        return pinned(self.watched[index]) if torch.cuda.is_available() else self.watched[index]
 
     def start_workers(self) -> DataLoader:
         return DataLoader(

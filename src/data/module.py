@@ -16,6 +16,7 @@ from torch import Tensor
 from src.data import cache
 from src.data.loader import Arrays, Batch, Loader
 from src.data.order import EvalOrder, Order, TrainOrder, first_epoch, shuffled
+from src.data.placing import placed
 from src.data.report import SPLITS, Cleaning
 from src.run.errors import ConfigError, DataError
 from src.run.terminal import rank_zero_print
@@ -41,6 +42,8 @@ class DataModule(LightningDataModule):
         seed: of order and augmentation; follows `seed_everything`.
         cache_dir: folder of the prepared data.
         worker_timeout_sec: how long to wait for a worker's batch before the run ends; 0 waits for ever.
+        on_device: keep train in the device's memory, where each batch is then gathered, by no workers. `auto` does so
+            on a GPU of whose memory four times as much is free.
     """
 
     sources: tuple[str, ...] = ()  # the arguments that say which data it is
@@ -54,11 +57,12 @@ class DataModule(LightningDataModule):
         seed: int = 0,
         cache_dir: str = ".cache",
         worker_timeout_sec: float = 120.0,
+        on_device: bool | Literal["auto"] = "auto",
     ) -> None:
         super().__init__()
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
         self.num_workers, self.worker_timeout_sec = num_workers, worker_timeout_sec
-        self.seed, self.cache_dir = seed, Path(cache_dir)
+        self.seed, self.cache_dir, self.on_device = seed, Path(cache_dir), on_device
         self.predict_split = "test"
         self.epoch_order: Callable[[int, int, int], Order] = shuffled  # of (number of samples, seed, epoch)
         self.splits: dict[str, Arrays] = {}
@@ -71,6 +75,8 @@ class DataModule(LightningDataModule):
         for name, least in (("batch_size", 1), ("num_workers", 0), ("worker_timeout_sec", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"data.{name}: {getattr(self, name)} is less than {least}")
+        if on_device is True and num_workers:
+            raise ConfigError(f"data.on_device: no workers fetch there -> leave out data.num_workers {num_workers}")
 
     def divide_batch(self, world_size: int) -> int:
         """Settle `micro_batch_size` for so many devices; gives the number of micro-batches of one optimizer step."""
@@ -101,7 +107,7 @@ class DataModule(LightningDataModule):
         """A micro-batch of training once more, in this process."""
         assert self.trainer is not None
         loader: Any = self.trainer.train_dataloader
-        return loader.arrays[next(loader.order.begin(epoch, number))]
+        return loader.take(next(loader.order.begin(epoch, number)))
 
     def check_sizes(self) -> None:
         """Raise DataError where a split is empty or training data does not fill one batch."""
@@ -120,7 +126,9 @@ class DataModule(LightningDataModule):
         same = bool(self.trainer and self.trainer.overfit_batches)  # type: ignore[attr-defined]
         ordered = partial(first_epoch, self.epoch_order) if same else self.epoch_order
         order = TrainOrder(len(arrays), self.batch_size, micro, self.seed, self.position, rank, world_size, ordered)
-        return Loader(arrays, order, self.num_workers, self.worker_timeout_sec)
+        device = self.trainer.strategy.root_device if self.trainer and not self.num_workers else None
+        arrays, device = placed(arrays, device, self.on_device)
+        return Loader(arrays, order, self.num_workers, self.worker_timeout_sec, device)
 
     def eval_loader(self, split: str, limited_as: str | None = None) -> Loader:
         count, share = len(self.splits[split]), self.share()

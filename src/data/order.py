@@ -6,13 +6,15 @@ Nothing here has a state, so a run that goes on at step k takes the same samples
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LARGE = 10_000_000  # above it a shuffled list of all indices costs too much memory and time at each epoch's start
+LARGE = 1_000_000  # above it a shuffled list of all indices costs too much memory and time at each epoch's start
+BLOCK = 4096  # indices that are made at once then: a few of them take almost as long
 MASK = 0xFFFFFFFF
 
 T = TypeVar("T", int, Tensor)
@@ -62,9 +64,19 @@ def feistel(position: Tensor, n: int, seed: int, epoch: int, rounds: int = 6) ->
 def shuffled(n: int, seed: int, epoch: int) -> Order:
     """The epoch's order of n samples."""
     if n > LARGE:
-        return lambda start, stop: feistel(torch.arange(start, stop), n, seed, epoch)
+        return in_blocks(lambda start, stop: feistel(torch.arange(start, min(stop, n)), n, seed, epoch))
     order = torch.randperm(n, generator=torch.Generator().manual_seed(key(seed, epoch)))
     return lambda start, stop: order[start:stop]
+
+
+def in_blocks(order: Order) -> Order:
+    block = lru_cache(1)(lambda i: order(i * BLOCK, (i + 1) * BLOCK))
+
+    def taken(start: int, stop: int) -> Tensor:
+        first, last = start // BLOCK, (stop - 1) // BLOCK
+        return torch.cat([block(i) for i in range(first, last + 1)])[start - first * BLOCK : stop - first * BLOCK]
+
+    return taken
 
 
 def first_epoch(ordered: Callable[[int, int, int], Order], n: int, seed: int, epoch: int) -> Order:

@@ -5,11 +5,12 @@ from src.networks.transformer import Block, init
 
 
 def rotation(length: int, dim: int) -> Tensor:
-    """Cosines and sines [2, length, dim / 2] of rotary positions (Su et al., RoFormer, 2021)."""
+    """Cosines and signed sines [2, length, dim] of rotary positions (Su et al., RoFormer, 2021)."""
     # In float32 also where a network is made in bfloat16, which has no whole numbers between 256 and 258.
     frequencies = 10_000.0 ** (-torch.arange(0, dim, 2, dtype=torch.float32) / dim)
     angles = torch.arange(length)[:, None] * frequencies
-    return torch.stack([angles.cos(), angles.sin()])
+    cos, sin = angles.cos(), angles.sin()
+    return torch.stack([torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)])
 
 
 class GPT(nn.Module):

@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -30,24 +31,33 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(dim, hidden, bias=bias), nn.Linear(hidden, dim, bias=bias)
 
     def forward(self, x: Tensor, rotation: Tensor | None = None) -> Tensor:
-        """x [N, T, dim] -> [N, T, dim]; rotation [2, T, D / 2], where D is the width of a head."""
+        """x [N, T, dim] -> [N, T, dim]; rotation [2, T, D], where D is the width of a head."""
         x = x + self.drop(self.attend(self.norm1(x), rotation))
         return x + self.drop(self.down(self.drop(F.gelu(self.up(self.norm2(x))))))
 
     def attend(self, x: Tensor, rotation: Tensor | None) -> Tensor:
-        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        heads = self.qkv(x).unflatten(-1, (3 * self.num_heads, -1)).transpose(1, 2)  # [N, 3 * num_heads, T, D]
+        qk, v = heads.split([2 * self.num_heads, self.num_heads], 1)
         if rotation is not None:
-            q, k = rotate(q, *rotation), rotate(k, *rotation)  # [N, num_heads, T, D]
+            qk = rotate(qk, *rotation)
         p = self.drop.p if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=self.causal)
+        q, k = qk.chunk(2, 1)
+        y = attention(q, k, v, p, self.causal)  # [N, num_heads, T, D]
         return self.out(y.transpose(1, 2).flatten(2))
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, p: float, causal: bool) -> Tensor:
+    attend = partial(F.scaled_dot_product_attention, dropout_p=p, is_causal=causal)
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
+        return attend(q, k, v)
+    with torch.autocast("cpu", enabled=False):  # torch's kernel takes twice as long in bfloat16 as in float32
+        return attend(q.float(), k.float(), v.float()).to(q.dtype)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn x [N, num_heads, T, D] by its positions: a product of two then depends on their distance alone."""
     a, b = x.chunk(2, -1)
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+    return x * cos.to(x.dtype) + torch.cat([b, a], -1) * sin.to(x.dtype)
 
 
 def init(module: nn.Module, depth: int) -> None:

@@ -1,4 +1,5 @@
 import os
+import zlib
 
 import numpy as np
 import pytest
@@ -41,6 +42,19 @@ def test_damaged_files_are_found_and_made_again(tmp_path, capsys, name, harm):
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == whole
     assert capsys.readouterr().out.startswith("The prepared data is made again, because in ")
     assert cache.prepare(tmp_path, "set", lambda: pytest.fail("built again")) == folder
+
+
+def test_of_a_large_file_parts_all_over_it_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "PART", 8)
+    monkeypatch.setattr(cache, "MAX_PARTS", 4)
+    file, found = tmp_path / "large", []
+    for place in (0, 7, 8, 399, 400, 607, 608):  # of 800 bytes, the parts begin at 0, 200, 400 and 600
+        data = bytearray(800)
+        data[place] = 1
+        file.write_bytes(data)
+        if cache.checksum(file) != [800, zlib.crc32(bytes(32))]:
+            found.append(place)
+    assert found == [0, 7, 400, 607]
 
 
 def test_prepared_data_has_the_rights_that_a_new_folder_has(tmp_path):

@@ -42,6 +42,7 @@ def test_large_sets_are_shuffled_without_a_list(monkeypatch):
     monkeypatch.setattr(order, "LARGE", 100)
     whole = shuffled(5000, 0, 0)(0, 5000)
     assert torch.equal(whole.sort().values, torch.arange(5000))
+    assert torch.equal(whole, feistel(torch.arange(5000), 5000, 0, 0))  # made in blocks
     assert torch.equal(shuffled(5000, 0, 0)(1000, 1064), whole[1000:1064])
     neighbours = (whole[1:] - whole[:-1]).abs().float().mean()
     assert neighbours == pytest.approx(5000 / 3, rel=0.05)  # what a random order has

@@ -63,6 +63,7 @@ KINDS = {
     # end
     "windows, moved and augmented": [*SERIES],  # kind: series
     "two workers": ["--data.num_workers", 2],
+    "on the device": ["--data.on_device", "true"],
     "plateau": [
         *["--model.schedule", "torch.optim.lr_scheduler.ReduceLROnPlateau"],
         *["--model.schedule.patience", 0, "--model.schedule.threshold", 0.5],
@@ -88,7 +89,7 @@ KINDS = {
     "early stopping": ["--trainer.max_epochs", 9, "--trainer.callbacks", early_stopping(patience=2)],  # after 12 steps
 }
 SLOW = (
-    *["two workers", "plateau", "average, Muon, one cycle", "augmented, mixed", "bfloat16"],
+    *["two workers", "on the device", "plateau", "average, Muon, one cycle", "augmented, mixed", "bfloat16"],
     "early stopping",
 )
 
@@ -130,6 +131,22 @@ def test_killed_at_each_step_in_turn(start, run, tmp_path, kind, saving):
     run(args, first=noting)
     assert_same_end(tmp_path / "killed", tmp_path / "whole")
     assert samples(tmp_path / "killed.txt") == samples(tmp_path / "whole.txt")
+
+
+ON_DEVICE = ["mlp", "images", "gpt", "table_mlp", "series"]
+
+
+@pytest.mark.parametrize("name", [name for name in ON_DEVICE if name in SETTINGS])
+def test_where_the_data_lies_changes_nothing(start, run, tmp_path, name):
+    """Nor does it where a run that was killed goes on with its data on the host."""
+    args = [*SETTINGS[name], "--run_dir"]
+    run([*args, tmp_path / "whole", "--data.on_device", "false"], first=noting_samples(tmp_path / "whole.txt"))
+    noting = noting_samples(tmp_path / "moved.txt")
+    child = start([*args, tmp_path / "moved", "--data.on_device", "true"], first=together(noting, at_step(5)))
+    assert child.wait() == -9, child.output
+    run([*args, tmp_path / "moved"], first=noting)
+    assert_same_end(tmp_path / "moved", tmp_path / "whole")
+    assert samples(tmp_path / "moved.txt") == samples(tmp_path / "whole.txt")
 
 
 @pytest.mark.parametrize("kind", SLOW[1:])

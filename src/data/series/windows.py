@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -29,7 +31,8 @@ class Windows(Dataset):
         season: int | None = None,
     ) -> None:
         self.rows, self.starts, self.values, self.season = rows, starts, rows["values"], season
-        self.window, self.stride, self.num_unknown = window, stride, self.values.shape[1] - num_known
+        self.window, self.horizon, self.stride = window, horizon, stride
+        self.num_unknown = self.values.shape[1] - num_known
         self.inputs = views(self.values, window + horizon if num_known else window)
         self.outputs = views(rows["targets"], horizon)
         ahead = torch.arange(horizon)
@@ -37,6 +40,12 @@ class Windows(Dataset):
 
     def __len__(self) -> int:
         return len(self.starts) // self.stride
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> "Windows":
+        """Of training: its batches have no seasonal forecast."""
+        rows = {name: move(self.rows[name]) for name in ("values", "targets")}
+        num_known = self.values.shape[1] - self.num_unknown
+        return Windows(rows, move(self.starts), self.window, self.horizon, num_known, self.stride)
 
     def __getitem__(self, index: Tensor) -> Batch:
         if self.season is None:  # in training, where no index is padding

@@ -1,5 +1,6 @@
 """Text: read, cleaned, split, made tokens and packed once; taken by the batch from a memory map."""
 
+import copy
 import hashlib
 from collections.abc import Callable
 from functools import partial
@@ -129,7 +130,9 @@ class Windows(Dataset):
     tokens are apart. The last window is padded, its targets by -100, which cross_entropy ignores."""
 
     def __init__(self, tokens: Tensor, seq_len: int, stride: int) -> None:
-        self.tokens, self.seq_len, self.stride = tokens, seq_len, stride
+        signed = {torch.uint16: torch.int16, torch.uint32: torch.int32}.get(tokens.dtype, tokens.dtype)
+        self.tokens, self.largest = tokens.view(signed), torch.iinfo(tokens.dtype).max  # few devices index the others
+        self.seq_len, self.stride = seq_len, stride
 
     def __len__(self) -> int:
         targets = len(self.tokens) - 1
@@ -138,11 +141,16 @@ class Windows(Dataset):
         return -(-targets // self.seq_len)
 
     def __getitem__(self, index: Tensor) -> Batch:
-        at = index.clamp(min=0)[:, None] * self.stride + torch.arange(self.seq_len + 1)
+        at = index.clamp(min=0)[:, None] * self.stride + torch.arange(self.seq_len + 1, device=index.device)
         last = len(self.tokens) - 1
-        rows = torch.from_numpy(self.tokens.numpy()[at.clamp(max=last).numpy()].astype(np.int64))
+        rows = self.tokens[at.clamp(max=last)].long() & self.largest
         targets = rows[:, 1:].masked_fill((at[:, 1:] > last) | (index < 0)[:, None], -100)
         return {"x": rows[:, :-1], "targets": targets, "index": index}
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> "Windows":
+        out = copy.copy(self)
+        out.tokens = move(self.tokens)
+        return out
 
 
 def moved(seq_len: int, n: int, seed: int, epoch: int) -> Order:

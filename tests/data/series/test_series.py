@@ -193,6 +193,18 @@ def test_the_seasonal_forecast_is_the_last_of_its_place(make):
     ]  # where a series begins: the last value
 
 
+def test_windows_of_training_are_gathered_on_another_device(make):
+    windows = make(hourly(), calendar=["hour"], stride=3).splits["train"]
+    index = torch.tensor([0, 7])
+    moved, expected = windows.moved(torch.clone), windows[index]
+    assert len(moved) == len(windows)
+    assert {name: torch.equal(t, expected[name]) for name, t in moved[index].items()} == dict.fromkeys(expected, True)
+    there = windows.moved(lambda t: t.to("meta"))[index.to("meta")]
+    assert {name: (t.device.type, t.shape) for name, t in there.items()} == {
+        name: ("meta", t.shape) for name, t in expected.items()
+    }
+
+
 def test_columns_are_in_order_and_the_future_has_only_what_is_known(make):
     more = {"k": pl.Series(np.arange(300.0) % 5), "p": pl.Series(np.arange(300.0) % 9), "id": pl.Series(["x"] * 300)}
     data = make(hourly(**more), known=["k"], past=["p"], calendar=["hour", "weekday", "day", "month"])

@@ -48,6 +48,16 @@ def test_targets_are_the_next_tokens():
     assert batch["targets"].tolist() == [[1, 2, 3, 4], [9, -100, -100, -100], [-100] * 4]
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32])
+def test_large_ids_and_windows_on_another_device(dtype):
+    ids = np.iinfo(dtype).max - np.arange(10, dtype=dtype)
+    windows = Windows(torch.from_numpy(ids), 4, 1)
+    assert windows[torch.tensor([0, 5])]["x"].tolist() == [ids[:4].tolist(), ids[5:9].tolist()]
+    batch = windows.moved(lambda t: t.to("meta"))[torch.tensor([0, 5], device="meta")]
+    assert {t.device.type for t in batch.values()} == {"meta"}
+    assert batch["targets"].dtype == torch.int64
+
+
 def test_training_windows_move_from_epoch_to_epoch():
     windows = Windows(torch.arange(1000), 16, 1)
     starts = []
