@@ -5,22 +5,21 @@
     python -m src.train --config configs/experiment/text_gpt.yaml --config logs/text_gpt/tune/tuned.yaml
 
 Real steps of the config as it is and of a change are measured in turn, in processes of their own: threads, precision,
-fused optimizer, micro-batch, workers, compile. What is faster beyond noise is kept if short trainings end where those of
-the config do, within what seeds make; then the next is tried on top. A range test suggests a learning rate, which is
-taken if trainings with it end lower. Results are in logs/<experiment>/tune/, or --run_dir: table, picture, and the
-overlay tuned.yaml. The same command goes on where it was stopped; with another config, machine or code it begins anew.
-What a flag sets is left as it is. Nothing else is written: no run, no W&B. Exit code 0, also where nothing is faster.
+fused optimizer, micro-batch, workers, compile. What is faster beyond noise is kept if short trainings end where those
+of the config do, within what seeds make; the next is tried on top. A range test suggests a learning rate, which is
+taken if trainings with it end lower. Results are in logs/<experiment>/tune/, or --run_dir: table, picture, overlay.
+The same command goes on where it was stopped; with another config, machine or code it begins anew. What a flag sets
+stays. Nothing else is written: no run, no W&B. The exit code is 0 also where nothing is faster.
 """
 
 import copy
 import hashlib
-import json
 import sys
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -35,32 +34,23 @@ from src.run.files import write_json, write_text
 from src.run.folder import LOGS, hardware, lock, src_sha256
 from src.run.terminal import console, duration, rank_zero_print, relative_path
 
-if TYPE_CHECKING:
-    from src.tuning.choose import Row
-
-WHAT = ("threads", "precision", "fused", "micro_batch", "workers", "compile", "lr")
+WHAT = ("threads", "precision", "fused", "micro_batch_size", "num_workers", "compile", "lr")
+Row = dict[str, Any]
 
 
 def tune_parser() -> CommandParser:
     parser = command_parser("tune", __doc__)
     parser.add_argument("--minutes", type=minutes, default=10.0, metavar="M", help="about as long as it may take: 10")
-    parser.add_argument("--only", type=names, default=WHAT, metavar="A,B", help=f"of {','.join(WHAT)}")
+    parser.add_argument("--only", default=",".join(WHAT), metavar="A,B", help=f"what to try, of {', '.join(WHAT)}")
     parser.add_argument("--no_lr", action="store_true", help="leave the learning rate as it is")
     return parser
 
 
 def minutes(text: str) -> float:
     value = float(text)
-    if not 0 < value < 10_000:
+    if not 0 < value < float("inf"):
         raise ValueError
     return value
-
-
-def names(text: str) -> tuple[str, ...]:
-    found = tuple(part.strip() for part in text.split(","))
-    if unknown := [name for name in found if name not in WHAT]:
-        raise ConfigError(f"--only: {unknown[0]} is none of {', '.join(WHAT)}{nearest(unknown[0], WHAT)}")
-    return found
 
 
 minutes.__name__ = "number of minutes"  # in argparse's message
@@ -69,132 +59,106 @@ minutes.__name__ = "number of minutes"  # in argparse's message
 @command
 def main(args: Sequence[str]) -> int:
     request = read_request(tune_parser(), args)
-    # This loads torch, which takes seconds; what is wrong in a file was found before.
-    from src.config.build import Experiment
+    options = request.options
+    options.only = [name.strip() for name in options.only.split(",")]
+    for name in set(options.only) - {*WHAT}:
+        raise ConfigError(f"--only: {name} is none of {', '.join(WHAT)}{nearest(name, WHAT)}")
+    if options.print_config:
+        from src.config.build import Experiment  # loads torch, which takes seconds
 
-    if request.options.print_config:
         Experiment(request)
-    folder = Path(request.options.run_dir or LOGS / request.experiment / "tune")
+    folder = Path(options.run_dir or LOGS / request.experiment / "tune")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         locked = lock(folder / ".lock")
     except OSError as e:
         raise EnvironmentFault(f"{folder}: cannot be written: {e.strerror} -> name another --run_dir") from e
     if locked is None:
-        raise ConfigError(f"{folder}: another tune is at work there -> wait for it, or give --run_dir")
+        raise ConfigError(f"{folder}: another tune is at work there -> wait for it, or name another --run_dir")
     with locked:
-        overlay, rows = searched(request, folder)
-        written(request, folder, overlay, rows, args)
+        config = yaml.safe_dump(with_defaults(request.config))
+        holds = {"config": hashlib.sha256(config.encode()).hexdigest(), "code": src_sha256(), **hardware()}
+        holds |= {name: version(name) for name in ("torch", "lightning")}
+        search(request, folder, holds, args)
     return 0
 
 
-def conditions(request: Request) -> dict[str, Any]:
-    """What the figures hold for."""
-    config = json.dumps(with_defaults(request.config), sort_keys=True, default=str)
-    versions = {name: version(name) for name in ("torch", "lightning")}
-    return {"config": hashlib.sha256(config.encode()).hexdigest(), "hardware": hardware() | devices(), **versions,
-            "code": src_sha256()}  # fmt: skip
-
-
-def devices() -> dict[str, str]:
-    """GPUs, by what the driver says, so that this process does not begin to use one."""
-    files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-    cpu = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
-    model = next((line.partition(": ")[2] for line in cpu.splitlines() if line.startswith("model name")), "")
-    return {
-        "cpu": model,
-        "gpus": ", ".join(file.read_text().partition("Model:")[2].split("\n")[0].strip() for file in files),
-    }
-
-
-def searched(request: Request, folder: Path) -> tuple[dict[str, Any], list["Row"]]:
+def search(request: Request, folder: Path, holds: Row, args: Sequence[str]) -> None:
     from src.tuning.candidates import candidates
     from src.tuning.choose import choose
     from src.tuning.search import Ledger, Search
 
-    options, out = request.options, console()
-    only = [name for name in options.only if not (options.no_lr and name == "lr")]
-    ledger = Ledger(folder / "trials.jsonl", conditions(request))
+    options, out, rows = request.options, console(), list[Row]()
+    ledger = Ledger(folder / "trials.jsonl", holds)
     if ledger.is_other:
-        rank_zero_print("Config, machine, versions or code have changed since the last tune here: it begins anew.")
+        rank_zero_print("Config, code, machine or versions are not those of the tune before: it begins anew.")
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TimeElapsedColumn(), console=out,
         auto_refresh=False, expand=True, disable=not out.is_terminal, transient=True,
     )  # fmt: skip
-    task = bar.add_task("the config as it is")
+    task = bar.add_task("the config as it is", total=None)
 
-    def tell(row: "Row") -> None:
-        if not out.is_terminal:
-            out.print(*line(row).values(), sep="  ")
+    def tell(row: Row) -> None:
+        rows.append(row)
         bar.update(task, advance=1, description=row["name"])
+        if not out.is_terminal:
+            out.print("  ".join(line(row)))
 
-    with bar, Search(request, folder, ledger, 60 * options.minutes, bar.refresh) as search:
-        search.begin()
-        tried = [one for one in candidates(request, search.facts) if one.group in only and not one.refused]
-        bar.update(task, total=len(tried) + 2)
-        sec, steps = search.facts["step_sec"], search.facts["steps"]
-        about = min(search.expected_sec(len(tried)), 60 * options.minutes)
-        out.print(f"{1000 * sec:.3g} ms a step, {steps:,} steps; {len(tried)} changes to try: {duration(about)} or so")
-        return choose(search, only, tell)
-
-
-def line(row: "Row") -> dict[str, str]:
-    spread = f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})" if "ratio" in row else ""
-    return {"change": row["name"], "time of a step": spread, "kept": "yes" if row["kept"] else "no", "why": row["why"]}
-
-
-def written(request: Request, folder: Path, overlay: dict[str, Any], rows: list["Row"], args: Sequence[str]) -> None:
-    """Print and draw what was found, and write the overlay if it is one."""
-    table = Table(*line({"name": "", "kept": False, "why": ""}), box=None, pad_edge=False)
+    with bar, Search(request, folder, ledger, 60 * options.minutes, bar.refresh) as found:
+        found.begin()
+        changes = [one for one in candidates(request, found.facts) if one[0].rpartition(".")[2] in options.only]
+        with_rate = "lr" in options.only and not options.no_lr
+        bar.update(task, total=len(changes) + 1 + with_rate)
+        about, step_sec = min(found.expected_sec(len(changes)), 60 * options.minutes), found.facts["step_sec"]
+        what = f"{found.facts['steps']:,} steps of {1000 * step_sec:.3g} ms, {found.facts['text']}"
+        out.print(f"{what}; {len(changes)} changes to try, in {duration(about)} or so")
+        overlay = choose(found, changes, with_rate, tell)
+    table = Table("change", "time of a step", "kept", "why", box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*map(Text, line(row).values()))
-    console().print(table)
-    conditions_text = conditions(request)
-    write_json(folder / "tune.json", {"conditions": conditions_text, "overlay": overlay, "tried": rows})
-    draw(rows, request.experiment, folder / "tune.png")
-    file = folder / "tuned.yaml"
+        table.add_row(*map(Text, line(row)))
+    out.print(table)
+    draw(rows, f"{request.experiment}, {found.facts['text']}", folder / "tune.png")
+    write_json(folder / "tune.json", {**holds, "device": found.facts["text"], "overlay": overlay, "tried": rows})
+    head = [command_line("src.tune", args), f"{time.strftime('%Y-%m-%d')}, {holds['host']}, {found.facts['text']}"]
+    head += [f"Python {holds['python']}, torch {holds['torch']}, lightning {holds['lightning']}"]
+    write(request, folder / "tuned.yaml", overlay, [*head, *(", ".join(line(row)) for row in rows if row["kept"])])
+
+
+def line(row: Row) -> tuple[str, str, str, str]:
+    spread = f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})" if "ratio" in row else "-"
+    return row["name"], spread, "yes" if row["kept"] else "no", row["why"]
+
+
+def write(request: Request, file: Path, overlay: Row, head: list[str]) -> None:
+    """The overlay, if there is one: checked as a run would."""
     file.unlink(missing_ok=True)
     if not overlay:
-        rank_zero_print(
-            f"The config is as fast as it gets here; no overlay is written. {relative_path(folder)}/tune.png"
-        )
+        rank_zero_print("The config is as fast as it gets here: no overlay is written.")
         return
     check(merge(copy.deepcopy(request.config), overlay), {})
-    write_text(file, head(conditions_text, rows, args) + yaml.safe_dump(overlay, sort_keys=False))
-    given = [part for path in request.options.config or [] for part in ("--config", path)]
-    rank_zero_print(
-        f"Written: {relative_path(file)}, tune.json, tune.png\n\nNext:\n  "
-        + command_line("src.train", [*given, "--config", relative_path(file)])
-    )
+    write_text(file, "".join(f"# {text}\n" for text in head) + yaml.safe_dump(overlay, sort_keys=False))
+    given = [part for path in (*request.options.config, relative_path(file)) for part in ("--config", path)]
+    rank_zero_print(f"\nNext:\n  {command_line('src.train', given)}")
 
 
-def head(conditions: dict[str, Any], rows: list["Row"], args: Sequence[str]) -> str:
-    where = conditions["hardware"]
-    machine = f"{where['cpu']}, {where['cores']} cores{', ' + where['gpus'] if where['gpus'] else ''}"
-    versions = f"Python {where['python']}, torch {conditions['torch']}, lightning {conditions['lightning']}"
-    gains = [f"{row['name']}: {line(row)['time of a step'] or row['why']}" for row in rows if row["kept"]]
-    lines = [command_line("src.tune", args), time.strftime("%Y-%m-%d"), machine, versions, *gains]
-    return "".join(f"# {text}\n" for text in lines)
-
-
-def draw(rows: list["Row"], title: str, path: Path) -> None:
-    """The time of a step with each change, times that without, and the range test of rates."""
+def draw(rows: list[Row], title: str, path: Path) -> None:
+    """The time of a step with each change, over that without, and the range test of rates."""
     from src.run.figures import figure, save
 
-    timed, ranges = [row for row in rows if "ratio" in row], [row for row in rows if "rates" in row]
-    fig = figure(5 + 4 * len(ranges), 1.6 + 0.35 * max(len(timed), 6))
+    timed, ranges = [row for row in rows if "ratio" in row], [row for row in rows if row.get("rates")]
+    fig = figure(6 + 4 * len(ranges), 1.6 + 0.35 * max(len(timed), 6))
     axes, *others = fig.subplots(1, 1 + len(ranges), squeeze=False)[0]
     for row in timed:
         axes.barh(row["name"], row["ratio"], color="C2" if row["kept"] else "C7")
         axes.plot(row["ratios"], [row["name"]] * len(row["ratios"]), ".", color="black")
     axes.axvline(1, color="black", linestyle="--")
     axes.invert_yaxis()
-    axes.set(xlabel="time of a step, times that without; kept: green", title=title)
+    axes.set(xlabel="time of a step, times that without it; green: kept", title=title)
     for row, other in zip(ranges, others, strict=True):
         other.semilogx(row["rates"], row["losses"])
-        other.axvline(row["config"], color="C7", label=f"config {row['config']:.2g}")
-        other.axvline(row["suggested"], color="C2" if row["kept"] else "C1", label=f"suggested {row['suggested']:.2g}")
-        other.set(xlabel="learning rate", ylabel="loss, smoothed")
+        for name in [name for name in ("config", "suggested") if name in row]:
+            other.axvline(row[name], color="black", linestyle=":" if name == "config" else "--", label=name)
+        other.set(xlabel="learning rate", ylabel="loss, smoothed", title="range test")
         other.legend(fontsize=8)
     save(fig, path)
 

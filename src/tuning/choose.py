@@ -1,117 +1,98 @@
 """What is kept of all that is tried."""
 
+import math
 import statistics
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from src.config.request import merge
-from src.tuning.candidates import EXACT, Candidate, Overlay, candidates, of_model, rates
-from src.tuning.judge import LEAST_GAIN, best_rate, difference, is_faster, is_lower, upper_bound
-from src.tuning.search import Search
+import yaml
+
+from src.config.request import from_flag, merge
+from src.tuning.candidates import EXACT, Change, rates
+from src.tuning.judge import LEAST_GAIN, best_rate, is_faster, shift, tolerance, upper_bound
+from src.tuning.search import Overlay, Search
 
 SPAN = (1 / 30, 30.0)  # of the rates that are tried, times the config's
 NEAR = 1.25  # a rate that differs by less is the config's
 Row = dict[str, Any]
-Tell = Callable[[Row], None]
 
 
-def choose(search: Search, only: Collection[str], tell: Tell) -> tuple[Overlay, list[Row]]:
-    """The settings that train faster and lose nothing, and a row for each that was tried.
+def choose(search: Search, changes: Sequence[Change], with_rate: bool, tell: Callable[[Row], None]) -> Overlay:
+    """The settings that train faster and lose nothing.
 
     Args:
-        tell: gets each row when it is known.
+        tell: gets what each change gave when it is known.
     """
     taken: Overlay = {}
-    rows: list[Row] = []
-    for one in candidates(search.request, search.facts):
-        if one.group in only:
-            row = tried(search, taken, one)
-            taken = merge(taken, one.overlay) if row["kept"] else taken
-            rows.append(row)
-            tell(row)
+    for change in changes:
+        row = tried(search, taken, change)
+        taken = row["overlay"] if row["kept"] else taken
+        tell(row)
     if taken:
-        found = search.compared({}, taken, again=True)
-        row = {"name": "all together", **figures(found), **verdict(search, found)}
+        row = timed(search, "all together", search.compared({}, taken, again=True))
         taken = taken if row["kept"] else {}
-        rows.append(row)
         tell(row)
-    if "lr" in only:
-        rows.append(row := rate(search, taken))
-        taken = merge(taken, row["overlay"])
+    if with_rate:
+        row = rate(search, taken)
+        taken = row["overlay"] if row["kept"] else taken
         tell(row)
-    return taken, rows
+    return taken
 
 
-def tried(search: Search, base: Overlay, one: Candidate) -> Row:
-    row: Row = {"name": one.name, "key": one.key, "kept": False}
-    if one.refused:
-        return {**row, "why": f"not tried: {one.refused}"}
-    other = merge(base, one.overlay)
+def with_values(search: Search, base: Overlay, *changes: Change) -> Overlay:
+    for key, value in changes:
+        base = merge(base, from_flag(key, yaml.safe_dump(value).split("\n")[0], search.request.config))
+    return base
+
+
+def tried(search: Search, base: Overlay, change: Change) -> Row:
+    name, other = f"{change[0]} {str(change[1]).lower()}", with_values(search, base, change)
     if time.monotonic() > search.t_late and not search.knows(base, other):
-        return {**row, "why": "not tried: no time was left; the same command goes on"}
-    found = search.compared(base, other)
-    row |= {**figures(found), **verdict(search, found)}
-    if row["kept"] and one.group not in EXACT:
-        row |= same_losses(search, other, row["why"])
-    return row
+        return {"name": name, "kept": False, "why": "not tried: --minutes are over; the same command goes on"}
+    row = timed(search, name, search.compared(base, other)) | {"overlay": other}
+    if not row["kept"] or change[0] in EXACT:
+        return row
+    base_curves, curves = search.curves({}), search.curves(other)
+    by, noise = shift(base_curves, curves)
+    is_same = math.isfinite(by) and abs(by) <= (least := tolerance(base_curves, noise))
+    text = f"loss {by:+.2g} after {search.steps} steps" + (f", equal within {least:.2g}" if is_same else "")
+    return {**row, "kept": is_same, "why": f"{row['why']}; {text}" if is_same else f"trains otherwise: {text}"}
 
 
-def figures(found: Row) -> Row:
-    if "failed" in found:
-        return {}
-    ratios = found["ratios"]
-    return {"ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios), **found}
-
-
-def verdict(search: Search, found: Row) -> Row:
+def timed(search: Search, name: str, found: Row) -> Row:
     """By the times alone: whether it is faster, and wins back what its start costs, which is mostly to compile."""
+    row: Row = {"name": name, "kept": False, **found}
     if "failed" in found:
-        memory = "out of memory" if found["memory"] else "failed"
-        return {"kept": False, "why": f"{memory}: {found['failed']}"}
-    ratio, bound = statistics.median(found["ratios"]), upper_bound(found["ratios"])
-    if not is_faster(found["ratios"]):
-        slower = "slower" if ratio > 1 / LEAST_GAIN else "no gain beyond noise"
-        return {"kept": False, "why": slower}
-    steps, (before, after) = search.facts["steps"], found["step_sec"]
-    cost = 2 * (found["first_sec"][1] - found["first_sec"][0])  # once more for validation
-    if cost > steps * (before - after):
-        text = f"its start takes {cost:.0f} s, {steps:,} steps win {steps * (before - after):.0f} s"
-        return {"kept": False, "why": text}
-    return {"kept": True, "why": f"below {bound:.2f} with 95 % confidence"}
-
-
-def same_losses(search: Search, overlay: Overlay, why: str) -> Row:
-    """Whether short trainings end where those of the config as it is do, within what seeds make."""
-    base, other = search.levels({}), search.levels(overlay)
-    by, noise = difference(base, other)
-    found = {"levels": [base, other], "kept": abs(by) <= noise}
-    text = f"loss after {search.steps} steps {by:+.2g}, between seeds {noise:.2g}"
-    return {**found, "why": f"{why}; {text}" if found["kept"] else f"other losses: {text}"}
+        return {**row, "why": found["failed"].partition(" -> ")[0]}
+    ratios, steps = found["ratios"], search.facts["steps"]
+    row |= {"ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
+    if not is_faster(ratios):
+        return {**row, "why": "slower" if row["ratio"] > 1 / LEAST_GAIN else "no gain beyond noise"}
+    cost = 2 * (found["first_sec"][1] - found["first_sec"][0])  # validation has its own
+    won = steps * (found["step_sec"][0] - found["step_sec"][1])
+    if cost > won:
+        return {**row, "why": f"its start takes {cost:.0f} s, and {steps:,} steps win {won:.0f} s"}
+    return {**row, "kept": True, "why": f"below {upper_bound(ratios):.2f} with 95 % confidence"}
 
 
 def rate(search: Search, base: Overlay) -> Row:
     """A learning rate by a range test, if trainings with it end lower than with the config's."""
-    row: Row = {"name": "learning rate", "kept": False, "overlay": {}}
-    names = rates(search.request)
-    if not names:
+    row: Row = {"name": "learning rate", "kept": False}
+    if not (now := rates(search.request)):
         return {**row, "why": "not tried: a flag or the schedule sets it"}
-    losses = search.curve(base, 0, SPAN)
-    tried = [SPAN[0] * (SPAN[1] / SPAN[0]) ** (i / (search.steps - 1)) for i in range(search.steps)]
-    found = best_rate(tried, losses)
-    if not found:
+    first, last = SPAN
+    tried = [first * (last / first) ** (i / (search.steps - 1)) for i in range(search.steps)]
+    times, losses = best_rate(tried, search.curve(base, 0, SPAN))
+    config = min(now.items())[1]
+    row |= {"rates": [config * t for t in tried[: len(losses)]], "losses": losses, "config": config}
+    if not times:
         return {**row, "why": "the loss does not fall in the range test"}
-    times, smooth = found
-    now = names[min(names)]
-    row |= {"rates": [now * t for t in tried[: len(smooth)]], "losses": smooth, "suggested": now * times, "config": now}
+    changes = [(key, float(f"{value * times:.2g}")) for key, value in now.items()]
+    row |= {"suggested": config * times, "overlay": with_values(search, base, *changes)}
+    text = ", ".join(f"{key.rpartition('.')[2]} {value:g} (config: {now[key]:g})" for key, value in changes)
     if 1 / NEAR < times < NEAR:
-        return {**row, "why": f"the range test suggests {now * times:.2g}, about the config's {now:.2g}"}
-    new = {name: float(f"{value * times:.2g}") for name, value in names.items()}
-    overlay = of_model(optimizer={"init_args": new})
-    levels = [search.levels(base), search.levels(merge(base, overlay))]
-    by, noise = difference(*levels)
-    row["levels"] = levels
-    text = f"{', '.join(f'{n} {v:g}' for n, v in new.items())} (config: {now:g}): loss {by:+.2g} after {search.steps} steps"
-    if not is_lower(*levels):
-        return {**row, "why": f"{text}, not lower beyond noise"}
-    return {**row, "kept": True, "overlay": overlay, "why": text}
+        return {**row, "why": f"{text}: about the config's"}
+    by, noise = shift(search.curves(base), search.curves(row["overlay"]))
+    text += f": loss {by:+.2g} after {search.steps} steps"
+    return {**row, "kept": by < -noise, "why": text if by < -noise else f"{text}, no gain beyond noise"}

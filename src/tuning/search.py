@@ -1,5 +1,4 @@
-"""Settings tried one after the other, each against the best so far; what is measured is kept, so that a search that is
-ended goes on where it was."""
+"""Measures settings; what is measured is on the disk at once, so that a search that is ended goes on where it was."""
 
 import json
 import os
@@ -11,17 +10,16 @@ from typing import Any
 
 from src.config.request import Request, merge
 from src.run.errors import EnvironmentFault, KnownError
-from src.tuning.candidates import Overlay
-from src.tuning.judge import PAIRS, is_settled, level
-from src.tuning.trial import Lost, Trial
+from src.tuning.judge import PAIRS, is_settled
+from src.tuning.trial import Found, Lost, Trial
 
 WARM, BLOCK_SEC = 4, 0.5  # steps that are slow; of a block, of which two are compared
-SEEDS, CURVE_SEC = 4, 15.0  # of the short trainings that are compared: how many, and how long each may take
-Found = dict[str, Any]
+SEEDS, CURVE_SEC = 4, 15.0  # of the short trainings that are compared: how many, and how long one may take
+Overlay = dict[str, Any]
 
 
 class Ledger:
-    """What was measured, a line for each, on the disk at once.
+    """What was measured, a line for each.
 
     Args:
         key: what the figures hold for; with another one all is measured anew.
@@ -29,30 +27,32 @@ class Ledger:
 
     def __init__(self, path: Path, key: Found) -> None:
         self.path, self.found = path, dict[str, Found]()
-        lines = path.read_text().splitlines() if path.is_file() else []
-        self.is_other = bool(lines) and lines[0] != json.dumps(key, sort_keys=True)
-        if self.is_other or not lines:
-            path.write_text(json.dumps(key, sort_keys=True) + "\n")
-        for line in [] if self.is_other else lines[1:]:
-            try:
-                entry = json.loads(line)
-            except ValueError:  # of a process that was killed
-                continue
+        head, *lines = path.read_text().splitlines(keepends=True) if path.is_file() else [""]
+        now = name_of(key) + "\n"
+        self.is_other = head not in ("", now)
+        whole = [line for line in lines if head == now and line.endswith("\n")]  # not of a process that was killed
+        path.write_text("".join([now, *whole]))
+        for entry in map(json.loads, whole):
             self.found[entry["what"]] = entry["found"]
 
     def once(self, what: Found, measure: Callable[[], Found]) -> Found:
         """What was measured before, or is now."""
-        name = json.dumps(what, sort_keys=True)
+        name = name_of(what)
         if name not in self.found:
             self.found[name] = measure()
             with open(self.path, "a") as file:
-                file.write("\n" * self.is_torn() + json.dumps({"what": name, "found": self.found[name]}) + "\n")
+                file.write(json.dumps({"what": name, "found": self.found[name]}) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
         return self.found[name]
 
-    def is_torn(self) -> bool:
-        return not self.path.read_bytes().endswith(b"\n")
+
+def name_of(what: Any) -> str:
+    return json.dumps(what, sort_keys=True)
+
+
+def steps_in(sec: float, step_sec: float, least: int, most: int) -> int:
+    return round(min(max(sec / step_sec, least), most))
 
 
 class Search:
@@ -76,127 +76,112 @@ class Search:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self.stop()
+        for trial in self.trials.values():
+            trial.stop()
+        self.trials.clear()
 
     def begin(self) -> None:
         """Measure the config as it is. Raises KnownError where it does not train."""
-        self.facts = self.ledger.once({"facts": True}, self.begun)
-        step_sec = self.facts["step_sec"]
-        self.steps = round(min(max(CURVE_SEC / step_sec, 30), 100, max(self.facts["steps"], 12)))
-
-    def begun(self) -> Found:
-        t0 = time.monotonic()
         try:
-            trial = self.trial({})
-            start_sec, first = time.monotonic() - t0, trial.train(WARM)
-            found = trial.train(round(min(max(WARM / first["sec"], 2), 100)), skipped=WARM)
+            self.facts = self.ledger.once({"facts": True}, self.begun)
         except Lost as e:
             raise known(e) from e
-        trainer = self.request.config["trainer"]
-        ends = (trainer.get("max_steps") or -1, (trainer.get("max_epochs") or -1) * trial.facts["steps_per_epoch"])
-        step_sec, wait_frac = found["sec"] / len(found["losses"]), found["wait_sec"] / found["sec"]
+        self.steps = min(steps_in(CURVE_SEC, self.facts["step_sec"], 30, 100), max(self.facts["steps"], 6))
+
+    def begun(self) -> Found:
+        t0, given = time.monotonic(), self.request.config["trainer"]
+        trial = self.trial({})
+        start_sec, first = time.monotonic() - t0, trial.train(WARM)["sec"]
+        found = trial.train(steps_in(1, first / WARM, 2, 100), skipped=WARM)
+        ends = (given.get("max_steps") or -1, (given.get("max_epochs") or -1) * trial.facts["steps_per_epoch"])
+        measured = {"step_sec": found["sec"] / len(found["losses"]), "wait_frac": found["wait_sec"] / found["sec"]}
         whole = {"steps": min((n for n in ends if n > 0), default=10**9), "start_sec": start_sec}
-        return {**trial.facts, **whole, "step_sec": step_sec, "wait_frac": wait_frac}
+        return {**trial.facts, **measured, **whole}
 
     def expected_sec(self, number: int) -> float:
-        """About how long so many candidates take: all are compared, and of two and the rate the losses."""
-        f = self.facts
-        compared = number * (f["start_sec"] + PAIRS * max(BLOCK_SEC, 2 * f["step_sec"]))  # the worse half ends early
-        return compared + 4 * SEEDS * (f["start_sec"] + self.steps * f["step_sec"])
+        """About how long so many changes take: all are compared, and the losses of two and of a rate."""
+        start, step = self.facts["start_sec"], self.facts["step_sec"]
+        compared = PAIRS * max(BLOCK_SEC, 2 * step)  # of both sides in all, because the worse half ends early
+        return number * (start + compared) + (3 * SEEDS + 1) * (start + self.steps * step)
 
     def trial(self, overlay: Overlay, beside: Iterable[Overlay] = ()) -> Trial:
-        """The trial with these settings, and no others but those `beside` it."""
-        name, *others = (json.dumps(one, sort_keys=True) for one in (overlay, *beside))
+        """The trial with these settings; all others are ended but those `beside` it."""
+        name, *others = map(name_of, (overlay, *beside))
         for other in [other for other in self.trials if other not in (name, *others)]:
             self.trials.pop(other).stop()
         if name not in self.trials or not self.trials[name].process.is_alive():
             self.trials[name] = Trial(self.request, overlay, self.log, self.limit_sec, self.waiting)
         return self.trials[name]
 
-    def stop(self) -> None:
-        for trial in self.trials.values():
-            trial.stop()
-        self.trials.clear()
-
     def compared(self, base: Overlay, other: Overlay, again: bool = False) -> Found:
         """How long blocks of steps take with the one and the other, in turn: A-B-B-A. Where memory is too short for
         both at once, each block is a process of its own."""
 
-        def measure() -> Found:
+        def measure(at_once: bool = True) -> Found:
             try:
-                return self.in_turn(base, other, PAIRS, True)
+                return self.in_turn(base, other, PAIRS if at_once else PAIRS - 3, at_once)
             except Lost as e:
-                if not e.found["memory"]:
-                    return e.found
-            try:
-                return self.in_turn(base, other, PAIRS - 3, False)
-            except Lost as e:
-                return e.found
+                return measure(False) if e.found["memory"] and at_once else e.found
 
-        return self.ledger.once(of_pair(base, other, again), measure)
+        return self.ledger.once(pair(base, other, again), measure)
 
     def knows(self, base: Overlay, other: Overlay) -> bool:
-        return json.dumps(of_pair(base, other), sort_keys=True) in self.ledger.found
+        return name_of(pair(base, other, False)) in self.ledger.found
 
     def in_turn(self, base: Overlay, other: Overlay, pairs: int, at_once: bool) -> Found:
-        sides = (base, other)
-        beside = sides if at_once else ()
-        first = [0.0, 0.0]
+        sides, first = (base, other), [0.0, 0.0]
         times: tuple[list[float], list[float]] = ([], [])
+        ratios: list[float] = []
 
-        def block(side: int, steps: int = 0) -> float:
-            trial = self.trial(sides[side], beside)
+        def block(side: int, steps: int) -> float:
+            """Seconds of a step; before them some steps, in which data that waited there is used up."""
+            trial = self.trial(sides[side], sides if at_once else ())
             first[side] = trial.warm_sec = trial.warm_sec or trial.train(WARM)["sec"]
-            steps = steps or round(min(max(BLOCK_SEC / trial.train(WARM)["sec"] * WARM, 2), 500))
             workers = merge(self.request.config, sides[side])["data"]["init_args"].get("num_workers", 0)
-            return trial.train(steps, skipped=2 * workers + 1)["sec"] / steps  # what waited there is gone
+            return trial.train(steps, skipped=2 * workers + 1)["sec"] / steps
 
-        steps = round(min(max(BLOCK_SEC / block(0), 2), 500))
+        steps = steps_in(BLOCK_SEC, block(0, WARM), 2, 500)
         block(1, steps)
-
-        for i in range(pairs):
-            for side in (0, 1) if i % 2 == 0 else (1, 0):
+        while len(ratios) < pairs and not is_settled(ratios):
+            for side in (0, 1) if len(ratios) % 2 == 0 else (1, 0):
                 times[side].append(block(side, steps))
             ratios = [b / a for a, b in zip(*times, strict=True)]
-            if is_settled(ratios):
-                break
-        medians = [statistics.median(side) for side in times]
-        return {"ratios": ratios, "step_sec": medians, "first_sec": first, "at_once": at_once}
+        step_sec = [statistics.median(side) for side in times]
+        return {"ratios": ratios, "step_sec": step_sec, "first_sec": first, "at_once": at_once, "steps": steps}
 
-    def levels(self, overlay: Overlay) -> list[float]:
-        """Where short trainings with these settings end, one for each seed, each a whole schedule."""
-        return [level(self.curve(overlay, seed)) for seed in range(SEEDS)]
+    def curves(self, overlay: Overlay) -> list[list[float]]:
+        """The losses of short trainings with these settings, one for each seed, each a whole schedule."""
+        return [self.curve(overlay, seed) for seed in range(SEEDS)]
 
     def curve(self, overlay: Overlay, seed: int, span: tuple[float, float] | None = None) -> list[float]:
-        """The loss of each step of a short training; as far as it came where its numbers are not finite any more.
+        """The loss of each step of a short training; of one that fails none, but those so far of a range test.
 
         Args:
             span: of the rates of a range test, as multiples of the config's.
         """
 
         def measure() -> Found:
-            self.stop()  # memory is for this one
             seeded = merge(overlay, {"seed_everything": seed})
+            self.__exit__()  # memory is for this one
             try:
                 trial = Trial(self.request, seeded, self.log, self.limit_sec, self.waiting, self.steps, span)
                 losses = trial.train(self.steps)["losses"]
-                trial.stop()
             except Lost as e:
-                return e.found
+                return {**e.found, "losses": e.found["losses"] if span else []}
+            trial.stop()
             return {"losses": losses}
 
         what = {"curve": overlay, "seed": seed, "steps": self.steps, "span": span}
-        found = self.ledger.once(what, measure)
-        return found["losses"] if len(found["losses"]) == self.steps or span else []
+        return self.ledger.once(what, measure)["losses"]
 
 
-def of_pair(base: Overlay, other: Overlay, again: bool = False) -> Found:
+def pair(base: Overlay, other: Overlay, again: bool) -> Found:
     return {"base": base, "other": other, "again": again}
 
 
 def known(e: Lost) -> KnownError:
     """What a run of this config would end with."""
-    kinds = {kind.code: kind for kind in KnownError.__subclasses__() if "code" in vars(kind)}
     if e.found["memory"]:
         return EnvironmentFault(f"{e} -> python -m src.plan tells what fits")
-    return kinds.get(e.found["code"], KnownError)(f"{e}")
+    kinds = {kind.code: kind for kind in KnownError.__subclasses__() if "code" in vars(kind)}
+    return kinds.get(e.found["code"], KnownError)(str(e))
