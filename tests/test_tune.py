@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import resource
 import signal
 import time
@@ -99,12 +100,12 @@ def test_a_change_that_runs_out_of_memory_is_survived(run, tmp_path):
     def limited() -> None:
         hasten()
         used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        resource.setrlimit(resource.RLIMIT_AS, (used + 330 * 2**20,) * 2)
+        resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20,) * 2)
 
     output = run([*args, "--trainer.max_steps", "6"], command=src.tune.main, first=limited)
     whole = json.loads((tmp_path / "tune" / "tune.json").read_text())["tried"][0]
     assert whole["name"] == "data.micro_batch_size 512"
-    assert whole["why"].startswith("out of memory after 0 steps with 512 samples")
+    assert re.match(r"out of memory after \d steps with 512 samples", whole["why"])
     assert "data.micro_batch_size 512  -  no  out of memory" in output
 
 
