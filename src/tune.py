@@ -85,7 +85,7 @@ def main(args: Sequence[str]) -> int:
 
 def search(request: Request, folder: Path, holds: Row, args: Sequence[str]) -> None:
     from src.tuning.candidates import candidates
-    from src.tuning.choose import choose
+    from src.tuning.choose import LATE, choose
     from src.tuning.search import Ledger, Search
 
     options, out, rows = request.options, console(), list[Row]()
@@ -121,7 +121,8 @@ def search(request: Request, folder: Path, holds: Row, args: Sequence[str]) -> N
     write_json(folder / "tune.json", {**holds, "device": found.facts["text"], "overlay": overlay, "tried": rows})
     head = [command_line("src.tune", args), f"{time.strftime('%Y-%m-%d')}, {holds['host']}, {found.facts['text']}"]
     head += [f"Python {holds['python']}, torch {holds['torch']}, lightning {holds['lightning']}"]
-    write(request, folder / "tuned.yaml", overlay, [*head, *(", ".join(line(row)) for row in rows if row["kept"])])
+    head += [", ".join(line(row)) for row in rows if row["kept"]]
+    write(request, folder / "tuned.yaml", overlay, head, all(row["why"] != LATE for row in rows))
 
 
 def line(row: Row) -> tuple[str, str, str, str]:
@@ -129,11 +130,12 @@ def line(row: Row) -> tuple[str, str, str, str]:
     return row["name"], spread, "yes" if row["kept"] else "no", row["why"]
 
 
-def write(request: Request, file: Path, overlay: Row, head: list[str]) -> None:
+def write(request: Request, file: Path, overlay: Row, head: list[str], is_whole: bool) -> None:
     """The overlay, if there is one: checked as a run would."""
     file.unlink(missing_ok=True)
     if not overlay:
-        rank_zero_print("The config is as fast as it gets here: no overlay is written.")
+        whole = "the config is as fast as it gets here" if is_whole else "nothing faster yet"
+        rank_zero_print(f"No overlay is written: {whole}.")
         return
     check(merge(copy.deepcopy(request.config), overlay), {})
     write_text(file, "".join(f"# {text}\n" for text in head) + yaml.safe_dump(overlay, sort_keys=False))

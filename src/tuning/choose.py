@@ -15,6 +15,7 @@ from src.tuning.search import Overlay, Search
 
 SPAN = (1 / 30, 30.0)  # of the rates that are tried, times the config's
 NEAR = 1.25  # a rate that differs by less is the config's
+LATE = "not tried: --minutes are over; the same command goes on"
 Row = dict[str, Any]
 
 
@@ -49,7 +50,7 @@ def with_values(search: Search, base: Overlay, *changes: Change) -> Overlay:
 def tried(search: Search, base: Overlay, change: Change) -> Row:
     name, other = f"{change[0]} {str(change[1]).lower()}", with_values(search, base, change)
     if time.monotonic() > search.t_late and not search.knows(base, other):
-        return {"name": name, "kept": False, "why": "not tried: --minutes are over; the same command goes on"}
+        return {"name": name, "kept": False, "why": LATE}
     row = timed(search, name, search.compared(base, other)) | {"overlay": other}
     if not row["kept"] or change[0] in EXACT:
         return row
@@ -79,6 +80,8 @@ def timed(search: Search, name: str, found: Row) -> Row:
 def rate(search: Search, base: Overlay) -> Row:
     """A learning rate by a range test, if trainings with it end lower than with the config's."""
     row: Row = {"name": "learning rate", "kept": False}
+    if time.monotonic() > search.t_late:
+        return {**row, "why": LATE}
     if not (now := rates(search.request)):
         return {**row, "why": "not tried: a flag or the schedule sets it"}
     first, last = SPAN

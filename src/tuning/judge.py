@@ -22,7 +22,7 @@ def is_faster(ratios: Sequence[float]) -> bool:
 
 def is_settled(ratios: Sequence[float]) -> bool:
     """Whether the pairs that are left cannot make it faster any more."""
-    return len(ratios) > 2 and not is_faster([*ratios, *[0.0] * (PAIRS - len(ratios))])
+    return not is_faster([*ratios, *[0.0] * (PAIRS - len(ratios))])
 
 
 def level(losses: Sequence[float]) -> float:
