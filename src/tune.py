@@ -122,7 +122,7 @@ def search(request: Request, folder: Path, holds: Row, args: Sequence[str]) -> N
     head = [command_line("src.tune", args), f"{time.strftime('%Y-%m-%d')}, {holds['host']}, {found.facts['text']}"]
     head += [f"Python {holds['python']}, torch {holds['torch']}, lightning {holds['lightning']}"]
     head += [", ".join(line(row)) for row in rows if row["kept"]]
-    write(request, folder / "tuned.yaml", overlay, head, all(row["why"] != LATE for row in rows))
+    write(request, folder / "tuned.yaml", overlay, head, args, all(row["why"] != LATE for row in rows))
 
 
 def line(row: Row) -> tuple[str, str, str, str]:
@@ -130,7 +130,7 @@ def line(row: Row) -> tuple[str, str, str, str]:
     return row["name"], spread, "yes" if row["kept"] else "no", row["why"]
 
 
-def write(request: Request, file: Path, overlay: Row, head: list[str], is_whole: bool) -> None:
+def write(request: Request, file: Path, overlay: Row, head: list[str], args: Sequence[str], is_whole: bool) -> None:
     """The overlay, if there is one: checked as a run would."""
     file.unlink(missing_ok=True)
     if not overlay:
@@ -139,8 +139,8 @@ def write(request: Request, file: Path, overlay: Row, head: list[str], is_whole:
         return
     check(merge(copy.deepcopy(request.config), overlay), {})
     write_text(file, "".join(f"# {text}\n" for text in head) + yaml.safe_dump(overlay, sort_keys=False))
-    given = [part for path in (*request.options.config, relative_path(file)) for part in ("--config", path)]
-    rank_zero_print(f"\nNext:\n  {command_line('src.train', given)}")
+    files = [part for path in (*request.options.config, relative_path(file)) for part in ("--config", path)]
+    rank_zero_print(f"\nNext:\n  {command_line('src.train', [*files, *tune_parser().parse_known_args(args)[1]])}")
 
 
 def draw(rows: list[Row], title: str, path: Path) -> None:
@@ -154,6 +154,7 @@ def draw(rows: list[Row], title: str, path: Path) -> None:
         axes.barh(row["name"], row["ratio"], color="C2" if row["kept"] else "C7")
         axes.plot(row["ratios"], [row["name"]] * len(row["ratios"]), ".", color="black")
     axes.axvline(1, color="black", linestyle="--")
+    axes.set_xlim(0, 2)  # what is slower still need not be seen
     axes.invert_yaxis()
     axes.set(xlabel="time of a step, times that without it; green: kept", title=title)
     for row, other in zip(ranges, others, strict=True):

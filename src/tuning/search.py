@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from src.config.request import Request, merge
-from src.run.errors import EnvironmentFault, KnownError
+from src.run.errors import KnownError
 from src.tuning.judge import PAIRS, is_settled
 from src.tuning.trial import Found, Lost, Trial
 
@@ -181,7 +181,5 @@ def pair(base: Overlay, other: Overlay, again: bool) -> Found:
 
 def known(e: Lost) -> KnownError:
     """What a run of this config would end with."""
-    if e.found["memory"]:
-        return EnvironmentFault(f"{e} -> python -m src.plan tells what fits")
     kinds = {kind.code: kind for kind in KnownError.__subclasses__() if "code" in vars(kind)}
     return kinds.get(e.found["code"], KnownError)(str(e))

@@ -24,7 +24,7 @@ from src.config.build import Experiment
 from src.config.request import Request, merge
 from src.run.command import end_with_parent, exit_code, one_line
 from src.run.device import has_bfloat16
-from src.run.errors import ConfigError
+from src.run.errors import ConfigError, EnvironmentFault
 from src.run.faults import faults_of, out_of_memory
 
 # A fork has loaded torch already, and this process never uses a GPU. macOS's libraries do not bear forks.
@@ -41,7 +41,7 @@ class Lost(Exception):
 
     def __init__(self, failed: str, **found: Any) -> None:
         super().__init__(failed)
-        self.found: Found = {"failed": failed, "code": 1, "memory": False, "losses": [], **found}
+        self.found: Found = {"failed": failed, "code": EnvironmentFault.code, "memory": False, "losses": [], **found}
 
 
 class Trial:
@@ -75,7 +75,8 @@ class Trial:
 
     def train(self, steps: int, skipped: int = 0) -> Found:
         """Seconds of so many steps, after some that do not count; those spent waiting for data; losses."""
-        self.pipe.send((steps, skipped))
+        with suppress(ConnectionError):  # it has ended, which the answer will say
+            self.pipe.send((steps, skipped))
         return self.answer()
 
     def answer(self) -> Found:
