@@ -133,7 +133,7 @@ def test_what_trains_otherwise_is_refused(run, tmp_path):
     """Batch norms see two samples at a time in place of 64."""
     change = ("data.micro_batch_size", 2)
     refused = run(
-        [*SMALL_CNN, "--trainer.max_steps", "40"], command=lambda args: judged(args, change, tmp_path), first=hasten
+        [*SMALL_CNN, "--trainer.max_steps", "20"], command=lambda args: judged(args, change, tmp_path), first=hasten
     )
     assert refused.startswith("False trains otherwise: loss +")
 
@@ -185,3 +185,7 @@ def test_all_changes_of_a_config_without_a_gain_of_its_own(run, slow, tmp_path):
     again = [*slow[:4], "--config", tmp_path / "tune" / "tuned.yaml", "--run_dir", tmp_path / "again"]
     run([*again, "--only", "micro_batch_size"], command=src.tune.main, first=hasten)
     assert not any(row["kept"] for row in json.loads((tmp_path / "again" / "tune.json").read_text())["tried"])
+
+
+def test_threads_are_a_key_of_the_config(run):
+    assert "1 x cpu, 2 threads" in run([*SMALL, "--threads", "2", "--dry_run"])
