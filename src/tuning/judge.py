@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-PAIRS, LEAST_GAIN = 8, 0.97  # so many are measured; a ratio of times above it is not worth a change
+LEAST_GAIN = 0.97  # a ratio of times above it is not worth a change
 SURE = 2.35  # of Student's t with 3 degrees of freedom: 5 % of four pairs of equals are above
 
 
@@ -20,9 +20,9 @@ def is_faster(ratios: Sequence[float]) -> bool:
     return statistics.median(ratios) <= LEAST_GAIN and upper_bound(ratios) < 1
 
 
-def is_settled(ratios: Sequence[float]) -> bool:
-    """Whether the pairs that are left cannot make it faster any more."""
-    return not is_faster([*ratios, *[0.0] * (PAIRS - len(ratios))])
+def is_settled(ratios: Sequence[float], pairs: int) -> bool:
+    """Whether those that are left of so many pairs cannot make it faster any more."""
+    return len(ratios) == pairs or not is_faster([*ratios, *[0.0] * (pairs - len(ratios))])
 
 
 def level(losses: Sequence[float]) -> float:

@@ -10,10 +10,12 @@ from typing import Any
 
 from src.config.request import Request, merge
 from src.run.errors import KnownError
-from src.tuning.judge import PAIRS, is_settled
+from src.tuning.judge import is_settled
 from src.tuning.trial import Found, Lost, Trial
 
 WARM, BLOCK_SEC = 4, 0.5  # steps that are slow; of a block, of which two are compared
+# Of blocks that are compared: of one change, of all together, and of processes that cannot be there at once.
+PAIRS, PAIRS_AT_LAST, PAIRS_ALONE = 11, 20, 5
 SEEDS, CURVE_SEC = 4, 15.0  # of the short trainings that are compared: how many, and how long one may take
 Overlay = dict[str, Any]
 
@@ -118,8 +120,9 @@ class Search:
         both at once, each block is a process of its own."""
 
         def measure(at_once: bool = True) -> Found:
+            pairs = PAIRS_AT_LAST if again else PAIRS
             try:
-                return self.in_turn(base, other, PAIRS if at_once else PAIRS - 3, at_once)
+                return self.in_turn(base, other, pairs if at_once else PAIRS_ALONE, at_once)
             except Lost as e:
                 return measure(False) if e.found["memory"] and at_once else e.found
 
@@ -142,7 +145,7 @@ class Search:
 
         steps = steps_in(BLOCK_SEC, block(0, WARM), 2, 500)
         block(1, steps)
-        while len(ratios) < pairs and not is_settled(ratios):
+        while not is_settled(ratios, pairs):
             for side in (0, 1) if len(ratios) % 2 == 0 else (1, 0):
                 times[side].append(block(side, steps))
             ratios = [b / a for a, b in zip(*times, strict=True)]

@@ -4,7 +4,9 @@ import statistics
 
 import pytest
 
-from src.tuning.judge import PAIRS, best_rate, is_faster, is_settled, level, shift, tolerance, upper_bound
+from src.tuning.judge import best_rate, is_faster, is_settled, level, shift, tolerance, upper_bound
+
+PAIRS = 11
 
 
 def verdicts(gain: float, noise: float, times: int = 2000) -> float:
@@ -33,14 +35,14 @@ def test_the_bound_is_that_of_the_sign_test(n, place):
 
 
 def test_it_stops_early_only_where_nothing_can_change():
-    assert not is_settled([])
-    assert not is_settled([1.1, 0.9])
-    assert is_settled([1.1, 1.2])
-    assert not is_settled([1.1, 0.9, 0.9])
+    assert not is_settled([], PAIRS)
+    assert not is_settled([1.1, 1.2, 0.9], PAIRS)
+    assert is_settled([1.1, 1.2, 0.9, 1.0], PAIRS)
+    assert not is_settled([1.1, 0.9, 0.9], PAIRS)
     draw = random.Random(0)
     for _ in range(500):
         ratios = [draw.uniform(0.85, 1.05) for _ in range(PAIRS)]
-        assert not (is_faster(ratios) and any(is_settled(ratios[:n]) for n in range(PAIRS)))
+        assert not (is_faster(ratios) and any(is_settled(ratios[:n], PAIRS) for n in range(PAIRS)))
 
 
 def test_losses_are_compared_by_what_seeds_make():
