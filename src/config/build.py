@@ -94,6 +94,8 @@ class Experiment:
         """
         config = self.request.config
         seed_everything(config["seed_everything"], workers=True)
+        if config.get("threads"):
+            torch.set_num_threads(config["threads"])
         data = config["data"]
         data = {**data, "init_args": {**(data.get("init_args") or {}), "seed": config["seed_everything"]}}
         self.datamodule = self.made("data", data, TOP.arguments["data"])

@@ -32,6 +32,7 @@ SECTIONS = {
 TOP = Signature(
     {
         "seed_everything": Argument(int, doc="seed of all random numbers"),
+        "threads": Argument(int | None, None, doc="of torch, on a CPU; by default as many as it takes by itself"),
         "model": Argument(Annotated[Any, Named("src.models.base.Model")]),
         "data": Argument(Annotated[Any, Named("src.data.module.DataModule")]),
         **dict.fromkeys(SECTIONS, Argument(dict)),
@@ -101,6 +102,8 @@ def check(config: dict[str, Any], lines: Lines) -> None:
             given[name] = checked(join(path, name), name, given[name], known, config, lines)
     if not 0 <= config["seed_everything"] < 2**32:
         fail(lines, "seed_everything", f"{config['seed_everything']} is not from 0 to {2**32 - 1}")
+    if (threads := config.get("threads")) is not None and threads < 1:
+        fail(lines, "threads", f"{threads} is less than 1")
     for name in ("max_epochs", "max_steps"):
         if config["trainer"].get(name) == 0:
             fail(lines, f"trainer.{name}", "0 trains nothing -> take 1 or more, or -1 for no limit")

@@ -177,7 +177,8 @@ def add(config: dict[str, Any], data: dict[str, Any], new: Lines, lines: Lines) 
     for key, value in data.items():
         if key not in TOP.arguments:
             fail(lines, key, f"unknown key {key}{nearest(key, TOP.arguments) or deeper(key, config)}")
-        if key != "seed_everything" and not isinstance(value, dict) and not (key in ("model", "data") and value):
+        is_group = key not in ("seed_everything", "threads")
+        if is_group and not isinstance(value, dict) and not (key in ("model", "data") and value):
             off = " -> --wandb.mode disabled turns W&B off" if key == "wandb" else ""
             fail(lines, key, f"{key} is a group of keys, but here it has the value {shown(value)}{off}")
     config = merge(config, data)

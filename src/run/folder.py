@@ -22,7 +22,7 @@ from src.run.terminal import rank, rank_zero_print, relative_path
 LOGS = ROOT / "logs"
 # Keys that may differ when a run goes on: the weights do not depend on them, on the micro-batch and on the levers of a
 # model that does not fit but for the last bits, and for dropout's numbers where blocks are compiled.
-FREE: tuple[str, ...] = ("wandb", "pictures", "progress", "throughput")
+FREE: tuple[str, ...] = ("wandb", "pictures", "progress", "throughput", "threads")
 FREE += ("data.num_workers", "data.worker_timeout_sec", "data.on_device", "data.micro_batch_size")
 FREE += ("model.activation_checkpointing", "model.compile", "model.loss_chunks")
 # A batch is the same on other devices: so are the weights, but for last bits, numbers of dropout, and batch norms.

@@ -1,0 +1,170 @@
+"""Find the settings with which this experiment trains fastest on this machine, by measuring, then a learning rate.
+
+    python -m src.tune --config configs/experiment/text_gpt.yaml
+    python -m src.tune --config configs/experiment/text_gpt.yaml --minutes 3 --only precision,threads
+    python -m src.train --config configs/experiment/text_gpt.yaml --config logs/text_gpt/tune/tuned.yaml
+
+Real steps of the config as it is and of a change are measured in turn, in processes of their own: threads, precision,
+fused optimizer, micro-batch, workers, compile. What is faster beyond noise is kept if short trainings end where those
+of the config do, within what seeds make; the next is tried on top. A range test suggests a learning rate, which is
+taken if trainings with it end lower. Results are in logs/<experiment>/tune/, or --run_dir: table, picture, overlay.
+The same command goes on where it was stopped; with another config, machine or code it begins anew. What a flag sets
+stays. Nothing else is written: no run, no W&B. The exit code is 0 also where nothing is faster.
+"""
+
+import copy
+import hashlib
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from src.config.check import check
+from src.config.request import CommandParser, Request, command_parser, merge, read_request, with_defaults
+from src.run.command import command, command_line
+from src.run.errors import ConfigError, EnvironmentFault, nearest
+from src.run.files import write_json, write_text
+from src.run.folder import LOGS, hardware, lock, src_sha256
+from src.run.terminal import console, duration, rank_zero_print, relative_path
+
+WHAT = ("threads", "precision", "fused", "micro_batch_size", "num_workers", "compile", "lr")
+Row = dict[str, Any]
+
+
+def tune_parser() -> CommandParser:
+    parser = command_parser("tune", __doc__)
+    parser.add_argument("--minutes", type=minutes, default=10.0, metavar="M", help="about as long as it may take: 10")
+    parser.add_argument("--only", default=",".join(WHAT), metavar="A,B", help=f"what to try, of {', '.join(WHAT)}")
+    parser.add_argument("--no_lr", action="store_true", help="leave the learning rate as it is")
+    return parser
+
+
+def minutes(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError
+    return value
+
+
+minutes.__name__ = "number of minutes"  # in argparse's message
+
+
+@command
+def main(args: Sequence[str]) -> int:
+    request = read_request(tune_parser(), args)
+    options = request.options
+    options.only = [name.strip() for name in options.only.split(",")]
+    for name in set(options.only) - {*WHAT}:
+        raise ConfigError(f"--only: {name} is none of {', '.join(WHAT)}{nearest(name, WHAT)}")
+    if options.print_config:
+        from src.config.build import Experiment  # loads torch, which takes seconds
+
+        Experiment(request)
+    folder = Path(options.run_dir or LOGS / request.experiment / "tune")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        locked = lock(folder / ".lock")
+    except OSError as e:
+        raise EnvironmentFault(f"{folder}: cannot be written: {e.strerror} -> name another --run_dir") from e
+    if locked is None:
+        raise ConfigError(f"{folder}: another tune is at work there -> wait for it, or name another --run_dir")
+    with locked:
+        config = yaml.safe_dump(with_defaults(request.config))
+        holds = {"config": hashlib.sha256(config.encode()).hexdigest(), "code": src_sha256(), **hardware()}
+        holds |= {name: version(name) for name in ("torch", "lightning")}
+        search(request, folder, holds, args)
+    return 0
+
+
+def search(request: Request, folder: Path, holds: Row, args: Sequence[str]) -> None:
+    from src.tuning.candidates import candidates
+    from src.tuning.choose import LATE, choose
+    from src.tuning.search import Ledger, Search
+
+    options, out, rows = request.options, console(), list[Row]()
+    ledger = Ledger(folder / "trials.jsonl", holds)
+    if ledger.is_other:
+        rank_zero_print("Config, code, machine or versions are not those of the tune before: it begins anew.")
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TimeElapsedColumn(), console=out,
+        auto_refresh=False, expand=True, disable=not out.is_terminal, transient=True,
+    )  # fmt: skip
+    task = bar.add_task("the config as it is", total=None)
+
+    def tell(row: Row) -> None:
+        rows.append(row)
+        bar.update(task, advance=1, description=row["name"])
+        if not out.is_terminal:
+            out.print("  ".join(line(row)))
+
+    with bar, Search(request, folder, ledger, 60 * options.minutes, bar.refresh) as found:
+        found.begin()
+        changes = [one for one in candidates(request, found.facts) if one[0].rpartition(".")[2] in options.only]
+        with_rate = "lr" in options.only and not options.no_lr
+        bar.update(task, total=len(changes) + 1 + with_rate)
+        about, step_sec = min(found.expected_sec(len(changes)), 60 * options.minutes), found.facts["step_sec"]
+        what = f"{found.facts['steps']:,} steps of {1000 * step_sec:.3g} ms, {found.facts['text']}"
+        out.print(f"{what}; {len(changes)} changes to try, in {duration(about)} or so")
+        overlay = choose(found, changes, with_rate, tell)
+    table = Table("change", "time of a step", "kept", "why", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*map(Text, line(row)))
+    out.print(table)
+    draw(rows, f"{request.experiment}, {found.facts['text']}", folder / "tune.png")
+    write_json(folder / "tune.json", {**holds, "device": found.facts["text"], "overlay": overlay, "tried": rows})
+    head = [command_line("src.tune", args), f"{time.strftime('%Y-%m-%d')}, {holds['host']}, {found.facts['text']}"]
+    head += [f"Python {holds['python']}, torch {holds['torch']}, lightning {holds['lightning']}"]
+    head += [", ".join(line(row)) for row in rows if row["kept"]]
+    write(request, folder / "tuned.yaml", overlay, head, args, all(row["why"] != LATE for row in rows))
+
+
+def line(row: Row) -> tuple[str, str, str, str]:
+    spread = f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})" if "ratio" in row else "-"
+    return row["name"], spread, "yes" if row["kept"] else "no", row["why"]
+
+
+def write(request: Request, file: Path, overlay: Row, head: list[str], args: Sequence[str], is_whole: bool) -> None:
+    """The overlay, if there is one: checked as a run would."""
+    file.unlink(missing_ok=True)
+    if not overlay:
+        whole = "the config is as fast as it gets here" if is_whole else "nothing faster yet"
+        rank_zero_print(f"No overlay is written: {whole}.")
+        return
+    check(merge(copy.deepcopy(request.config), overlay), {})
+    write_text(file, "".join(f"# {text}\n" for text in head) + yaml.safe_dump(overlay, sort_keys=False))
+    files = [part for path in (*request.options.config, relative_path(file)) for part in ("--config", path)]
+    rank_zero_print(f"\nNext:\n  {command_line('src.train', [*files, *tune_parser().parse_known_args(args)[1]])}")
+
+
+def draw(rows: list[Row], title: str, path: Path) -> None:
+    """The time of a step with each change, over that without, and the range test of rates."""
+    from src.run.figures import figure, save
+
+    timed, ranges = [row for row in rows if "ratio" in row], [row for row in rows if row.get("rates")]
+    fig = figure(6 + 4 * len(ranges), 1.6 + 0.35 * max(len(timed), 6))
+    axes, *others = fig.subplots(1, 1 + len(ranges), squeeze=False)[0]
+    for row in timed:
+        axes.barh(row["name"], row["ratio"], color="C2" if row["kept"] else "C7")
+        axes.plot(row["ratios"], [row["name"]] * len(row["ratios"]), ".", color="black")
+    axes.axvline(1, color="black", linestyle="--")
+    axes.set_xlim(0, 2)  # what is slower still need not be seen
+    axes.invert_yaxis()
+    axes.set(xlabel="time of a step, times that without it; green: kept", title=title)
+    for row, other in zip(ranges, others, strict=True):
+        other.semilogx(row["rates"], row["losses"])
+        for name in [name for name in ("config", "suggested") if name in row]:
+            other.axvline(row[name], color="black", linestyle=":" if name == "config" else "--", label=name)
+        other.set(xlabel="learning rate", ylabel="loss, smoothed", title="range test")
+        other.legend(fontsize=8)
+    save(fig, path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+"""Measures settings; what is measured is on the disk at once, so that a search that is ended goes on where it was."""
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from src.config.request import Request, merge
+from src.run.errors import KnownError
+from src.tuning.judge import is_settled
+from src.tuning.trial import Found, Lost, Trial
+
+WARM, BLOCK_SEC = 4, 0.5  # steps that are slow; of a block, of which two are compared
+# Of blocks that are compared: of one change, of all together, and of processes that cannot be there at once.
+PAIRS, PAIRS_AT_LAST, PAIRS_ALONE = 11, 20, 5
+SEEDS, CURVE_SEC = 4, 15.0  # of the short trainings that are compared: how many, and how long one may take
+Overlay = dict[str, Any]
+
+
+class Ledger:
+    """What was measured, a line for each.
+
+    Args:
+        key: what the figures hold for; with another one all is measured anew.
+    """
+
+    def __init__(self, path: Path, key: Found) -> None:
+        self.path, self.found = path, dict[str, Found]()
+        head, *lines = path.read_text().splitlines(keepends=True) if path.is_file() else [""]
+        now = name_of(key) + "\n"
+        self.is_other = head not in ("", now)
+        whole = [line for line in lines if head == now and line.endswith("\n")]  # not of a process that was killed
+        path.write_text("".join([now, *whole]))
+        for entry in map(json.loads, whole):
+            self.found[entry["what"]] = entry["found"]
+
+    def once(self, what: Found, measure: Callable[[], Found]) -> Found:
+        """What was measured before, or is now."""
+        name = name_of(what)
+        if name not in self.found:
+            self.found[name] = measure()
+            with open(self.path, "a") as file:
+                file.write(json.dumps({"what": name, "found": self.found[name]}) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        return self.found[name]
+
+
+def name_of(what: Any) -> str:
+    return json.dumps(what, sort_keys=True)
+
+
+def steps_in(sec: float, step_sec: float, least: int, most: int) -> int:
+    return round(min(max(sec / step_sec, least), most))
+
+
+class Search:
+    """Measures settings, which are overlays of the request's config.
+
+    Args:
+        folder: of the log of the trials.
+        budget_sec: of all: no candidate begins when three quarters of it are over, and no answer may take a quarter.
+        waiting: called a few times a second.
+    """
+
+    def __init__(
+        self, request: Request, folder: Path, ledger: Ledger, budget_sec: float, waiting: Callable[[], None]
+    ) -> None:
+        self.request, self.log, self.ledger, self.waiting = request, folder / "trials.log", ledger, waiting
+        self.limit_sec, self.t_late = max(budget_sec / 4, 60), time.monotonic() + 0.75 * budget_sec
+        self.trials: dict[str, Trial] = {}
+        self.facts: Found = {}
+
+    def __enter__(self) -> "Search":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for trial in self.trials.values():
+            trial.stop()
+        self.trials.clear()
+
+    def begin(self) -> None:
+        """Measure the config as it is. Raises KnownError where it does not train."""
+        try:
+            self.facts = self.ledger.once({"facts": True}, self.begun)
+        except Lost as e:
+            raise known(e) from e
+        self.steps = min(steps_in(CURVE_SEC, self.facts["step_sec"], 30, 100), max(self.facts["steps"], 6))
+
+    def begun(self) -> Found:
+        t0, given = time.monotonic(), self.request.config["trainer"]
+        trial = self.trial({})
+        start_sec, first = time.monotonic() - t0, trial.train(WARM)["sec"]
+        found = trial.train(steps_in(1, first / WARM, 2, 100), skipped=WARM)
+        ends = (given.get("max_steps") or -1, (given.get("max_epochs") or -1) * trial.facts["steps_per_epoch"])
+        measured = {"step_sec": found["sec"] / len(found["losses"]), "wait_frac": found["wait_sec"] / found["sec"]}
+        whole = {"steps": min((n for n in ends if n > 0), default=10**9), "start_sec": start_sec}
+        return {**trial.facts, **measured, **whole}
+
+    def expected_sec(self, number: int) -> float:
+        """About how long so many changes take: all are compared, and the losses of two and of a rate."""
+        start, step = self.facts["start_sec"], self.facts["step_sec"]
+        compared = PAIRS * max(BLOCK_SEC, 2 * step)  # of both sides in all, because the worse half ends early
+        return number * (start + compared) + (3 * SEEDS + 1) * (start + self.steps * step)
+
+    def trial(self, overlay: Overlay, beside: Iterable[Overlay] = ()) -> Trial:
+        """The trial with these settings; all others are ended but those `beside` it."""
+        name, *others = map(name_of, (overlay, *beside))
+        for other in [other for other in self.trials if other not in (name, *others)]:
+            self.trials.pop(other).stop()
+        if name not in self.trials or not self.trials[name].process.is_alive():
+            self.trials[name] = Trial(self.request, overlay, self.log, self.limit_sec, self.waiting)
+        return self.trials[name]
+
+    def compared(self, base: Overlay, other: Overlay, again: bool = False) -> Found:
+        """How long blocks of steps take with the one and the other, in turn: A-B-B-A. Where memory is too short for
+        both at once, each block is a process of its own."""
+
+        def measure(at_once: bool = True) -> Found:
+            pairs = PAIRS_AT_LAST if again else PAIRS
+            try:
+                return self.in_turn(base, other, pairs if at_once else PAIRS_ALONE, at_once)
+            except Lost as e:
+                return measure(False) if e.found["memory"] and at_once else e.found
+
+        return self.ledger.once(pair(base, other, again), measure)
+
+    def knows(self, base: Overlay, other: Overlay) -> bool:
+        return name_of(pair(base, other, False)) in self.ledger.found
+
+    def in_turn(self, base: Overlay, other: Overlay, pairs: int, at_once: bool) -> Found:
+        sides, first = (base, other), [0.0, 0.0]
+        times: tuple[list[float], list[float]] = ([], [])
+        ratios: list[float] = []
+
+        def block(side: int, steps: int) -> float:
+            """Seconds of a step; before them some steps, in which data that waited there is used up."""
+            trial = self.trial(sides[side], sides if at_once else ())
+            first[side] = trial.warm_sec = trial.warm_sec or trial.train(WARM)["sec"]
+            workers = merge(self.request.config, sides[side])["data"]["init_args"].get("num_workers", 0)
+            return trial.train(steps, skipped=2 * workers + 1)["sec"] / steps
+
+        steps = steps_in(BLOCK_SEC, block(0, WARM), 2, 500)
+        block(1, steps)
+        while not is_settled(ratios, pairs):
+            for side in (0, 1) if len(ratios) % 2 == 0 else (1, 0):
+                times[side].append(block(side, steps))
+            ratios = [b / a for a, b in zip(*times, strict=True)]
+        step_sec = [statistics.median(side) for side in times]
+        return {"ratios": ratios, "step_sec": step_sec, "first_sec": first, "at_once": at_once, "steps": steps}
+
+    def curves(self, overlay: Overlay) -> list[list[float]]:
+        """The losses of short trainings with these settings, one for each seed, each a whole schedule."""
+        return [self.curve(overlay, seed) for seed in range(SEEDS)]
+
+    def curve(self, overlay: Overlay, seed: int, span: tuple[float, float] | None = None) -> list[float]:
+        """The loss of each step of a short training; of one that fails none, but those so far of a range test.
+
+        Args:
+            span: of the rates of a range test, as multiples of the config's.
+        """
+
+        def measure() -> Found:
+            seeded = merge(overlay, {"seed_everything": seed})
+            self.__exit__()  # memory is for this one
+            try:
+                trial = Trial(self.request, seeded, self.log, self.limit_sec, self.waiting, self.steps, span)
+                losses = trial.train(self.steps)["losses"]
+            except Lost as e:
+                return {**e.found, "losses": e.found["losses"] if span else []}
+            trial.stop()
+            return {"losses": losses}
+
+        what = {"curve": overlay, "seed": seed, "steps": self.steps, "span": span}
+        return self.ledger.once(what, measure)["losses"]
+
+
+def pair(base: Overlay, other: Overlay, again: bool) -> Found:
+    return {"base": base, "other": other, "again": again}
+
+
+def known(e: Lost) -> KnownError:
+    """What a run of this config would end with."""
+    kinds = {kind.code: kind for kind in KnownError.__subclasses__() if "code" in vars(kind)}
+    return kinds.get(e.found["code"], KnownError)(str(e))

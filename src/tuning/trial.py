@@ -1,0 +1,197 @@
+"""A training in a process of its own, some steps at a time: its end, however that comes, ends nothing else."""
+
+import copy
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from src.callbacks.ema import EMA
+from src.callbacks.gradients import Gradients
+from src.callbacks.progress import device_text
+from src.config.build import Experiment
+from src.config.request import Request, merge
+from src.run.command import end_with_parent, exit_code, one_line
+from src.run.device import has_bfloat16
+from src.run.errors import ConfigError, EnvironmentFault
+from src.run.faults import faults_of, out_of_memory
+
+# A fork has loaded torch already, and this process never uses a GPU. macOS's libraries do not bear forks.
+PROCESSES: Any = multiprocessing.get_context("spawn" if sys.platform == "darwin" else "fork")
+MANY = 100_000  # steps, of which none but the first are taken
+BRIEF = {"max_epochs": -1, "max_time": None, "fast_dev_run": False, "limit_val_batches": 0, "num_sanity_val_steps": 0}
+POLL_SEC = 0.2
+Found = dict[str, Any]
+clock = time.perf_counter
+
+
+class Lost(Exception):
+    """A trial has failed: `found` has the error, its exit code, whether memory ran out, and the losses so far."""
+
+    def __init__(self, failed: str, **found: Any) -> None:
+        super().__init__(failed)
+        self.found: Found = {"failed": failed, "code": EnvironmentFault.code, "memory": False, "losses": [], **found}
+
+
+class Trial:
+    """Begins to train, tells what it found (`facts`), and waits.
+
+    Args:
+        overlay: of the request's config.
+        log: gets what the process prints.
+        limit_sec: most seconds for an answer.
+        waiting: called a few times a second meanwhile.
+        steps: of the whole training, by which its schedule goes.
+        span: of a range test: the first and the last learning rate, as multiples of the config's.
+
+    Raises:
+        Lost: it has failed, ended or taken too long; also by `train`.
+    """
+
+    def __init__(
+        self, request: Request, overlay: Found, log: Path, limit_sec: float, waiting: Callable[[], None],
+        steps: int = MANY, span: tuple[float, float] | None = None,
+    ) -> None:  # fmt: skip
+        self.limit_sec, self.waiting = limit_sec, waiting
+        self.warm_sec = 0.0  # of the first steps, once they are done
+        self.pipe, there = PROCESSES.Pipe()
+        config = merge(copy.deepcopy(request.config), overlay)
+        config = merge(config, {"trainer": {**BRIEF, "max_steps": steps, "enable_progress_bar": False}})
+        self.process = PROCESSES.Process(target=serve, args=(there, replace(request, config=config), log, steps, span))
+        self.process.start()
+        there.close()
+        self.facts = self.answer()
+
+    def train(self, steps: int, skipped: int = 0) -> Found:
+        """Seconds of so many steps, after some that do not count; those spent waiting for data; losses."""
+        with suppress(ConnectionError):  # it has ended, which the answer will say
+            self.pipe.send((steps, skipped))
+        return self.answer()
+
+    def answer(self) -> Found:
+        t0, found = clock(), None
+        try:
+            while not self.pipe.poll(POLL_SEC):
+                self.waiting()
+                if clock() - t0 > self.limit_sec:
+                    raise Lost(f"took longer than {self.limit_sec:.0f} s")
+            found = self.pipe.recv()
+        except (EOFError, ConnectionError):
+            self.process.join()
+            code = self.process.exitcode
+            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            is_kernel = code == -signal.SIGKILL  # which it sends where memory runs out
+            raise Lost(how + (": out of memory?" if is_kernel else ""), memory=is_kernel) from None
+        finally:
+            if found is None or "failed" in found:
+                self.stop()
+        if "failed" in found:
+            raise Lost(**found)
+        return found
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+
+class Paced(Callback):
+    """Trains as many steps as it is told to, answers, and waits. Nothing waits for the device in between."""
+
+    def __init__(self, pipe: Any, steps: int, span: tuple[float, float] | None) -> None:
+        self.pipe, self.steps, self.span = pipe, steps, span
+        self.losses: list[Any] = []
+        self.loss: Any = 0.0
+        self.step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.highest = [group.get("initial_lr", group["lr"]) for group in trainer.optimizers[0].param_groups]
+        device, data = trainer.strategy.root_device, trainer.datamodule  # type: ignore[attr-defined]
+        self.pipe.send({
+            "device": device.type, "text": device_text(trainer), "bfloat16": has_bfloat16(device),
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "threads": torch.get_num_threads(), "precision": str(trainer.precision),
+            "batch_size": data.batch_size, "micro_batch_size": data.micro_batch_size,
+            "steps_per_epoch": int(trainer.num_training_batches / trainer.accumulate_grad_batches),
+        })  # fmt: skip
+        self.wait(trainer)
+
+    def wait(self, trainer: Trainer) -> None:
+        self.left, self.skipped = self.pipe.recv()
+        self.begin(trainer)
+
+    def begin(self, trainer: Trainer) -> None:
+        synchronize(trainer)
+        self.losses, self.wait_sec, self.t_begin = [], 0.0, clock()
+        self.t_end = self.t_begin
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self.wait_sec += clock() - self.t_end
+        if self.span:
+            first, last = self.span
+            times = first * (last / first) ** (self.step / (self.steps - 1))
+            for group, highest in zip(trainer.optimizers[0].param_groups, self.highest, strict=True):
+                group["lr"] = times * highest  # in place of the schedule's
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:
+        self.loss = self.loss + outputs["loss"].detach().float()  # Lightning has divided it by the micro-batches
+        self.t_end = clock()
+        if trainer.global_step == self.step:
+            return  # in the midst of a step
+        self.step = trainer.global_step
+        self.losses.append(self.loss)
+        self.loss = 0.0
+        if self.skipped:
+            self.skipped -= 1
+            if not self.skipped:
+                self.begin(trainer)
+        elif len(self.losses) == self.left:
+            synchronize(trainer)
+            self.pipe.send({"sec": clock() - self.t_begin, "wait_sec": self.wait_sec, "losses": self.numbers()})
+            self.wait(trainer)
+
+    def numbers(self) -> list[float]:
+        return torch.stack(self.losses).tolist() if self.losses else []
+
+
+def synchronize(trainer: Trainer) -> None:
+    if trainer.strategy.root_device.type in ("cuda", "mps"):
+        torch.accelerator.synchronize()
+
+
+def serve(pipe: Any, request: Request, log: Path, steps: int, span: tuple[float, float] | None) -> None:
+    """What the process of a trial does; nothing is written but the log."""
+    end_with_parent(signal.SIGKILL)
+    with suppress(OSError):  # where memory runs out, it is this process that goes
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    sys.stdout = sys.stderr = open(log, "a", buffering=1)  # noqa: SIM115
+    os.dup2(sys.stdout.fileno(), 1)
+    os.dup2(sys.stdout.fileno(), 2)
+    torch.set_num_threads(torch.get_num_threads())  # a fork's pool of threads is made anew
+    paced = Paced(pipe, steps, span)
+    try:
+        experiment = Experiment(request)
+        experiment.build(logger=False)
+        trainer, data = experiment.trainer, experiment.datamodule
+        if (n := trainer.world_size) > 1:
+            one = f"--trainer.devices 1 --trainer.num_nodes 1 --data.batch_size {data.batch_size // n}"
+            raise ConfigError(f"trainer.devices: {n}, but tune measures one -> {one}")
+        trainer.callbacks = [*(c for c in trainer.callbacks if isinstance(c, (Gradients, EMA))), paced]
+        folder: Any = SimpleNamespace(path=log.parent, checkpoints=log.parent, first_step=0)
+        with faults_of(trainer, data, folder):
+            trainer.fit(experiment.model, datamodule=data)
+        raise ConfigError(f"trainer: training ends by itself after {trainer.global_step} steps")
+    except BaseException as e:
+        traceback.print_exc()
+        memory = out_of_memory(e) or out_of_memory(e.__cause__ or e)
+        pipe.send({"failed": one_line(e), "code": exit_code(e), "memory": memory, "losses": paced.numbers()})
