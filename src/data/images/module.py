@@ -199,7 +199,7 @@ class ImageDataModule(PreparedDataModule):
         """x [N, C, H, W] in [0, 1] -> what the network gets: standardized by train's statistics, grey repeated."""
         if self.normalize:
             mean, std = (by_channel(tuple(self.statistics[name]), x.device) for name in ("mean", "std"))
-            x = (x - mean) / std
+            x = (x - mean).div_(std)
         return x.expand(-1, self.facts["in_channels"], -1, -1)
 
     def views(self, x: Tensor) -> list[Tensor]:
