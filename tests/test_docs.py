@@ -52,6 +52,14 @@ def shortened(command: str) -> str:
     command = re.sub(r"(benchmarks.plan .*)--limit \d+", r"\1--limit 1", command)
     command = re.sub(r"--rows \d+", "--rows 20000", command)
     command = re.sub(r"precision --repeats \d+", "precision --repeats 1 --batch_size 4", command)
+    # kind: text
+    command = re.sub(r" --nanogpt \S+", "", command)
+    command = re.sub(r"--megabytes [\d ]+\d", "--megabytes 1", command)
+    # end
+    # kind: series
+    command = re.sub(r" --keras \S+", "", command)
+    command = re.sub(r"(benchmarks.lstm_forecaster .*)", r"\1 --batch_sizes 8 --hidden 8", command)
+    # end
     if "benchmarks.levers" in command:
         network = "GPT"
         network = "ViT"  # kind: images
