@@ -11,6 +11,7 @@ from processes import ROOT, Child, in_fork
 
 from src.run.device import has_bfloat16
 
+torch.set_num_threads(1)  # no threads in this process, from its first test on, so that it can be forked
 os.environ.setdefault("WANDB_MODE", "disabled")  # the tests of W&B set it themselves
 needs_bfloat16 = pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="this CPU has no bfloat16")
 BF16_TRUE = pytest.param("bf16-true", marks=needs_bfloat16)
@@ -44,11 +45,8 @@ def loaded():
         "src.config.build",
     ):
         import_module(name)
-    import torch
-
     from src.config.request import command_parser, read_request
 
-    torch.set_num_threads(1)  # no threads in this process, so that it can be forked
     before = os.getcwd()
     os.chdir(ROOT)
     read_request(command_parser("train", None), SMALL)

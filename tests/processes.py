@@ -22,9 +22,7 @@ Command = Callable[[Sequence[str]], Any]
 
 def exit_code(command: Command, args: Sequence[str]) -> int:
     """What Python's exit code would be after a command."""
-    torch: Any = sys.modules.get("torch")
-    if torch:  # after a fork its pool of threads is made anew; two threads that do that at once abort the process
-        torch.set_num_threads(torch.get_num_threads())
+    renew_threads()
     try:
         code = command(list(args))
     except SystemExit as e:
@@ -35,6 +33,13 @@ def exit_code(command: Command, args: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     return code or 0
+
+
+def renew_threads() -> None:
+    """After a fork torch's pool of threads is made anew; two threads that do that at once abort the process."""
+    torch: Any = sys.modules.get("torch")
+    if torch:
+        torch.set_num_threads(torch.get_num_threads())
 
 
 def write_to(log: Path) -> None:
@@ -60,6 +65,7 @@ def in_fork(function: Callable[[], Any]) -> None:
     if pid == 0:
         failed = ""
         try:
+            renew_threads()
             function()
         except BaseException:
             failed = traceback.format_exc()
@@ -107,7 +113,7 @@ class Child:
         while os.getpgid(self.pid) != self.pid:
             time.sleep(0.001)
 
-    def wait(self, timeout: float = 120) -> int:
+    def wait(self, timeout: float = 240) -> int:
         """The exit code; of a process ended by a signal, minus its number."""
         end = time.monotonic() + timeout
         while self.code is None:
@@ -130,7 +136,7 @@ class Child:
             assert time.monotonic() < end, f"{self.output}\nno {file} in {timeout} s"
             time.sleep(0.005)
 
-    def wait_for_all(self, timeout: float = 15) -> None:
+    def wait_for_all(self, timeout: float = 40) -> None:
         """Wait until no process of the group is left."""
         end = time.monotonic() + timeout
         while self.group_is_there():

@@ -34,13 +34,19 @@ ELSEWHERE |= {f"make remove KIND={path.parent.name}": "test_remove.py" for path 
 EXPERIMENT = re.search(r"^CONFIG \?= configs/experiment/(\w+)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
 
 
-def blocks(path: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-def commands(path: Path) -> list[str]:
-    lines = [line.split(" #")[0].strip() for block in blocks(path, "bash") for line in block.splitlines()]
-    inline = re.findall(r"`((?:python -m|make seeds) [^`]+)`", path.read_text())
+def parts(path: Path) -> list[str]:
+    """The page whole: its commands build on each other. The sections of the results do not, and take long."""
+    text = path.read_text()
+    return re.split(r"^(?=## )", text, flags=re.MULTILINE) if path.name == "results.md" else [text]
+
+
+def commands(text: str) -> list[str]:
+    lines = [line.split(" #")[0].strip() for block in blocks(text, "bash") for line in block.splitlines()]
+    inline = re.findall(r"`((?:python -m|make seeds) [^`]+)`", text)
     return [line for line in [*lines, *inline] if line]
 
 
@@ -126,7 +132,7 @@ def execute(command: str, fork: Path) -> str:
 def write_files(path: Path, fork: Path) -> list[str]:
     """The files shown in blocks that begin with a comment of their path."""
     written = []
-    for block in [*blocks(path, "python"), *blocks(path, "yaml")]:
+    for block in [*blocks(path.read_text(), "python"), *blocks(path.read_text(), "yaml")]:
         named = re.match(r"# ((?:src|configs)/\S+)\n", block)
         if named:
             (fork / named[1]).write_text(block[named.end() :])
@@ -134,24 +140,32 @@ def write_files(path: Path, fork: Path) -> list[str]:
     return written
 
 
-def first_on(path: Path) -> list[str]:
-    """The commands of a page, shortened, that are on no page before it."""
-    pages = [list(map(shortened, commands(page))) for page in DOCS[: DOCS.index(path) + 1]]
-    elsewhere = [*map(shortened, ELSEWHERE), *(command for page in pages[:-1] for command in page)]
-    return [command for command in dict.fromkeys(pages[-1]) if command not in elsewhere]
+def todo() -> dict[str, tuple[Path, str, list[str]]]:
+    """Name of a part of a page -> its commands, shortened, that come in no part before it."""
+    seen, found = set(map(shortened, ELSEWHERE)), {}
+    for path in DOCS:
+        for number, text in enumerate(parts(path)):
+            new = [c for c in dict.fromkeys(map(shortened, commands(text))) if c not in seen]
+            seen.update(new)
+            if new:
+                found[f"{path.name}-{number}" if number else path.name] = (path, text, new)
+    return found
 
 
-@pytest.mark.parametrize("path", [page for page in DOCS if first_on(page)], ids=lambda p: p.name)
-def test_commands_run(path, trained, tmp_path):
-    if any(re.search(r"\bDIR\b", command) for command in commands(path)) and not os.environ.get("LEYDEN_DATA_DIR"):
+TODO = todo()
+
+
+@pytest.mark.parametrize("part", TODO)
+def test_commands_run(part, trained, tmp_path):
+    path, text, new = TODO[part]
+    if any(re.search(r"\bDIR\b", command) for command in commands(text)) and not os.environ.get("LEYDEN_DATA_DIR"):
         pytest.skip("needs the real data sets: set LEYDEN_DATA_DIR to their folder")
-    todo = first_on(path)
     fork = tmp_path / "fork"
     shutil.copytree(trained, fork, symlinks=True)
-    if any("src.train" in command and f"--run_dir logs/{EXPERIMENT}/first" in command for command in todo):
+    if any("src.train" in command and f"--run_dir logs/{EXPERIMENT}/first" in command for command in new):
         shutil.rmtree(fork / f"logs/{EXPERIMENT}/first")  # this page makes it
     write_files(path, fork)
-    for command in todo:
+    for command in new:
         execute(command, fork)
 
 
@@ -192,7 +206,7 @@ def test_files_shown_in_add_are_clean(trained, tmp_path):
 
 # kind: images
 def test_python_of_the_readme_runs(trained):
-    (code,) = [block for block in blocks(ROOT / "README.md", "python") if "load_run" in block]
+    (code,) = [block for block in blocks((ROOT / "README.md").read_text(), "python") if "load_run" in block]
     execute(f"python -c '{code}\nassert logits.shape == (4, 10)'", trained)
 
 

@@ -51,7 +51,6 @@ def images(size=64):
     return {"x": torch.randn(2, 3, size, size), "targets": torch.randint(10, (2,))}
 
 
-@pytest.mark.long  # trains in a fork, which aborts where torch's threads have been at work before
 @pytest.mark.parametrize("flags", [
     "", "--trainer.gradient_clip_val 1 --ema.decay 0.9 --data.micro_batch_size 8",
     "--trainer.precision bf16-mixed --model.freeze ['blocks.0.*']", "--model.optimizer src.optim.muon.Muon",
