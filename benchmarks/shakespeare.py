@@ -61,7 +61,7 @@ def nanogpt(checkout, args, losses, number):
     saved = torch.load(checkout / "out-shakespeare-char/ckpt.pt", weights_only=True)
     network = theirs(checkout, saved["model_args"])
     network.load_state_dict(saved["model"])
-    losses["nanoGPT"].append(full_loss(lambda x: network(x, x)[0], args.data))
+    losses["nanoGPT"].append(full_loss(lambda x: network(x.contiguous(), x.contiguous())[0], args.data))
     return seconds
 
 

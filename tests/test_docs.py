@@ -56,13 +56,19 @@ def shortened(command: str) -> str:
         command = re.sub(rf"\b{word}\b", value, command)
     command = re.sub(r"--repeats \d+ --steps \d+", "--repeats 1 --steps 3", command)
     command = re.sub(r"(benchmarks.plan .*)--limit \d+", r"\1--limit 1", command)
-    command = re.sub(r" --\w+ (PYTHON|PATH)\b", "", command)  # of peers, which are not here
+    command = re.sub(r" --\w+ (PYTHON|PATH|CHECKOUT)\b", "", command)  # of peers, which are not here
     command = re.sub(r"--rows \d+", "--rows 20000", command)
     command = re.sub(r"(src\.tune .*)", r"\1 --only threads --minutes 0.02", command)
     command = re.sub(r"precision --repeats \d+", "precision --repeats 1 --batch_size 4", command)
     # kind: images
     if "benchmarks.cifar_90" in command:
         command += " --only 000[0-9] --batch_size 32 --epochs 1"
+    # end
+    # kind: text
+    command = re.sub(r"--megabytes [\d ]+\d", "--megabytes 1", command)
+    # end
+    # kind: series
+    command = re.sub(r"(benchmarks.lstm_forecaster .*)", r"\1 --batch_sizes 8 --hidden 8", command)
     # end
     if "benchmarks.levers" in command:
         network = "GPT"

@@ -21,11 +21,9 @@ def placed(arrays: Any, device: torch.device | None, how: bool | Literal["auto"]
         ConfigError: nothing says how they are moved, and they must be.
         EnvironmentFault: they do not fit, and must be moved.
     """
-    if not how or device is None or (how == "auto" and device.type != "cuda"):
+    if not how or device is None or (how == "auto" and (device.type != "cuda" or not can_move(arrays))):
         return arrays, None
     if not can_move(arrays):
-        if how == "auto":
-            return arrays, None
         what = f"data.on_device: {type(arrays).__name__} does not say how it is moved"
         raise ConfigError(f"{what} -> give it a method `moved`, as Arrays has one, or leave it auto")
     size = num_bytes(arrays)

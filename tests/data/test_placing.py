@@ -23,8 +23,11 @@ class Doubled(Arrays):
 class Huge(Arrays):
     """Is more than fits into memory, when it is moved."""
 
+    calls = 0
+
     def moved(self, move):
-        return super().moved(move) if move.__name__ == "count" else torch.empty(2**56)
+        self.calls += 1
+        return super().moved(move) if self.calls == 1 else torch.empty(2**56)  # first its bytes are counted
 
 
 @pytest.mark.parametrize(("how", "device"), [(True, META), (True, CPU), ("auto", CPU), (False, META), (True, None)])
