@@ -51,7 +51,7 @@ def shortened(command: str) -> str:
     command = re.sub(r"--repeats \d+ --steps \d+", "--repeats 1 --steps 3", command)
     command = re.sub(r"(benchmarks.plan .*)--limit \d+", r"\1--limit 1", command)
     command = re.sub(r"--rows \d+", "--rows 20000", command)
-    command = re.sub(r"(src\.tune .*)", r"\1 --only threads --minutes 0.02", command)
+    command = re.sub(r"(src\.tune [^`]*)", r"\1 --only threads --minutes 0.02", command)
     command = re.sub(r"precision --repeats \d+", "precision --repeats 1 --batch_size 4", command)
     if "benchmarks.levers" in command:
         network = "GPT"
