@@ -58,7 +58,7 @@ def shortened(command: str) -> str:
     command = re.sub(r"(benchmarks.plan .*)--limit \d+", r"\1--limit 1", command)
     command = re.sub(r" --\w+ (PYTHON|PATH|CHECKOUT)\b", "", command)  # of peers, which are not here
     command = re.sub(r"--rows \d+", "--rows 20000", command)
-    command = re.sub(r"(src\.tune .*)", r"\1 --only threads --minutes 0.02", command)
+    command = re.sub(r"(src\.tune [^`]*)", r"\1 --only threads --minutes 0.02", command)
     command = re.sub(r"precision --repeats \d+", "precision --repeats 1 --batch_size 4", command)
     # kind: images
     if "benchmarks.cifar_90" in command:
