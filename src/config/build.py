@@ -219,13 +219,11 @@ class Experiment:
         logger = given.get("logger")
         given |= {"callbacks": [*callbacks, *ours], "enable_progress_bar": False, **overrides}
         given |= {"logger": logger if isinstance(logger, (list, Logger)) else False}
-        given["profiler"] = profiler = given.get("profiler") or Parts()
+        given["profiler"] = given.get("profiler") or Parts()
         check_devices(given.get("accelerator"), given.get("devices"))
         if (name := str(given.get("strategy"))).startswith(("fsdp", "deepspeed")):
             raise ConfigError(f"trainer.strategy: no {name} of Lightning's, see docs/sharding.md -> {FSDP_PRESET}")
         trainer = self.call("trainer", Trainer, given)
-        if isinstance(profiler, Parts):
-            profiler.callbacks = lambda: trainer.callbacks
         check_trainer(trainer, given.get("precision"))
         return trainer
 

@@ -1,10 +1,9 @@
 """Which part of the ledger the Trainer is in: it tells its profiler of each hook."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from lightning.pytorch import Callback
 from lightning.pytorch.profilers import Profiler
 
 from src.run.ledger import LEDGER
@@ -73,7 +72,6 @@ class Parts(Profiler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.callbacks: Callable[[], Sequence[Callback]] = tuple  # the Trainer's, when there is one
         self.nothing, self.before = Nothing(), START
         self.turn_to(START)
 
@@ -96,13 +94,7 @@ class Parts(Profiler):
         if hook == "on_validation_end" and owner == "[Strategy]":  # its last
             return Call(self.end_validation)
         part = self.phase.get(hook) or self.phase.get(f"{owner}.{hook}")
-        return Part(part) if part and self.does(action_name, hook) else self.nothing
-
-    def does(self, action_name: str, hook: str) -> bool:
-        """Whether there is something to measure: Lightning calls the hooks that a callback does not have, too."""
-        named = {f"[Callback]{callback.state_key}.{hook}": callback for callback in self.callbacks()}
-        function = getattr(named.get(action_name), hook, None)
-        return getattr(function, "__func__", function) is not getattr(Callback, hook, Callback)
+        return Part(part) if part else self.nothing
 
     def begin_training(self) -> None:
         """In the first step kernels are chosen and memory is fetched."""
