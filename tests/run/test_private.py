@@ -205,7 +205,7 @@ def test_skip_idle_hooks(trainer):
 @pytest.mark.parametrize(("then", "code"), [("sys.exit(3)", 3), ("raise ValueError", 1)])
 def test_leave(then, code):
     lines = "import atexit, sys; atexit.register(print, 'first'); from src.run.private import leave"
-    lines += f"; atexit.register(print, 'second'); atexit.register(leave, {code if "exit" in then else 0}); {then}"
+    lines += f"; atexit.register(print, 'second'); atexit.register(leave, {code if 'exit' in then else 0}); {then}"
     done = subprocess.run([sys.executable, "-c", lines], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (code, "second\nfirst\n"), gone("atexit._run_exitfuncs")
 
