@@ -6,8 +6,9 @@ A small GPT reads bytes, in windows of 128. For each size its prepared data is m
 --prepared megabytes by the command itself from a text, and that time and memory is told; above, tokens of a text that
 repeats are written by the same writer, and the text is a file without content, of which only the size is looked at.
 Then training starts with it, in a process of its own, as src.train does but for the run folder. Memory is the kernel's
-RssAnon after the last step, what a process has to itself; pages of the memory map (RssFile) are told apart: the kernel
-takes them back when it needs them.
+after the last step: resident in all (VmRSS), of that what the process has to itself (RssAnon), and pages of files and
+of the memory map (RssFile). The kernel takes these back when it needs them, but until then they are resident and
+grow with the data that steps have touched: only a process's own memory does not grow.
 """
 
 import argparse
@@ -22,8 +23,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from lightning.pytorch import Callback
 
+from benchmarks.in_process import Stopwatch, built
 from benchmarks.side_by_side import conditions
 from src.data import cache
 from src.data.report import Cleaning
@@ -31,6 +32,7 @@ from src.data.text.module import TextDataModule
 from src.data.text.reading import topics
 
 VAL_FRAC, FIRST = 0.01, 10
+KINDS = {"VmRSS": "resident", "RssAnon": "its own (RssAnon)", "RssFile": "pages of files (RssFile)"}
 FLAGS = ["--config", "configs/experiment/text_gpt.yaml", "--config", "configs/trainer/cpu.yaml"]
 FLAGS += [
     "--data.tokenizer",
@@ -55,19 +57,18 @@ FLAGS += [
 FLAGS += ["--pictures.enabled", "false"]
 
 
-class Watch(Callback):
-    """Writes down when steps end, and the memory at the end of training."""
+def memory():
+    """Of this process in MiB, by the kernel's names."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return {name: int(status[name].split()[0]) / 1024 for name in (*KINDS, "VmHWM")}
 
-    def __init__(self):
-        self.ends = []
 
-    def on_train_batch_end(self, *_):
-        self.ends.append(time.time())
+class Watch(Stopwatch):
+    """Writes down when steps ended, and the memory at the end of training."""
 
     def on_train_end(self, *_):
-        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        memory = {name: int(status[name].split()[0]) / 1024 for name in ("RssAnon", "RssFile", "VmHWM")}
-        print(f"WATCHED {json.dumps({'ends': self.ends, **memory})}")
+        since = time.time() - time.perf_counter()
+        print(f"WATCHED {json.dumps({'ends': [end + since for end in self.ends], **memory()})}")
 
 
 class Repeated:
@@ -115,16 +116,8 @@ def write_prepared(file, size, cache_dir):
 
 def train(flags):
     """In this process."""
-    from src.config.build import Experiment
-    from src.config.request import command_parser, read_request
-    from src.loggers.metrics_csv import MetricsCSV
-
-    experiment = Experiment(read_request(command_parser("benchmark", None), [*FLAGS, *flags]))
     with tempfile.TemporaryDirectory() as folder:
-        experiment.build(logger=False, default_root_dir=folder)
-        Path(folder, "config.yaml").write_text("trainer: {}\n")  # as in every run folder
-        experiment.trainer.loggers = [MetricsCSV(Path(folder))]
-        experiment.trainer.callbacks.insert(0, Watch())
+        experiment = built([*FLAGS, *flags], folder, Watch())
         experiment.trainer.fit(experiment.model, datamodule=experiment.datamodule)
 
 
@@ -142,8 +135,8 @@ def started(folder, file, steps):
 
 
 def row(name, run):
-    figures = f"{run['first']:.1f} | {run['step']:.1f} | {run['RssAnon']:.0f} | {run['RssFile']:.0f}"
-    print(f"| {name} | {figures} |", flush=True)
+    sizes = " | ".join(f"{run[kind]:.0f}" for kind in KINDS)
+    print(f"| {name} | {run['first']:.1f} | {run['step']:.1f} | {sizes} |", flush=True)
 
 
 def main():
@@ -153,7 +146,8 @@ def main():
     parser.add_argument("--repeats", type=int, default=1, help="runs with each size")
     parser.add_argument("--steps", type=int, default=100)
     args = parser.parse_args()
-    print("| MB of tokens | until the first step, s | ms a step | RssAnon, MiB | RssFile, MiB |\n|---|---|---|---|---|")
+    sizes = " | ".join(f"{text}, MiB" for text in KINDS.values())
+    print(f"| MB of tokens | until the first step, s | ms a step | {sizes} |\n|{'---|' * (3 + len(KINDS))}")
     for megabytes in args.megabytes:
         with tempfile.TemporaryDirectory() as folder:
             file, size = Path(folder, "text.txt"), megabytes * 10**6

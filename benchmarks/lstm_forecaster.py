@@ -10,7 +10,7 @@ Adam, squared error. Each side trains as a user would have it:
   in float32, and in what `trainer.precision: auto` takes here, bfloat16 where the processor computes in it
 - `Lightning`: a Dataset that slices one window, a DataLoader, a LightningModule that logs its loss, Trainer() as it
   comes, but for validation, which it has not, and its logger, which writes a CSV file
-- `Keras`: timeseries_dataset_from_array, shuffled, with its targets, and fit()
+- `Keras`: timeseries_dataset_from_array, shuffled, with its targets, and fit(), with the threads of the others
 
 A figure is the steps per second from step 20 on, so that no start-up and no compiling counts. The sides run in turn.
 """
@@ -18,11 +18,9 @@ A figure is the steps per second from step 20 on, so that no start-up and no com
 import argparse
 import io
 import json
-import os
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
@@ -30,17 +28,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.side_by_side import conditions, in_turn, picture, table
+from benchmarks.in_process import Stopwatch, built
+from benchmarks.side_by_side import conditions, in_turn, picture, table, threads
 from benchmarks.windows import COLUMNS, ROWS, WINDOW, write
-from src.config.build import Experiment
-from src.config.request import command_parser, read_request
-from src.loggers.metrics_csv import MetricsCSV
 
 HORIZON, FIRST = 24, 20
 PRECISIONS = {"ours": "32-true", "ours, precision auto": "auto"}
@@ -68,18 +64,6 @@ watch = Watch()
 model.fit(data.repeat().take(args["first"] + args["steps"]), callbacks=[watch])
 print("STEPS", args["steps"] / (watch.end - watch.t0))
 """
-
-
-class Stopwatch(Callback):
-    """Steps per second after the first ones."""
-
-    def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == FIRST:
-            self.t0 = time.perf_counter()
-        self.end = time.perf_counter()
-
-    def rate(self, steps):
-        return steps / (self.end - self.t0)
 
 
 class Slices(Dataset):
@@ -113,11 +97,11 @@ class Forecaster(LightningModule):
 
 def usual(hidden, batch, steps, number):
     values = np.random.default_rng(0).normal(size=(ROWS, COLUMNS)).astype("float32")
-    watch = Stopwatch()
+    watch = Stopwatch(FIRST)
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         trainer = Trainer(max_steps=FIRST + steps, max_epochs=-1, callbacks=watch, logger=CSVLogger(folder))
         trainer.fit(Forecaster(hidden), DataLoader(Slices(values), batch, shuffle=True))
-    return watch.rate(steps)
+    return 1 / watch.seconds()
 
 
 def ours(precision, hidden, batch, steps, number):
@@ -137,23 +121,18 @@ def ours(precision, hidden, batch, steps, number):
         ]
         flags += ["--trainer.limit_val_batches", "0", "--trainer.precision", precision]
         config = ["--config", "configs/experiment/seasons_linear.yaml", "--config", "configs/trainer/cpu.yaml"]
-        experiment = Experiment(read_request(command_parser("benchmark", None), [*config, *flags]))
-        experiment.build(logger=False, default_root_dir=folder)
-        (Path(folder) / "config.yaml").write_text("trainer: {}\n")  # as in every run folder
-        watch, trainer = Stopwatch(), experiment.trainer
-        trainer.callbacks.insert(0, watch)
-        trainer.loggers = [MetricsCSV(Path(folder))]
-        trainer.fit(experiment.model, datamodule=experiment.datamodule)
-    return watch.rate(steps)
+        watch = Stopwatch(FIRST)
+        experiment = built([*config, *flags], folder, watch)
+        experiment.trainer.fit(experiment.model, datamodule=experiment.datamodule)
+    return 1 / watch.seconds()
 
 
 def keras(python, hidden, batch, steps, number):
-    """In a process of its own, with the threads of the others."""
+    """In a process of its own, with as many threads as the others."""
     args = {"window": WINDOW, "horizon": HORIZON, "rows": ROWS, "columns": COLUMNS, "hidden": hidden, "batch": batch}
     args |= {"steps": steps, "first": FIRST}
-    threads = {f"TF_NUM_{name}_THREADS": str(torch.get_num_threads()) for name in ("INTRAOP", "INTEROP")}
     command = [python, "-c", KERAS, json.dumps(args)]
-    done = subprocess.run(command, env={**os.environ, **threads}, capture_output=True, text=True)
+    done = subprocess.run(command, env=threads(torch.get_num_threads()), capture_output=True, text=True)
     if "STEPS " not in done.stdout:
         sys.exit(f"{python}: {done.stderr[-2000:]}")
     return float(done.stdout.rpartition("STEPS ")[2])

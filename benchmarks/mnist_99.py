@@ -40,6 +40,8 @@ def train(args: argparse.Namespace, seed: int, cache: str) -> Found:
         command = [sys.executable, "-m", "src.train", "--config", "configs/experiment/mnist_cnn_fast.yaml"]
         command += ["--data.data_dir", args.data_dir, "--data.cache_dir", cache, "--seed_everything", str(seed)]
         command += ["--trainer.limit_train_batches", str(args.steps), "--trainer.accelerator", "cpu"]
+        if args.steps < 421:  # Keras' val and test are shortened, too
+            command += [f"--trainer.limit_{split}_batches={min(args.steps, 46)}" for split in ("val", "test")]
         seconds, _ = timed([*command, "--run_dir", f"{folder}/run"], env=threads(args.threads))
         return seconds, json.loads(Path(folder, "run/summary.json").read_text())["test/acc"]
 

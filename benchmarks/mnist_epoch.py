@@ -45,6 +45,10 @@ def train(args: argparse.Namespace, seed: int, cache: str) -> tuple[float, float
         command += ["--data.batch_size", str(args.batch_size), "--trainer.limit_train_batches", str(args.steps)]
         command += ["--trainer.max_epochs", "1", "--trainer.precision", "auto", "--trainer.accelerator", "cpu"]
         command += ["--trainer.log_every_n_steps", str(every), "--seed_everything", str(seed)]
+        if args.steps < IMAGES // args.batch_size:  # the peers' val and test are shortened, too
+            for split, images in (("val", 6_000), ("test", 10_000)):
+                limit = min(args.steps, images // args.batch_size)
+                command += [f"--trainer.limit_{split}_batches={limit}"]
         seconds = seconds_of([*command, "--run_dir", f"{folder}/run"], env=threads(args.threads))
         with open(f"{folder}/run/metrics.csv") as f:
             steps = [float(row["perf/step_sec"]) for row in csv.DictReader(f) if row.get("perf/step_sec")]

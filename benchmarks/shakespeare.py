@@ -5,8 +5,10 @@
 `nanoGPT` is `train.py` with the flags of its README for a CPU, run in a copy of the checkout that has the text as its
 `data/shakespeare_char/input.txt`; its data is prepared before, and not timed. Its checkpoint is then evaluated on the
 whole validation text, the last tenth, in windows of 64 characters as ours are: by itself it looks at 20 batches. Its
-seed is fixed. Ours are `shakespeare_gpt_fast` and `shakespeare_lstm_fast`, which is another architecture, each with
-another seed in each repeat; their time includes preparing the text, a validation and a test.
+seed is fixed, and it computes in float32, as it does on a CPU. Ours are `shakespeare_gpt_fast` and
+`shakespeare_lstm_fast`, which is another architecture, in float32 and as their configs have it, `trainer.precision:
+auto`, each with another seed in each repeat; their time includes preparing the text, a validation and a test. Their
+settings were chosen on this very validation text.
 
 Then a step of the network of `shakespeare_gpt` against one of nanoGPT's at the same sizes, both as their commands do
 it: batch, loss, gradient, clipping, optimizer; float32, one thread, without compiling.
@@ -33,23 +35,32 @@ from src.data.text.module import Windows
 from src.data.text.tokens import encode, make_tokenizer
 from src.models.factory import parameter_groups
 from src.networks.gpt import GPT
+from src.run.device import fastest_precision
 
 SEQ_LEN, BATCH = 64, 12
 FLAGS = ["--device=cpu", "--compile=False", "--eval_iters=20", "--log_interval=1", f"--block_size={SEQ_LEN}"]
 FLAGS += [f"--batch_size={BATCH}", "--n_layer=4", "--n_head=4", "--n_embd=128", "--dropout=0.0"]
-OURS = ("shakespeare_gpt_fast", "shakespeare_lstm_fast")
+PRECISIONS = {"32-true": "32-true", "auto": fastest_precision("cpu")}  # as given and as taken
+OURS = {
+    f"{name}, {given}: {taken}" if given != taken else f"{name}, {taken}": (name, given)
+    for name in ("shakespeare_gpt_fast", "shakespeare_lstm_fast")
+    for given, taken in PRECISIONS.items()
+}
+NANOGPT = "nanoGPT, 32-true"
 PICTURE = Path("docs/benchmarks/shakespeare.png")
 
 
-def ours(name, args, losses, number):
+def ours(side, args, losses, number):
+    name, precision = OURS[side]
     with tempfile.TemporaryDirectory() as folder:
         flags = ["--data.files", f"[{args.data}]", "--data.cache_dir", f"{folder}/cache", "--run_dir", f"{folder}/run"]
         flags += ["--seed_everything", str(number), "--wandb.mode", "disabled", "--trainer.accelerator", "cpu"]
+        flags += ["--trainer.precision", precision]
         if args.steps < 2000:
             flags += ["--trainer.max_steps", str(args.steps), "--trainer.val_check_interval", str(args.steps)]
         config = ["--config", f"configs/experiment/{name}.yaml"]
         seconds = seconds_of([sys.executable, "-m", "src.train", *config, *flags])
-        losses[name].append(json.loads(Path(folder, "run/summary.json").read_text())["test/loss"])
+        losses[side].append(json.loads(Path(folder, "run/summary.json").read_text())["test/loss"])
     return seconds
 
 
@@ -61,7 +72,7 @@ def nanogpt(checkout, args, losses, number):
     saved = torch.load(checkout / "out-shakespeare-char/ckpt.pt", weights_only=True)
     network = theirs(checkout, saved["model_args"])
     network.load_state_dict(saved["model"])
-    losses["nanoGPT"].append(full_loss(lambda x: network(x.contiguous(), x.contiguous())[0], args.data))
+    losses[NANOGPT].append(full_loss(lambda x: network(x.contiguous(), x.contiguous())[0], args.data))
     return seconds
 
 
@@ -157,12 +168,12 @@ def main():
     parser.add_argument("--nanogpt", type=Path, metavar="CHECKOUT")
     parser.add_argument("--picture", action="store_true", help=f"draw {PICTURE}")
     args = parser.parse_args()
-    losses = {name: [] for name in (*OURS, "nanoGPT")}
+    losses = {name: [] for name in (*OURS, NANOGPT)}
     sides = {name: partial(ours, name, args, losses) for name in OURS}
     with tempfile.TemporaryDirectory() as folder:
         if args.nanogpt:
             checkout = prepared(args, folder)
-            sides = {"nanoGPT": partial(nanogpt, checkout, args, losses), **sides}
+            sides = {NANOGPT: partial(nanogpt, checkout, args, losses), **sides}
         else:
             print("nanoGPT is left out: --nanogpt CHECKOUT says where it is.")
         seconds = in_turn(sides, args.repeats, warm_up=0)

@@ -21,35 +21,17 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch import Callback
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.in_process import Stopwatch, built
 from benchmarks.side_by_side import conditions, in_turn, picture, table
-from src.config.build import Experiment
-from src.config.request import command_parser, read_request
 from src.data.loader import Arrays
 from src.data.order import TrainOrder
-from src.loggers.metrics_csv import MetricsCSV
 from src.models.factory import build_network
 
 START = 100  # the steps before are start-up
 CLOCK = time.perf_counter
-
-
-class Stopwatch(Callback):
-    """The time of a step: from the end of the one with number `first` to that of the last."""
-
-    def __init__(self, first):
-        self.first = first
-
-    def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == self.first:
-            self.t0, self.step = CLOCK(), trainer.global_step
-        self.t1, self.steps = CLOCK(), trainer.global_step - self.first
-
-    def milliseconds(self):
-        return (self.t1 - self.t0) / self.steps * 1e3
 
 
 class Plain(pl.LightningModule):
@@ -69,16 +51,13 @@ class Plain(pl.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=3e-3, weight_decay=0.05)
 
 
-def build(args, folder):
+def build(args, folder, *watching):
     flags = ["--trainer.max_epochs", "-1", "--trainer.max_steps", str(args.steps), "--trainer.limit_val_batches", "0"]
     flags += ["--model.network.widths", str(args.widths), "--model.network.hidden", str(args.hidden)]
     flags += ["--data.augment", "null", "--data.batch_size", str(args.batch_size), "--trainer.log_every_n_steps", "50"]
     flags += ["--trainer.accelerator", "cpu"]
     config = ["--config", "configs/experiment/digits_cnn.yaml"]
-    experiment = Experiment(read_request(command_parser("benchmark", None), [*config, *flags]))
-    experiment.build(logger=False, default_root_dir=folder)
-    (Path(folder) / "config.yaml").write_text("trainer: {}\n")  # as in every run folder
-    experiment.trainer.loggers = [MetricsCSV(Path(folder))]
+    experiment = built([*config, *flags], folder, *watching)
     data = experiment.datamodule
     data.prepare_data()
     data.setup("fit")
@@ -89,10 +68,10 @@ def build(args, folder):
 
 
 def trainer_step(args, folder):
-    experiment, watch = build(args, folder), Stopwatch(args.first)
-    experiment.trainer.callbacks.insert(0, watch)
+    watch = Stopwatch(args.first)
+    experiment = build(args, folder, watch)
     experiment.trainer.fit(experiment.model, datamodule=experiment.datamodule)
-    return watch.milliseconds()
+    return watch.seconds() * 1e3
 
 
 def hand_step(args, folder):
@@ -126,7 +105,7 @@ def lightning_step(args, folder):
     loader = DataLoader(dataset, args.batch_size, shuffle=True, drop_last=True)
     trainer = pl.Trainer(max_steps=args.steps, callbacks=[watch], default_root_dir=folder, accelerator="cpu")
     trainer.fit(Plain(build_network(experiment.model.factory, data.facts)), loader)
-    return watch.milliseconds()
+    return watch.seconds() * 1e3
 
 
 def quietly(step, args):

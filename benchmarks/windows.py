@@ -13,16 +13,13 @@ import statistics
 import tempfile
 import time
 from contextlib import redirect_stdout
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import torch
-from lightning.pytorch import Callback
 from torch.utils.data import DataLoader, Dataset
 
-from src.config.build import Experiment
-from src.config.request import command_parser, read_request
+from benchmarks.in_process import Stopwatch, built
 from src.data.series.module import SeriesDataModule
 
 ROWS, COLUMNS, WINDOW, HORIZON = 17_420, 7, 96, 96
@@ -48,14 +45,6 @@ class Slices(Dataset):
 class UsualDataModule(SeriesDataModule):
     def train_dataloader(self):
         return DataLoader(Slices(self.splits["train"]), self.batch_size, shuffle=True, drop_last=True)
-
-
-class Stopwatch(Callback):
-    def on_train_start(self, trainer, pl_module):
-        self.t0 = time.perf_counter()
-
-    def on_train_end(self, trainer, pl_module):
-        self.seconds = time.perf_counter() - self.t0
 
 
 def write(folder):
@@ -84,19 +73,16 @@ def loading(kind, folder, batch_size, steps):
 
 
 def training(kind, folder, batch_size, steps):
-    """Seconds of so many steps."""
+    """Seconds of so many steps, without the first, which warms up."""
     options = [f"--data.{name}={value}" for name, value in flags(folder, batch_size).items()]
     options += ["--data.dataset", "null", "--trainer.max_epochs", "-1", "--trainer.max_steps", str(steps)]
     options += ["--trainer.limit_val_batches", "0", "--trainer.log_every_n_steps", "50", "--pictures.enabled", "false"]
     config = ["--config", "configs/experiment/seasons_linear.yaml"]
-    experiment = Experiment(read_request(command_parser("benchmark", None), [*config, *options]))
-    experiment.build(logger=False, default_root_dir=folder)
-    (Path(folder) / "config.yaml").write_text("trainer: {}\n")  # as in every run folder
-    experiment.datamodule.__class__ = kind
     watch = Stopwatch()
-    experiment.trainer.callbacks.insert(0, watch)
+    experiment = built([*config, *options], folder, watch)
+    experiment.datamodule.__class__ = kind
     experiment.trainer.fit(experiment.model, datamodule=experiment.datamodule)
-    return watch.seconds
+    return watch.seconds() * steps
 
 
 def main():

@@ -17,16 +17,16 @@ def main():
     parser.add_argument("--data_dir", required=True)
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--limit", type=int, default=0, help="training images, all by default")
+    parser.add_argument("--limit", type=int, default=0, help="images of a split, all by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bf16", action="store_true")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     full, test = MNIST(args.data_dir, train=True), MNIST(args.data_dir, train=False)
-    order = torch.randperm(60_000)
-    parts = {"train": order[: args.limit or 54_000], "val": order[54_000:]}
-    images = {name: full.data[index][:, None] for name, index in parts.items()} | {"test": test.data[:, None]}
-    labels = {name: full.targets[index] for name, index in parts.items()} | {"test": test.targets}
+    order, most = torch.randperm(60_000), args.limit or None
+    parts = {"train": order[:54_000][:most], "val": order[54_000:][:most]}
+    images = {name: full.data[index][:, None] for name, index in parts.items()} | {"test": test.data[:most, None]}
+    labels = {name: full.targets[index] for name, index in parts.items()} | {"test": test.targets[:most]}
 
     model = Net().to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)

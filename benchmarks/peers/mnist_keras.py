@@ -44,7 +44,7 @@ def main():
     parser.add_argument("--data_dir", required=True)
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--limit", type=int, default=0, help="training images, all by default")
+    parser.add_argument("--limit", type=int, default=0, help="images of a split, all by default")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     keras.utils.set_random_seed(args.seed)
@@ -55,6 +55,7 @@ def main():
     x_train, y_train = x_train[order], y_train[order]
     x_val, y_val = x_train[54_000:], y_train[54_000:]
     x_train, y_train = x_train[: args.limit or 54_000], y_train[: args.limit or 54_000]
+    x_val, y_val, x_test, y_test = (a[: args.limit or None] for a in (x_val, y_val, x_test, y_test))
 
     model = keras.Sequential(
         [

@@ -27,18 +27,20 @@ def main():
     parser.add_argument("--data_dir", required=True)
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--limit", type=int, default=0, help="training images, all by default")
+    parser.add_argument("--limit", type=int, default=0, help="images of a split, all by default")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
     full = datasets.MNIST(args.data_dir, train=True, transform=transform)
     train_set, val_set = random_split(full, [54_000, 6_000])
+    test_set = datasets.MNIST(args.data_dir, train=False, transform=transform)
     if args.limit:
-        train_set = torch.utils.data.Subset(train_set, range(args.limit))
+        sets = [(s, range(min(args.limit, len(s)))) for s in (train_set, val_set, test_set)]
+        train_set, val_set, test_set = (torch.utils.data.Subset(*part) for part in sets)
     train_loader = DataLoader(train_set, batch_size=args.batch_size, shuffle=True)
     val_loader = DataLoader(val_set, batch_size=args.batch_size)
-    test_loader = DataLoader(datasets.MNIST(args.data_dir, train=False, transform=transform), args.batch_size)
+    test_loader = DataLoader(test_set, batch_size=args.batch_size)
 
     model = Net()
     criterion = nn.CrossEntropyLoss()

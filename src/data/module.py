@@ -43,7 +43,7 @@ class DataModule(LightningDataModule):
         cache_dir: folder of the prepared data.
         worker_timeout_sec: how long to wait for a worker's batch before the run ends; 0 waits for ever.
         on_device: keep train in the device's memory, where each batch is then gathered, by no workers. `auto` does so
-            on a GPU of whose memory four times as much is free.
+            on a GPU if they are at most 2 GiB and a sixteenth of its free memory.
     """
 
     sources: tuple[str, ...] = ()  # the arguments that say which data it is

@@ -8,14 +8,15 @@ from torch import Tensor
 from src.run.errors import ConfigError, EnvironmentFault
 from src.run.faults import out_of_memory
 
-ROOM = 4  # times its bytes must be free on a GPU, whose memory is needed for more
+# Of a GPU, before optimizer and activations are there: so little that a run that fits rarely fails by it.
+SHARE, MOST = 16, 2 * 2**30
 
 
 def placed(arrays: Any, device: torch.device | None, how: bool | Literal["auto"]) -> tuple[Any, torch.device | None]:
     """A split with its tensors on the device, and the device; None where they stay on the host.
 
     Args:
-        how: `auto` moves them to a GPU that has room, true to any device.
+        how: `auto` moves them to a GPU of which they take little, true to any device.
 
     Raises:
         ConfigError: nothing says how they are moved, and they must be.
@@ -27,7 +28,7 @@ def placed(arrays: Any, device: torch.device | None, how: bool | Literal["auto"]
         what = f"data.on_device: {type(arrays).__name__} does not say how it is moved"
         raise ConfigError(f"{what} -> give it a method `moved`, as Arrays has one, or leave it auto")
     size = num_bytes(arrays)
-    if how == "auto" and torch.cuda.mem_get_info(device)[0] < ROOM * size:
+    if how == "auto" and not is_small(size, torch.cuda.mem_get_info(device)[0]):
         return arrays, None
     try:
         return arrays.moved(lambda t: t.to(device)), device
@@ -36,6 +37,10 @@ def placed(arrays: Any, device: torch.device | None, how: bool | Literal["auto"]
             raise
         what = f"data.on_device: {device} has no room for train's {size / 2**30:.2f} GiB"
         raise EnvironmentFault(f"{what} -> take auto or false") from e
+
+
+def is_small(size: int, free: int) -> bool:
+    return size <= min(free // SHARE, MOST)
 
 
 def can_move(arrays: Any) -> bool:

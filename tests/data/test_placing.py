@@ -6,7 +6,7 @@ import torch
 from src.data.loader import Arrays, Loader
 from src.data.module import DataModule
 from src.data.order import TrainOrder
-from src.data.placing import num_bytes, placed
+from src.data.placing import is_small, num_bytes, placed
 from src.run.errors import ConfigError, EnvironmentFault
 
 ARRAYS = Arrays(torch.arange(40).float()[:, None], torch.arange(40))
@@ -54,15 +54,23 @@ def test_auto_leaves_a_gpu_room(monkeypatch):
     """There is no GPU here: what it would say is given, and that the data would go there is seen by torch's refusal."""
     size = num_bytes(ARRAYS)
     assert size == 40 * 4 + 40 * 8
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4 * size - 1, 8 * size))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (16 * size - 1, 32 * size))
     assert placed(ARRAYS, GPU, "auto") == (ARRAYS, None)
     assert placed(Doubled(ARRAYS.x, ARRAYS.targets), GPU, "auto")[1] is None
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4 * size, 8 * size))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (16 * size, 32 * size))
     if torch.cuda.is_available():
         assert placed(ARRAYS, GPU, "auto")[0].x.device.type == "cuda"
     else:
         with pytest.raises((AssertionError, RuntimeError), match=r"CUDA|NVIDIA"):
             placed(ARRAYS, GPU, "auto")
+
+
+@pytest.mark.parametrize(
+    ("size", "free", "small"),
+    [(1, 15, False), (1, 16, True), (2**31, 2**35, True), (2**31, 2**35 - 1, False), (2**31 + 1, 2**38, False)],
+)
+def test_auto_takes_a_sixteenth_and_two_gib_at_most(size, free, small):
+    assert is_small(size, free) == small
 
 
 def test_what_cannot_be_moved():
