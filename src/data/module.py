@@ -147,11 +147,9 @@ class DataModule(LightningDataModule):
         return self.eval_loader(self.predict_split, "predict")
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """As Lightning does it, which looks into whatever a batch may be made of; ours are of tensors."""
-        if not isinstance(batch, dict) or not all(isinstance(t, Tensor) for t in batch.values()):
-            return super().transfer_batch_to_device(batch, device, dataloader_idx)
-        waits = device.type in ("cpu", "mps")
-        return {name: t.to(device, non_blocking=not waits) for name, t in batch.items()}
+        if isinstance(batch, dict) and all(isinstance(t, Tensor) for t in batch.values()):  # in a part of the time
+            return {name: t.to(device, non_blocking=device.type not in ("cpu", "mps")) for name, t in batch.items()}
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """On the device: numbers as the weights are, by `trainer.precision`."""
