@@ -15,7 +15,7 @@ from torch import Tensor
 from src.data import cache
 from src.data.loader import Arrays, Batch, Loader
 from src.data.order import EvalOrder, Order, TrainOrder, first_epoch, shuffled
-from src.data.placing import all_tensors, batch_sent, placed
+from src.data.placing import placed
 from src.data.report import SPLITS, Cleaning
 from src.run.errors import ConfigError, DataError
 from src.run.terminal import rank_zero_print
@@ -142,8 +142,8 @@ class DataModule(LightningDataModule):
         return self.eval_loader(self.predict_split, "predict")
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        if all_tensors(batch):
-            return batch_sent(batch, device)
+        if isinstance(batch, dict) and all(isinstance(t, Tensor) for t in batch.values()):  # in a part of the time
+            return {name: t.to(device, non_blocking=device.type not in ("cpu", "mps")) for name, t in batch.items()}
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
