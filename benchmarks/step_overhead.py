@@ -34,7 +34,7 @@ START = 100  # the steps before are start-up
 CLOCK = time.perf_counter
 
 
-class Plain(pl.LightningModule):
+class AtDefaults(pl.LightningModule):
     def __init__(self, network):
         super().__init__()
         self.network = network
@@ -104,7 +104,7 @@ def lightning_step(args, folder):
     dataset = TensorDataset(data.standardize(train.x.float() / 255), train.targets)
     loader = DataLoader(dataset, args.batch_size, shuffle=True, drop_last=True)
     trainer = pl.Trainer(max_steps=args.steps, callbacks=[watch], default_root_dir=folder, accelerator="cpu")
-    trainer.fit(Plain(build_network(experiment.model.factory, data.facts)), loader)
+    trainer.fit(AtDefaults(build_network(experiment.model.factory, data.facts)), loader)
     return watch.seconds() * 1e3
 
 

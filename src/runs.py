@@ -1,7 +1,7 @@
 """Look at runs without an account.
 
     python -m src.runs                                                # all runs under logs/: how each ended, and why
-    python -m src.runs logs/digits_cnn/first                          # one: how it ended, its time, metrics, curves
+    python -m src.runs logs/digits_cnn/first                          # one: its end, time, metrics and curves
     python -m src.runs logs/digits_cnn/first logs/digits_cnn/second   # side by side
 
 Side by side: the keys in which the configs differ, the metrics, and the curves as compare.png in the last folder named,

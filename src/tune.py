@@ -1,15 +1,16 @@
-"""Find the settings with which this experiment trains fastest on this machine, by measuring, then a learning rate.
+"""Find the settings with which this experiment trains fastest on this machine, by measuring; suggest a learning rate.
 
     python -m src.tune --config configs/experiment/text_gpt.yaml
     python -m src.tune --config configs/experiment/text_gpt.yaml --minutes 3 --only precision,threads
     python -m src.train --config configs/experiment/text_gpt.yaml --config logs/text_gpt/tune/tuned.yaml
 
 Real steps of the config as it is and of a change are measured in turn, in processes of their own: threads, precision,
-fused optimizer, micro-batch, workers, compile. What is faster beyond noise is kept if short trainings end where those
-of the config do, within what seeds make; the next is tried on top. A range test suggests a learning rate, which is
-taken if trainings with it end lower. Results are in logs/<experiment>/tune/, or --run_dir: table, picture, overlay.
-The same command goes on where it was stopped; with another config, machine or code it begins anew. What a flag sets
-stays. Nothing else is written: no run, no W&B. The exit code is 0 also where nothing is faster.
+fused optimizer, micro-batch, workers, compile. What is faster beyond noise is kept if short trainings of the same seeds
+end at most 1 % higher than those of the config; the next is tried on top. A range test suggests a learning rate, which
+is only taken if there is time for whole runs, and these end lower. Results are in logs/<experiment>/tune/, or
+--run_dir: table, picture, overlay. The same command goes on where it was stopped; with another config, data, machine or
+code it begins anew. What a flag sets stays. Nothing else is written: no run, no W&B. The exit code is 0 also where
+nothing is faster.
 """
 
 import copy
@@ -42,7 +43,6 @@ def tune_parser() -> CommandParser:
     parser = command_parser("tune", __doc__)
     parser.add_argument("--minutes", type=minutes, default=10.0, metavar="M", help="about as long as it may take: 10")
     parser.add_argument("--only", default=",".join(WHAT), metavar="A,B", help=f"what to try, of {', '.join(WHAT)}")
-    parser.add_argument("--no_lr", action="store_true", help="leave the learning rate as it is")
     return parser
 
 
@@ -86,12 +86,9 @@ def main(args: Sequence[str]) -> int:
 def search(request: Request, folder: Path, holds: Row, args: Sequence[str]) -> None:
     from src.tuning.candidates import candidates
     from src.tuning.choose import LATE, choose
-    from src.tuning.search import Ledger, Search
+    from src.tuning.search import Search
 
     options, out, rows = request.options, console(), list[Row]()
-    ledger = Ledger(folder / "trials.jsonl", holds)
-    if ledger.is_other:
-        rank_zero_print("Config, code, machine or versions are not those of the tune before: it begins anew.")
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TimeElapsedColumn(), console=out,
         auto_refresh=False, expand=True, disable=not out.is_terminal, transient=True,
@@ -104,10 +101,12 @@ def search(request: Request, folder: Path, holds: Row, args: Sequence[str]) -> N
         if not out.is_terminal:
             out.print("  ".join(line(row)))
 
-    with bar, Search(request, folder, ledger, 60 * options.minutes, bar.refresh) as found:
+    with bar, Search(request, folder, holds, 60 * options.minutes, bar.refresh) as found:
         found.begin()
+        if found.journal.is_other:
+            out.print("Config, data, code, machine or versions are not those of the tune before: it begins anew.")
         changes = [one for one in candidates(request, found.facts) if one[0].rpartition(".")[2] in options.only]
-        with_rate = "lr" in options.only and not options.no_lr
+        with_rate = "lr" in options.only
         bar.update(task, total=len(changes) + 1 + with_rate)
         about, step_sec = min(found.expected_sec(len(changes)), 60 * options.minutes), found.facts["step_sec"]
         what = f"{found.facts['steps']:,} steps of {1000 * step_sec:.3g} ms, {found.facts['text']}"
@@ -118,7 +117,7 @@ def search(request: Request, folder: Path, holds: Row, args: Sequence[str]) -> N
         table.add_row(*map(Text, line(row)))
     out.print(table)
     draw(rows, f"{request.experiment}, {found.facts['text']}", folder / "tune.png")
-    write_json(folder / "tune.json", {**holds, "device": found.facts["text"], "overlay": overlay, "tried": rows})
+    write_json(folder / "tune.json", {**found.holds, "device": found.facts["text"], "overlay": overlay, "tried": rows})
     head = [command_line("src.tune", args), f"{time.strftime('%Y-%m-%d')}, {holds['host']}, {found.facts['text']}"]
     head += [f"Python {holds['python']}, torch {holds['torch']}, lightning {holds['lightning']}"]
     head += [", ".join(line(row)) for row in rows if row["kept"]]
@@ -131,14 +130,18 @@ def line(row: Row) -> tuple[str, str, str, str]:
 
 
 def write(request: Request, file: Path, overlay: Row, head: list[str], args: Sequence[str], is_whole: bool) -> None:
-    """The overlay, if there is one: checked as a run would."""
-    file.unlink(missing_ok=True)
+    """The overlay, if there is one: checked as a run would. Another that was there stays beside it."""
+    text = "".join(f"# {line}\n" for line in head) + yaml.safe_dump(overlay, sort_keys=False)
+    if file.is_file() and yaml.safe_load(old := file.read_text()) != overlay:
+        write_text(file.with_name("tuned_before.yaml"), old)
+        rank_zero_print(f"tuned.yaml of before is now tuned_before.yaml: {old.splitlines()[0].lstrip('# ')}")
     if not overlay:
+        file.unlink(missing_ok=True)
         whole = "the config is as fast as it gets here" if is_whole else "nothing faster yet"
         rank_zero_print(f"No overlay is written: {whole}.")
         return
     check(merge(copy.deepcopy(request.config), overlay), {})
-    write_text(file, "".join(f"# {text}\n" for text in head) + yaml.safe_dump(overlay, sort_keys=False))
+    write_text(file, text)
     files = [part for path in (*request.options.config, relative_path(file)) for part in ("--config", path)]
     rank_zero_print(f"\nNext:\n  {command_line('src.train', [*files, *tune_parser().parse_known_args(args)[1]])}")
 

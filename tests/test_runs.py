@@ -87,8 +87,9 @@ def test_output_that_nobody_reads_any_more_ends_quietly(trained, unbuffered):
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_plans_that_nobody_reads_end_quietly(run):
-    assert run([*SMALL, "--dry_run"], command=train.main, first=leave, code=141) == ""
+@pytest.mark.parametrize("flag", ["--dry_run", "--help"])
+def test_plans_that_nobody_reads_end_quietly(run, flag):
+    assert run([*SMALL, flag], command=train.main, first=leave, code=141) == ""
 
 
 def test_another_pipe_that_breaks_is_told(run):

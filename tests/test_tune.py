@@ -13,16 +13,16 @@ from conftest import ROOT, SMALL, needs_bfloat16
 import src.tune
 from src.config.request import read_request
 from src.tuning import search
-from src.tuning.choose import tried, with_values
-from src.tuning.search import Ledger, Search, name_of, pair
+from src.tuning.choose import rate, tried, with_values
+from src.tuning.search import Journal, Search, name_of, pair
 
 # Sixteen micro-batches a step: one of 64 samples is many times faster, and gives the same losses.
 SLOW = "data: {init_args: {micro_batch_size: 4}}\nmodel: {init_args: {network: {init_args: {dropout: 0.0}}}}\n"
 
 
 def hasten() -> None:
-    """Fewer and shorter blocks, and two seeds."""
-    search.BLOCK_SEC, search.SEEDS = 0.05, 2
+    """Fewer and shorter blocks, and seeds."""
+    search.BLOCK_SEC, search.SEEDS = 0.05, (3, 4)
     search.PAIRS = search.PAIRS_AT_LAST = 5
 
 
@@ -66,15 +66,21 @@ def test_a_killed_tune_goes_on_and_its_overlay_trains(start, run, slow, tmp_path
     assert together["ratio"] < 0.7
     assert found["tried"][0]["ratios"] == json.loads(kept[2])["found"]["ratios"]
     assert (folder / "tune.png").read_bytes()[:4] == b"\x89PNG"
-    for text in ("data.micro_batch_size 64", "equal within", "python -m src.train"):
+    for text in ("data.micro_batch_size 64", "steps, 3 seeds, at most", "python -m src.train"):
         assert text in output
     assert (folder / "tuned.yaml").read_text().startswith("# python -m src.tune --config tests/small.yaml")
     assert sorted((ROOT / "logs").rglob("*")) == before  # no run, no records
     train = [*slow[:4], "--config", folder / "tuned.yaml", "--trainer.max_steps", "2", "--run_dir", tmp_path / "run"]
     assert "at once on a device" not in run(train)
     again = len(lines(folder))
-    run(args, command=src.tune.main, first=lambda: (hasten(), setattr(search, "Trial", None)))  # it needs none any more
+    before = (folder / "tuned.yaml").read_text()
+    run(args, command=src.tune.main, first=hasten)  # it has measured all
     assert len(lines(folder)) == again
+    assert not (folder / "tuned_before.yaml").exists()
+    output = run([*slow, "--only", "fused"], command=src.tune.main, first=hasten)
+    assert "tuned.yaml of before is now tuned_before.yaml: python -m src.tune --config tests/small.yaml" in output
+    assert (folder / "tuned_before.yaml").read_text() == before
+    assert not (folder / "tuned.yaml").exists()
 
 
 def group_lives(pid: int) -> bool:
@@ -103,18 +109,86 @@ def test_a_change_that_runs_out_of_memory_is_survived(run, tmp_path):
     assert whole["name"] == "data.micro_batch_size 512"
     assert re.match(r"out of memory after \d steps with 512 samples", whole["why"])
     assert "data.micro_batch_size 512  -  no  out of memory" in output
+    assert not any("out of memory" in line for line in lines(tmp_path / "tune"))  # there may be more the next time
 
 
 def judged(args, change, folder: Path) -> None:
     """Print whether a change is kept that is as fast as one could wish, by the losses of real trainings."""
     request = read_request(src.tune.tune_parser(), args)
-    ledger = Ledger(folder / "trials.jsonl", {})
-    with Search(request, folder, ledger, 600, lambda: None) as found:
+    with Search(request, folder, {}, 600, lambda: None) as found:
         found.begin()
         fast = {"ratios": [0.5] * 8, "step_sec": [2.0, 1.0], "first_sec": [0.0, 0.0]}
-        ledger.found[name_of(pair({}, with_values(found, {}, change), False))] = fast
+        found.journal.found[name_of(pair({}, with_values(found, {}, change), False))] = fast
         row = tried(found, {}, change)
         print(row["kept"], row["why"])
+
+
+def ranged(args, folder: Path, seconds: float) -> None:
+    request = read_request(src.tune.tune_parser(), args)
+    with Search(request, folder, {}, seconds, lambda: None) as found:
+        found.begin()
+        found.allow(1)
+        row = rate(found, {})
+        print(row["kept"], row["why"])
+
+
+def test_a_rate_is_only_suggested_where_its_trainings_are_not_whole_runs(run, tmp_path):
+    """The config's is far too low, so that it gains for certain."""
+    args = [*SMALL, "--model.optimizer.weight_decay", "0"]
+    (tmp_path / "low.yaml").write_text("model: {init_args: {optimizer: {init_args: {lr: 1.0e-4}}}}\n")
+    args += ["--config", tmp_path / "low.yaml"]
+    long = run([*args, "--trainer.max_epochs", "1000"], command=lambda a: ranged(a, tmp_path, 60), first=hasten)
+    assert re.match(r"False only suggested: --model.optimizer.lr 0.00\S+ \(config: 0.0001\): loss -1\.\d", long)
+    assert "after 100 of 20,000 steps, 3 seeds" in long
+    whole = run([*args, "--trainer.max_epochs", "6"], command=lambda a: ranged(a, tmp_path, 600), first=hasten)
+    assert re.match(r"True --model.optimizer.lr .* after 120 of 120 steps", whole)
+
+
+def test_a_journal_holds_for_its_key_and_keeps_no_chance_results(tmp_path):
+    journal = Journal(tmp_path / "trials.jsonl", {"content": {"train_x.npy": [1, 2]}})
+    assert journal.once({"a": 1}, lambda: {"sec": 1})["sec"] == 1
+    slow = {"failed": "took longer than 60 s", "code": 75, "memory": False}
+    assert journal.once({"a": 2}, lambda: slow) == journal.once({"a": 2}, dict) == slow  # but not twice by one process
+    again = Journal(tmp_path / "trials.jsonl", {"content": {"train_x.npy": [1, 2]}})
+    assert list(again.found) == ['{"a": 1}']
+    other = Journal(tmp_path / "trials.jsonl", {"content": {"train_x.npy": [1, 3]}})
+    assert other.is_other
+    assert not other.found
+
+
+def test_minutes_are_kept_and_what_is_cut_was_not_tried(run, slow, tmp_path):
+    """Also in the midst of a comparison, which takes 20 s here."""
+    t0 = time.monotonic()
+    long = {"BLOCK_SEC": 2.0}
+    first = lambda: [setattr(search, name, value) for name, value in long.items()]  # noqa: E731
+    output = run([*slow, "--minutes", "0.1"], command=src.tune.main, first=first)
+    assert time.monotonic() - t0 < 6 * 1.3 + 10  # and a start
+    assert "data.micro_batch_size 64  -  no  not tried: --minutes are over" in output
+    assert "learning rate  -  no  not tried" in output
+    assert "nothing faster yet" in output
+    assert len(lines(tmp_path / "tune")) == 2
+
+
+def prepared_slowly(args, folder: Path) -> None:
+    """Preparing takes longer than any answer may, and the data is placed for all as for the first."""
+    from src.data.waves import WavesDataModule
+
+    request, prepare = read_request(src.tune.tune_parser(), args), WavesDataModule.prepare_data
+    WavesDataModule.prepare_data = lambda self: (time.sleep(2), prepare(self))[1]
+    with Search(request, folder, {}, 1, lambda: None) as found:
+        found.begin()
+        print(found.facts["prepare_sec"] > 2, found.facts["start_sec"] < 2, found.holds["content"] != {})
+        found.until = float("inf")
+        found.on_device = True
+        print(
+            found.started({}).facts["on_device"],
+            found.started({"data": {"init_args": {"num_workers": 1}}}).facts["on_device"],
+        )
+
+
+def test_data_is_prepared_before_the_time_counts_and_placed_alike(run, tmp_path):
+    output = run(SMALL, command=lambda args: prepared_slowly(args, tmp_path), first=hasten)
+    assert output.split() == ["True", "True", "True", "True", "False"]
 
 
 def test_what_trains_alike_is_kept(run, tmp_path):

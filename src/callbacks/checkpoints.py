@@ -11,7 +11,6 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, LambdaCallback
 from lightning.pytorch.trainer.states import TrainerFn
 
-from src.callbacks.base import QuietCallback
 from src.data.loader import Loader
 from src.run.checkpoint import VerifiedCheckpointIO, gathered
 from src.run.errors import ConfigError, EnvironmentFault, Stopped, nearest
@@ -21,7 +20,7 @@ from src.run.rng import rng_state, set_rng_state
 from src.run.signals import Signals, requeued
 
 
-class Checkpoints(QuietCallback, Checkpoint):
+class Checkpoints(Checkpoint):
     """Writes checkpoints from which a run goes on bit for bit. Lightning's ModelCheckpoint cannot: it saves before the
     loops have counted the step, without the random generators, and not on a signal.
 

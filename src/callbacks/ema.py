@@ -1,16 +1,15 @@
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from src.callbacks.base import QuietCallback
 from src.run.errors import ConfigError
 
 
-class EMA(QuietCallback):
+class EMA(Callback):
     """Exponential moving average of the weights (Polyak and Juditsky, 1992). It is the average that is validated, is
     tested, and stands in a checkpoint as the model's weights; those that are trained stand beside it, under `ema`.
 

@@ -3,13 +3,12 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from src.callbacks.base import QuietCallback
 from src.data.module import Batch
 from src.models.base import logs_now
 from src.run.errors import ConfigError, NumericsError
@@ -21,7 +20,7 @@ Found = tuple[str, list[int], str]  # where, the samples if they can be told, an
 HINT = "lower the learning rate, set trainer.gradient_clip_val, or set gradients.nonfinite to skip"
 
 
-class Gradients(QuietCallback):
+class Gradients(Callback):
     """Keeps a loss or gradient that is not finite from weights and optimizer, and logs the size of updates.
 
     Logged every `log_every_n_steps`: `optim/grad_norm`, before clipping; `optim/update_ratio`, the norm of the last

@@ -2,10 +2,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
-from src.callbacks.base import QuietCallback
 from src.data.module import Batch
 from src.loggers.curves import curves
 from src.loggers.metrics_csv import read_curves
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 NUM_SAMPLES = 32
 
 
-class Pictures(QuietCallback):
+class Pictures(Callback):
     """Draws PNG files into the run folder, and for W&B, after the test: `samples.png`, the first training samples as
     the network saw them; `curves.png`, the metrics over the steps; what data and model draw of splits and results.
     A run that fails draws its samples; none draws before, because to load matplotlib and draw takes seconds.

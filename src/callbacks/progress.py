@@ -3,10 +3,9 @@ import time
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from src.callbacks.base import QuietCallback
 from src.callbacks.expected import expected
 from src.cost.memory import Usage
 from src.data.report import lines
@@ -17,7 +16,7 @@ LONG_FLOPS = 1e12  # of a run that takes a minute or so on one core of a CPU
 QUICK_MODULES = 100  # of a model whose memory is planned in a second
 
 
-class ThrottledProgress(QuietCallback):
+class ThrottledProgress(Callback):
     """A bar over the whole training, and lines of metrics: when the first are logged, after each validation, and each
     minute in between.
 

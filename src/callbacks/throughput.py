@@ -1,18 +1,19 @@
 import time
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 
-from src.callbacks.base import QuietCallback
+from src.callbacks.expected import expected
 from src.cost.devices import here
 from src.models.base import logs_now
 
 
-class Throughput(QuietCallback):
+class Throughput(Callback):
     """Logs how fast training runs, every `log_every_n_steps`: `perf/samples_per_sec`, `perf/step_sec`,
     `perf/data_wait_frac`, the share of the time in which training waited for its next batch, and `perf/mfu`, the share
-    of the devices' peak (Chowdhery et al., PaLM, 2022): three times the forward pass's operations, over what the data
-    sheet says for the precision. There is none where the peak is not known, as of CPUs.
+    of the devices' peak (Chowdhery et al., PaLM, 2022): three times the forward pass's operations, or, where parameters
+    are frozen, those of both passes as they are counted, over what the data sheet says for the precision. What is
+    computed twice counts once. There is none where peak or operations are not known; CPUs have none.
 
     Only the host's clock is read. It is right on a GPU too, because the log that is written at the same steps waits for
     the device anyway; Lightning's ThroughputMonitor waits for it at each batch. Validation and checkpoints do not
@@ -23,6 +24,7 @@ class Throughput(QuietCallback):
         self.pause()
         self.t_end = 0.0  # of the last batch
         self.peak = 0.0  # FLOP/s of all devices
+        self.flops = 0.0  # of a sample, in both passes
 
     def pause(self, *args: Any, **kwargs: Any) -> None:
         self.samples, self.wait_sec = 0, 0.0
@@ -30,6 +32,10 @@ class Throughput(QuietCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.peak = here(trainer.strategy.root_device).peak(str(trainer.precision)) * trainer.world_size
+        self.flops = 3.0 * (getattr(pl_module, "flops_per_sample", None) or 0)
+        if self.peak and not all(p.requires_grad for p in pl_module.parameters()):
+            usage = expected(trainer, pl_module)  # type: ignore[arg-type]
+            self.flops = (usage.flops - usage.recomputed) / trainer.datamodule.micro_batch_size  # type: ignore[attr-defined]
 
     on_validation_start = on_save_checkpoint = pause
 
@@ -49,6 +55,6 @@ class Throughput(QuietCallback):
             pl_module.log("perf/samples_per_sec", self.samples / seconds)
             pl_module.log("perf/step_sec", seconds * batch_size / self.samples)
             pl_module.log("perf/data_wait_frac", self.wait_sec / seconds)
-            if self.peak and (flops := getattr(pl_module, "flops_per_sample", None)):
-                pl_module.log("perf/mfu", 3 * flops * self.samples / seconds / self.peak)
+            if self.peak and self.flops:
+                pl_module.log("perf/mfu", self.flops * self.samples / seconds / self.peak)
             self.samples, self.wait_sec, self.t_start = 0, 0.0, self.t_end

@@ -37,7 +37,7 @@ from src.run.errors import ConfigError, KnownError, nearest
 from src.run.folder import RunFolder
 from src.run.launch import check_launch
 from src.run.parts import Parts
-from src.run.private import attach_data
+from src.run.private import attach_data, skip_idle_hooks
 from src.run.redact import redact
 from src.strategies.fsdp import FSDP, holds_meta
 
@@ -225,6 +225,7 @@ class Experiment:
             raise ConfigError(f"trainer.strategy: no {name} of Lightning's, see docs/sharding.md -> {FSDP_PRESET}")
         trainer = self.call("trainer", Trainer, given)
         check_trainer(trainer, given.get("precision"))
+        skip_idle_hooks(trainer.callbacks)
         return trainer
 
     def check_sharded(self, strategy: FSDP) -> None:

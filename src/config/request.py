@@ -18,7 +18,7 @@ from src.config.source import MISSING, NOT_PLAIN, class_attribute
 from src.config.strict_yaml import SPEC, Lines, join, read_file, read_text
 from src.run.errors import ConfigError, nearest
 from src.run.files import ROOT
-from src.run.terminal import rank
+from src.run.terminal import console, rank
 
 DEFAULTS = ROOT / "configs" / "default.yaml"
 
@@ -42,10 +42,10 @@ class Help(argparse.Action):
     """Prints the manual, and the keys of the configs that stand before it."""
 
     def __call__(self, parser: argparse.ArgumentParser, options: argparse.Namespace, *_: Any) -> NoReturn:
-        print(parser.format_help())
+        console().out(parser.format_help(), highlight=False)
         if options.config:
             request = read_request(parser, [part for path in options.config for part in ("--config", path)])
-            print("\n".join(keys_of(request.config)))
+            console().out("\n".join(keys_of(request.config)), highlight=False)
         parser.exit()
 
 

@@ -1,5 +1,4 @@
-"""What all data modules share: the batch-size contract, the loaders, what a run must know of its data; and how data
-is prepared once, and taken by a trained model."""
+"""What all data modules share: the batch-size contract, the loaders, data prepared once, taken by a trained model."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -16,7 +15,7 @@ from torch import Tensor
 from src.data import cache
 from src.data.loader import Arrays, Batch, Loader
 from src.data.order import EvalOrder, Order, TrainOrder, first_epoch, shuffled
-from src.data.placing import placed
+from src.data.placing import all_tensors, batch_sent, placed
 from src.data.report import SPLITS, Cleaning, check_facts
 from src.run.errors import ConfigError, DataError
 from src.run.terminal import rank_zero_print
@@ -61,9 +60,8 @@ class DataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
-        self.num_workers, self.worker_timeout_sec = num_workers, worker_timeout_sec
-        self.seed, self.cache_dir, self.on_device = seed, Path(cache_dir), on_device
-        self.predict_split = "test"
+        self.num_workers, self.worker_timeout_sec, self.on_device = num_workers, worker_timeout_sec, on_device
+        self.seed, self.cache_dir, self.predict_split = seed, Path(cache_dir), "test"
         self.epoch_order: Callable[[int, int, int], Order] = shuffled  # of (number of samples, seed, epoch)
         self.splits: dict[str, Arrays] = {}
         self.facts: dict[str, Any] = {}
@@ -105,8 +103,7 @@ class DataModule(LightningDataModule):
 
     def fetch(self, epoch: int, number: int) -> Batch:
         """A micro-batch of training once more, in this process."""
-        assert self.trainer is not None
-        loader: Any = self.trainer.train_dataloader
+        loader: Any = self.trainer.train_dataloader  # type: ignore[union-attr]
         return loader.take(next(loader.order.begin(epoch, number)))
 
     def check_sizes(self) -> None:
@@ -114,11 +111,9 @@ class DataModule(LightningDataModule):
         for split, arrays in self.splits.items():
             if not len(arrays):
                 raise DataError(f"the {split} split is empty -> give it samples")
-        if len(self.splits["train"]) < self.batch_size:
-            raise DataError(
-                f"train has {len(self.splits['train'])} samples, fewer than one batch -> "
-                f"lower data.batch_size from {self.batch_size}"
-            )
+        if (n := len(self.splits["train"])) < self.batch_size:
+            todo = f"lower data.batch_size from {self.batch_size}"
+            raise DataError(f"train has {n} samples, fewer than one batch -> {todo}")
 
     def train_dataloader(self) -> Loader:
         self.check_sizes()
@@ -147,9 +142,9 @@ class DataModule(LightningDataModule):
         return self.eval_loader(self.predict_split, "predict")
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """As Lightning does it, which looks into whatever a batch may be made of."""
-        waits = device.type in ("cpu", "mps")
-        return {name: t.to(device, non_blocking=not waits) for name, t in batch.items()}
+        if all_tensors(batch):
+            return batch_sent(batch, device)
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """On the device: numbers as the weights are, by `trainer.precision`."""

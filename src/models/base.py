@@ -1,4 +1,3 @@
-import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,9 +24,6 @@ from src.strategies.fsdp import FSDP
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-PLAIN = (str, int, type(None))
 
 
 class Model(LightningModule):
@@ -72,19 +68,6 @@ class Model(LightningModule):
         self.flops_per_sample: int | None = None  # of a forward pass
         self.window: dict[str, Tensor] = {}  # sums since the last line of the log, on the device
         self.window_steps = 0
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        step: Any = cls.training_step
-        step.__signature__ = inspect.signature(step)  # Lightning asks for it at each step, and to find it takes time
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Lightning notes the hook that it is in some thirty times a step; torch would look each time whether the name
-        is a module or a parameter."""
-        if type(value) in PLAIN and name in self.__dict__:
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
 
     def configure_model(self) -> None:
         if self.network is None:

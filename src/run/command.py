@@ -10,7 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -28,9 +28,7 @@ def command(main: Callable[[Sequence[str]], int]) -> Callable[..., int]:
 
 
 def run_command(main: Callable[[Sequence[str]], int], args: Sequence[str] | None = None) -> int:
-    pid, ended = os.getpid(), {"code": 1}
-    if args is None:  # the process is this command
-        atexit.register(leave, ended)  # the first, so it is called last
+    pid, code, is_process = os.getpid(), 1, args is None and main.__module__ == "__main__"
     args = sys.argv[1:] if args is None else args
 
     def end(signum: int, frame: Any) -> None:
@@ -40,23 +38,23 @@ def run_command(main: Callable[[Sequence[str]], int], args: Sequence[str] | None
     before = {signum: signal.signal(signum, end) for signum in (signal.SIGINT, signal.SIGTERM)}
     before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, lambda *_: None)  # there is nothing to save yet
     try:
-        ended["code"] = main(args)
+        code = main(args)
     except (Exception, SystemExit) as e:
-        ended["code"] = report(e, args)
+        code = report(e, args)
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
         gc.unfreeze()
-    return ended["code"]
+        if is_process and of_project(sys.modules["__main__"]) and "src.run.private" in sys.modules:
+            from src.run.private import leave
+
+            atexit.register(leave, code)
+    return code
 
 
-def leave(ended: dict[str, int]) -> None:
-    """End the process, when all else that was to be done has been: Python would take down all that torch and Lightning
-    hold, object by object, for a third of the time that they took to load."""
-    with suppress(OSError, ValueError):  # nobody reads, or it is closed
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(ended["code"])
+def of_project(module: Any) -> bool:
+    """Whether it runs as `python -m src.NAME`; a script may go on after a command."""
+    return getattr(module.__spec__, "name", "").startswith("src.")
 
 
 @contextmanager

@@ -89,6 +89,8 @@ class Parts(Profiler):
         owner, hook = action_name.partition("]")[0] + "]", action_name.rpartition(".")[2]
         if hook == "run_training_batch" and self.phase is START:
             return Part("first_step", partial(self.turn_to, WHOLE), self.begin_training)
+        if hook == "on_test_model_eval":
+            return Call(partial(self.turn_to, WHOLE))
         if hook == "on_validation_model_eval":  # its first hook
             return Call(self.begin_validation)
         if hook == "on_validation_end" and owner == "[Strategy]":  # its last

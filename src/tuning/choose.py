@@ -1,18 +1,19 @@
 """What is kept of all that is tried."""
 
-import math
 import statistics
-import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import yaml
 
 from src.config.request import from_flag, merge
 from src.tuning.candidates import EXACT, Change, rates
-from src.tuning.judge import LEAST_GAIN, best_rate, is_faster, shift, tolerance, upper_bound
-from src.tuning.search import Overlay, Search
+from src.tuning.judge import LEAST_GAIN, best_rate, bounds, is_faster, most_loss, upper_bound
+from src.tuning.search import Late, Overlay, Search
 
+MOST = 1.25  # times --minutes, which are over at most then
 SPAN = (1 / 30, 30.0)  # of the rates that are tried, times the config's
 NEAR = 1.25  # a rate that differs by less is the config's
 LATE = "not tried: --minutes are over; the same command goes on"
@@ -26,18 +27,23 @@ def choose(search: Search, changes: Sequence[Change], with_rate: bool, tell: Cal
         tell: gets what each change gave when it is known.
     """
     taken: Overlay = {}
+
+    def take(name: str, share: float, judge: Callable[[], Row]) -> None:
+        nonlocal taken
+        search.allow(share)
+        row: Row = {"name": name, "kept": False, "why": LATE}
+        with suppress(Late):
+            row |= judge()
+        taken = row.get("overlay", taken) if row["kept"] else taken
+        tell(row)
+
     for change in changes:
-        row = tried(search, taken, change)
-        taken = row["overlay"] if row["kept"] else taken
-        tell(row)
-    if taken:
-        row = timed(search, "all together", search.compared({}, taken, again=True))
-        taken = taken if row["kept"] else {}
-        tell(row)
+        take(f"{change[0]} {str(change[1]).lower()}", 1 - search.reserve, partial(tried, search, taken, change))
+    if all_of := taken:
+        taken = {}
+        take("all together", MOST, lambda: timed(search, search.compared({}, all_of, again=True)) | {"overlay": all_of})
     if with_rate:
-        row = rate(search, taken)
-        taken = row["overlay"] if row["kept"] else taken
-        tell(row)
+        take("learning rate", 1, partial(rate, search, taken))
     return taken
 
 
@@ -48,22 +54,27 @@ def with_values(search: Search, base: Overlay, *changes: Change) -> Overlay:
 
 
 def tried(search: Search, base: Overlay, change: Change) -> Row:
-    name, other = f"{change[0]} {str(change[1]).lower()}", with_values(search, base, change)
-    if time.monotonic() > search.t_late and not search.knows(base, other):
-        return {"name": name, "kept": False, "why": LATE}
-    row = timed(search, name, search.compared(base, other)) | {"overlay": other}
+    other = with_values(search, base, change)
+    row = timed(search, search.compared(base, other)) | {"overlay": other}
     if not row["kept"] or change[0] in EXACT:
         return row
-    base_curves, curves = search.curves({}), search.curves(other)
-    by, noise = shift(base_curves, curves)
-    is_same = math.isfinite(by) and abs(by) <= (least := tolerance(base_curves, noise))
-    text = f"loss {by:+.2g} after {search.steps} steps" + (f", equal within {least:.2g}" if is_same else "")
-    return {**row, "kept": is_same, "why": f"{row['why']}; {text}" if is_same else f"trains otherwise: {text}"}
+    for seeds in search.seeds:
+        before, after = search.curves({}, seeds), search.curves(other, seeds)
+        (by, low, high), most = bounds(before, after), most_loss(before)
+        if high <= most or low > most:
+            break
+    text = f"loss {by:+.2g} after {search.steps} steps, {seeds} seeds"
+    if high <= most:
+        return {**row, "why": f"{row['why']}; {text}, at most {high:+.2g} (may be {most:.2g})"}
+    why = (
+        f"trains otherwise: {text}" if low > most else f"undecided: {text}, but perhaps {high:+.2g} (may be {most:.2g})"
+    )
+    return {**row, "kept": False, "why": why}
 
 
-def timed(search: Search, name: str, found: Row) -> Row:
+def timed(search: Search, found: Row) -> Row:
     """By the times alone: whether it is faster, and wins back what its start costs, which is mostly to compile."""
-    row: Row = {"name": name, "kept": False, **found}
+    row: Row = {"kept": False, **found}
     if "failed" in found:
         return {**row, "why": found["failed"].partition(" -> ")[0]}
     ratios, steps = found["ratios"], search.facts["steps"]
@@ -78,24 +89,27 @@ def timed(search: Search, name: str, found: Row) -> Row:
 
 
 def rate(search: Search, base: Overlay) -> Row:
-    """A learning rate by a range test, if trainings with it end lower than with the config's."""
-    row: Row = {"name": "learning rate", "kept": False}
-    if time.monotonic() > search.t_late:
-        return {**row, "why": LATE}
+    """A learning rate by a range test, and what trainings with it end at. It is taken only if these are whole runs, for
+    which there must be time: what is best in few steps is often too high for many."""
     if not (now := rates(search.request)):
-        return {**row, "why": "not tried: a flag or the schedule sets it"}
+        return {"why": "not tried: a flag or the schedule sets it"}
     first, last = SPAN
     tried = [first * (last / first) ** (i / (search.steps - 1)) for i in range(search.steps)]
-    times, losses = best_rate(tried, search.curve(base, 0, SPAN))
+    times, losses = best_rate(tried, search.curve(base, 0, search.steps, SPAN))
     config = min(now.items())[1]
-    row |= {"rates": [config * t for t in tried[: len(losses)]], "losses": losses, "config": config}
+    row: Row = {"rates": [config * t for t in tried[: len(losses)]], "losses": losses, "config": config}
     if not times:
         return {**row, "why": "the loss does not fall in the range test"}
     changes = [(key, float(f"{value * times:.2g}")) for key, value in now.items()]
-    row |= {"suggested": config * times, "overlay": with_values(search, base, *changes)}
-    text = ", ".join(f"{key.rpartition('.')[2]} {value:g} (config: {now[key]:g})" for key, value in changes)
+    text = ", ".join(f"--{key} {value:g} (config: {now[key]:g})" for key, value in changes)
+    row |= {"suggested": config * times, "flags": text, "overlay": with_values(search, base, *changes)}
     if 1 / NEAR < times < NEAR:
         return {**row, "why": f"{text}: about the config's"}
-    by, noise = shift(search.curves(base), search.curves(row["overlay"]))
-    text += f": loss {by:+.2g} after {search.steps} steps"
-    return {**row, "kept": by < -noise, "why": text if by < -noise else f"{text}, no gain beyond noise"}
+    steps, whole, seeds = search.steps, search.facts["steps"], search.seeds[0]
+    if search.time_for(2 * seeds, whole):
+        steps = whole
+    by, _, high = bounds(*(search.curves(overlay, seeds, steps) for overlay in (base, row["overlay"])))
+    text = f"{text}: loss {by:+.2g} after {steps:,} of {whole:,} steps, {seeds} seeds"
+    if not high < 0:
+        return {**row, "why": f"{text}, no gain beyond noise"}
+    return {**row, "kept": steps == whole, "why": text if steps == whole else f"only suggested: {text}"}

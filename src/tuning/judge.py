@@ -4,8 +4,9 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from scipy.special import stdtrit  # of Student's t: the value below which it is with this probability
+
 LEAST_GAIN = 0.97  # a ratio of times above it is not worth a change
-SURE = 2.35  # of Student's t with 3 degrees of freedom: 5 % of four pairs of equals are above
 
 
 def upper_bound(ratios: Sequence[float]) -> float:
@@ -31,22 +32,24 @@ def level(losses: Sequence[float]) -> float:
     return end if math.isfinite(end) else math.inf
 
 
-def shift(base: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """By how much short trainings with other settings end higher, pair by pair of one seed, in the mean; and what of
-    that is noise: 5 % of equals are above, and 5 % below (t test)."""
+def bounds(base: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+    """By how much short trainings with other settings end higher, pair by pair of one seed: the mean, and two bounds,
+    beyond each of which the true mean is in 2.5 % of all cases (t test); all infinite where an end is no number."""
     before, after = ([level(losses) for losses in side] for side in (base, other))
     if not all(map(math.isfinite, [*before, *after])):
-        return math.inf, 0.0
+        return math.inf, math.inf, math.inf
     by = [b - a for a, b in zip(before, after, strict=True)]
-    return statistics.fmean(by), SURE * statistics.stdev(by) / math.sqrt(len(by))
+    mean, wide = statistics.fmean(by), stdtrit(len(by) - 1, 0.975) * statistics.stdev(by) / math.sqrt(len(by))
+    return mean, mean - wide, mean + wide
 
 
-def tolerance(base: Sequence[Sequence[float]], noise: float) -> float:
-    """How far settings may end from the base and count as equal: what is noise in the pairs, or a twentieth of what the
-    loss falls by; at most what seeds make by themselves, which is twice their standard deviation."""
+def most_loss(base: Sequence[Sequence[float]]) -> float:
+    """How much higher trainings may end and count as as good: by 1 % of where those of the base end. That is nothing
+    where losses end near 0, so at least a thousandth of what they fall by; and at most a tenth of it, because where
+    they hardly fall, 1 % is more than all that was learned. None where they rise."""
     levels = [level(losses) for losses in base]
     fall = statistics.fmean(losses[0] for losses in base if losses) - statistics.fmean(levels)
-    return min(max(noise, abs(fall) / 20), 2 * statistics.stdev(levels))
+    return max(min(max(abs(statistics.fmean(levels)) / 100, fall / 1000), fall / 10), 0.0)
 
 
 def best_rate(rates: Sequence[float], losses: Sequence[float]) -> tuple[float, list[float]]:

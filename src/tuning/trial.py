@@ -51,7 +51,7 @@ class Trial:
         overlay: of the request's config.
         log: gets what the process prints.
         limit_sec: most seconds for an answer.
-        waiting: called a few times a second meanwhile.
+        waiting: called a few times a second meanwhile; what it raises ends the trial.
         steps: of the whole training, by which its schedule goes.
         span: of a range test: the first and the last learning rate, as multiples of the config's.
 
@@ -60,7 +60,7 @@ class Trial:
     """
 
     def __init__(
-        self, request: Request, overlay: Found, log: Path, limit_sec: float, waiting: Callable[[], None],
+        self, request: Request, overlay: Found, log: Path, limit_sec: float, waiting: Callable[[], Any],
         steps: int = MANY, span: tuple[float, float] | None = None,
     ) -> None:  # fmt: skip
         self.limit_sec, self.waiting = limit_sec, waiting
@@ -82,8 +82,7 @@ class Trial:
     def answer(self) -> Found:
         t0, found = clock(), None
         try:
-            while not self.pipe.poll(POLL_SEC):
-                self.waiting()
+            while self.waiting() or not self.pipe.poll(POLL_SEC):
                 if clock() - t0 > self.limit_sec:
                     raise Lost(f"took longer than {self.limit_sec:.0f} s")
             found = self.pipe.recv()
@@ -112,15 +111,17 @@ class Paced(Callback):
         self.pipe, self.steps, self.span = pipe, steps, span
         self.losses: list[Any] = []
         self.loss: Any = 0.0
-        self.step = 0
+        self.step, self.prepare_sec = 0, 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.highest = [group.get("initial_lr", group["lr"]) for group in trainer.optimizers[0].param_groups]
         device, data = trainer.strategy.root_device, trainer.datamodule  # type: ignore[attr-defined]
+        able = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
         self.pipe.send({
             "device": device.type, "text": device_text(trainer), "bfloat16": has_bfloat16(device),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            "threads": torch.get_num_threads(), "precision": str(trainer.precision),
+            "cpus": sorted(able), "cores": len(able), "omp": os.environ.get("OMP_NUM_THREADS"),
+            "content": data.content, "on_device": getattr(trainer.train_dataloader, "device", None) is not None,
+            "threads": torch.get_num_threads(), "prepare_sec": self.prepare_sec, "precision": str(trainer.precision),
             "batch_size": data.batch_size, "micro_batch_size": data.micro_batch_size,
             "steps_per_epoch": int(trainer.num_training_batches / trainer.accumulate_grad_batches),
         })  # fmt: skip
@@ -189,6 +190,9 @@ def serve(pipe: Any, request: Request, log: Path, steps: int, span: tuple[float,
         trainer.callbacks = [*(c for c in trainer.callbacks if isinstance(c, (Gradients, EMA))), paced]
         folder: Any = SimpleNamespace(path=log.parent, checkpoints=log.parent, first_step=0)
         with faults_of(trainer, data, folder):
+            t0 = clock()
+            data.prepare_data()
+            paced.prepare_sec = clock() - t0
             trainer.fit(experiment.model, datamodule=data)
         raise ConfigError(f"trainer: training ends by itself after {trainer.global_step} steps")
     except BaseException as e:

@@ -57,3 +57,26 @@ def test_share_of_the_peak_where_it_is_known(run, tmp_path):
     flops = float(re.search(r"^compute +([\d,]+) FLOP a sample", output, re.MULTILINE)[1].replace(",", ""))
     assert float(last["perf/mfu"]) == pytest.approx(3 * flops * float(last["perf/samples_per_sec"]) / 67e12, rel=1e-3)
     assert "perf/mfu" not in (tmp_path / "cpu/metrics.csv").read_text()
+
+
+def mfu_flops(folder) -> float:
+    """Operations of a sample, by what was logged of the share of the peak and of the speed."""
+    with open(folder / "metrics.csv") as f:
+        last = [row for row in csv.DictReader(f) if row["perf/mfu"]][-1]
+    return float(last["perf/mfu"]) * 67e12 / float(last["perf/samples_per_sec"])
+
+
+FORWARD = [2 * a * b for a, b in [(64, 48), (48, 32), (32, 16), (16, 10)]]
+
+
+@pytest.mark.parametrize("again", ["true", "false"])
+@pytest.mark.parametrize(
+    ("frozen", "flops"),
+    [("[]", 3 * sum(FORWARD)), ("[blocks.0.*,blocks.1.*]", sum(FORWARD) + FORWARD[2] + 2 * FORWARD[3])],
+)
+def test_only_what_must_be_computed_counts(run, tmp_path, again, frozen, flops):
+    """No gradient of what is frozen, and nothing for the second time."""
+    args = [*SMALL, "--trainer.max_epochs", "1", "--trainer.log_every_n_steps", "10", "--run_dir", tmp_path / "run"]
+    args += ["--model.network.widths", "[48,32,16]", "--model.freeze", frozen]
+    run([*args, "--model.activation_checkpointing", again], first=as_h200)
+    assert mfu_flops(tmp_path / "run") == pytest.approx(flops, rel=1e-3)

@@ -33,6 +33,15 @@ def test_what_does_not_divide_is_refused(batch_size, micro, world_size, message)
         DataModule(batch_size, micro).divide_batch(world_size)
 
 
+def test_a_batch_may_hold_what_is_no_tensor():
+    meta = torch.device("meta")
+    for batch in ({"x": torch.ones(2)}, {"x": torch.ones(2), "names": ["a", "b"], "more": {"y": torch.ones(1)}}):
+        moved = DataModule().transfer_batch_to_device(batch, meta, 0)
+        assert moved["x"].device == meta
+        assert moved.get("names") == batch.get("names")
+    assert moved["more"]["y"].device == meta
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_workers_change_nothing_and_draw_nothing(run, num_workers):
     def take_two_epochs(_) -> int:

@@ -56,6 +56,27 @@ def test_a_slow_part_is_found(run, tmp_path):
     assert float(line[1]) == pytest.approx(summary["ledger"]["forward"], abs=0.006)
 
 
+def slow_transform() -> None:
+    from src.data.waves import WavesDataModule
+
+    transform = WavesDataModule.on_after_batch_transfer
+
+    def slow(self, batch, dataloader_idx):
+        if self.trainer and self.trainer.testing:
+            time.sleep(0.2)
+        return transform(self, batch, dataloader_idx)
+
+    WavesDataModule.on_after_batch_transfer = slow
+
+
+def test_the_test_has_all_of_its_time(run, tmp_path):
+    args = [*SMALL, "--trainer.max_epochs", "1", "--trainer.limit_val_batches", "0", "--run_dir", tmp_path / "run"]
+    run(args, first=slow_transform)
+    ledger = json.loads((tmp_path / "run/summary.json").read_text())["ledger"]
+    assert ledger["test"] > 0.2
+    assert ledger["transform"] < 0.2
+
+
 def test_a_failed_run_has_one_too(run, tmp_path):
     run([*SMALL, "--model.optimizer.lr", "1e30", "--run_dir", tmp_path / "run"], code=5)
     summary = json.loads((tmp_path / "run/summary.json").read_text())

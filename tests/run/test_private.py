@@ -2,11 +2,14 @@
 
 import ast
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 from conftest import ROOT
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
 from lightning.pytorch.strategies import ModelParallelStrategy
 from processes import in_fork
@@ -176,6 +179,35 @@ def private_uses(tree: ast.AST) -> list[str]:
             found += [f"{ast.unparse(node.args[0])}.{getattr(node.args[1], 'value', '')}"]
     names = ((use, use.rpartition(".")[2]) for use in found)
     return [use for use, name in names if name.startswith("_") and not name.startswith("__")]
+
+
+def test_skip_idle_hooks(trainer):
+    """In the class they stay, for `super()`; in the object they are gone, and Lightning does not ask for them."""
+    seen = []
+
+    class Quiet(Callback):
+        pass
+
+    class Loud(Quiet):
+        def on_train_batch_end(self, *args):
+            super().on_train_batch_end(*args)
+            seen.append("loud")
+
+    given = LambdaCallback(on_train_batch_end=lambda *_: seen.append("given"))
+    trainer.callbacks = [Quiet(), Loud(), given]
+    private.skip_idle_hooks(trainer.callbacks)
+    hooks = [[getattr(c, f"on_train_batch_{when}") is None for when in ("start", "end")] for c in trainer.callbacks]
+    assert hooks == [[True, True], [True, False], [True, False]]
+    trainer.fit(Line(), datamodule=Data())
+    assert seen == ["loud", "given"] * 6, gone("`if callable(fn)` of _call_callback_hooks")
+
+
+@pytest.mark.parametrize(("then", "code"), [("sys.exit(3)", 3), ("raise ValueError", 1)])
+def test_leave(then, code):
+    lines = "import atexit, sys; atexit.register(print, 'first'); from src.run.private import leave"
+    lines += f"; atexit.register(print, 'second'); atexit.register(leave, {code if 'exit' in then else 0}); {then}"
+    done = subprocess.run([sys.executable, "-c", lines], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (code, "second\nfirst\n"), gone("atexit._run_exitfuncs")
 
 
 def test_private_parts_are_used_in_one_file_alone():
