@@ -16,7 +16,7 @@ from src.data import cache
 from src.data.loader import Arrays, Batch, Loader
 from src.data.order import EvalOrder, Order, TrainOrder, first_epoch, shuffled
 from src.data.placing import placed
-from src.data.report import SPLITS, Cleaning
+from src.data.report import SPLITS, Cleaning, check_facts
 from src.run.errors import ConfigError, DataError
 from src.run.terminal import rank_zero_print
 
@@ -288,13 +288,3 @@ class PreparedDataModule(DataModule, ABC):
             self.fitted, self.folder, self.splits = state, None, {}
             self.setup(str(self.trainer.state.fn) if self.trainer else "test")
         super().adopt(state)
-
-
-def check_facts(now: dict[str, Any], trained: dict[str, Any], varies: tuple[str, ...]) -> None:
-    """Raise ConfigError where a trained model's network cannot take data with these facts."""
-    for name, value in now.items():
-        before = trained.get(name, value)
-        is_same = list(value) == list(before) if isinstance(value, tuple) else value == before  # of a file: lists
-        if not is_same and name not in varies:
-            what = f"data.{name}: the model was trained with {before}, this is {value}"
-            raise ConfigError(f"{what} -> leave out what changes it")

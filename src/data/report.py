@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from src.run.errors import DataError
+from src.run.errors import ConfigError, DataError
 
 SPLITS = ("train", "val", "test")
 MAX_SHIFTS = 3  # that a line names
@@ -89,3 +89,13 @@ def lines(report: dict[str, Any], file: str = "data_report.json") -> dict[str, s
             found = [f"{name} {largest[name]:.2g}" for name in order]
         out["shift"] = f"test against train: {', '.join(found)}"
     return out
+
+
+def check_facts(now: dict[str, Any], trained: dict[str, Any], varies: tuple[str, ...]) -> None:
+    """Raise ConfigError where a trained model's network cannot take data with these facts."""
+    for name, value in now.items():
+        before = trained.get(name, value)
+        is_same = list(value) == list(before) if isinstance(value, tuple) else value == before  # of a file: lists
+        if not is_same and name not in varies:
+            what = f"data.{name}: the model was trained with {before}, this is {value}"
+            raise ConfigError(f"{what} -> leave out what changes it")
