@@ -53,7 +53,8 @@ def main(args: Sequence[str]) -> int:
     if len(folders) == 1 and "ledger" in folders[0].summary:
         ledger = folders[0].summary["ledger"]
         rank_zero_print("")
-        show(["time in", "s", "share"], [[p, f"{ledger[p]:.2f}", f"{share:.1%}"] for p, share in shares(ledger)])
+        shown = [(part, share) for part, share in shares(ledger) if share >= 0.0005]
+        show(["time in", "s", "share"], [[part, f"{ledger[part]:.2f}", f"{share:.1%}"] for part, share in shown])
     if options.run:
         compare(grouped(folders), options.output or options.run[-1] / "compare.png")
     return 0

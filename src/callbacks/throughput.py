@@ -6,6 +6,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from src.callbacks.expected import expected
 from src.cost.devices import here
 from src.models.base import logs_now
+from src.run.ledger import LEDGER
+from src.run.parts import Parts
 
 
 class Throughput(Callback):
@@ -22,12 +24,11 @@ class Throughput(Callback):
 
     def __init__(self) -> None:
         self.pause()
-        self.t_end = 0.0  # of the last batch
         self.peak = 0.0  # FLOP/s of all devices
         self.flops = 0.0  # of a sample, in both passes
 
     def pause(self, *args: Any, **kwargs: Any) -> None:
-        self.samples, self.wait_sec = 0, 0.0
+        self.samples, self.waited_sec = 0, LEDGER.seconds["data_wait"]
         self.t_start: float | None = None  # of the window; none until a batch has ended after a pause
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -39,22 +40,20 @@ class Throughput(Callback):
 
     on_validation_start = on_save_checkpoint = pause
 
-    def on_train_batch_start(self, *_: Any) -> None:
-        self.wait_sec += time.perf_counter() - self.t_end
-
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.t_end = time.perf_counter()
+        now = time.perf_counter()
         if self.t_start is None:
-            self.t_start, self.wait_sec = self.t_end, 0.0
+            self.t_start, self.waited_sec = now, LEDGER.seconds["data_wait"]
             return
         self.samples += len(batch["index"]) * trainer.world_size
         if logs_now(trainer, batch_idx):
-            seconds, batch_size = self.t_end - self.t_start, trainer.datamodule.batch_size  # type: ignore[attr-defined]
+            seconds, batch_size = now - self.t_start, trainer.datamodule.batch_size  # type: ignore[attr-defined]
             pl_module.log("perf/samples_per_sec", self.samples / seconds)
             pl_module.log("perf/step_sec", seconds * batch_size / self.samples)
-            pl_module.log("perf/data_wait_frac", self.wait_sec / seconds)
+            if isinstance(trainer.profiler, Parts):  # type: ignore[attr-defined]  # who tells the ledger
+                pl_module.log("perf/data_wait_frac", (LEDGER.seconds["data_wait"] - self.waited_sec) / seconds)
             if self.peak and self.flops:
                 pl_module.log("perf/mfu", self.flops * self.samples / seconds / self.peak)
-            self.samples, self.wait_sec, self.t_start = 0, 0.0, self.t_end
+            self.samples, self.waited_sec, self.t_start = 0, LEDGER.seconds["data_wait"], now
