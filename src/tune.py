@@ -2,7 +2,6 @@
 
     python -m src.tune --config configs/experiment/text_gpt.yaml
     python -m src.tune --config configs/experiment/text_gpt.yaml --minutes 3 --only precision,threads
-    python -m src.train --config configs/experiment/text_gpt.yaml --config logs/text_gpt/tune/tuned.yaml
 
 Real steps of the config as it is and of a change are measured in turn, in processes of their own: threads, precision,
 fused optimizer, micro-batch, workers, compile. What is faster beyond noise is kept if short trainings of the same seeds
@@ -68,6 +67,8 @@ def main(args: Sequence[str]) -> int:
 
         Experiment(request)
     folder = Path(options.run_dir or LOGS / request.experiment / "tune")
+    if (folder / "config.yaml").is_file():
+        raise ConfigError(f"{folder}: a run is there -> name another --run_dir")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         locked = lock(folder / ".lock")

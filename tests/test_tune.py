@@ -92,17 +92,17 @@ def group_lives(pid: int) -> bool:
 
 
 def test_a_change_that_runs_out_of_memory_is_survived(run, tmp_path):
-    """The whole batch at once needs more address space than there is."""
+    """The whole batch at once needs more address space than there is, whatever of the heap is free."""
     overlay = tmp_path / "wide.yaml"
-    data = {"init_args": {"batch_size": 512, "micro_batch_size": 128}}
-    network = {"init_args": {"widths": [30_000], "dropout": 0.0}}
+    data = {"init_args": {"batch_size": 512, "micro_batch_size": 32}}
+    network = {"init_args": {"widths": [100_000], "dropout": 0.0}}
     overlay.write_text(yaml.safe_dump({"data": data, "model": {"init_args": {"network": network}}}))
     args = [*SMALL, "--config", overlay, "--run_dir", tmp_path / "tune", "--only", "micro_batch_size"]
 
     def limited() -> None:
         hasten()
         used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20,) * 2)
+        resource.setrlimit(resource.RLIMIT_AS, (used + 350 * 2**20,) * 2)
 
     output = run([*args, "--trainer.max_steps", "6"], command=src.tune.main, first=limited)
     whole = json.loads((tmp_path / "tune" / "tune.json").read_text())["tried"][0]
@@ -140,7 +140,9 @@ def test_a_rate_is_only_suggested_where_its_trainings_are_not_whole_runs(run, tm
     long = run([*args, "--trainer.max_epochs", "1000"], command=lambda a: ranged(a, tmp_path, 60), first=hasten)
     assert re.match(r"False only suggested: --model.optimizer.lr 0.00\S+ \(config: 0.0001\): loss -1\.\d", long)
     assert "after 100 of 20,000 steps, 3 seeds" in long
-    whole = run([*args, "--trainer.max_epochs", "6"], command=lambda a: ranged(a, tmp_path, 600), first=hasten)
+    other = tmp_path / "whole"
+    other.mkdir()
+    whole = run([*args, "--trainer.max_epochs", "6"], command=lambda a: ranged(a, other, 600), first=hasten)
     assert re.match(r"True --model.optimizer.lr .* after 120 of 120 steps", whole)
 
 
@@ -166,7 +168,7 @@ def test_minutes_are_kept_and_what_is_cut_was_not_tried(run, slow, tmp_path):
     assert "data.micro_batch_size 64  -  no  not tried: --minutes are over" in output
     assert "learning rate  -  no  not tried" in output
     assert "nothing faster yet" in output
-    assert len(lines(tmp_path / "tune")) == 2
+    assert not any('\\"again\\"' in line for line in (tmp_path / "tune/trials.jsonl").read_text().splitlines())
 
 
 def prepared_slowly(args, folder: Path) -> None:
@@ -174,10 +176,11 @@ def prepared_slowly(args, folder: Path) -> None:
     from src.data.waves import WavesDataModule
 
     request, prepare = read_request(src.tune.tune_parser(), args), WavesDataModule.prepare_data
-    WavesDataModule.prepare_data = lambda self: (time.sleep(2), prepare(self))[1]
+    once = folder / "prepared"
+    WavesDataModule.prepare_data = lambda self: (once.exists() or time.sleep(8), once.touch(), prepare(self))[2]
     with Search(request, folder, {}, 1, lambda: None) as found:
         found.begin()
-        print(found.facts["prepare_sec"] > 2, found.facts["start_sec"] < 2, found.holds["content"] != {})
+        print(found.facts["prepare_sec"] > 8, found.facts["start_sec"] < 8, "content" in found.holds)
         found.until = float("inf")
         found.on_device = True
         print(

@@ -1,5 +1,6 @@
 """What is kept of all that is tried."""
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ from src.tuning.search import Late, Overlay, Search
 
 MOST = 1.25  # times --minutes, which are over at most then
 SPAN = (1 / 30, 30.0)  # of the rates that are tried, times the config's
+LEAST_FALL = 0.03  # of the loss in a range test; with less nothing is learned, and the best of all is chance
 NEAR = 1.25  # a rate that differs by less is the config's
 LATE = "not tried: --minutes are over; the same command goes on"
 Row = dict[str, Any]
@@ -63,6 +65,11 @@ def tried(search: Search, base: Overlay, change: Change) -> Row:
         (by, low, high), most = bounds(before, after), most_loss(before)
         if high <= most or low > most:
             break
+    if not math.isfinite(by):
+        whose = (
+            "undecided: a training of the config itself" if not all(before) else "trains otherwise: a training with it"
+        )
+        return {**row, "kept": False, "why": f"{whose} failed, see trials.log"}
     text = f"loss {by:+.2g} after {search.steps} steps, {seeds} seeds"
     if high <= most:
         return {**row, "why": f"{row['why']}; {text}, at most {high:+.2g} (may be {most:.2g})"}
@@ -98,8 +105,9 @@ def rate(search: Search, base: Overlay) -> Row:
     times, losses = best_rate(tried, search.curve(base, 0, search.steps, SPAN))
     config = min(now.items())[1]
     row: Row = {"rates": [config * t for t in tried[: len(losses)]], "losses": losses, "config": config}
-    if not times:
-        return {**row, "why": "the loss does not fall in the range test"}
+    if not times or losses[0] - min(losses) < LEAST_FALL * abs(losses[0]):
+        span = f"{config * first:.2g} to {config * last:.2g}"
+        return {**row, "why": f"the loss hardly falls at any rate from {span}: try others"}
     changes = [(key, float(f"{value * times:.2g}")) for key, value in now.items()]
     text = ", ".join(f"--{key} {value:g} (config: {now[key]:g})" for key, value in changes)
     row |= {"suggested": config * times, "flags": text, "overlay": with_values(search, base, *changes)}
