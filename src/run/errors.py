@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from importlib.util import find_spec
 
 
 class KnownError(Exception):
@@ -50,3 +51,13 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """`; did you mean ...?`, or nothing where no name is near."""
     found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
     return f"; did you mean {found[0]}?" if found else ""
+
+
+def need(module: str, extra: str) -> None:
+    """Ask for an optional package before anything is begun.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    if find_spec(module) is None:
+        raise ConfigError(f'{module} is not installed -> pip install -e ".[{extra}]"')

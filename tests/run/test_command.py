@@ -7,6 +7,8 @@ import sys
 import pytest
 from conftest import ROOT, SMALL
 
+from src.run.errors import ConfigError, need
+
 HANDLER = "import atexit; atexit.register(print, 'an early handler', flush=True)\n"
 SCRIPT = f"""{HANDLER}
 import sys
@@ -37,3 +39,9 @@ def test_a_command_calls_what_was_registered_before_it(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert done.stdout.endswith("an early handler\n")
+
+
+def test_what_is_not_installed_is_asked_for():
+    need("torch", "export")
+    with pytest.raises(ConfigError, match=r'nothing_of_the_name is not installed -> pip install -e "\.\[export\]"'):
+        need("nothing_of_the_name", "export")
