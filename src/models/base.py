@@ -14,7 +14,7 @@ from torchmetrics import Metric
 from src.data.module import Batch
 from src.models.blocks import find_blocks
 from src.models.factory import build, build_network, build_schedule, check_takes, parameter_groups, try_network
-from src.models.finetuning import freeze, load_weights
+from src.models.finetuning import OWN, chosen, freeze, load_weights
 from src.models.levers import compile_blocks, recompute_activations
 from src.run.checkpoint import fit_weights, gathered
 from src.run.errors import ConfigError
@@ -34,9 +34,10 @@ class Model(LightningModule):
             (`num_classes` and so on) that it has as arguments.
         optimizer: gets the parameters, in groups: norms, biases, tokens and positions have no weight decay.
         schedule: gets the optimizer; a `num_steps` or `total_steps` argument is filled in from the trainer.
-        init_from: weights to begin with, where name and shape fit: a run folder, a checkpoint, a file of weights, or
-            the name of torchvision's, such as `ResNet18_Weights.DEFAULT`.
+        init_from: weights to begin with, where name and shape fit: a run folder, a checkpoint, a file of weights (of
+            torch or safetensors), or the name of torchvision's, such as `ResNet18_Weights.DEFAULT`.
         freeze: parameters that are not trained, by patterns of their names in the network, such as `blocks.0.*`.
+        unfreeze_epoch: after so many epochs they are trained, too; by default never.
         blocks: the modules that the network is divided by, by patterns of their names, such as `layers.*`; by default
             those of its attribute `blocks`.
         activation_checkpointing: compute each block's activations once more in the backward pass, in place of keeping
@@ -55,6 +56,7 @@ class Model(LightningModule):
         schedule: Callable[..., LRScheduler | ReduceLROnPlateau] | None = None,
         init_from: str | None = None,
         freeze: Sequence[str] = (),
+        unfreeze_epoch: int | None = None,
         blocks: Sequence[str] = (),
         activation_checkpointing: bool = False,
         compile: bool = False,
@@ -62,6 +64,14 @@ class Model(LightningModule):
         super().__init__()
         self.factory, self.optimizer, self.schedule = network, optimizer, schedule
         self.init_from, self.frozen, self.block_names = init_from, freeze, blocks
+        if getattr(network, "keywords", {}).get("pretrained") is True:  # of timm's, say: only for a run that begins
+            self.factory, self.init_from = partial(network, pretrained=False), init_from or OWN
+        if unfreeze_epoch is not None and (unfreeze_epoch < 1 or not freeze):
+            raise ConfigError(
+                f"model.unfreeze_epoch: {unfreeze_epoch} -> take 1 or more, and name what model.freeze is"
+            )
+        self.unfreeze_epoch, self.thaws = unfreeze_epoch or 0, unfreeze_epoch is not None
+        self.dropped: list[nn.Parameter] = []  # whose gradients are, while they are frozen
         self.activation_checkpointing, self.compiles = activation_checkpointing, compile
         self.network: nn.Module | None = None
         self.network_name = ""  # of its class, before FSDP makes that another
@@ -81,9 +91,10 @@ class Model(LightningModule):
             self.network = sharded.build(make) if sharded else make()
             self.network_name = type(self.network).__name__
             if self.init_from is not None and self.trainer.state.fn == TrainerFn.FITTING:
-                load = partial(load_weights, self.network, self.init_from)
+                own = partial(build_network, partial(self.factory, pretrained=True), self.facts)
+                load = partial(load_weights, self.network, self.init_from, own, data.facts | data.statistics)
                 rank_zero_print(sharded.first(load) if sharded else load())
-            freeze(self.network, self.frozen)
+            freeze(self.network, self.frozen, gradients=self.thaws and self.trainer.world_size > 1)
             self.pull_levers(self.network)
             if sharded:
                 if self.trainer.state.fn == TrainerFn.FITTING:
@@ -115,6 +126,26 @@ class Model(LightningModule):
         x = data.on_after_batch_transfer(data.splits["train"][torch.arange(2)], 0)["x"]
         self.flops_per_sample = try_network(self.network, x, self.logits_shape(x), data.hint)
 
+    def on_train_start(self) -> None:
+        assert self.network is not None
+        if self.thaws and self.trainer.world_size > 1:  # DDP takes no parameters later
+            self.dropped = [*chosen(self.network, self.frozen).values()]
+        self.on_train_epoch_start()  # which is not called in the midst of an epoch
+
+    def on_train_epoch_start(self) -> None:
+        if self.thaws and self.trainer.current_epoch >= self.unfreeze_epoch:
+            self.thaw()
+            rank_zero_print(f"unfrozen  after {self.unfreeze_epoch} epochs: {', '.join(self.frozen)}")
+
+    def thaw(self) -> None:
+        assert self.network is not None
+        freeze(self.network, self.frozen, frozen=False)
+        self.thaws, self.dropped = False, []
+
+    def on_after_backward(self) -> None:
+        for p in self.dropped:
+            p.grad = None
+
     def logits_shape(self, x: Tensor) -> list[int]:
         """What the network must give for x."""
         return [len(x), self.facts["num_classes"]]
@@ -125,7 +156,8 @@ class Model(LightningModule):
 
     def configure_optimizers(self) -> Any:
         assert self.network is not None
-        groups = parameter_groups(self, self.network, self.blocks())
+        later = {*chosen(self.network, self.frozen).values()} if self.thaws else set()
+        groups = parameter_groups(self, self.network, self.blocks(), later)
         optimizer = build("optimizer", self.optimizer, groups)
         if type(optimizer).__module__.startswith("torchao."):
             check_compiler("model.optimizer", self.device)

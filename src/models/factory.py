@@ -2,8 +2,9 @@
 
 import inspect
 import os
+import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from src.run.faults import out_of_memory
 from src.run.terminal import relative_path
 
 WHOLE = (int, "int", int | None, "int | None")
+TIMM = {"in_channels": "in_chans", "image_size": "img_size"}  # what timm calls these facts
 
 
 def accepted(factory: Callable[..., Any]) -> dict[str, bool]:
@@ -28,6 +30,9 @@ def accepted(factory: Callable[..., Any]) -> dict[str, bool]:
     of the class that it is annotated to return.
     """
     target: Any = factory.func if isinstance(factory, partial) else factory
+    if target.__module__ == "timm.models._factory":  # create_model gives all to the function that it names
+        name = str(getattr(factory, "keywords", {}).get("model_name")).partition(".")[0]
+        target = vars(sys.modules["timm.models"]).get(name, target)
     made = target if inspect.isclass(target) else inspect.signature(target).return_annotation
     takers = [] if made is target else [target]
     takers += [base.__init__ for base in getattr(made, "__mro__", ()) if "__init__" in vars(base)]
@@ -48,7 +53,8 @@ def build_network(factory: Callable[..., nn.Module], facts: dict[str, Any]) -> n
     """
     stated = getattr(factory, "keywords", {})
     takes = accepted(factory)
-    used = {name: one_side(value) if takes[name] else value for name, value in facts.items() if name in takes}
+    called = {name if name in takes else TIMM.get(name, name): value for name, value in facts.items()}
+    used = {name: one_side(value) if takes[name] else value for name, value in called.items() if name in takes}
     for name, value in used.items():
         if name in stated and one_side(stated[name]) != one_side(value):
             raise ConfigError(f"model.network.{name}: {stated[name]} in the config, {value} in the data -> drop it")
@@ -144,8 +150,10 @@ def origin(e: BaseException) -> str:
     return f" in {relative_path(Path(frames[-1].filename))}:{frames[-1].lineno}" if frames else ""
 
 
-def parameter_groups(model: nn.Module, network: nn.Module, blocks: list[nn.Module]) -> list[dict[str, Any]]:
-    """The trainable parameters, in groups for any optimizer.
+def parameter_groups(
+    model: nn.Module, network: nn.Module, blocks: list[nn.Module], later: Collection[nn.Parameter] = ()
+) -> list[dict[str, Any]]:
+    """The parameters that are trained, or will be `later`, in groups for any optimizer.
 
     Weights decay; what has one dimension (biases, norms) or is not called a weight (tokens, positions) does not. A
     group says with `hidden` whether it holds the matrices that Muon is for: those inside the network's blocks.
@@ -154,7 +162,7 @@ def parameter_groups(model: nn.Module, network: nn.Module, blocks: list[nn.Modul
     hidden = {p for block in blocks for p in block.parameters()}.intersection(weights) if blocks else {*weights[1:-1]}
     groups: dict[tuple[bool, bool], dict[str, Any]] = {}
     for name, p in model.named_parameters():
-        if p.requires_grad:
+        if p.requires_grad or p in later:
             decays = is_weight(name, p)
             how = {"hidden": p in hidden} | ({} if decays else {"weight_decay": 0.0})
             groups.setdefault((decays, p in hidden), {"params": [], **how})["params"].append(p)

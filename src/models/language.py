@@ -48,6 +48,7 @@ class LanguageModeling(Model):
 
     def on_after_backward(self) -> None:
         """The gradient so far is of the mean over all places of the batch; make it that over those with a target."""
+        super().on_after_backward()
         step = self.trainer.accumulate_grad_batches
         if (self.trainer.fit_loop.epoch_loop.batch_idx + 1) % step:
             return

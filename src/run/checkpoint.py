@@ -28,6 +28,7 @@ from lightning.pytorch.strategies import (
     Strategy,
     XLAStrategy,
 )
+from safetensors.torch import load_file
 
 from src.run.errors import CheckpointError, ConfigError, EnvironmentFault, KnownError
 from src.run.files import sha256_of, sync, write_synced, write_text
@@ -233,6 +234,8 @@ def read(path: Path, filled: bool = True, share: slice = ALL) -> dict[str, Any]:
 def plain(path: Path, filled: bool) -> Any:
     """What a file of tensors and plain data holds. The states of torchao's optimizers are such data, too: it says so
     when it is loaded."""
+    if path.suffix == ".safetensors":
+        return load_file(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=not filled)
     except pickle.UnpicklingError:

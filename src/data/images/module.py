@@ -45,6 +45,8 @@ class ImageDataModule(PreparedDataModule):
             side, at most 224.
         channels: 1 or 3; a grey image is repeated to make 3. By default as the images are.
         normalize: subtract the mean and divide by the standard deviation of each channel, measured on train alone.
+        mean: of each channel in [0, 1], in place of the measured one, as the weights of others may expect it.
+        std: the same of the standard deviation.
         augment: operations on the training images, in this order.
         mix: puts two training images into one, with the labels of both, after `augment`:
             `torchvision.transforms.v2.MixUp` or `CutMix`.
@@ -67,6 +69,8 @@ class ImageDataModule(PreparedDataModule):
         image_size: tuple[int, int] | None = None,
         channels: Literal[1, 3] | None = None,
         normalize: bool = True,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
         augment: list[Augmentation] | None = None,
         mix: Callable[..., nn.Module] | None = None,
         views: Literal["one", "mirrored", "shifted"] = "one",
@@ -83,7 +87,9 @@ class ImageDataModule(PreparedDataModule):
             raise ConfigError(f"data.data_dir: {data_dir} is not read by the digits -> set data.dataset, to folder?")
         self.dataset, self.data_dir, self.download = dataset, Path(data_dir), download
         self.val_frac, self.test_frac, self.image_size = val_frac, test_frac, image_size
-        self.channels, self.normalize = channels, normalize
+        if (std and min(std) <= 0) or not (normalize or mean is std is None):
+            raise ConfigError(f"data.std: {std} -> take numbers above 0, and leave data.normalize true")
+        self.channels, self.normalize, self.expected = channels, normalize, {"mean": mean, "std": std}
         self.augment, self.mix, self.evaluated_by = augment or [], mix, views
         self.mixer: nn.Module | None = None
         self.class_names: list[str] = []  # a `load` may set it; else classes are called by their numbers
@@ -158,7 +164,11 @@ class ImageDataModule(PreparedDataModule):
             raise ConfigError(f"data.channels: the images have {channels} -> take {channels}, or leave it out")
         facts = {"num_classes": self.report["num_classes"], "in_channels": self.channels or channels}
         train, class_names = self.report["train"], self.report["class_names"]
-        statistics = {"mean": train["mean"], "std": train["std"], "class_names": class_names}
+        statistics = {name: given or train[name] for name, given in self.expected.items()}
+        for name, values in statistics.items():
+            if len(values) not in (channels, facts["in_channels"]):
+                raise ConfigError(f"data.{name}: {values} -> give {facts['in_channels']} numbers, one for a channel")
+        statistics["class_names"] = class_names
         return facts | {"image_size": tuple(image_size)}, statistics
 
     def setup(self, stage: str) -> None:
