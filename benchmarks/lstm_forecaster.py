@@ -40,7 +40,6 @@ from benchmarks.windows import COLUMNS, ROWS, WINDOW, write
 
 HORIZON, FIRST = 24, 20
 PRECISIONS = {"ours": "32-true", "ours, precision auto": "auto"}
-PICTURE = Path("docs/benchmarks/lstm_forecaster.png")
 KERAS = """
 import json, sys, time
 import numpy as np, keras
@@ -145,7 +144,7 @@ def main():
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[32, 256])
     parser.add_argument("--hidden", type=int, nargs="+", default=[32, 128])
     parser.add_argument("--keras", metavar="PYTHON", help="an interpreter that has Keras")
-    parser.add_argument("--picture", action="store_true", help=f"draw {PICTURE}")
+    parser.add_argument("--picture", type=Path, help="where to draw it")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     if not args.keras:
@@ -163,7 +162,7 @@ def main():
             drawn |= {f"{name}, batch {batch}, {hidden} units": found for name, found in rates.items()}
     print(f"\n{conditions(args.repeats)}, {torch.get_num_threads()} threads")
     if args.picture:
-        picture(drawn, PICTURE, "An LSTM forecaster: steps per second", "steps per second")
+        picture(drawn, args.picture, "An LSTM forecaster: steps per second", "steps per second")
 
 
 if __name__ == "__main__":

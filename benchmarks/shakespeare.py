@@ -47,7 +47,6 @@ OURS = {
     for given, taken in PRECISIONS.items()
 }
 NANOGPT = "nanoGPT, 32-true"
-PICTURE = Path("docs/benchmarks/shakespeare.png")
 
 
 def ours(side, args, losses, number):
@@ -166,7 +165,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2000, help="of nanoGPT; fewer shorten the other side, too")
     parser.add_argument("--nanogpt", type=Path, metavar="CHECKOUT")
-    parser.add_argument("--picture", action="store_true", help=f"draw {PICTURE}")
+    parser.add_argument("--picture", type=Path, help="where to draw it")
     args = parser.parse_args()
     losses = {name: [] for name in (*OURS, NANOGPT)}
     sides = {name: partial(ours, name, args, losses) for name in OURS}
@@ -187,7 +186,9 @@ def main():
         times = in_turn(each, max(9, args.repeats))
     print(f"\n{table(times, 'ours', 'ms of processor time a step, one thread', 1)}")
     if args.picture:
-        picture(seconds, PICTURE, "Tinyshakespeare to nanoGPT's validation loss on a CPU", "seconds, whole command")
+        picture(
+            seconds, args.picture, "Tinyshakespeare to nanoGPT's validation loss on a CPU", "seconds, whole command"
+        )
 
 
 if __name__ == "__main__":

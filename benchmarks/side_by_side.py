@@ -15,7 +15,8 @@ Times = dict[str, list[float]]  # side -> what was measured of it, a figure for 
 
 
 def in_turn(sides: dict[str, Callable[[int], float]], repeats: int, warm_up: int = 1) -> Times:
-    """Measure each side so many times, A-B-B-A, so that slow minutes of the machine hit all of them.
+    """Measure each side so many times, A-B-B-A, so that slow minutes of the machine hit all of them; standard error has
+    a line for each.
 
     Args:
         sides: get the number of the repeat, which can be a seed, and give a figure, such as seconds.
@@ -25,6 +26,7 @@ def in_turn(sides: dict[str, Callable[[int], float]], repeats: int, warm_up: int
     for i in range(-warm_up, repeats):
         for name in [*sides] if i % 2 else [*reversed(sides)]:
             figure = sides[name](max(i, 0))
+            print(f"{name}, {f'repeat {i + 1} of {repeats}' if i >= 0 else 'warm-up'}: {figure:.4g}", file=sys.stderr)
             if i >= 0:
                 times[name].append(figure)
     return times

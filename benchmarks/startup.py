@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.side_by_side import conditions, in_turn, seconds_of, table
+from benchmarks.side_by_side import conditions, in_turn, picture, seconds_of, table
 
 LOADING = "import lightning.pytorch"
 BEFORE = ("start", "imports", "config", "wandb", "build", "data", "plan", "data_wait", "first_step", "validation")
@@ -25,6 +25,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--config", default="configs/experiment/digits_cnn.yaml")
+    parser.add_argument("--picture", type=Path, help="where to draw it")
     args = parser.parse_args()
     env = {**os.environ, "WANDB_MODE": "disabled"}
     first_step, parts = [], []
@@ -46,6 +47,8 @@ def main():
     print(f"{args.config}; {conditions(args.repeats)}\n\n{table(times, LOADING, 's')}\n")
     last = sorted(parts[-1].items(), key=lambda part: -part[1])
     print("the last run, s: " + ", ".join(f"{name} {seconds:.2f}" for name, seconds in last if seconds > 0.02))
+    if args.picture:
+        picture(times, args.picture, f"Start-up, {args.config}", "seconds")
 
 
 if __name__ == "__main__":

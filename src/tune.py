@@ -14,6 +14,7 @@ nothing is faster.
 
 import copy
 import hashlib
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ from rich.text import Text
 from src.config.check import check
 from src.config.request import CommandParser, Request, command_parser, merge, read_request, with_defaults
 from src.run.command import command, command_line
-from src.run.errors import ConfigError, EnvironmentFault, nearest
+from src.run.errors import ConfigError, EnvironmentFault, KnownError, nearest
 from src.run.files import write_json, write_text
 from src.run.folder import LOGS, hardware, lock, src_sha256
 from src.run.terminal import console, duration, rank_zero_print, relative_path
@@ -69,6 +70,7 @@ def main(args: Sequence[str]) -> int:
     folder = Path(options.run_dir or LOGS / request.experiment / "tune")
     if (folder / "config.yaml").is_file():
         raise ConfigError(f"{folder}: a run is there -> name another --run_dir")
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         locked = lock(folder / ".lock")
@@ -80,7 +82,12 @@ def main(args: Sequence[str]) -> int:
         config = yaml.safe_dump(with_defaults(request.config))
         holds = {"config": hashlib.sha256(config.encode()).hexdigest(), "code": src_sha256(), **hardware()}
         holds |= {name: version(name) for name in ("torch", "lightning")}
-        search(request, folder, holds, args)
+        try:
+            search(request, folder, holds, args)
+        except KnownError:
+            if is_new and not (folder / "trials.jsonl").is_file():  # it was refused before anything was measured
+                shutil.rmtree(folder)
+            raise
     return 0
 
 
@@ -122,7 +129,9 @@ def search(request: Request, folder: Path, holds: Row, args: Sequence[str]) -> N
     head = [command_line("src.tune", args), f"{time.strftime('%Y-%m-%d')}, {holds['host']}, {found.facts['text']}"]
     head += [f"Python {holds['python']}, torch {holds['torch']}, lightning {holds['lightning']}"]
     head += [", ".join(line(row)) for row in rows if row["kept"]]
-    write(request, folder / "tuned.yaml", overlay, head, args, all(row["why"] != LATE for row in rows))
+    whole = "the config is as fast as it gets here" if any("ratio" in row for row in rows) else "nothing was compared"
+    nothing = "nothing faster yet" if any(row["why"] == LATE for row in rows) else whole
+    write(request, folder / "tuned.yaml", overlay, head, args, nothing)
 
 
 def line(row: Row) -> tuple[str, str, str, str]:
@@ -130,16 +139,16 @@ def line(row: Row) -> tuple[str, str, str, str]:
     return row["name"], spread, "yes" if row["kept"] else "no", row["why"]
 
 
-def write(request: Request, file: Path, overlay: Row, head: list[str], args: Sequence[str], is_whole: bool) -> None:
+def write(request: Request, file: Path, overlay: Row, head: list[str], args: Sequence[str], nothing: str) -> None:
     """The overlay, if there is one: checked as a run would. Another that was there stays beside it."""
     text = "".join(f"# {line}\n" for line in head) + yaml.safe_dump(overlay, sort_keys=False)
     if file.is_file() and yaml.safe_load(old := file.read_text()) != overlay:
         write_text(file.with_name("tuned_before.yaml"), old)
-        rank_zero_print(f"tuned.yaml of before is now tuned_before.yaml: {old.splitlines()[0].lstrip('# ')}")
+        what = "tuned.yaml of before, whose settings the new one may lack, is now tuned_before.yaml"
+        rank_zero_print(f"{what}: {old.splitlines()[0].lstrip('# ')}")
     if not overlay:
         file.unlink(missing_ok=True)
-        whole = "the config is as fast as it gets here" if is_whole else "nothing faster yet"
-        rank_zero_print(f"No overlay is written: {whole}.")
+        rank_zero_print(f"No overlay is written: {nothing}.")
         return
     check(merge(copy.deepcopy(request.config), overlay), {})
     write_text(file, text)

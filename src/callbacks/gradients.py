@@ -187,6 +187,8 @@ def report(trainer: Trainer, step: int, micro_batches: list[tuple[int, int]], li
     named = rows or samples
     shown = ", ".join(map(str, named[:5])) + (", ..." if len(named) > 5 else "")
     row = f", the first of {limit + 1} in a row" if limit else ""
+    if hint == HINT and "bf16" in str(trainer.precision) and trainer.strategy.root_device.type == "cpu":
+        hint += ", or try --trainer.precision 32-true: torch's kernels for bfloat16 on CPUs err at some shapes"
     return f"step {step}{row}: loss or gradient is not finite; samples {shown} of train; first in {where} -> {hint}"
 
 

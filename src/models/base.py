@@ -67,11 +67,8 @@ class Model(LightningModule):
         if getattr(network, "keywords", {}).get("pretrained") is True:  # of timm's, say: only for a run that begins
             self.factory, self.init_from = partial(network, pretrained=False), init_from or OWN
         if unfreeze_epoch is not None and (unfreeze_epoch < 1 or not freeze):
-            raise ConfigError(
-                f"model.unfreeze_epoch: {unfreeze_epoch} -> take 1 or more, and name what model.freeze is"
-            )
+            raise ConfigError(f"model.unfreeze_epoch: {unfreeze_epoch} -> take 1 or more, and set model.freeze")
         self.unfreeze_epoch, self.thaws = unfreeze_epoch or 0, unfreeze_epoch is not None
-        self.dropped: list[nn.Parameter] = []  # whose gradients are, while they are frozen
         self.activation_checkpointing, self.compiles = activation_checkpointing, compile
         self.network: nn.Module | None = None
         self.network_name = ""  # of its class, before FSDP makes that another
@@ -126,25 +123,21 @@ class Model(LightningModule):
         x = data.on_after_batch_transfer(data.splits["train"][torch.arange(2)], 0)["x"]
         self.flops_per_sample = try_network(self.network, x, self.logits_shape(x), data.hint)
 
-    def on_train_start(self) -> None:
-        assert self.network is not None
-        if self.thaws and self.trainer.world_size > 1:  # DDP takes no parameters later
-            self.dropped = [*chosen(self.network, self.frozen).values()]
-        self.on_train_epoch_start()  # which is not called in the midst of an epoch
-
     def on_train_epoch_start(self) -> None:
         if self.thaws and self.trainer.current_epoch >= self.unfreeze_epoch:
             self.thaw()
             rank_zero_print(f"unfrozen  after {self.unfreeze_epoch} epochs: {', '.join(self.frozen)}")
 
+    on_train_start = on_train_epoch_start  # which is not called in the midst of an epoch
+
     def thaw(self) -> None:
-        assert self.network is not None
-        freeze(self.network, self.frozen, frozen=False)
-        self.thaws, self.dropped = False, []
+        freeze(self.get_submodule("network"), self.frozen, frozen=False)
+        self.thaws = False
 
     def on_after_backward(self) -> None:
-        for p in self.dropped:
-            p.grad = None
+        if self.thaws and self.trainer.world_size > 1:  # DDP takes no parameters later: it has the frozen ones, too
+            for p in chosen(self.get_submodule("network"), self.frozen).values():
+                p.grad = None
 
     def logits_shape(self, x: Tensor) -> list[int]:
         """What the network must give for x."""

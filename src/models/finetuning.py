@@ -66,17 +66,17 @@ def torchvisions() -> dict[str, Any]:
 
 
 def fetched(source: str, own: Callable[[], nn.Module]) -> dict[str, Tensor]:
-    todo, known = "fetch it where there is a network and give its path to model.init_from", torchvisions().get(source)
+    known = torchvisions().get(source)
     if not known and source != OWN:
         raise ConfigError(f"model.init_from: torchvision has no weights {source}{nearest(source, torchvisions())}")
-    if known:
-        todo += f", or put it into {torch.hub.get_dir()}/checkpoints"
     try:
         return known.get_state_dict(progress=False, check_hash=True, weights_only=True) if known else own().state_dict()
     except ConfigError:  # there are no such weights
         raise
     except Exception as e:  # what a broken file makes torch raise has no common base
         what = f"model.init_from: {known.url}" if known else "model.network.pretrained"
+        todo = "fetch it where there is a network and give its path to model.init_from"
+        todo += f", or put it into {torch.hub.get_dir()}/checkpoints" if known else ""
         raise EnvironmentFault(f"{what}: {str(e).partition(chr(10))[0]} -> {todo}") from e
 
 

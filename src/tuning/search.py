@@ -21,14 +21,8 @@ WARM, BLOCK_SEC = 4, 0.5  # steps that are slow; of a block, of which two are co
 PAIRS, PAIRS_AT_LAST, PAIRS_ALONE = 11, 20, 5
 SEEDS = (4, 8)  # of the short trainings that are compared: as many, then more if these do not tell
 CURVE_SEC = 15.0  # which one of these may take
-MACHINE = (
-    "text",
-    "threads",
-    "omp",
-    "cpus",
-    "on_device",
-    "content",
-)  # facts that figures hold for; the last is the data's
+# Facts that figures hold for; the last is the data's.
+MACHINE = ("text", "threads", "omp", "cpus", "on_device", "content")
 Overlay = dict[str, Any]
 
 

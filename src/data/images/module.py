@@ -165,11 +165,9 @@ class ImageDataModule(PreparedDataModule):
         facts = {"num_classes": self.report["num_classes"], "in_channels": self.channels or channels}
         train, class_names = self.report["train"], self.report["class_names"]
         statistics = {name: given or train[name] for name, given in self.expected.items()}
-        for name, values in statistics.items():
-            if len(values) not in (channels, facts["in_channels"]):
-                raise ConfigError(f"data.{name}: {values} -> give {facts['in_channels']} numbers, one for a channel")
-        statistics["class_names"] = class_names
-        return facts | {"image_size": tuple(image_size)}, statistics
+        if {*map(len, statistics.values())} - {channels, facts["in_channels"]}:
+            raise ConfigError(f"data.mean, data.std: give {facts['in_channels']} numbers, one for a channel")
+        return facts | {"image_size": tuple(image_size)}, statistics | {"class_names": class_names}
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
