@@ -129,7 +129,8 @@ def search(request: Request, folder: Path, holds: Row, args: Sequence[str]) -> N
     head = [command_line("src.tune", args), f"{time.strftime('%Y-%m-%d')}, {holds['host']}, {found.facts['text']}"]
     head += [f"Python {holds['python']}, torch {holds['torch']}, lightning {holds['lightning']}"]
     head += [", ".join(line(row)) for row in rows if row["kept"]]
-    whole = "the config is as fast as it gets here" if any("ratio" in row for row in rows) else "nothing was compared"
+    measured = {"ratio", "rates"} & {name for row in rows for name in row}
+    whole = "the config is as fast as it gets here" if measured else "nothing was compared"
     nothing = "nothing faster yet" if any(row["why"] == LATE for row in rows) else whole
     write(request, folder / "tuned.yaml", overlay, head, args, nothing)
 
@@ -144,8 +145,7 @@ def write(request: Request, file: Path, overlay: Row, head: list[str], args: Seq
     text = "".join(f"# {line}\n" for line in head) + yaml.safe_dump(overlay, sort_keys=False)
     if file.is_file() and yaml.safe_load(old := file.read_text()) != overlay:
         write_text(file.with_name("tuned_before.yaml"), old)
-        what = "tuned.yaml of before, whose settings the new one may lack, is now tuned_before.yaml"
-        rank_zero_print(f"{what}: {old.splitlines()[0].lstrip('# ')}")
+        rank_zero_print(f"tuned.yaml of before is now tuned_before.yaml: {old.splitlines()[0].lstrip('# ')}")
     if not overlay:
         file.unlink(missing_ok=True)
         rank_zero_print(f"No overlay is written: {nothing}.")

@@ -142,8 +142,7 @@ def check_spec(path: str, spec: dict[str, Any], argument: Argument, lines: Lines
     known = signature(class_path) if not (argument.named and argument.named.factory) else None
     for name, wanted in known.arguments.items() if known else ():
         if wanted.default is MISSING and not wanted.inherited and name not in init_args:
-            in_list = any(part.isdigit() for part in path.split("."))
-            todo = "add it to its init_args" if in_list else f"give --{path}.{name}"
+            todo = "add it to its init_args" if any(map(str.isdigit, path.split("."))) else f"give --{path}.{name}"
             fail(lines, path, f"{class_path} needs {name} -> {todo}")
 
 

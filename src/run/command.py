@@ -76,9 +76,8 @@ def report(e: BaseException, args: Sequence[str]) -> int:
     code = exit_code(e)
     if "--debug" in args or code == 1:
         print(hide(traceback.format_exc(), secrets_in(args)), file=sys.stderr)
-    if (
-        code and isinstance(e, (KnownError, OSError, SystemExit)) and not getattr(e, "told", False)
-    ):  # by another process
+    told = getattr(e, "told", False)  # by another process
+    if code and isinstance(e, (KnownError, OSError, SystemExit)) and not told:
         print(f"error: {hide(one_line(e), secrets_in(args))}", file=sys.stderr, flush=True)
     return code
 
