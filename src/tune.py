@@ -93,7 +93,7 @@ def main(args: Sequence[str]) -> int:
 
 def search(request: Request, folder: Path, holds: Row, args: Sequence[str]) -> None:
     from src.tuning.candidates import candidates
-    from src.tuning.choose import LATE, choose
+    from src.tuning.choose import choose
     from src.tuning.search import Search
 
     options, out, rows = request.options, console(), list[Row]()
@@ -129,10 +129,7 @@ def search(request: Request, folder: Path, holds: Row, args: Sequence[str]) -> N
     head = [command_line("src.tune", args), f"{time.strftime('%Y-%m-%d')}, {holds['host']}, {found.facts['text']}"]
     head += [f"Python {holds['python']}, torch {holds['torch']}, lightning {holds['lightning']}"]
     head += [", ".join(line(row)) for row in rows if row["kept"]]
-    measured = {"ratio", "rates"} & {name for row in rows for name in row}
-    whole = "the config is as fast as it gets here" if measured else "nothing was compared"
-    nothing = "nothing faster yet" if any(row["why"] == LATE for row in rows) else whole
-    write(request, folder / "tuned.yaml", overlay, head, args, nothing)
+    write(request, folder / "tuned.yaml", overlay, head, args, rows)
 
 
 def line(row: Row) -> tuple[str, str, str, str]:
@@ -140,15 +137,20 @@ def line(row: Row) -> tuple[str, str, str, str]:
     return row["name"], spread, "yes" if row["kept"] else "no", row["why"]
 
 
-def write(request: Request, file: Path, overlay: Row, head: list[str], args: Sequence[str], nothing: str) -> None:
+def write(request: Request, file: Path, overlay: Row, head: list[str], args: Sequence[str], rows: list[Row]) -> None:
     """The overlay, if there is one: checked as a run would. Another that was there stays beside it."""
+    from src.tuning.choose import LATE
+
     text = "".join(f"# {line}\n" for line in head) + yaml.safe_dump(overlay, sort_keys=False)
     if file.is_file() and yaml.safe_load(old := file.read_text()) != overlay:
         write_text(file.with_name("tuned_before.yaml"), old)
         rank_zero_print(f"tuned.yaml of before is now tuned_before.yaml: {old.splitlines()[0].lstrip('# ')}")
     if not overlay:
         file.unlink(missing_ok=True)
-        rank_zero_print(f"No overlay is written: {nothing}.")
+        measured = {"ratio", "rates"} & {name for row in rows for name in row}
+        whole = "the config is as fast as it gets here" if measured else "nothing was compared"
+        late = any(row["why"] == LATE for row in rows)
+        rank_zero_print(f"No overlay is written: {'nothing faster yet' if late else whole}.")
         return
     check(merge(copy.deepcopy(request.config), overlay), {})
     write_text(file, text)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks.in_process import Stopwatch
+from benchmarks.side_by_side import in_turn
 
 
 def stand_in(folder: Path, *answer: str) -> str:
@@ -26,6 +27,12 @@ def test_start_up_is_not_timed(monkeypatch):
     for step in range(1, 6):
         watch.on_train_batch_end(SimpleNamespace(global_step=step))
     assert watch.seconds() == 2.5
+
+
+def test_each_repeat_is_told_when_it_is_done(capsys):
+    times = in_turn({"a": lambda i: i + 1.0, "b": lambda i: len(capsys.readouterr().err.splitlines())}, repeats=2)
+    assert times == {"a": [1.0, 2.0], "b": [1, 3]}  # each line is there before the next side
+    assert capsys.readouterr().err.splitlines()[-1] == "b, repeat 2 of 2: 3"
 
 
 # kind: images

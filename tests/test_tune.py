@@ -227,7 +227,14 @@ def test_what_is_wrong_ends_it_in_one_line(run, tmp_path, flags, code, text):
     assert text in output
     assert "Traceback" not in output
     assert len(output.splitlines()) == 1
-    assert not (tmp_path / "tune" / "tuned.yaml").exists()
+    assert not (tmp_path / "tune").exists()
+
+
+def test_what_was_not_compared_is_not_called_fast(run, tmp_path):
+    args = [*SMALL, "--only", "lr", "--model.optimizer.lr", "0.01", "--run_dir", tmp_path / "tune"]
+    output = run(args, command=src.tune.main, first=hasten)
+    assert "learning rate  -  no  not tried: a flag or the schedule sets it" in output
+    assert "No overlay is written: nothing was compared." in output
 
 
 def test_another_tune_in_the_folder_is_refused(run, start, slow, tmp_path):

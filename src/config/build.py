@@ -62,7 +62,7 @@ INSTEAD: dict[Any, str] = {
     (StochasticWeightAveraging, WeightAveraging): "the section ema",
     GradientAccumulationScheduler: "data.micro_batch_size",
 }
-EXTRAS = {"timm": '-e ".[timm]"', "torchao": '-e ".[low_memory]"'}
+EXTRAS = {"timm": '-e ".[timm]"'}
 FSDP_PRESET = "--config configs/trainer/fsdp.yaml"
 FULL_NAMES = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}  # of Lightning's precisions
 
@@ -150,8 +150,6 @@ class Experiment:
         if self.model.network is not None and holds_meta(self.model.network):
             self.model.network = None
         self.model.configure_model()  # nothing, where there is a network
-        if self.model.thaws:
-            self.model.thaw()  # what takes most is told
         self.model = trainer.precision_plugin.convert_module(self.model)
         if not facts:  # the data would not fit the network
             self.model.on_fit_start()  # counts operations

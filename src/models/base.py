@@ -91,7 +91,8 @@ class Model(LightningModule):
                 own = partial(build_network, partial(self.factory, pretrained=True), self.facts)
                 load = partial(load_weights, self.network, self.init_from, own, data.facts | data.statistics)
                 rank_zero_print(sharded.first(load) if sharded else load())
-            freeze(self.network, self.frozen, gradients=self.thaws and self.trainer.world_size > 1)
+            if not self.thaws or self.trainer.state.fn == TrainerFn.FITTING:  # of a plan, what takes most is told
+                freeze(self.network, self.frozen, gradients=self.thaws and self.trainer.world_size > 1)
             self.pull_levers(self.network)
             if sharded:
                 if self.trainer.state.fn == TrainerFn.FITTING:

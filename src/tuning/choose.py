@@ -66,9 +66,7 @@ def tried(search: Search, base: Overlay, change: Change) -> Row:
         if high <= most or low > most:
             break
     if not math.isfinite(by):
-        whose = (
-            "undecided: a training of the config itself" if not all(before) else "trains otherwise: a training with it"
-        )
+        whose = "trains otherwise: a training with it" if all(before) else "undecided: a training of the config itself"
         return {**row, "kept": False, "why": f"{whose} failed, see trials.log"}
     text = f"loss {by:+.2g} after {search.steps} steps, {seeds} seeds"
     if high <= most:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import SMALL
+from conftest import SMALL, needs_bfloat16
 from harness import EVERY_STEP, SELDOM, SETTINGS, STEPS, TINY, assert_same_end, assert_sound, together
 from processes import ROOT, python
 from test_resume import at_step
@@ -49,6 +49,15 @@ def inf_gradient(loss, network):
 def rows_of(folder, name):
     with open(folder / "metrics.csv") as f:
         return [float(row[name]) for row in csv.DictReader(f) if row.get(name)]
+
+
+@pytest.mark.parametrize("precision", ["32-true", pytest.param("bf16-mixed", marks=needs_bfloat16)])
+def test_bfloat16_on_a_cpu_may_be_to_blame(run, tmp_path, precision):
+    """torch 2.15 makes NaN there of some gradients of convolutions, at any learning rate."""
+    args = [*TINY, "--trainer.precision", precision, "--run_dir", tmp_path / "run"]
+    line = run(args, code=5, first=in_step(inf_gradient)).splitlines()[-1]
+    assert "-> lower the learning rate" in line
+    assert ("or try --trainer.precision 32-true" in line) == (precision != "32-true")
 
 
 @pytest.mark.parametrize("kind", [[], ["--data.micro_batch_size", 16, "--trainer.limit_train_batches", 8]])

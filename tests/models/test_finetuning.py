@@ -76,7 +76,11 @@ def test_weights_of_torchvision_that_cannot_be_had(run, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody answers there
     for flags, code, message in (
-        (["--model.init_from", "ResNet18_Weights.DEFAULT"], 75, f"-> put it into {tmp_path}/hub/checkpoints"),
+        (
+            ["--model.init_from", "ResNet18_Weights.DEFAULT"],
+            75,
+            f"give its path to model.init_from, or put it into {tmp_path}/hub/checkpoints",
+        ),
         (["--model.init_from", "Resnet18_Weights.DEFAULT"], 2, "did you mean ResNet18_Weights.DEFAULT?"),
         (["--model.network.weights", "DEFAULT"], 2, '--model.network.weights: "DEFAULT" is not'),
     ):
@@ -85,7 +89,7 @@ def test_weights_of_torchvision_that_cannot_be_had(run, tmp_path, monkeypatch):
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("<html>")
     flags = [*RESNET, "--model.init_from", "ResNet18_Weights.DEFAULT", "--run_dir", tmp_path / "run"]
-    assert f"-> put it into {tmp_path}/hub/checkpoints by hand" in run(flags, code=75)
+    assert f"or put it into {tmp_path}/hub/checkpoints" in run(flags, code=75)
 
 
 # end
