@@ -9,6 +9,7 @@ from conftest import ROOT, SMALL
 
 import src.plan
 from src.cost.devices import TABLE
+from src.data.waves import SIZES
 
 # 1,290 samples of a hidden layer of 2.5 million units: in bfloat16 they do not fit into 24 GB at once.
 LARGE = [
@@ -54,6 +55,17 @@ def test_a_small_config_on_this_machine(planned):
     assert plan["cost"] == [2 * hours for hours in plan["hours"]]
     for name in ("network", "compute", "memory", "fits", "speed", "time", "cost", "failures"):
         assert f"\n{name} " in f"\n{output}"
+
+
+def test_data_that_will_lie_on_the_device_is_counted(planned):
+    """The samples of train: 64 numbers and a target each; none on a CPU, whose memory they are in already."""
+    args = [*SMALL, *GPU, "--data.on_device"]
+    apart = planned([*args, "false"])[1]["parts"]["data"]
+    for how in ("true", "auto"):
+        there = planned([*args, how])[1]["parts"]["data"] - apart
+        assert there == SIZES["train"] * (64 * 4 + 8)
+    assert planned([*args, "auto", "--data.num_workers", 1])[1]["parts"]["data"] == apart
+    assert planned([*SMALL, "--data.on_device", "true"])[1]["parts"]["data"] < there
 
 
 def test_what_does_not_fit_is_made_to_fit_by_an_overlay_that_trains(planned, run, tmp_path):

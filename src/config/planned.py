@@ -25,6 +25,7 @@ from src.cost.layouts import Layout, total_gib
 from src.cost.memory import Usage
 from src.cost.schedule import DEVICE_HOURS_PER_FAILURE, checkpoint_interval, reached
 from src.cost.tracker import peak
+from src.data.placing import can_move, is_small, num_bytes
 from src.run.device import fastest_precision
 from src.run.errors import ConfigError
 
@@ -88,11 +89,13 @@ def space(plan: Plan, model: Any, usage: Usage, layout: Layout, device: Device) 
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     blocks = [sum(p.numel() for p in block.parameters()) for block in model.blocks()]
     itemsize = 2 if "16" in plan["precision"] else 4
-    parts = (
-        {}
-        if usage.unknown
-        else usage.parts(layout.shares(), *layout.besides(trained, blocks, number - sum(blocks), itemsize))
-    )
+    besides = layout.besides(trained, blocks, number - sum(blocks), itemsize)
+    parts = {} if usage.unknown else usage.parts(layout.shares(), *besides)
+    data: Any = model.trainer.datamodule
+    if parts and device.kind != "cpu" and data.on_device and not data.num_workers and can_move(data.splits["train"]):
+        size, free = num_bytes(data.splits["train"]), int((device.memory_gib or 0) * 2**30)
+        there = data.on_device is True or (device.kind == "cuda" and is_small(size, free))
+        parts["data"] = parts.get("data", 0) + size * there
     memory = total_gib(parts, layout, device) if parts else None
     saved = sum(size for part, size in peak(usage.update, {}).items() if part in SAVED)
     k, devices = plan["micro_batches"], layout.devices

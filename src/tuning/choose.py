@@ -71,10 +71,8 @@ def tried(search: Search, base: Overlay, change: Change) -> Row:
     text = f"loss {by:+.2g} after {search.steps} steps, {seeds} seeds"
     if high <= most:
         return {**row, "why": f"{row['why']}; {text}, at most {high:+.2g} (may be {most:.2g})"}
-    why = (
-        f"trains otherwise: {text}" if low > most else f"undecided: {text}, but perhaps {high:+.2g} (may be {most:.2g})"
-    )
-    return {**row, "kept": False, "why": why}
+    undecided = f"undecided: {text}, but perhaps {high:+.2g} (may be {most:.2g})"
+    return {**row, "kept": False, "why": f"trains otherwise: {text}" if low > most else undecided}
 
 
 def timed(search: Search, found: Row) -> Row:
