@@ -76,7 +76,7 @@ def picture(times: Times, path: Path, title: str, unit: str) -> None:
     axes.barh(names, [statistics.median(times[name]) for name in names], color="#9db8d2")
     for y, name in enumerate(names):
         axes.plot(times[name], [y] * len(times[name]), "o", color="#1f3a55", markersize=4)
-    axes.set_title(title)
+    figure.suptitle(title)  # over the names of the sides, too
     axes.set_xlabel(unit)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

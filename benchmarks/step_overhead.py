@@ -3,13 +3,14 @@
 
     python -m benchmarks.step_overhead --repeats 7 --steps 500 --widths 8 8
 
-Three sides in turn, in one process, each counted from step 100 on. `hand loop`: whole batches from memory, normalized
+Four sides in turn, in one process, each counted from step 100 on. `hand loop`: whole batches from memory, normalized
 at once, fused AdamW, no metrics, no schedule. `src.train`: the same through the Trainer, with all that a run has:
 logging every 50 steps, gradient norm and update ratio, the guard against numbers that are not finite, throughput,
-progress, schedule, metrics.csv, checkpoints. `Lightning`: a LightningModule as its users write it, on a TensorDataset
-and a DataLoader, with the Trainer's own logger, progress bar and checkpoints, and AdamW as it comes. Nothing is
-validated. The digits are 10 steps of 128; with `--copies` an epoch has so many times as many, so that its end weighs
-less.
+progress, schedule, metrics.csv, checkpoints. `bare Trainer`: the hand loop's step and batches through a Trainer without
+logger, callbacks, progress bar and checkpoints: what is above the hand loop there is Lightning's own. `Lightning`: a
+LightningModule as its users write it, on a TensorDataset and a DataLoader, with the Trainer's own logger, progress bar
+and checkpoints, and AdamW as it comes. Nothing is validated. The digits are 10 steps of 128; with `--copies` an epoch
+has so many times as many, so that its end weighs less.
 """
 
 import argparse
@@ -74,6 +75,10 @@ def trainer_step(args, folder):
     return watch.seconds() * 1e3
 
 
+def order(arrays, batch_size, at):
+    return TrainOrder(len(arrays), batch_size, batch_size, 0, lambda: at)
+
+
 def hand_step(args, folder):
     experiment = build(args, folder)
     data = experiment.datamodule
@@ -81,7 +86,7 @@ def hand_step(args, folder):
     optimizer = experiment.model.optimizer(network.parameters())
     arrays, done, epoch = data.splits["train"], 0, 0
     while True:
-        for index in TrainOrder(len(arrays), args.batch_size, args.batch_size, 0, lambda e=epoch: (e, 0)):
+        for index in order(arrays, args.batch_size, (epoch, 0)):
             batch = arrays[index]
             logits = network(data.standardize(batch["x"].float().div_(255)))
             loss = F.cross_entropy(logits, batch["targets"], label_smoothing=0.05)
@@ -94,6 +99,44 @@ def hand_step(args, folder):
             if done == args.steps:
                 return (CLOCK() - t0) / (args.steps - args.first) * 1e3
         epoch += 1
+
+
+class Bare(pl.LightningModule):
+    def __init__(self, network, optimizer, standardize):
+        super().__init__()
+        self.network, self.optimizer, self.standardize = network, optimizer, standardize
+
+    def training_step(self, batch, batch_idx):
+        logits = self.network(self.standardize(batch["x"].float().div_(255)))
+        return F.cross_entropy(logits, batch["targets"], label_smoothing=0.05)
+
+    def configure_optimizers(self):
+        return self.optimizer(self.network.parameters())
+
+
+class Batches:
+    """Whole batches of `arrays`, an epoch after the other in another order."""
+
+    def __init__(self, arrays, batch_size):
+        self.arrays, self.batch_size, self.epoch = arrays, batch_size, -1
+
+    def __len__(self):
+        return len(self.arrays) // self.batch_size
+
+    def __iter__(self):
+        self.epoch += 1
+        at = (self.epoch, 0)
+        return (self.arrays[index] for index in order(self.arrays, self.batch_size, at))
+
+
+def bare_step(args, folder):
+    experiment = build(args, folder)
+    model, data, watch = experiment.model, experiment.datamodule, Stopwatch(args.first)
+    off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    trainer = pl.Trainer(max_steps=args.steps, callbacks=[watch], accelerator="cpu", **dict.fromkeys(off, False))
+    network = build_network(model.factory, data.facts)
+    trainer.fit(Bare(network, model.optimizer, data.standardize), Batches(data.splits["train"], args.batch_size))
+    return watch.seconds() * 1e3
 
 
 def lightning_step(args, folder):
@@ -126,11 +169,11 @@ def main():
     parser.add_argument("--widths", type=int, nargs="+", default=[8, 8])
     parser.add_argument("--hidden", type=int, default=64)
     parser.add_argument("--copies", type=int, default=1)
-    parser.add_argument("--sides", nargs="+", default=["hand loop", "src.train", "Lightning"])
+    parser.add_argument("--sides", nargs="+", default=["hand loop", "src.train", "bare Trainer", "Lightning"])
     parser.add_argument("--picture", type=Path)
     args = parser.parse_args()
     args.first = min(START, args.steps // 2)
-    known = {"hand loop": hand_step, "src.train": trainer_step, "Lightning": lightning_step}
+    known = {"hand loop": hand_step, "src.train": trainer_step, "bare Trainer": bare_step, "Lightning": lightning_step}
     sides = {name: lambda i, step=known[name]: quietly(step, args) for name in args.sides}
     times = in_turn(sides, args.repeats)
     sizes = f"widths {args.widths}, hidden {args.hidden}, batch {args.batch_size}, {args.copies} copies"
