@@ -38,7 +38,7 @@ TOP = Signature(
         **dict.fromkeys(SECTIONS, Argument(dict)),
     }
 )
-FILLED_IN = ("params", "optimizer", "num_steps", "total_steps", "seed")  # arguments that a run fills in
+FILLED_IN = ("params", "optimizer", "num_steps", "total_steps", "seed", "in_chans", "img_size")  # which a run fills in
 NOT_FOR_USERS = {
     "default_root_dir": "is the run folder -> set --run_dir",
     "accumulate_grad_batches": "follows from the batch sizes -> set data.micro_batch_size",

@@ -88,7 +88,7 @@ class ImageDataModule(PreparedDataModule):
         self.dataset, self.data_dir, self.download = dataset, Path(data_dir), download
         self.val_frac, self.test_frac, self.image_size = val_frac, test_frac, image_size
         if (std and min(std) <= 0) or not (normalize or mean is std is None):
-            raise ConfigError(f"data.std: {std} -> take numbers above 0, and leave data.normalize true")
+            raise ConfigError(f"data.mean {mean}, data.std {std} -> take a std above 0, and leave data.normalize true")
         self.channels, self.normalize, self.expected = channels, normalize, {"mean": mean, "std": std}
         self.augment, self.mix, self.evaluated_by = augment or [], mix, views
         self.mixer: nn.Module | None = None

@@ -117,7 +117,7 @@ def test_given_statistics_are_what_torchvisions_transforms_do(tmp_path):
     ("flags", "text"),
     [
         (["--data.mean", "[0.5, 0.5]"], "data.mean, data.std: give 1 numbers"),
-        (["--data.std", "[0.0]"], "data.std: [0.0] -> take numbers above 0"),
+        (["--data.std", "[0.0]"], "data.std [0.0] -> take a std above 0"),
         (["--data.mean", "[0.5]", "--data.normalize", "false"], "leave data.normalize true"),
         (["--data.mean", "0.5"], "expected list"),
     ],
@@ -159,6 +159,14 @@ def test_networks_of_timm(run, tmp_path, name, flags, blocks, held):
     path = [*DIGITS, *SMOKE, "--model.network", f"timm.models.{name}", *flags]
     run([*path, "--run_dir", tmp_path / "other"])
     assert end_of(tmp_path / "other")["state_dict"].keys() == end["state_dict"].keys()
+
+
+def test_a_class_of_timm_keeps_no_facts_in_the_config(run, tmp_path):
+    args = [*DIGITS, *SMOKE, "--model.network", "timm.models.vision_transformer.VisionTransformer"]
+    args += ["--model.network.patch_size", 4, "--model.network.embed_dim", 12, "--model.network.depth", 1]
+    run([*args, "--run_dir", tmp_path / "run"])
+    assert " img_size:" not in (tmp_path / "run/config.yaml").read_text()
+    run(["--run_dir", tmp_path / "run"], command=src.evaluate.main)
 
 
 def test_names_that_timm_does_not_know(run, tmp_path):
