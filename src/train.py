@@ -14,7 +14,9 @@ cut short, to the very same weights; a finished run in --run_dir is left alone. 
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from src.config.request import command_parser, read_request
@@ -100,6 +102,7 @@ def record(experiment: "Experiment", folder: RunFolder) -> int:
     finally:
         LEDGER.mark("end")
         summary["ledger"] = LEDGER.so_far()
+        summary["first_step"] = folder.first_step  # time and ledger are of what came after it
         summary["seconds"] = round(sum(summary["ledger"].values()), 1)
         folder.close(summary)
         if logger:
@@ -130,7 +133,9 @@ def fit_and_test(experiment: "Experiment", folder: RunFolder, logger: Any) -> di
     from lightning.pytorch.callbacks import LambdaCallback
 
     from src.callbacks.checkpoints import Checkpoints
-    from src.loggers.metrics_csv import MetricsCSV, whole_rows
+    from src.loggers import other
+    from src.loggers.curves import whole_rows
+    from src.loggers.metrics_csv import MetricsCSV
     from src.run import checkpoint
     from src.run.faults import faults_of
     from src.run.resume import begin
@@ -142,10 +147,12 @@ def fit_and_test(experiment: "Experiment", folder: RunFolder, logger: Any) -> di
         if start:
             model.init_from = None  # the run has weights of its own
         logged = checkpoint.read_manifest(start)["steps_logged"] if start and rank() == 0 else 0
-        trainer.loggers = [MetricsCSV(folder.path, logged), *([logger] if logger else []), *trainer.loggers]
+        metrics = MetricsCSV(folder.path, logged)
         if rank() == 0:
-            report = folder.path / "data_report.json"
-            trainer.callbacks.insert(0, LambdaCallback(on_train_start=lambda *_: write_json(report, data.report)))
+            other.begin(trainer.loggers, folder, logged, experiment.plain_config)
+            begins = partial(training_begins, folder, model, data, metrics)
+            trainer.callbacks.insert(0, LambdaCallback(on_train_start=lambda *_: begins()))
+        trainer.loggers = [metrics, *([logger] if logger else []), *trainer.loggers]
         if logger:
             logger.repeat(whole_rows(folder.path / "metrics.csv"))
         trainer.fit(model, datamodule=data, ckpt_path=start)  # nothing is left to do where training was done
@@ -161,9 +168,15 @@ def fit_and_test(experiment: "Experiment", folder: RunFolder, logger: Any) -> di
     return {**results[0], **figures, "best": at_best, "epochs": epochs, "steps": steps, **ended}
 
 
+def training_begins(folder: RunFolder, model: Any, data: Any, metrics: Any) -> None:
+    metrics.since = perf_counter()
+    write_json(folder.path / "data_report.json", data.report)
+    folder.note(flops_per_sample=model.flops_per_sample)
+
+
 def print_results(folder: RunFolder, summary: dict[str, Any], uses: Sequence[str]) -> None:
     """What happened, and what to type next."""
-    from src.loggers.metrics_csv import read_curves
+    from src.loggers.curves import read_curves
 
     best, speed = summary["best"], read_curves(folder.path, ("perf/samples_per_sec",))
     found = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if name != "step" and value is not None)

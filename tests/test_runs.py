@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, SMALL
 
 from src import runs, train
-from src.loggers.metrics_csv import read_curves
+from src.loggers.curves import read_curves
 from src.run.command import run_command
 
 

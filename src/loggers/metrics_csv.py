@@ -1,42 +1,25 @@
 import csv
 import io
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from src.loggers.curves import number, whole_rows
 from src.run.files import write_text
 from src.run.terminal import rank
-
-
-def read_curves(run_dir: Path, kinds: tuple[str, ...]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Steps [T] and values [T] of each metric whose name begins with one of `kinds`."""
-    points: dict[str, list[tuple[int, float]]] = {}
-    for row in whole_rows(run_dir / "metrics.csv"):
-        for name, value in row.items():
-            if value and name.startswith(kinds):
-                points.setdefault(name, []).append((int(row["step"]), float(value)))
-    return {name: (np.array(p)[:, 0], np.array(p)[:, 1]) for name, p in points.items()}
-
-
-def whole_rows(path: Path) -> list[dict[str, str]]:
-    """Without a last row that is only begun, and what is no row at all."""
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8", errors="replace") as f:
-        rows = list(csv.DictReader(line.replace("\0", "") for line in f if line.endswith("\n")))
-    return [row for row in rows if None not in row and None not in row.values() and row.get("step", "").isdecimal()]
 
 
 class MetricsCSV(Logger):
     """`metrics.csv` in the run folder: a row for each logged step, a column for each metric, rows added as they come.
 
-    `step` is the index of the optimizer step, from 0. A run that goes on after `resume_step` steps first drops the rows
-    from there on, because it will write them again. Lightning's CSVLogger deletes the file of a run that goes on, and a
-    kill loses what it has not written yet, or the whole file while it adds a column.
+    `step` is the index of the optimizer step, from 0. `perf/seconds` is the time that training and validation have
+    taken until then, in all processes of the run, without steps that were lost. A run that goes on after `resume_step`
+    steps first drops the rows from there on, because it will write them again. Lightning's CSVLogger deletes the file
+    of a run that goes on, and a kill loses what it has not written yet, or the whole file while it adds a column.
     """
 
     name, version = "metrics", ""
@@ -44,8 +27,11 @@ class MetricsCSV(Logger):
     def __init__(self, run_dir: Path, resume_step: int = 0) -> None:
         super().__init__()
         self.path, self.columns = run_dir / "metrics.csv", ["step", "epoch"]
+        self.since, self.seconds = time.perf_counter(), 0.0  # when training begins here, and what was before
         if self.path.exists() and rank() == 0:
-            self.rewrite([row for row in whole_rows(self.path) if int(row["step"]) < resume_step])
+            kept = [row for row in whole_rows(self.path) if int(row["step"]) < resume_step]
+            self.seconds = number(kept[-1].get("perf/seconds")) or 0.0 if kept else 0.0
+            self.rewrite(kept)
 
     @property
     def save_dir(self) -> str:
@@ -57,7 +43,8 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        row = {"step": step, **metrics}
+        seconds = round(self.seconds + time.perf_counter() - self.since, 3)
+        row = {"step": step, **metrics, "perf/seconds": seconds}
         if not self.path.exists() or not row.keys() <= set(self.columns):
             self.rewrite(whole_rows(self.path), sorted(row))
         with open(self.path, "a", newline="", encoding="utf-8") as f:
