@@ -1,11 +1,8 @@
-"""What is known of runs, by name: how each ended, the keys of its config, its metrics. Nothing here loads torch."""
+"""What is known of a run, by name; whatever state it is in, and without loading torch."""
 
-import csv
-import io
 import math
 import operator
 import re
-from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -15,34 +12,25 @@ from typing import Any
 import yaml
 
 from src.loggers.curves import Curve, number, read_curves
-from src.run.errors import ConfigError, nearest
-from src.run.folder import FASTEST, RunFolder, ending, flat
-from src.run.errors import CheckpointError
+from src.run.errors import CheckpointError, ConfigError, nearest
+from src.run.folder import RunFolder, ending, flat
 
-AXES = {"step": "optimizer step", "samples": "samples", "time": "seconds", "flops": "operations (3 x forward)"}
+AXES = {"step": "optimizer step", "samples": "samples", "time": "seconds", "flops": "operations, 3 x forward"}
 KINDS = ("train/", "val/", "perf/")
 SIGNS = {"<=": operator.le, ">=": operator.ge, "!=": operator.ne, "<": operator.lt, ">": operator.gt, "=": operator.eq}
-# Of metrics that no run monitors. A name such as seasonal_mae_OT has more to it.
-LOWER = re.compile(r"(.*_)?(loss|perplexity|bpb|rmse|mae|mse|steps?|seconds|sec|wait_frac|epochs)(_.*)?")
-HIGHER = re.compile(r"(.*_)?(acc|f1|auroc|r2|mfu|samples_per_sec)(_.*)?")
+HIGHER = r"(.*_)?(acc|f1|auroc|r2|mfu|samples_per_sec)(_.*)?"  # is better, of what no run monitors
+LOWER = r"(.*_)?(loss|perplexity|bpb|rmse|mae|mse|seconds|sec|frac)(_.*)?"
 
 
-class Record(Mapping[str, Any]):
-    """A run, also one that is damaged, unfinished or still training. What takes long to read is read when it is asked
-    for: the summary has test metrics and the monitored one; config.yaml the keys; metrics.csv all other metrics, as
-    they were at the best checkpoint, or else last."""
+class Record:
+    """A run, each part of which is read when it is asked for."""
 
     def __init__(self, path: Path) -> None:
-        self.folder, self.path = RunFolder(path), path
+        self.path, self.folder = path, RunFolder(path)
 
     @cached_property
     def ended(self) -> dict[str, Any]:
-        ended = ending(self.folder)
-        best = ended.get("best")
-        values = {k: v for k, v in ended.items() if not isinstance(v, (dict, list))} | {"status": ended.get("status")}
-        with suppress(OSError):
-            values["time"] = (self.path / "run.json").stat().st_mtime
-        return values | {k: v for k, v in (best if isinstance(best, dict) else {}).items() if k != "step"}
+        return {"time": (self.path / "run.json").stat().st_mtime, **flat(ending(self.folder))}
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -50,68 +38,71 @@ class Record(Mapping[str, Any]):
             return flat(self.folder.config())
         return {}
 
+    @property
+    def tested(self) -> dict[str, float]:
+        return {k: v for k, v in self.ended.items() if k.startswith("test/") and isinstance(v, (int, float))}
+
+    @cached_property
+    def steps(self) -> dict[str, Curve]:
+        return read_curves(self.path, KINDS)
+
+    @property
+    def last(self) -> dict[str, float]:
+        return {name: float(values[-1]) for name, (_, values) in self.steps.items()}
+
     @cached_property
     def metrics(self) -> dict[str, float]:
-        best = self.folder.summary.get("best")
-        step = best.get("step") if isinstance(best, dict) else None  # counts from 1
-        found = {}
-        for name, (steps, values) in read_curves(self.path, KINDS).items():
-            until = values[steps < step] if step else values
-            found[name] = float((until if len(until) else values)[-1])
-        return found
+        """As they were at the best checkpoint; before there is one, the last."""
+        best = number(self.ended.get("best.step")) or math.inf  # which counts from 1
+        until = {name: values[steps < best] for name, (steps, values) in self.steps.items()}
+        return {name: float(values[-1]) for name, values in until.items() if len(values)}
 
-    def __getitem__(self, name: str) -> Any:
+    def get(self, name: str) -> Any:
         for part in ("ended", "metrics" if "/" in name else "config"):
-            if name in getattr(self, part):
-                return getattr(self, part)[name]
-        return self.config[f"{name}.class_path"]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys([*self.ended, *self.config, *self.metrics]))
-
-    def __len__(self) -> int:
-        return len(list(iter(self)))
+            if name in (values := getattr(self, part)):
+                return values[name]
+        return self.config.get(f"{name}.class_path")
 
     def curves(self, axis: str) -> dict[str, Curve]:
-        """Every metric over one of AXES."""
-        curves = read_curves(self.path, KINDS, "perf/seconds" if axis == "time" else "step")
-        per_step = {"samples": 1, "flops": 3 * (self.folder.state.get("flops_per_sample") or 0)}.get(axis)
-        if per_step is not None:
-            per_step *= self.get("data.batch_size") or 0
-            curves = {name: ((steps + 1) * per_step, values) for name, (steps, values) in curves.items() if per_step}
-        if not curves and (self.path / "metrics.csv").exists():
+        """Each metric over one of AXES."""
+        if axis == "time":
+            curves = read_curves(self.path, KINDS, "perf/seconds")
+        else:
+            factor = {"step": 1, "flops": 3 * (self.folder.state.get("flops_per_sample") or 0)}.get(axis, 1)
+            factor *= 1 if axis == "step" else self.get("data.batch_size") or 0
+            curves = {name: ((x + (axis != "step")) * factor, y) for name, (x, y) in self.steps.items() if factor}
+        if self.steps and not curves:
             raise ConfigError(f"--x {axis}: {self.path} has not recorded that -> --x step")
         return curves
 
 
-def known(records: Sequence[Record], name: str, flag: str) -> str:
-    """The name, which at least one run has; raises ConfigError."""
-    if records and not any(name in record for record in records):
-        names = sorted({other for record in records for other in record})
-        longer = [other for other in names if re.search(rf"[./]{re.escape(name)}$", other)][:1]
-        hint = f"; did you mean {longer[0]}?" if longer else nearest(name, names)
-        raise ConfigError(f"{flag} {name}: no run has this key or metric{hint}")
-    return name
+def known(records: list[Record], name: str, flag: str) -> list[Record]:
+    """The runs, one of which has this name at least; raises ConfigError."""
+    if all(record.get(name) is None for record in records):
+        names = sorted({other for r in records for other in (*r.ended, *r.config, *r.metrics)})
+        if name not in names:
+            longer = [other for other in names if other.endswith((f".{name}", f"/{name}"))]
+            hint = f"; did you mean {longer[0]}?" if longer else nearest(name, names)
+            raise ConfigError(f"{flag} {name}: no run has such a key or metric{hint}")
+    return records
 
 
-def matching(records: Sequence[Record], condition: str) -> list[Record]:
-    """Those of which KEY=VALUE holds, or !=, <, <=, >, >= in place of the =; a value may have * in it."""
+def matching(records: list[Record], condition: str) -> list[Record]:
     parts = re.fullmatch(r"(.+?)(<=|>=|!=|=|<|>)(.+)", condition)
-    if not parts:
-        raise ConfigError(f"--filter {condition}: not a condition -> KEY=VALUE, or with !=, <, <=, >, >=")
+    if not parts or (parts[2][0] in "<>" and number(parts[3]) is None):
+        raise ConfigError(
+            f"--filter {condition}: not a condition -> NAME=VALUE, or != and text, or <, <=, >, >= and a number"
+        )
     name, sign, wanted = parts.groups()
-    if sign[0] in "<>" and number(wanted) is None:
-        raise ConfigError(f"--filter {condition}: {wanted} is not a number -> {name}=VALUE compares text")
-    known(records, name, "--filter")
-    return [record for record in records if holds(record.get(name), sign, wanted)]
+    return [record for record in known(records, name, "--filter") if holds(record.get(name), sign, wanted)]
 
 
 def holds(value: Any, sign: str, wanted: str) -> bool:
     if sign[0] in "<>":
         return is_number(value) and SIGNS[sign](value, float(wanted))
-    equal = fnmatchcase(str(value), wanted) or number(wanted) == value is not None
-    with suppress(yaml.YAMLError):  # null, true, [8, 8]
-        equal = equal or yaml.load(wanted, FASTEST) == value
+    equal = fnmatchcase(str(value), wanted) or (value is not None and number(wanted) == value)
+    with suppress(yaml.YAMLError):  # of null, true, [8, 8]
+        equal = equal or yaml.safe_load(wanted) == value
     return equal == (sign == "=")
 
 
@@ -119,49 +110,23 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def ordered(records: Sequence[Record], by: str) -> list[Record]:
-    """From the least up, or with a `-` before the name from the greatest down; what has no such value comes last."""
-    name = known(records, by.removeprefix("-"), "--sort")
-    values = [record.get(name) for record in records]
-    if any(map(is_number, values)):
-        values = [value if is_number(value) else None for value in values]
-    having = sorted((i for i, v in enumerate(values) if v is not None), key=lambda i: sort_key(values[i]))
-    having = having[::-1] if by.startswith("-") else having
-    return [records[i] for i in (*having, *(i for i, v in enumerate(values) if v is None))]
+def ordered(records: list[Record], by: str) -> list[Record]:
+    """What lacks the value, or has no number there, comes last."""
+    name = by.removeprefix("-")
+    values = [(record, record.get(name)) for record in known(records, name, "--sort")]
+    numbers = any(is_number(value) for _, value in values)
+    having = [(r, v if numbers else str(v)) for r, v in values if (is_number(v) if numbers else v is not None)]
+    first = [record for record, _ in sorted(having, key=lambda pair: pair[1], reverse=by.startswith("-"))]
+    return first + [record for record in records if record not in first]
 
 
-def sort_key(value: Any) -> Any:
-    return value if is_number(value) else str(value)
-
-
-def best(records: Sequence[Record], name: str) -> Record:
-    higher = higher_is_better(records, known(records, name, "--best"))
-    having = [record for record in records if is_number(record.get(name))]
-    if not having:
-        raise ConfigError(f"--best {name}: it is a number in no run -> --sort {name} lists them")
-    return (max if higher else min)(having, key=lambda record: record[name])
-
-
-def higher_is_better(records: Sequence[Record], name: str) -> bool:
-    """By checkpoints.mode of the runs that monitor such a metric, else by its name; raises ConfigError."""
+def best(records: list[Record], name: str) -> Record:
+    """By checkpoints.mode of the runs that monitor such a metric, else by its name."""
     kind = name.rpartition("/")[2]
-    monitors = [record for record in records if str(record.get("checkpoints.monitor")).rpartition("/")[2] == kind]
+    having = [record for record in known(records, name, "--best") if is_number(record.get(name))]
+    monitors = [record for record in having if str(record.get("checkpoints.monitor")).rpartition("/")[2] == kind]
     modes = {record.get("checkpoints.mode") for record in monitors}
-    if len(modes) != 1 and not HIGHER.fullmatch(kind) and not LOWER.fullmatch(kind):
-        raise ConfigError(f"--best {name}: whether more or less is better is not known -> --sort {name}, or -{name}")
-    return modes == {"max"} if len(modes) == 1 else bool(HIGHER.fullmatch(kind))
-
-
-def as_csv(records: Sequence[Record]) -> str:
-    """A line for each run: how it ended, the keys in which the configs differ, the metrics."""
-    keys = sorted({key for record in records for key in record.config})
-    differ = [key for key in keys if len({repr(record.config.get(key)) for record in records}) > 1]
-    ended, metrics = (
-        dict.fromkeys(name for record in records for name in getattr(record, part)) for part in ("ended", "metrics")
-    )
-    columns = dict.fromkeys(["run", *ended, *differ, *metrics])
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(columns)
-    writer.writerows([str(record.path), *map(record.get, [*columns][1:])] for record in records)
-    return text.getvalue()
+    higher = modes == {"max"} if len(modes) == 1 else bool(re.fullmatch(HIGHER, kind))
+    if not having or not (len(modes) == 1 or higher or re.fullmatch(LOWER, kind)):
+        raise ConfigError(f"--best {name}: not a number of which more or less is better -> --sort {name}, or -{name}")
+    return (max if higher else min)(having, key=lambda record: record.get(name))
