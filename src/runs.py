@@ -3,106 +3,130 @@
     python -m src.runs                                                # all runs under logs/: how each ended, and why
     python -m src.runs logs/digits_cnn/first                          # one: its end, time, metrics and curves
     python -m src.runs logs/digits_cnn/first logs/digits_cnn/second   # side by side
-    python -m src.runs --filter "test/acc>0.9" --sort -test/acc       # those of all runs, the most accurate first
+    python -m src.runs --filter "test/acc>0.9" --sort -test/acc       # of all runs those, the most accurate first
     python -m src.runs logs/digits_cnn --best val/loss                # the path of the best run, for scripts
-    python -m src.runs logs/digits_cnn --html report.html             # one file to send, which needs no network
 
 Side by side: the keys in which the configs differ, the metrics, and the curves as compare.png in the last folder named,
 or --output FILE.png. Runs of one code that differ in their seed alone are one column: mean and standard deviation.
-A NAME is a dotted key of the config, a metric of the test, another metric as it was at the best checkpoint, or one of
-status, steps, seconds, and time, when the run was last started.
+A NAME is a key of the config, a metric (of the best checkpoint), or status, steps, seconds or time of the last start.
 """
 
 import argparse
+import base64
 import csv
-import io
+import math
+import re
 import statistics
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from fnmatch import fnmatchcase
+from functools import cached_property
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from src.config.request import CommandParser
+from src.config.strict_yaml import read_text
 from src.loggers import curves as drawing
-from src.loggers.records import AXES, Record, best, known, matching, ordered
 from src.run import figures
 from src.run.command import command
-from src.run.errors import CheckpointError, ConfigError
-from src.run.files import write_text
-from src.run.folder import LOGS, is_free
+from src.run.errors import CheckpointError, ConfigError, nearest
+from src.run.files import ROOT, read_json, write_text
+from src.run.folder import LOGS, RunFolder, ending, flat, is_free
 from src.run.ledger import shares
+from src.run.redact import hide, redact
 from src.run.terminal import console, duration, rank_zero_print, relative_path
 
-Groups = dict[str, list[Record]]  # by letter, of runs that differ in their seed alone; or by the value of a key
 SEEDS = ("seed_everything", "data.seed")
-SHOWN = 6  # metrics of a run in the overview
+HEADER, SHOWN = ["run", "state", "steps", "time", "result", "why"], 6  # metrics of a run in the overview
+KINDS = ("train/", "val/", "perf/")  # of metrics.csv
+# Of metrics that no run monitors.
+BETTER = {"max": "acc|f1|auroc|r2|mfu|samples_per_sec", "min": "loss|perplexity|bpb|rmse|mae|mse|seconds|sec|frac"}
+
+
+class Record:
+    """What is known of a run, whatever state it is in."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.folder = path, RunFolder(path)
+        self.ended = {"time": (path / "run.json").stat().st_mtime, **flat(ending(self.folder))}
+        self.tested = {k: v for k, v in self.ended.items() if k.startswith("test/") and isinstance(v, float)}
+        self.config: dict[str, Any] = {}
+        with suppress(CheckpointError, OSError):
+            self.config = flat(self.folder.config())
+
+    def curves(self, axis: str = "step") -> dict[str, drawing.Curve]:
+        with suppress(ValueError):  # of a damaged file
+            return drawing.read_curves(self.path, KINDS, drawing.AXES[axis][0])
+        return {}
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        best = self.ended.get("best.step") or math.inf  # which counts from 1
+        until = {name: values[steps < best] for name, (steps, values) in self.curves().items()}
+        return {name: float(values[-1]) for name, values in until.items() if len(values)}
+
+    def get(self, name: str) -> Any:
+        known = self.ended if name in self.ended else self.metrics if "/" in name else self.config
+        return known.get(name, self.config.get(f"{name}.class_path"))
+
+
+Groups = dict[str, list[Record]]  # by letter, of runs that differ in their seed alone; or by the value of a key
 
 
 @command
 def main(args: Sequence[str]) -> int:
-    options = parse(list(args))
+    options = parse(args)
     records = found(options.run or [LOGS])
     for condition in options.filter:
         records = matching(records, condition)
-    if not records:
-        raise CheckpointError(f"--filter {options.filter[-1]}: no run is left -> name another value")
-    records = ordered(records, options.sort) if options.sort else records
+    if options.sort:
+        records = ordered(records, options.sort)
     if options.best:
         print(best(records, options.best).path)
         return 0
-    groups, files = grouped(records, options.group), [path for path in (options.csv, options.html) if path]
-    show(*overview(records))
+    show(HEADER, map(line, records))
     if len(records) == 1 and "ledger" in (summary := records[0].folder.summary):
-        ledger, first = summary["ledger"], summary.get("first_step")
-        rank_zero_print(f"\nof the last process, which went on after step {first}:" if first else "")
+        ledger = summary["ledger"]
+        rank_zero_print("")
         shown = [(part, share) for part, share in shares(ledger) if share >= 0.0005]
         show(["time in", "s", "share"], [[part, f"{ledger[part]:.2f}", f"{share:.1%}"] for part, share in shown])
+    groups = grouped(records, options.group)
     if options.csv:
-        write_text(options.csv, as_csv(records))
+        write_csv(options.csv, records)
     if options.html:
-        from src.loggers.report import report
-
-        tables = {"Runs": overview(records), "What differs": differences(groups), "Metrics": measured(groups)}
-        write_text(options.html, report(groups, options.x, tables if len(records) > 1 else {}))
-    if options.run and not files:
-        files = [options.output or options.run[-1] / "compare.png"]
-        compare(groups, options.x, files[0])
+        write_report(options.html, groups, options.x)
+    if options.run and not (options.csv or options.html):
+        compare(groups, options.x, options.output or options.run[-1] / "compare.png")
     elif options.group:
         show(*measured(groups))
-    if files:
-        rank_zero_print(f"\nWritten: {', '.join(map(relative_path, files))}")
     return 0
 
 
-def parse(args: list[str]) -> argparse.Namespace:
+def parse(args: Sequence[str]) -> argparse.Namespace:
     how = argparse.RawDescriptionHelpFormatter
     parser = CommandParser("python -m src.runs", description=__doc__, formatter_class=how, allow_abbrev=False)
     add = parser.add_argument
     add("run", nargs="*", type=Path, help="run folders, or folders of such folders")
-    add("--filter", action="append", default=[], metavar="NAME=VALUE", help="or !=, <, <=, >, >=; * is any text")
+    add("--filter", action="append", default=[], metavar="NAME=VALUE", help="or !=, <, >; * is any text")
     add("--sort", metavar="NAME", help="the least first; with a - before it, the greatest")
-    add(
-        "--group",
-        metavar="NAME",
-        help="mean and spread of the runs of each value; `auto`: of those that differ in seeds",
-    )
+    add("--group", metavar="NAME", help="mean and spread of each value; `auto`: of runs that differ in their seeds")
     add("--best", metavar="NAME", help="print nothing but the path of the best run")
-    add("--x", choices=AXES, default="step", help="what the curves are drawn over")
-    for kind, what in {"png": "the curves", "csv": "a table of the runs", "html": "a report in one file"}.items():
-        add("--output" if kind == "png" else f"--{kind}", type=Path, metavar=f"FILE.{kind}", help=f"write {what}")
+    add("--x", choices=drawing.AXES, default="step", help="what the curves are drawn over")
+    add("--output", type=Path, metavar="FILE", help="where to draw the curves, a .png file")
+    add("--csv", type=Path, metavar="FILE", help="write the runs, the keys in which they differ, and their metrics")
+    add("--html", type=Path, metavar="FILE", help="write a report in one file, which needs no network")
     add("--debug", action="store_true", help="show a traceback with an error")
-    if "--sort" in args[:-1]:  # what follows may begin with a -, which would be a flag of its own
-        i = args.index("--sort")
-        args[i : i + 2] = [f"--sort={args[i + 1]}"]
-    options = parser.parse_args(args)
-    for name, path in {"output.png": options.output, "csv.csv": options.csv, "html.html": options.html}.items():
-        if path and path.suffix != Path(name).suffix:
-            raise ConfigError(f"--{Path(name).stem} {path}: the name must end in {Path(name).suffix}")
-        if path and not path.parent.is_dir():
-            raise ConfigError(f"--{Path(name).stem} {path}: there is no folder {path.parent} -> make it")
+    options = parser.parse_args("\0".join(args).replace("--sort\0-", "--sort=-").split("\0") if args else [])
+    if options.output and options.output.suffix != ".png":
+        raise ConfigError(f"--output {options.output}: the name must end in .png")
+    for path in filter(None, (options.output, options.csv, options.html)):
+        path.parent.mkdir(parents=True, exist_ok=True)
     return options
 
 
@@ -116,12 +140,8 @@ def found(paths: list[Path]) -> list[Record]:
     return records
 
 
-def overview(records: list[Record]) -> tuple[list[str], list[list[str]]]:
-    """A line for each run: how it ended, and why."""
-    return ["run", "state", "steps", "time", "result", "why"], list(map(line, records))
-
-
 def line(record: Record) -> list[str]:
+    """How a run ended, and why, under HEADER."""
     ended = record.ended
     result = ", ".join(f"{name.removeprefix('test/')} {value:.4f}" for name, value in [*record.tested.items()][:SHOWN])
     time = duration(ended["seconds"]) if "seconds" in ended else ""
@@ -146,10 +166,8 @@ def show(header: list[str], lines: Iterable[list[str]]) -> None:
 def grouped(records: list[Record], key: str | None) -> Groups:
     groups: dict[tuple[str, int], list[Record]] = {}
     if key not in (None, "auto"):
-        by: Groups = {}
-        for record in known(records, key, "--group"):
-            by.setdefault(str(record.get(key)), []).append(record)
-        return by
+        values = known(records, key, "--group")
+        return {str(value): [r for v, r in values if str(v) == str(value)] for value, _ in values}
     times: Counter[str] = Counter()  # one group has no run twice
     for record in records:
         facts = compared(record)
@@ -174,8 +192,41 @@ def compare(groups: Groups, axis: str, output: Path) -> None:
     elif len(groups) > 1:
         rank_zero_print("the same config and code")
     show(*measured(groups))
+    figures.save(drawing.curves(curves_of(groups, axis), drawing.AXES[axis][1]), output)
+    rank_zero_print(f"\nCurves: {relative_path(output)}")
+
+
+def curves_of(groups: Groups, axis: str) -> dict[str, list[dict[str, drawing.Curve]]]:
     curves = {label: [record.curves(axis) for record in group] for label, group in groups.items()}
-    figures.save(drawing.curves(curves, AXES[axis]), output)
+    if not any(map(any, curves.values())) and axis != "step":
+        raise ConfigError(f"--x {axis}: no run has recorded that -> --x step")
+    return curves
+
+
+def write_report(file: Path, groups: Groups, axis: str) -> None:
+    """A page that holds its pictures and curves, asks no network and runs no script."""
+    from jinja2 import Environment  # comes with torch
+
+    drawn = curves_of(groups, axis)
+    panels = {kind: svg(drawn, kind, drawing.AXES[axis][1]) for kind in drawing.kinds_of(drawn)}
+    records = [record for group in groups.values() for record in group]
+    lines = [[label, *line(record)] for label, group in groups.items() for record in group]
+    tables = {"Runs": (["", *HEADER], lines), "What differs": differences(groups), "Metrics": measured(groups)}
+    shown = {"records": records, "panels": panels, "tables": tables if len(records) > 1 else {}}
+    helpers = {f.__name__: f for f in (duration, flat, inline, read_json, redact, shares)}
+    page = Environment(autoescape=True).from_string((ROOT / "configs" / "report.html").read_text(encoding="utf-8"))
+    write_text(file, hide(page.render(**shown, **helpers)))
+    rank_zero_print(f"\nReport: {relative_path(file)}")
+
+
+def svg(runs: drawing.Groups, kind: str, label: str) -> str:
+    one = {name: [{k: v for k, v in run.items() if k.endswith(f"/{kind}")} for run in runs[name]] for name in runs}
+    drawing.curves(one, label).savefig(file := BytesIO(), format="svg")
+    return inline(file.getvalue(), "svg+xml")
+
+
+def inline(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def differences(groups: Groups) -> tuple[list[str], list[list[str]]]:
@@ -188,7 +239,7 @@ def differences(groups: Groups) -> tuple[list[str], list[list[str]]]:
 
 def measured(groups: Groups) -> tuple[list[str], list[list[str]]]:
     """The test's metrics, and the last of the others."""
-    runs = [[record.tested | record.last for record in group] for group in groups.values()]
+    runs = [[r.tested | {k: float(v[-1]) for k, (_, v) in r.curves().items()} for r in g] for g in groups.values()]
     names = dict.fromkeys(name for group in runs for run in group for name in run)
     lines = [[name, *(spread([run[name] for run in group if name in run]) for group in runs)] for name in names]
     return ["metric", *(groups if len(groups) > 1 else ["value"])], lines
@@ -200,14 +251,57 @@ def spread(values: list[float]) -> str:
     return f"{statistics.fmean(values):.4g} ± {statistics.stdev(values):.2g} (n={len(values)})"
 
 
-def as_csv(records: list[Record]) -> str:
-    """A line for each run: how it ended, its metrics, and the keys in which the configs differ."""
-    keys = sorted({key for record in records for key in record.config})
+def write_csv(file: Path, records: list[Record]) -> None:
     columns = dict.fromkeys(name for record in records for name in (*record.ended, *record.metrics))
-    columns |= dict.fromkeys(k for k in keys if len({repr(record.config.get(k)) for record in records}) > 1)
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows([["run", *columns], *([r.path, *map(r.get, columns)] for r in records)])
-    return text.getvalue()
+    keys = sorted({key for record in records for key in record.config})
+    columns |= dict.fromkeys(k for k in keys if len({str(record.config.get(k)) for record in records}) > 1)
+    with open(file, "w", newline="", encoding="utf-8") as f:
+        csv.writer(f).writerows([["run", *columns], *([r.path, *map(r.get, columns)] for r in records)])
+
+
+def known(records: list[Record], name: str, flag: str) -> list[tuple[Any, Record]]:
+    """What each run has under a name; raises ConfigError where none knows it."""
+    found = [(record.get(name), record) for record in records]
+    names = {name} if any(v for v, _ in found) else {n for r in records for n in (*r.ended, *r.config, *r.metrics)}
+    if name not in names:
+        longer = next((f"; did you mean {n}?" for n in sorted(names) if n.endswith((f".{name}", f"/{name}"))), "")
+        raise ConfigError(f"{flag} {name}: no run has such a key or metric{longer or nearest(name, names)}")
+    return found
+
+
+def matching(records: list[Record], condition: str) -> list[Record]:
+    name, sign, text = [*re.split("(!=|[=<>])", condition, maxsplit=1), "", ""][:3]
+    wanted: Any = read_text(text, "--filter")[0] if text else None
+    if not name or not text or (sign in ("<", ">") and not is_number(wanted)):
+        raise ConfigError(
+            f"--filter {condition}: not a condition -> NAME=VALUE, NAME!=VALUE, NAME<NUMBER or NAME>NUMBER"
+        )
+    found = known(records, name, "--filter")
+    if sign in ("<", ">"):
+        return [r for value, r in found if is_number(value) and (value < wanted if sign == "<" else value > wanted)]
+    return [r for v, r in found if (v == wanted or fnmatchcase(str(v), text)) == (sign == "=")]
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def ordered(records: list[Record], name: str) -> list[Record]:
+    """By numbers, of -NAME from the greatest down; then by text."""
+    sign, found = -1 if name.startswith("-") else 1, known(records, name.removeprefix("-"), "--sort")
+    ranks = [((0, sign * value) if is_number(value) else (1, str(value)), record) for value, record in found]
+    return [record for _, record in sorted(ranks, key=lambda pair: pair[0])]
+
+
+def best(records: list[Record], name: str) -> Record:
+    """By checkpoints.mode of the runs that monitor such a metric, else by its name."""
+    kind, having = name.rpartition("/")[2], [pair for pair in known(records, name, "--best") if is_number(pair[0])]
+    modes = {r.get("checkpoints.mode") for _, r in having if str(r.get("checkpoints.monitor")).split("/")[-1] == kind}
+    by_name = {mode for mode, names in BETTER.items() if re.fullmatch(f"(.*_)?({names})(_.*)?", kind)}
+    modes = modes if len(modes) == 1 else by_name
+    if len(modes) != 1 or not having:
+        raise ConfigError(f"--best {name}: not a number of which more or less is better -> --sort {name}, or -{name}")
+    return (max if modes == {"max"} else min)(having, key=lambda pair: pair[0])[1]
 
 
 if __name__ == "__main__":

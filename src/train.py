@@ -14,9 +14,7 @@ cut short, to the very same weights; a finished run in --run_dir is left alone. 
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from src.config.request import command_parser, read_request
@@ -149,9 +147,13 @@ def fit_and_test(experiment: "Experiment", folder: RunFolder, logger: Any) -> di
         logged = checkpoint.read_manifest(start)["steps_logged"] if start and rank() == 0 else 0
         metrics = MetricsCSV(folder.path, logged)
         if rank() == 0:
-            other.begin(trainer.loggers, folder, logged, experiment.plain_config)
-            begins = partial(training_begins, folder, model, data, metrics)
-            trainer.callbacks.insert(0, LambdaCallback(on_train_start=lambda *_: begins()))
+            other.begin(trainer.loggers, folder, experiment.plain_config)
+
+            def begin_training(*_: Any) -> None:
+                write_json(folder.path / "data_report.json", data.report)
+                metrics.begin(data.batch_size, model.flops_per_sample)
+
+            trainer.callbacks.insert(0, LambdaCallback(on_train_start=begin_training))
         trainer.loggers = [metrics, *([logger] if logger else []), *trainer.loggers]
         if logger:
             logger.repeat(whole_rows(folder.path / "metrics.csv"))
@@ -166,12 +168,6 @@ def fit_and_test(experiment: "Experiment", folder: RunFolder, logger: Any) -> di
     figures = {name: value for name, value in data.report.items() if name.startswith("data/")}
     ended = {"stopped_by": early[0]} if early else {}
     return {**results[0], **figures, "best": at_best, "epochs": epochs, "steps": steps, **ended}
-
-
-def training_begins(folder: RunFolder, model: Any, data: Any, metrics: Any) -> None:
-    metrics.since = perf_counter()
-    write_json(folder.path / "data_report.json", data.report)
-    folder.note(flops_per_sample=model.flops_per_sample)
 
 
 def print_results(folder: RunFolder, summary: dict[str, Any], uses: Sequence[str]) -> None:

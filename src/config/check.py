@@ -146,11 +146,8 @@ def check_spec(path: str, spec: dict[str, Any], argument: Argument, lines: Lines
         left_out = name not in init_args and not (path.startswith("trainer.logger") and name in RECORDS)
         if wanted.default is MISSING and not wanted.inherited and left_out:
             in_list = any(part.isdigit() for part in path.split("."))
-            fail(
-                lines,
-                path,
-                f"{class_path} needs {name} -> {'add it to its init_args' if in_list else f'give --{path}.{name}'}",
-            )
+            todo = "add it to its init_args" if in_list else f"give --{path}.{name}"
+            fail(lines, path, f"{class_path} needs {name} -> {todo}")
 
 
 def why_refused(class_path: Any, argument: Argument) -> str:

@@ -60,13 +60,8 @@ def keys_of(config: dict[str, Any]) -> Iterator[str]:
             yield f"\n{path}: {title}{more}"
         for name in names:
             value = given.get(name, arguments[name].default)
-            value = (
-                None
-                if value in (MISSING, NOT_PLAIN)
-                else value.get("class_path", value)
-                if isinstance(value, dict)
-                else value
-            )
+            value = None if value in (MISSING, NOT_PLAIN) else value
+            value = value.get("class_path", value) if isinstance(value, dict) else value
             yield f"  {f'{flag}{name} {shown(value)}':<48}  {shorten(arguments[name].doc, 250)}".rstrip()
 
 

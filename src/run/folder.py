@@ -100,14 +100,10 @@ class RunFolder:
         before, code = self.state, code_state(self.path)
         if before.get("code", code)["src_sha256"] != code["src_sha256"]:
             rank_zero_print("The code has changed since this run began: it goes on, but not as it would have.")
-        write_text(self.path / "config.yaml", yaml.dump(config, Dumper=Dumper, sort_keys=False))
         state = {"wandb_id": uuid.uuid4().hex[:8], **before, "origin": self.origin}
-        self.note(**state, command=command, code=code, hardware=hardware())
+        write_text(self.path / "config.yaml", yaml.dump(config, Dumper=Dumper, sort_keys=False))
+        write_json(self.path / "run.json", state | {"command": command, "code": code, "hardware": hardware()})
         (self.path / "summary.json").unlink(missing_ok=True)
-
-    def note(self, **facts: Any) -> None:
-        """Add what is known only later to run.json."""
-        write_json(self.path / "run.json", self.state | facts)
 
     def lock_file(self, rank: int) -> Path:
         return self.path / (f".lock{rank}" if rank else ".lock")

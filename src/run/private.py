@@ -51,11 +51,6 @@ def set_steps_logged(trainer: Trainer, steps: int) -> None:
     trainer.fit_loop.epoch_loop._batches_that_stepped = steps
 
 
-def purge_from(logger: Any, step: int) -> None:
-    """For one curve of a run that goes on: TensorBoard hides what was recorded from this step on, which comes again."""
-    logger._kwargs["purge_step"] = step
-
-
 def skip_idle_hooks(callbacks: Iterable[Callback]) -> None:
     """For steps that cost little: Lightning calls the hooks of a step of each callback, most of which do nothing; those
     that are None it leaves out. In the class they stay what they are, for `super()`."""
