@@ -103,7 +103,7 @@ def main(args: Sequence[str]) -> int:
         write_report(options.html, groups, options.x)
     if options.run and not (options.csv or options.html):
         compare(groups, options.x, options.output or options.run[-1] / "compare.png")
-    elif options.group:
+    elif options.group and not options.html:
         show(*measured(groups))
     return 0
 
@@ -207,15 +207,12 @@ def write_report(file: Path, groups: Groups, axis: str) -> None:
     """A page that holds its pictures and curves, asks no network and runs no script."""
     from jinja2 import Environment  # comes with torch
 
-    drawn = curves_of(groups, axis)
-    panels = {kind: svg(drawn, kind, drawing.AXES[axis][1]) for kind in drawing.kinds_of(drawn)}
-    records = [record for group in groups.values() for record in group]
-    lines = [[label, *line(record)] for label, group in groups.items() for record in group]
-    tables = {"Runs": (["", *HEADER], lines), "What differs": differences(groups), "Metrics": measured(groups)}
-    shown = {"records": records, "panels": panels, "tables": tables if len(records) > 1 else {}}
-    helpers = {f.__name__: f for f in (duration, flat, inline, read_json, redact, shares)}
-    page = Environment(autoescape=True).from_string((ROOT / "configs" / "report.html").read_text(encoding="utf-8"))
-    write_text(file, hide(page.render(**shown, **helpers)))
+    curves = curves_of(groups, axis)
+    panels = {kind: svg(curves, kind, drawing.AXES[axis][1]) for kind in drawing.kinds_of(curves)}
+    tools = (differences, duration, flat, inline, line, measured, read_json, redact, shares)
+    page = Environment(autoescape=True).from_string((ROOT / "configs/report.html").read_text(encoding="utf-8"))
+    shown = page.render(groups=groups, header=HEADER, panels=panels, **{tool.__name__: tool for tool in tools})
+    write_text(file, hide(shown))
     rank_zero_print(f"\nReport: {relative_path(file)}")
 
 
@@ -271,8 +268,10 @@ def known(records: list[Record], name: str, flag: str) -> list[tuple[Any, Record
 
 def matching(records: list[Record], condition: str) -> list[Record]:
     name, sign, text = [*re.split("(!=|[=<>])", condition, maxsplit=1), "", ""][:3]
-    wanted: Any = read_text(text, "--filter")[0] if text else None
-    if not name or not text or (sign in ("<", ">") and not is_number(wanted)):
+    wanted: Any = None
+    with suppress(ConfigError):  # of text that is no YAML, such as *CNN
+        wanted = read_text(text, "--filter")[0]
+    if not text or (sign in ("<", ">") and not is_number(wanted)):
         raise ConfigError(
             f"--filter {condition}: not a condition -> NAME=VALUE, NAME!=VALUE, NAME<NUMBER or NAME>NUMBER"
         )

@@ -10,7 +10,7 @@ from src.run.files import read_json, write_json
 from src.run.folder import RunFolder, flat
 from src.run.terminal import rank_zero_print
 
-NEEDS = {"TensorBoardLogger": "tensorboard", "MLFlowLogger": "mlflow"}  # packages, and extras of the same name
+PACKAGES = {"TensorBoardLogger": "tensorboard", "MLFlowLogger": "mlflow", "CSVLogger": "csv"}  # and their extras
 
 
 def at_home(spec: Any, folder: RunFolder) -> Any:
@@ -18,17 +18,17 @@ def at_home(spec: Any, folder: RunFolder) -> Any:
     if not isinstance(spec, dict):  # true is metrics.csv, which all runs have
         return [at_home(one, folder) for one in spec] if isinstance(spec, list) else None
     path, kind = folder.path.resolve(), spec["class_path"].rpartition(".")[2]
-    if kind in NEEDS:
-        need(NEEDS[kind], NEEDS[kind])
     last = read_json((folder.checkpoints / "last.ckpt").resolve().with_suffix(".json"))
-    named = {"experiment_name": path.parent.name, "run_name": path.name, "run_id": folder.state.get("mlflow_run_id")}
-    home: dict[str, dict[str, Any]] = {
+    home: dict[str, Any] = {
         "TensorBoardLogger": {"name": "", "version": "tensorboard", "purge_step": last.get("steps_logged")},
+        "MLFlowLogger": {"experiment_name": path.parent.name, "run_name": path.name} | folder.state.get("mlflow", {}),
         "CSVLogger": {"name": "csv"},
-        "MLFlowLogger": {"save_dir": f"{path}/mlruns", **named},
     }
-    known = {"save_dir": str(path)} | home[kind] if kind in home else {}
-    return {**spec, "init_args": known | (spec.get("init_args") or {})}
+    if kind in home:
+        need(PACKAGES[kind], PACKAGES[kind])
+        place = path / "mlruns" if kind == "MLFlowLogger" else path
+        spec = {**spec, "init_args": {"save_dir": str(place)} | home[kind] | (spec.get("init_args") or {})}
+    return spec
 
 
 def begin(loggers: Iterable[Any], folder: RunFolder, config: dict[str, Any]) -> None:
@@ -38,10 +38,10 @@ def begin(loggers: Iterable[Any], folder: RunFolder, config: dict[str, Any]) -> 
     for logger in loggers:
         kind, state = type(logger).__name__, folder.state
         try:
-            if kind != "MLFlowLogger" or "mlflow_run_id" not in state:  # which lets no parameter change
+            if kind != "MLFlowLogger" or "mlflow" not in state:  # which lets no parameter change
                 logger.log_hyperparams(flat(config))
             if kind == "MLFlowLogger":
-                write_json(folder.path / "run.json", state | {"mlflow_run_id": logger.version})
+                write_json(folder.path / "run.json", state | {"mlflow": {"run_id": logger.version}})
             logger.save()
         except Exception as e:  # of whatever its package raises
             why = " ".join(str(e).split())
