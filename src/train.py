@@ -7,8 +7,8 @@
 The run is written to logs/<experiment>/<time>/, or to --run_dir. The same command again goes on with a run that was
 cut short, to the very same weights; a finished run in --run_dir is left alone. --resume none always begins a new run,
 --resume PATH one that goes on from where another run or checkpoint was. Any key of the config can be given as a flag;
---print_config shows them all. Exit codes: 0 done, 1 a bug, 2 config, 3 data, 4 checkpoint, 5 numbers, 75 environment,
-130 and 143 stopped by a signal with a checkpoint written.
+--print_config shows them all, --wandb.mode disabled turns W&B off. Exit codes: 0 done, 1 a bug, 2 config, 3 data,
+4 checkpoint, 5 numbers, 75 environment, 130 and 143 stopped by a signal with a checkpoint written.
 """
 
 import sys

@@ -1,8 +1,8 @@
 """Lightning's other loggers, named by `trainer.logger`: they record in the run folder, go on with a run, stop none."""
 
 import os
-from collections.abc import Iterable
-from functools import partialmethod
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from src.run.errors import EnvironmentFault, need
@@ -11,6 +11,9 @@ from src.run.folder import RunFolder, flat
 from src.run.terminal import rank_zero_print
 
 PACKAGES = {"TensorBoardLogger": "tensorboard", "MLFlowLogger": "mlflow", "CSVLogger": "csv"}  # and their extras
+
+# Folders need no database; a server that does not answer would be tried for minutes.
+MLFLOW = {"ALLOW_FILE_STORE": "true", "HTTP_REQUEST_MAX_RETRIES": "2", "HTTP_REQUEST_TIMEOUT": "10"}
 
 
 def at_home(spec: Any, folder: RunFolder) -> Any:
@@ -24,6 +27,8 @@ def at_home(spec: Any, folder: RunFolder) -> Any:
         "MLFlowLogger": {"experiment_name": path.parent.name, "run_name": path.name} | folder.state.get("mlflow", {}),
         "CSVLogger": {"name": "csv"},
     }
+    for name, value in MLFLOW.items():
+        os.environ.setdefault(f"MLFLOW_{name}", value)
     if kind in home:
         need(PACKAGES[kind], PACKAGES[kind])
         place = path / "mlruns" if kind == "MLFlowLogger" else path
@@ -33,8 +38,6 @@ def at_home(spec: Any, folder: RunFolder) -> Any:
 
 def begin(loggers: Iterable[Any], folder: RunFolder, config: dict[str, Any]) -> None:
     """Record the config; raises EnvironmentFault where a folder cannot be written, or a server does not answer."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # else it tries for minutes
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     for logger in loggers:
         kind, state = type(logger).__name__, folder.state
         try:
@@ -46,22 +49,21 @@ def begin(loggers: Iterable[Any], folder: RunFolder, config: dict[str, Any]) -> 
         except Exception as e:  # of whatever its package raises
             why = " ".join(str(e).split())
             raise EnvironmentFault(f"trainer.logger: {kind}: {why} -> mend that, or leave it out") from e
-        logger.__class__ = type(kind, (Guarded, type(logger)), {})
+        guard(logger)
 
 
-class Guarded:
-    """Goes before a logger's class: its first error is a line in the terminal, and the end of its record."""
+def guard(logger: Any) -> None:
+    """Make a logger's first error a line in the terminal, and the end of its record."""
+    failed: list[Exception] = []
 
-    failed = False
-
-    def attempt(self, name: str, *args: Any, **kwargs: Any) -> None:
+    def attempt(act: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         try:
-            if not self.failed:
-                getattr(super(), name)(*args, **kwargs)
+            if not failed:
+                act(*args, **kwargs)
         except Exception as e:  # whatever it is, the run is worth more than its record
-            self.failed = True
-            why = f"{type(self).__name__}: {' '.join(str(e).split())}"
+            failed.append(e)
+            why = f"{type(logger).__name__}: {' '.join(str(e).split())}"
             rank_zero_print(f"{why}; nothing more is recorded there. metrics.csv has all metrics.")
 
-    log_metrics = partialmethod(attempt, "log_metrics")
-    save, finalize = partialmethod(attempt, "save"), partialmethod(attempt, "finalize")
+    for name in ("log_metrics", "save", "finalize"):
+        setattr(logger, name, partial(attempt, getattr(logger, name)))
