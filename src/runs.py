@@ -90,13 +90,13 @@ def main(args: Sequence[str]) -> int:
     if options.best:
         print(best(records, options.best).path)
         return 0
+    groups = grouped(records, options.group)
     show(HEADER, map(line, records))
     if len(records) == 1 and "ledger" in (summary := records[0].folder.summary):
         ledger = summary["ledger"]
         rank_zero_print("")
         shown = [(part, share) for part, share in shares(ledger) if share >= 0.0005]
         show(["time in", "s", "share"], [[part, f"{ledger[part]:.2f}", f"{share:.1%}"] for part, share in shown])
-    groups = grouped(records, options.group)
     if options.csv:
         write_csv(options.csv, records)
     if options.html:
