@@ -42,16 +42,11 @@ from src.run.ledger import shares
 from src.run.redact import hide, redact
 from src.run.terminal import console, duration, rank_zero_print, relative_path
 
-SEEDS = ("seed_everything", "data.seed")
 HEADER, SHOWN = ["run", "state", "steps", "time", "result", "why"], 6  # metrics of a run in the overview
-KINDS = ("train/", "val/", "perf/")  # of metrics.csv
-# Of metrics that no run monitors.
 BETTER = {"max": "acc|f1|auroc|r2|mfu|samples_per_sec", "min": "loss|perplexity|bpb|rmse|mae|mse|seconds|sec|frac"}
 
 
-class Record:
-    """What is known of a run, whatever state it is in."""
-
+class Record:  # what is known of a run, whatever state it is in
     def __init__(self, path: Path) -> None:
         self.path, self.folder = path, RunFolder(path)
         self.ended = {"time": (path / "run.json").stat().st_mtime, **flat(ending(self.folder))}
@@ -62,12 +57,12 @@ class Record:
 
     def curves(self, axis: str = "step") -> dict[str, drawing.Curve]:
         with suppress(ValueError):  # of a damaged file
-            return drawing.read_curves(self.path, KINDS, drawing.AXES[axis][0])
+            return drawing.read_curves(self.path, ("train/", "val/", "perf/"), drawing.AXES[axis][0])
         return {}
 
     @cached_property
     def metrics(self) -> dict[str, float]:
-        best = self.ended.get("best.step") or math.inf  # which counts from 1
+        best = self.ended.get("best.step") or math.inf
         until = {name: values[steps < best] for name, (steps, values) in self.curves().items()}
         return {name: float(values[-1]) for name, values in until.items() if len(values)}
 
@@ -84,19 +79,18 @@ def main(args: Sequence[str]) -> int:
     options = parse(args)
     records = found(options.run or [LOGS])
     for condition in options.filter:
-        records = matching(records, condition)
-    if options.sort:
-        records = ordered(records, options.sort)
+        if not (records := matching(records, condition)):
+            raise CheckpointError(f"--filter {condition}: no run is left -> name another value")
+    records = ordered(records, options.sort) if options.sort else records
     if options.best:
         print(best(records, options.best).path)
         return 0
     groups = grouped(records, options.group)
     show(HEADER, map(line, records))
     if len(records) == 1 and "ledger" in (summary := records[0].folder.summary):
-        ledger = summary["ledger"]
         rank_zero_print("")
-        shown = [(part, share) for part, share in shares(ledger) if share >= 0.0005]
-        show(["time in", "s", "share"], [[part, f"{ledger[part]:.2f}", f"{share:.1%}"] for part, share in shown])
+        shown = [(part, summary["ledger"][part], share) for part, share in shares(summary["ledger"]) if share >= 0.0005]
+        show(["time in", "s", "share"], [[part, f"{seconds:.2f}", f"{share:.1%}"] for part, seconds, share in shown])
     if options.csv:
         write_csv(options.csv, records)
     if options.html:
@@ -141,7 +135,6 @@ def found(paths: list[Path]) -> list[Record]:
 
 
 def line(record: Record) -> list[str]:
-    """How a run ended, and why, under HEADER."""
     ended = record.ended
     result = ", ".join(f"{name.removeprefix('test/')} {value:.4f}" for name, value in [*record.tested.items()][:SHOWN])
     time = duration(ended["seconds"]) if "seconds" in ended else ""
@@ -171,7 +164,10 @@ def grouped(records: list[Record], key: str | None) -> Groups:
     times: Counter[str] = Counter()  # one group has no run twice
     for record in records:
         facts = compared(record)
-        alike, same = (repr(sorted(k for k in facts.items() if k[0] not in free)) for free in (SEEDS, ()))
+        alike, same = (
+            repr(sorted(k for k in facts.items() if k[0] not in free))
+            for free in (("seed_everything", "data.seed"), ())
+        )
         groups.setdefault((alike, times[same]), []).append(record)
         times[same] += 1
     return {chr(ord("A") + i % 26) + ("" if i < 26 else str(i // 26)): g for i, g in enumerate(groups.values())}
@@ -198,9 +194,9 @@ def compare(groups: Groups, axis: str, output: Path) -> None:
 
 def curves_of(groups: Groups, axis: str) -> dict[str, list[dict[str, drawing.Curve]]]:
     curves = {label: [record.curves(axis) for record in group] for label, group in groups.items()}
-    if not any(map(any, curves.values())) and axis != "step":
-        raise ConfigError(f"--x {axis}: no run has recorded that -> --x step")
-    return curves
+    if axis == "step" or any(map(any, curves.values())):
+        return curves
+    raise ConfigError(f"--x {axis}: no run has recorded that -> --x step")
 
 
 def write_report(file: Path, groups: Groups, axis: str) -> None:
@@ -227,7 +223,6 @@ def inline(data: bytes, kind: str) -> str:
 
 
 def differences(groups: Groups) -> tuple[list[str], list[list[str]]]:
-    """The keys in which the configs of groups differ."""
     configs = [list(map(compared, group)) for group in groups.values()]
     keys = sorted({key for group in configs for config in group for key in config})
     values = ([key, *(",".join(dict.fromkeys(c.get(key, "-") for c in group)) for group in configs)] for key in keys)
@@ -272,9 +267,7 @@ def matching(records: list[Record], condition: str) -> list[Record]:
     with suppress(ConfigError):  # of text that is no YAML, such as *CNN
         wanted = read_text(text, "--filter")[0]
     if not text or (sign in ("<", ">") and not is_number(wanted)):
-        raise ConfigError(
-            f"--filter {condition}: not a condition -> NAME=VALUE, NAME!=VALUE, NAME<NUMBER or NAME>NUMBER"
-        )
+        raise ConfigError(f"--filter {condition}: not a condition -> NAME=VALUE, NAME!=VALUE, NAME<NUMBER, NAME>NUMBER")
     found = known(records, name, "--filter")
     if sign in ("<", ">"):
         return [r for value, r in found if is_number(value) and (value < wanted if sign == "<" else value > wanted)]
@@ -293,11 +286,11 @@ def ordered(records: list[Record], name: str) -> list[Record]:
 
 
 def best(records: list[Record], name: str) -> Record:
-    """By checkpoints.mode of the runs that monitor such a metric, else by its name."""
+    """By checkpoints.mode of the runs that monitor such a metric, else by BETTER."""
     kind, having = name.rpartition("/")[2], [pair for pair in known(records, name, "--best") if is_number(pair[0])]
     modes = {r.get("checkpoints.mode") for _, r in having if str(r.get("checkpoints.monitor")).split("/")[-1] == kind}
-    by_name = {mode for mode, names in BETTER.items() if re.fullmatch(f"(.*_)?({names})(_.*)?", kind)}
-    modes = modes if len(modes) == 1 else by_name
+    if len(modes) != 1:
+        modes = {mode for mode, names in BETTER.items() if re.fullmatch(f"(.*_)?({names})(_.*)?", kind)}
     if len(modes) != 1 or not having:
         raise ConfigError(f"--best {name}: not a number of which more or less is better -> --sort {name}, or -{name}")
     return (max if modes == {"max"} else min)(having, key=lambda pair: pair[0])[1]

@@ -28,6 +28,7 @@ def written(copied, run, tmp_path):
     (tmp_path / "logs/c").rename(evil)
     config = (evil / "config.yaml").read_text()
     (evil / "config.yaml").write_text(config.replace("tags: null", f"tags: ['{EVIL}']"))
+    (evil / "data_report.json").write_text(json.dumps({"train": {"samples": 1293}}))
     summary = json.loads((evil / "summary.json").read_text())
     (evil / "summary.json").write_text(json.dumps(summary | {"status": "failed", "exit_code": 1, "error": EVIL}))
     run([tmp_path / "logs", "--html", tmp_path / "all.html"], command=runs.main)

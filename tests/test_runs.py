@@ -90,6 +90,11 @@ def test_a_name_that_no_run_knows(flags, says, trained, run):
     assert output.count("\n") == 1
 
 
+def test_no_run_is_left(trained, run):
+    output = run([trained, "--filter", "status=nope", "--best", "test/acc"], command=runs.main, code=4)
+    assert output == "error: --filter status=nope: no run is left -> name another value\n"
+
+
 def test_the_best_is_a_path_alone(trained, run):
     summaries = {name: json.loads((trained / name / "summary.json").read_text()) for name in "abc"}
     least = min("abc", key=lambda name: summaries[name]["best"]["val/loss"])
