@@ -7,8 +7,8 @@
 The run is written to logs/<experiment>/<time>/, or to --run_dir. The same command again goes on with a run that was
 cut short, to the very same weights; a finished run in --run_dir is left alone. --resume none always begins a new run,
 --resume PATH one that goes on from where another run or checkpoint was. Any key of the config can be given as a flag;
---print_config shows them all. Exit codes: 0 done, 1 a bug, 2 config, 3 data, 4 checkpoint, 5 numbers, 75 environment,
-130 and 143 stopped by a signal with a checkpoint written.
+--print_config shows them all, --wandb.mode disabled turns W&B off. Exit codes: 0 done, 1 a bug, 2 config, 3 data,
+4 checkpoint, 5 numbers, 75 environment, 130 and 143 stopped by a signal with a checkpoint written.
 """
 
 import sys
@@ -100,6 +100,7 @@ def record(experiment: "Experiment", folder: RunFolder) -> int:
     finally:
         LEDGER.mark("end")
         summary["ledger"] = LEDGER.so_far()
+        summary["first_step"] = folder.first_step  # time and ledger are of what came after it
         summary["seconds"] = round(sum(summary["ledger"].values()), 1)
         folder.close(summary)
         if logger:
@@ -130,7 +131,9 @@ def fit_and_test(experiment: "Experiment", folder: RunFolder, logger: Any) -> di
     from lightning.pytorch.callbacks import LambdaCallback
 
     from src.callbacks.checkpoints import Checkpoints
-    from src.loggers.metrics_csv import MetricsCSV, whole_rows
+    from src.loggers import other
+    from src.loggers.curves import whole_rows
+    from src.loggers.metrics_csv import MetricsCSV
     from src.run import checkpoint
     from src.run.faults import faults_of
     from src.run.resume import begin
@@ -142,10 +145,16 @@ def fit_and_test(experiment: "Experiment", folder: RunFolder, logger: Any) -> di
         if start:
             model.init_from = None  # the run has weights of its own
         logged = checkpoint.read_manifest(start)["steps_logged"] if start and rank() == 0 else 0
-        trainer.loggers = [MetricsCSV(folder.path, logged), *([logger] if logger else []), *trainer.loggers]
+        metrics = MetricsCSV(folder.path, logged)
         if rank() == 0:
-            report = folder.path / "data_report.json"
-            trainer.callbacks.insert(0, LambdaCallback(on_train_start=lambda *_: write_json(report, data.report)))
+            other.begin(trainer.loggers, folder, experiment.plain_config)
+
+            def begin_training(*_: Any) -> None:
+                write_json(folder.path / "data_report.json", data.report)
+                metrics.begin(data.batch_size, model.flops_per_sample)
+
+            trainer.callbacks.insert(0, LambdaCallback(on_train_start=begin_training))
+        trainer.loggers = [metrics, *([logger] if logger else []), *trainer.loggers]
         if logger:
             logger.repeat(whole_rows(folder.path / "metrics.csv"))
         trainer.fit(model, datamodule=data, ckpt_path=start)  # nothing is left to do where training was done
@@ -163,7 +172,7 @@ def fit_and_test(experiment: "Experiment", folder: RunFolder, logger: Any) -> di
 
 def print_results(folder: RunFolder, summary: dict[str, Any], uses: Sequence[str]) -> None:
     """What happened, and what to type next."""
-    from src.loggers.metrics_csv import read_curves
+    from src.loggers.curves import read_curves
 
     best, speed = summary["best"], read_curves(folder.path, ("perf/samples_per_sec",))
     found = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if name != "step" and value is not None)

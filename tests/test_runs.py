@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import pytest
 from conftest import ROOT, SMALL
 
 from src import runs, train
-from src.loggers.metrics_csv import read_curves
+from src.loggers.curves import read_curves, whole_rows
 from src.run.command import run_command
 
 
@@ -45,6 +46,126 @@ def test_runs_that_differ_in_their_seed_are_one_column(trained, run):
     assert (trained / "b/compare.png").exists()
 
 
+def test_found_by_config_and_metrics(trained, run):
+    def listed(*flags):
+        lines = run([trained, "--csv", trained.parent / "all.csv", *flags], command=runs.main).splitlines()
+        return [line.split("/")[-1][0] for line in lines[1:] if line.startswith(str(trained))]
+
+    loss = {name: json.loads((trained / name / "summary.json").read_text())["test/loss"] for name in "abc"}
+    by_loss = sorted("abc", key=loss.get)
+    assert listed("--sort", "test/loss") == by_loss
+    assert listed("--sort", "-test/loss") == by_loss[::-1]
+    assert listed("--filter", "data.batch_size=64") == ["a", "b"]
+    assert listed("--filter", "data.batch_size!=64", "--filter", "status=finished") == ["c"]
+    assert listed("--filter", f"test/loss<{loss[by_loss[1]]}") == by_loss[:1]
+    assert listed("--filter", "model.network=*MLP", "--filter", "seed_everything>0") == ["b"]
+    assert listed("--filter", "model.network.widths=[32, 16]", "--filter", "model.init_from=null") == ["a", "b", "c"]
+    with open(trained.parent / "all.csv", newline="") as f:
+        first = next(csv.DictReader(f))
+    assert first["run"] == str(trained / "a")
+    assert float(first["test/loss"]) == loss["a"]
+    assert {"status", "data.batch_size", "seed_everything", "val/loss"} <= first.keys()
+    assert "model.network.dropout" not in first  # in which no two differ
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--sort", "acc"], "--sort acc: no run has such a key or metric; did you mean test/acc?"),
+        (
+            ["--filter", "data.batchsize=1"],
+            "--filter data.batchsize: no run has such a key or metric; did you mean data.b",
+        ),
+        (["--best", "val/los"], "did you mean val/loss?"),
+        (["--best", "data.batch_size"], "not a number of which more or less is better -> --sort"),
+        (["--group", "data.nope"], "--group data.nope: no run has such a key"),
+        (["--filter", "test/acc"], "not a condition -> NAME=VALUE"),
+        (["--filter", "test/acc>high"], "not a condition -> NAME=VALUE"),
+        (["--x", "nope"], "invalid choice: 'nope'"),
+    ],
+)
+def test_a_name_that_no_run_knows(flags, says, trained, run):
+    output = run([trained, *flags], command=runs.main, code=2)
+    assert says in output
+    assert output.count("\n") == 1
+
+
+def test_no_run_is_left(trained, run):
+    output = run([trained, "--filter", "status=nope", "--best", "test/acc"], command=runs.main, code=4)
+    assert output == "error: --filter status=nope: no run is left -> name another value\n"
+
+
+def test_the_best_is_a_path_alone(trained, run):
+    summaries = {name: json.loads((trained / name / "summary.json").read_text()) for name in "abc"}
+    least = min("abc", key=lambda name: summaries[name]["best"]["val/loss"])
+    assert run([trained, "--best", "val/loss"], command=runs.main) == f"{trained / least}\n"
+    most = max("abc", key=lambda name: summaries[name]["test/acc"])
+    best = run([trained, "--best", "test/acc"], command=runs.main).strip()
+    assert summaries[best[-1]]["test/acc"] == summaries[most]["test/acc"]
+    for name in "abc":  # a metric of which nobody knows which is better, but the config does
+        summary = summaries[name] | {"test/glow": {"a": 1.0, "b": 3.0, "c": 2.0}[name]}
+        (trained / name / "summary.json").write_text(json.dumps(summary))
+        config = (trained / name / "config.yaml").read_text()
+        changed = config.replace("monitor: val/loss", "monitor: val/glow").replace("mode: min", "mode: max")
+        (trained / name / "config.yaml").write_text(changed)
+    assert run([trained, "--best", "test/glow"], command=runs.main) == f"{trained / 'b'}\n"
+
+
+def test_groups_of_a_key(trained, run):
+    output = run([trained, "--group", "data.batch_size", "--x", "samples"], command=runs.main)
+    accs = {name: json.loads((trained / name / "summary.json").read_text())["test/acc"] for name in "abc"}
+    shown = row(output, "test/acc")
+    assert [float(shown[1]), float(shown[-1])] == pytest.approx([(accs["a"] + accs["b"]) / 2, accs["c"]], rel=1e-3)
+    assert "(n=2)" in shown
+
+
+def test_what_curves_are_drawn_over(trained, run):
+    rows = whole_rows(trained / "c/metrics.csv")
+    assert [float(row["perf/samples"]) for row in rows[:2]] == [20 * 32, 40 * 32]
+    assert float(rows[0]["perf/flops"]) == 3 * 20 * 32 * 2 * (64 * 32 + 32 * 16 + 16 * 10)
+    assert 0 < float(rows[0]["perf/seconds"]) < float(rows[-1]["perf/seconds"]) < 60
+    for axis in ("step", "samples", "time", "flops"):
+        run([trained / "a", trained / "c", "--x", axis], command=runs.main)
+    for name in "ac":
+        text = (trained / name / "metrics.csv").read_text()
+        (trained / name / "metrics.csv").write_text(text.replace("perf/seconds", "perf/other"))
+    output = run([trained / "a", trained / "c", "--x", "time"], command=runs.main, code=2)
+    assert "--x time: no run has recorded that -> --x step" in output
+
+
+def test_a_damaged_run_breaks_no_list(trained, run):
+    (trained / "a/config.yaml").write_bytes(b"\xff{")
+    (trained / "a/metrics.csv").write_text("step,train/loss,val/loss\n1,x,y\n")
+    (trained / "b/summary.json").write_text("[1, 2")
+    (trained / "c/run.json").write_text("[]")
+    output = run([trained], command=runs.main)
+    assert row(output, str(trained / "b"))[1:3] == ["cut", "short"]
+    assert run([trained, "--sort", "val/loss", "--csv", trained / "t.csv"], command=runs.main).count("finished") == 2
+    assert run([trained, "--filter", "data.batch_size=32"], command=runs.main).count("finished") == 1
+    run([trained, "--html", trained / "t.html"], command=runs.main)
+
+
+def test_the_time_of_a_run_that_went_on_names_its_first_step(start, run, tmp_path):
+    args = [*SMALL, "--trainer.max_epochs", 1000, "--run_dir", tmp_path / "run"]
+    child = start(args)
+    child.wait_for(tmp_path / "run/checkpoints/last.ckpt")
+    child.kill(signal.SIGTERM)
+    assert child.wait() == 143
+    steps = json.loads((tmp_path / "run/summary.json").read_text())["steps"]
+    before = float(whole_rows(tmp_path / "run/metrics.csv")[-1]["perf/seconds"])
+    child = start(args)
+    while int(whole_rows(tmp_path / "run/metrics.csv")[-1]["step"]) < steps + 40:
+        time.sleep(0.05)
+    child.kill(signal.SIGTERM)
+    assert child.wait() == 143
+    assert f" s from step {steps}" in run([tmp_path / "run"], command=runs.main)
+    rows = whole_rows(tmp_path / "run/metrics.csv")
+    seconds = [float(row["perf/seconds"]) for row in rows]
+    assert seconds == sorted(seconds)
+    assert before < seconds[-1]
+    assert [float(row["perf/samples"]) for row in rows] == [(int(row["step"]) + 1) * 64 for row in rows]
+
+
 def other_code(folder):
     state = json.loads((folder / "run.json").read_text())
     state["code"]["src_sha256"] = "0" * 64
@@ -64,7 +185,7 @@ def test_runs_of_one_seed_or_of_other_code_are_not_other_seeds(trained, run):
     assert "the same config" not in output
     assert "(n=2)" not in output
     output = run([trained / name for name in ("a", "edited", "b", "again")], command=runs.main)
-    assert row(output, "A:")[2:] == ["and", "1", "more", "with", "other", "seeds"]
+    assert row(output, "A:")[2:] == ["and", "1", "more"]
     assert row(output, "seed_everything") == ["seed_everything", "0,1", "0", "0"]
     other_code(trained / "b")
     output = run([trained / "a", trained / "b"], command=runs.main)

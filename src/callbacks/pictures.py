@@ -6,8 +6,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from src.data.module import Batch
-from src.loggers.curves import curves
-from src.loggers.metrics_csv import read_curves
+from src.loggers.curves import curves, read_curves
 from src.run import figures
 from src.run.errors import Stopped
 from src.run.ledger import LEDGER

@@ -30,6 +30,7 @@ from src.config.request import Request, with_defaults
 from src.config.signatures import Argument, Signature, signature
 from src.config.source import find
 from src.config.strict_yaml import join
+from src.loggers.other import at_home
 from src.models.factory import origin
 from src.run.checkpoint import checkpoint_io_for
 from src.run.device import check_devices, check_precision, fastest_precision
@@ -103,7 +104,9 @@ class Experiment:
         self.model = self.made("model", config["model"], TOP.arguments["model"])
         specs = {name: {"class_path": path, "init_args": config[name]} for name, path in SECTIONS.items()}
         self.sections = {name: self.made(name, spec, Argument()) for name, spec in specs.items() if name != "trainer"}
-        trainer = self.arguments("trainer", config["trainer"], section("trainer"))
+        root = trainer_overrides.get("default_root_dir")
+        logger = at_home(config["trainer"].get("logger"), RunFolder(Path(root))) if root else None
+        trainer = self.arguments("trainer", config["trainer"] | {"logger": logger}, section("trainer"))
         self.trainer: Any = self.make_trainer(trainer, **trainer_overrides)
         self.trainer.strategy.checkpoint_io = checkpoint_io_for(self.trainer.strategy)
         if isinstance(self.trainer.strategy, FSDP):

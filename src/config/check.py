@@ -39,6 +39,7 @@ TOP = Signature(
     }
 )
 FILLED_IN = ("params", "optimizer", "num_steps", "total_steps", "seed", "in_chans", "img_size")  # which a run fills in
+RECORDS = ("save_dir", "name", "version", "experiment_name", "run_name", "run_id")  # of a logger, which the run names
 NOT_FOR_USERS = {
     "default_root_dir": "is the run folder -> set --run_dir",
     "accumulate_grad_batches": "follows from the batch sizes -> set data.micro_batch_size",
@@ -82,7 +83,8 @@ def specs(node: Any, path: str = "", within: bool = True) -> Iterator[tuple[str,
 def filled_in(config: dict[str, Any], path: str) -> tuple[str, ...]:
     """Arguments of a group that no config states: what the run knows, and for a network the facts of data and model."""
     known = [config[name]["class_path"] for name in ("data", "model")] if path.startswith("model.") else []
-    return FILLED_IN + tuple(fact for one in known for fact in class_attribute(one, "provides") or ())
+    of_logger = RECORDS if path.startswith("trainer.logger") else ()
+    return FILLED_IN + of_logger + tuple(fact for one in known for fact in class_attribute(one, "provides") or ())
 
 
 def check(config: dict[str, Any], lines: Lines) -> None:
@@ -141,7 +143,8 @@ def check_spec(path: str, spec: dict[str, Any], argument: Argument, lines: Lines
         fail(lines, path, refusal)
     known = signature(class_path) if not (argument.named and argument.named.factory) else None
     for name, wanted in known.arguments.items() if known else ():
-        if wanted.default is MISSING and not wanted.inherited and name not in init_args:
+        left_out = name not in init_args and not (path.startswith("trainer.logger") and name in RECORDS)
+        if wanted.default is MISSING and not wanted.inherited and left_out:
             todo = "add it to its init_args" if any(map(str.isdigit, path.split("."))) else f"give --{path}.{name}"
             fail(lines, path, f"{class_path} needs {name} -> {todo}")
 

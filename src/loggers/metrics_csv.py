@@ -1,42 +1,28 @@
 import csv
 import io
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from src.loggers.curves import whole_rows
 from src.run.files import write_text
 from src.run.terminal import rank
 
-
-def read_curves(run_dir: Path, kinds: tuple[str, ...]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Steps [T] and values [T] of each metric whose name begins with one of `kinds`."""
-    points: dict[str, list[tuple[int, float]]] = {}
-    for row in whole_rows(run_dir / "metrics.csv"):
-        for name, value in row.items():
-            if value and name.startswith(kinds):
-                points.setdefault(name, []).append((int(row["step"]), float(value)))
-    return {name: (np.array(p)[:, 0], np.array(p)[:, 1]) for name, p in points.items()}
-
-
-def whole_rows(path: Path) -> list[dict[str, str]]:
-    """Without a last row that is only begun, and what is no row at all."""
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8", errors="replace") as f:
-        rows = list(csv.DictReader(line.replace("\0", "") for line in f if line.endswith("\n")))
-    return [row for row in rows if None not in row and None not in row.values() and row.get("step", "").isdecimal()]
+TAKEN = ("perf/seconds", "perf/samples", "perf/flops")
 
 
 class MetricsCSV(Logger):
     """`metrics.csv` in the run folder: a row for each logged step, a column for each metric, rows added as they come.
 
-    `step` is the index of the optimizer step, from 0. A run that goes on after `resume_step` steps first drops the rows
-    from there on, because it will write them again. Lightning's CSVLogger deletes the file of a run that goes on, and a
-    kill loses what it has not written yet, or the whole file while it adds a column.
+    `step` is the index of the optimizer step, from 0. `perf/seconds`, `perf/samples` and `perf/flops`, three times the
+    forward pass's, are what training has taken until then, also in earlier processes, without steps that were lost. A
+    run that goes on after `resume_step` steps first drops the rows from there on, because it will write them again.
+    Lightning's CSVLogger deletes the file of a run that goes on, and a kill loses what it has not written yet, or the
+    whole file while it adds a column.
     """
 
     name, version = "metrics", ""
@@ -44,8 +30,18 @@ class MetricsCSV(Logger):
     def __init__(self, run_dir: Path, resume_step: int = 0) -> None:
         super().__init__()
         self.path, self.columns = run_dir / "metrics.csv", ["step", "epoch"]
+        self.before = {"step": -1.0, **dict.fromkeys(TAKEN, 0.0)}  # what was taken until the last row that is kept
+        self.begin()
         if self.path.exists() and rank() == 0:
-            self.rewrite([row for row in whole_rows(self.path) if int(row["step"]) < resume_step])
+            kept = [row for row in whole_rows(self.path) if int(row["step"]) < resume_step]
+            for row in kept[-1:]:
+                self.before = {name: float(row.get(name) or 0) for name in ("step", *TAKEN)}
+            self.rewrite(kept)
+
+    def begin(self, batch_size: int = 0, flops_per_sample: int | None = None) -> None:
+        """Training begins now."""
+        self.begun = time.perf_counter()
+        self.per_step = (batch_size, 3 * batch_size * (flops_per_sample or 0))
 
     @property
     def save_dir(self) -> str:
@@ -57,7 +53,10 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        row = {"step": step, **metrics}
+        steps = (step or 0) - self.before["step"]
+        taken = (time.perf_counter() - self.begun, *(steps * n for n in self.per_step))
+        sums = {name: round(self.before[name] + n, 3) for name, n in zip(TAKEN, taken, strict=True) if n}
+        row = {"step": step, **metrics, **sums}
         if not self.path.exists() or not row.keys() <= set(self.columns):
             self.rewrite(whole_rows(self.path), sorted(row))
         with open(self.path, "a", newline="", encoding="utf-8") as f:

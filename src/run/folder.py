@@ -20,9 +20,10 @@ from src.run.redact import hide
 from src.run.terminal import rank, rank_zero_print, relative_path
 
 LOGS = ROOT / "logs"
+FASTEST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times, where PyYAML was built with it
 # Keys that may differ when a run goes on: the weights do not depend on them, on the micro-batch and on the levers of a
 # model that does not fit but for the last bits, and for dropout's numbers where blocks are compiled.
-FREE: tuple[str, ...] = ("wandb", "pictures", "progress", "throughput", "threads")
+FREE: tuple[str, ...] = ("wandb", "pictures", "progress", "throughput", "threads", "trainer.logger")
 FREE += ("data.num_workers", "data.worker_timeout_sec", "data.on_device", "data.micro_batch_size")
 FREE += ("model.activation_checkpointing", "model.compile", "model.loss_chunks")
 # A batch is the same on other devices: so are the weights, but for last bits, numbers of dropout, and batch norms.
@@ -63,7 +64,7 @@ class RunFolder:
         if not file.is_file():
             raise CheckpointError(f"{self.path}: no run is here (there is no config.yaml) -> name a folder under logs/")
         with suppress(yaml.YAMLError, UnicodeDecodeError):
-            config = yaml.safe_load(file.read_text(encoding="utf-8"))
+            config = yaml.load(file.read_text(encoding="utf-8"), FASTEST)
         if not isinstance(config, dict):
             raise CheckpointError(f"{file}: damaged -> put it back (run.json has the command), or start a new run")
         return config

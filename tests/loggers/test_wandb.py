@@ -98,6 +98,21 @@ def test_everything_is_recorded_offline(run, tmp_path):
     assert exit_codes(folder) == [0]
 
 
+def test_group_tags_and_notes_are_keys(run, tmp_path):
+    named = ["--wandb.group", "g", "--wandb.tags", "[a, b]", "--wandb.notes", "what was tried"]
+    run([*SMALL, *named, "--trainer.max_steps", 2, "--run_dir", tmp_path / "run"])
+    recorded = next(r.run for r in records(tmp_path / "run") if r.WhichOneof("record_type") == "run")
+    assert (recorded.run_group, list(recorded.tags), recorded.notes) == ("g", ["a", "b"], "what was tried")
+
+
+@pytest.mark.parametrize("flags", [["--wandb", "null"], ["--wandb", "false"], ["--config", "off.yaml"]])
+def test_how_to_turn_it_off_is_said_where_it_is_tried(flags, run, tmp_path):
+    (tmp_path / "off.yaml").write_text("wandb: null\n")
+    flags = [tmp_path / flag if flag == "off.yaml" else flag for flag in flags]
+    assert "-> --wandb.mode disabled turns W&B off" in run([*SMALL, *flags, "--run_dir", tmp_path / "run"], code=2)
+    assert "--wandb.mode disabled turns W&B off" in run(["--help"])
+
+
 def test_the_printed_command_would_send_the_run(run, tmp_path):
     output = run([*SMALL, "--run_dir", tmp_path / "run"])
     program, *words = next(line for line in output.splitlines() if "send the run:" in line).split()[-3:]

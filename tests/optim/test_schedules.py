@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import SMALL
 
-from src.loggers.metrics_csv import read_curves
+from src.loggers.curves import read_curves
 from src.optim.schedules import WarmupCosine, WarmupStableDecay
 
 
