@@ -1,6 +1,8 @@
-"""Metrics over the steps, drawn."""
+"""Metrics over the steps: read from a run's metrics.csv, and drawn."""
 
+import csv
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +15,15 @@ if TYPE_CHECKING:
 
 
 Curve = tuple[np.ndarray, np.ndarray]  # steps [T], values [T]
+
+
+def whole_rows(path: Path) -> list[dict[str, str]]:
+    """Without a last row that is only begun, and what is no row at all."""
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8", errors="replace") as f:
+        rows = list(csv.DictReader(line.replace("\0", "") for line in f if line.endswith("\n")))
+    return [row for row in rows if None not in row and None not in row.values() and row.get("step", "").isdecimal()]
 
 
 def curves(runs: Mapping[str, Sequence[Mapping[str, Curve]]]) -> "Figure":

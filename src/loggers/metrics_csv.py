@@ -8,6 +8,7 @@ import numpy as np
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from src.loggers.curves import whole_rows
 from src.run.files import write_text
 from src.run.terminal import rank
 
@@ -20,15 +21,6 @@ def read_curves(run_dir: Path, kinds: tuple[str, ...]) -> dict[str, tuple[np.nda
             if value and name.startswith(kinds):
                 points.setdefault(name, []).append((int(row["step"]), float(value)))
     return {name: (np.array(p)[:, 0], np.array(p)[:, 1]) for name, p in points.items()}
-
-
-def whole_rows(path: Path) -> list[dict[str, str]]:
-    """Without a last row that is only begun, and what is no row at all."""
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8", errors="replace") as f:
-        rows = list(csv.DictReader(line.replace("\0", "") for line in f if line.endswith("\n")))
-    return [row for row in rows if None not in row and None not in row.values() and row.get("step", "").isdecimal()]
 
 
 class MetricsCSV(Logger):
