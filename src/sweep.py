@@ -199,7 +199,7 @@ def next_trial(study: Any, plan: Namespace) -> Any:
         is_over = len(states) >= plan.num_trials or "exhausted" in study.user_attrs
         if (is_over or len(states) == states.count("FAIL") >= HOPELESS) and "WAITING" not in states:
             return None
-        study.sampler = plan.sampler(len(study.trials))  # else a sweep that goes on would draw the same again
+        study.sampler = plan.sampler(len(states))  # else a sweep that goes on would draw the same again
         trial = study.ask(plan.space)
         return trial, lock(path_of(trial, plan).with_suffix(".lock"))
 
