@@ -386,7 +386,8 @@ def test_the_agent_of_a_sweep_runs_the_train_command(monkeypatch, tmp_path):
     from wandb.wandb_agent import Agent
 
     sweep = yaml.safe_load((ROOT / "configs/sweep/wandb.yaml").read_text())
-    extra = ["--config", "configs/trainer/smoke.yaml", "--run_dir", str(tmp_path / "run"), "--pictures.enabled", "false"]
+    extra = ["--config", "configs/trainer/smoke.yaml", "--pictures.enabled", "false"]
+    extra += ["--run_dir", str(tmp_path / "run")]
     monkeypatch.chdir(ROOT)
     names = {"WANDB_MODE": "offline", "WANDB_SWEEP_ID": "mysweep", "WANDB_DIR": str(tmp_path), "WANDB_RUN_ID": ""}
     for name, value in (names | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}).items():
