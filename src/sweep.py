@@ -1,6 +1,6 @@
 """Try settings of an experiment, chosen by Optuna, each in a run of its own.
 
-    python -m src.sweep --config configs/experiment/digits_cnn.yaml --sweep configs/sweep/rate_and_width.yaml
+    python -m src.sweep --config configs/experiment/digits_cnn.yaml --sweep configs/sweep/rate_and_decay.yaml
 
 docs/sweep.md says what can stand in the sweep file. Trials are runs like any other, in logs/<experiment>/<sweep>/ or
 --run_dir; one that fails or is killed is on record with the reason. The same command goes on where it was stopped, and
@@ -57,7 +57,7 @@ optuna: Any = None  # an optional package
 def main(args: Sequence[str]) -> int:
     global optuna
     parser = command_parser("sweep", __doc__)
-    parser.add_argument("--sweep", metavar="FILE", help="what to try, such as configs/sweep/rate_and_width.yaml")
+    parser.add_argument("--sweep", metavar="FILE", help="what to try, such as configs/sweep/rate_and_decay.yaml")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="trials at a time; GPUs are shared out")
     parser.add_argument("--num_trials", type=int, metavar="N", help="in place of what the file says")
     parser.add_argument("--storage", metavar="URL", help="a database for Optuna, in place of study.db in the folder")

@@ -381,6 +381,7 @@ def test_a_slow_recorder_is_waited_for(monkeypatch, tmp_path):
     assert (logged[-1], at_exit) == (5, [])
 
 
+# kind: images
 def test_the_agent_of_a_sweep_runs_the_train_command(monkeypatch, tmp_path):
     """W&B's own code makes the command of what its server sends, and starts it."""
     from wandb.wandb_agent import Agent
@@ -395,13 +396,16 @@ def test_the_agent_of_a_sweep_runs_the_train_command(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", "")
     agent = Agent(api=None, queue=None)
     agent._sweep_command = [*sweep["command"], *extra]
-    values = {"model.optimizer.lr": 0.004, "model.network.hidden": 64}
+    values = {"model.optimizer.lr": 0.004, "model.optimizer.weight_decay": 0.05}
     assert values.keys() == sweep["parameters"].keys()
     order = {"type": "run", "run_id": "myrun", "program": sweep["program"]}
     agent._command_run(order | {"args": {name: {"value": value} for name, value in values.items()}})
     assert agent._run_processes["myrun"]._popen.wait(120) == 0
     trained = RunFolder(tmp_path / "run").config()["model"]["init_args"]
     assert trained["optimizer"]["init_args"]["lr"] == 0.004
-    assert trained["network"]["init_args"]["hidden"] == 64
+    assert trained["optimizer"]["init_args"]["weight_decay"] == 0.05
     (begun,) = [record.run for record in records(tmp_path / "run") if record.WhichOneof("record_type") == "run"]
     assert (begun.sweep_id, begun.run_id) == ("mysweep", "myrun")
+
+
+# end
