@@ -59,6 +59,8 @@ def shortened(command: str) -> str:
     command = re.sub(r" --\w+ (PYTHON|PATH|CHECKOUT)\b", "", command)  # of peers, which are not here
     command = re.sub(r"--rows \d+", "--rows 20000", command)
     command = re.sub(r"(src\.tune [^`]*)", r"\1 --only threads --minutes 0.02", command)
+    if "src.sweep" in command:
+        return f"{command} --num_trials 2 {SMOKE} --pictures.enabled false"
     command = re.sub(r"precision --repeats \d+", "precision --repeats 1 --batch_size 4", command)
     # kind: images
     if "benchmarks.cifar_90" in command:

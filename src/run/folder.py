@@ -100,7 +100,8 @@ class RunFolder:
         before, code = self.state, code_state(self.path)
         if before.get("code", code)["src_sha256"] != code["src_sha256"]:
             rank_zero_print("The code has changed since this run began: it goes on, but not as it would have.")
-        state = {"wandb_id": uuid.uuid4().hex[:8], **before, "origin": self.origin}
+        wandb_id = os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8]  # of W&B's agent, if it has started this
+        state = {"wandb_id": wandb_id, **before, "origin": self.origin}
         write_text(self.path / "config.yaml", yaml.dump(config, Dumper=Dumper, sort_keys=False))
         write_json(self.path / "run.json", state | {"command": command, "code": code, "hardware": hardware()})
         (self.path / "summary.json").unlink(missing_ok=True)

@@ -17,10 +17,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from conftest import SMALL
+from conftest import ROOT, SMALL
 from wandb.proto import wandb_internal_pb2 as pb
 
 from src.loggers.wandb import WAITING, RunLogger
+from src.run.folder import RunFolder
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -393,3 +394,33 @@ def test_a_slow_recorder_is_waited_for(monkeypatch, tmp_path):
     logger.close({}, 5)
     assert [row["a"] for row in logged[:-1]] == [float(step) for step in range(12)]
     assert (logged[-1], at_exit) == (5, [])
+
+
+# kind: images
+def test_the_agent_of_a_sweep_runs_the_train_command(monkeypatch, tmp_path):
+    """W&B's own code makes the command of what its server sends, and starts it."""
+    from wandb.wandb_agent import Agent
+
+    sweep = yaml.safe_load((ROOT / "configs/sweep/wandb.yaml").read_text())
+    extra = ["--config", "configs/trainer/smoke.yaml", "--pictures.enabled", "false"]
+    extra += ["--run_dir", str(tmp_path / "run")]
+    monkeypatch.chdir(ROOT)
+    names = {"WANDB_MODE": "offline", "WANDB_SWEEP_ID": "mysweep", "WANDB_DIR": str(tmp_path), "WANDB_RUN_ID": ""}
+    for name, value in (names | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", "")
+    agent = Agent(api=None, queue=None)
+    agent._sweep_command = [*sweep["command"], *extra]
+    values = {"model.optimizer.lr": 0.004, "model.optimizer.weight_decay": 0.05}
+    assert values.keys() == sweep["parameters"].keys()
+    order = {"type": "run", "run_id": "myrun", "program": sweep["program"]}
+    agent._command_run(order | {"args": {name: {"value": value} for name, value in values.items()}})
+    assert agent._run_processes["myrun"]._popen.wait(120) == 0
+    trained = RunFolder(tmp_path / "run").config()["model"]["init_args"]
+    assert trained["optimizer"]["init_args"]["lr"] == 0.004
+    assert trained["optimizer"]["init_args"]["weight_decay"] == 0.05
+    (begun,) = [record.run for record in records(tmp_path / "run") if record.WhichOneof("record_type") == "run"]
+    assert (begun.sweep_id, begun.run_id) == ("mysweep", "myrun")
+
+
+# end
