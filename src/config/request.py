@@ -84,18 +84,27 @@ def command_parser(name: str, manual: str | None) -> CommandParser:
     return parser
 
 
-def read_request(parser: argparse.ArgumentParser, args: Sequence[str]) -> Request:
+def read_request(
+    parser: argparse.ArgumentParser, args: Sequence[str], more: Sequence[tuple[str, str]] = ()
+) -> Request:
     """Split the command's own options from those of the config, then read, merge and check all of it.
+
+    Args:
+        more: texts of YAML after the files, each with the name that messages give it.
 
     Raises:
         ConfigError: anything that can be seen to be wrong without importing a class.
     """
     options, flags = parser.parse_known_args(list(args))
+    if flags and not flags[0].startswith("--") and hasattr(options, "input"):  # argparse would take a flag's value
+        options.input = flags.pop(0)
     files = [Path(p) for p in options.config or []]
     config: dict[str, Any] = {}
     lines: Lines = {}
     for path in [DEFAULTS, *files]:
         config = add(config, *read_file(path), lines)
+    for text, name in more:
+        config = add(config, *read_text(text, name), lines)
     given = []
     for name, text in group(flags):
         given.append((name, from_flag(name, text, config)))

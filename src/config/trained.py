@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 def load_run(path: str | Path, checkpoint: str = "best") -> "Model":
     """The trained model of a run, on the CPU and in evaluation mode.
 
-    `model(x)` gives logits for what the network was trained on; `model.data` is the data module, with what was fitted
-    on the training data.
+    `model.predict(raw)` says what it makes of a file, a folder, an array, a frame or a text; printed, it says what it
+    knows. `model(x)` gives logits for what the network was trained on; `model.data` is the data module, with what was
+    fitted on the training data.
 
     Args:
         path: the run folder.
@@ -33,10 +34,12 @@ def load_run(path: str | Path, checkpoint: str = "best") -> "Model":
 
     request = run_request(run_parser("load", None), ["--run_dir", str(path), "--checkpoint", checkpoint])
     with isolate_rng():  # building a network draws random numbers, which are the caller's
-        return load_model(request)[1]
+        model = load_model(request)[1]
+    model.folder = Path(path)
+    return model
 
 
-def load_model(request: Request) -> tuple["Experiment", "Model"]:
+def load_model(request: Request, **trainer: Any) -> tuple["Experiment", "Model"]:
     """The objects of a run, its network with the weights of --checkpoint. No data is read."""
     from src.config.build import Experiment
     from src.models.factory import build_network
@@ -44,11 +47,12 @@ def load_model(request: Request) -> tuple["Experiment", "Model"]:
 
     saved = files.load(checkpoint_path(request))
     experiment = Experiment(request)
-    experiment.build(logger=False, **alone(request))
+    experiment.build(logger=False, **trainer, **alone(request))
     model, data = experiment.model, experiment.datamodule
     state = saved[trained_with(request)]
     data.facts, data.statistics = state["facts"], state["statistics"]
-    model.network, model.data = build_network(model.factory, {**data.facts, **model.own_facts()}), data
+    model.data, model.facts = data, {**data.facts, **model.own_facts()}
+    model.network, model.precision = build_network(model.factory, model.facts), experiment.trainer.precision_plugin
     files.fit_weights(model, saved["state_dict"])
     return experiment, model.eval()
 

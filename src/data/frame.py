@@ -1,9 +1,12 @@
 """What kinds of data share whose samples come from the columns of a file: reading, and figures of each column."""
 
 import inspect
+import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -11,7 +14,7 @@ import polars as pl
 
 from src.data import cells, delimited
 from src.data.columns import Column, Kind, find_columns, read_columns
-from src.data.delimited import Format
+from src.data.delimited import Format, Source
 from src.data.module import DataModule, PreparedDataModule
 from src.data.report import SPLITS, Cleaning, total_variation
 from src.run.errors import ConfigError, DataError, nearest
@@ -93,6 +96,28 @@ class FrameDataModule(PreparedDataModule):
         else:
             columns = [c for c in known if c["name"] not in self.drop]
         return read_columns(source, self.format, columns, cleaning), columns
+
+    @contextmanager
+    def source_of(self, raw: Any) -> Iterator[Source]:
+        """A file, standard input (`-`: a CSV) as one, or what polars makes a frame of, of whatever library it is."""
+        if isinstance(raw, (str, Path)) and str(raw) == "-":
+            with NamedTemporaryFile(suffix=".csv") as copy:
+                shutil.copyfileobj(sys.stdin.buffer, copy)
+                copy.flush()
+                yield Path(copy.name)
+            return
+        if isinstance(raw, (str, Path)) and not Path(raw).is_file():
+            raise DataError(f"{raw}: there is no such file -> name a CSV or Parquet file, or give a frame")
+        try:
+            source = Path(raw) if isinstance(raw, (str, Path)) else pl.DataFrame(raw)
+        except (TypeError, ValueError, pl.exceptions.PolarsError) as e:
+            what = f"{type(raw).__name__} makes no frame ({str(e).splitlines()[0]})"
+            raise DataError(f"{what} -> give a frame of polars or pandas, or a CSV or Parquet file") from e
+        yield source
+
+    def units(self) -> dict[str, str | None]:
+        known = [*self.statistics["columns"], self.statistics.get("target", {}).get("column", {})]
+        return super().units() | {c["name"]: c.get("unit") for c in known if c.get("name") in super().units()}
 
     def reading(self) -> dict[str, Any]:
         """For `depends_on`, besides files: all options, a subclass's own too, and the code that reads."""

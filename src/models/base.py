@@ -1,5 +1,7 @@
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +14,8 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
 
 from src.data.module import Batch
+from src.data.report import Cleaning
+from src.models.answers import answers, left_out
 from src.models.blocks import find_blocks
 from src.models.factory import build, build_network, build_schedule, check_takes, parameter_groups, try_network
 from src.models.finetuning import freeze, load_weights
@@ -23,6 +27,7 @@ from src.run.terminal import rank_zero_print
 from src.strategies.fsdp import FSDP
 
 if TYPE_CHECKING:
+    import polars as pl
     from matplotlib.figure import Figure
 
 
@@ -65,13 +70,16 @@ class Model(LightningModule):
         self.activation_checkpointing, self.compiles = activation_checkpointing, compile
         self.network: nn.Module | None = None
         self.network_name = ""  # of its class, before FSDP makes that another
+        self.data: Any = None  # the data module, whose facts and statistics the network was made for
+        self.precision: Any = None  # the Trainer's plugin
+        self.folder: Path | None = None  # of the run that this was loaded from
         self.flops_per_sample: int | None = None  # of a forward pass
         self.window: dict[str, Tensor] = {}  # sums since the last line of the log, on the device
         self.window_steps = 0
 
     def configure_model(self) -> None:
         if self.network is None:
-            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            data = self.data = self.trainer.datamodule  # type: ignore[attr-defined]
             self.facts = {**data.facts, **self.own_facts()}
             if lacks := sorted({*data.facts} - {*getattr(data, "provides", data.facts)}):
                 raise ConfigError(f"{type(data).__name__}.provides lacks the fact {lacks[0]} -> add it there")
@@ -158,8 +166,45 @@ class Model(LightningModule):
         return {}
 
     def columns(self, outputs: dict[str, Tensor], data: Any) -> dict[str, Any]:
-        """What `predict_step` gave for all samples, as named columns of a file, in terms of the data."""
+        """What `predict_step` gave for samples, as named columns of a file, in terms of the data. A model that gives
+        `probabilities` is asked for the `top_k` largest by a third argument."""
         raise NotImplementedError
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The names of the classes; None of a model that has none."""
+        return self.data.statistics.get("class_names")
+
+    @property
+    def units(self) -> dict[str, str | None]:
+        """Of each target that is a number the unit that stood beside its values, such as `km`, or None."""
+        return self.data.units()
+
+    def __repr__(self) -> str:
+        if self.folder is None:
+            return super().__repr__()
+        known = {"facts": self.facts, "classes": self.classes, "units": self.units}
+        size = f"{type(self.network).__name__}, {sum(p.numel() for p in self.parameters()):,} parameters"
+        lines = [f"{type(self).__name__} of {self.folder}: {size}", *(f"{k}: {v}" for k, v in known.items() if v)]
+        return "\n  ".join(lines)
+
+    def predict(self, raw: Any, top_k: int | None = None) -> "pl.DataFrame":
+        """What a loaded model says of samples as they are: a row for each, with the columns of `src.predict`.
+
+        Args:
+            raw: a file or folder of what the model was trained on; or an array of images, a frame, a text, or a list.
+            top_k: the likeliest classes only, in place of all probabilities.
+
+        Raises:
+            DataError: none of it can be used; of a part there is a warning.
+        """
+        import polars as pl
+
+        cleaning = Cleaning("skip")
+        tables = [*answers(self, self.data.samples_of(raw, cleaning), cleaning, top_k)]
+        if cleaning.skipped:
+            warnings.warn(left_out(cleaning), stacklevel=2)
+        return pl.concat([pl.DataFrame(table) for table in tables])
 
     def watch(self, **values: Tensor) -> None:
         """Add to the means that are logged every `log_every_n_steps`; nothing here waits for the device.

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAUROC, MulticlassConfusionMatrix
 
 from src.data.module import Batch
+from src.models.answers import ranked
 from src.models.base import MaskedMean, Model
 from src.run.errors import ConfigError, DataError
 from src.run.figures import figure
@@ -78,8 +79,7 @@ class Classification(Model):
 
     def classify(self, x: Tensor) -> Tensor:
         """x [N, ...] -> logits [N, num_classes], the mean over the data module's views of x."""
-        views = self.trainer.datamodule.views(x)  # type: ignore[attr-defined]
-        return torch.stack([self(view).float() for view in views]).mean(0)
+        return torch.stack([self(view).float() for view in self.data.views(x)]).mean(0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits, targets, real = self.classify(batch["x"]), batch["targets"], batch["index"] >= 0
@@ -93,11 +93,13 @@ class Classification(Model):
         probabilities = self.classify(batch["x"]).softmax(1)
         return {"index": batch["index"], "targets": batch["targets"], "probabilities": probabilities}
 
-    def columns(self, outputs: dict[str, Tensor], data: Any) -> dict[str, Any]:
+    def columns(self, outputs: dict[str, Tensor], data: Any, top_k: int | None = None) -> dict[str, Any]:
         probabilities = outputs["probabilities"]
         names = data.statistics.get("class_names") or list(range(probabilities.shape[1]))
         targets = [names[t] if t >= 0 else None for t in outputs["targets"]]
         found = {"target": targets, "prediction": [names[t] for t in probabilities.argmax(1)]}
+        if top_k:
+            return found | ranked(probabilities, names.__getitem__, top_k)
         return found | {f"probability_{name}": probabilities[:, k].numpy() for k, name in enumerate(names)}
 
     def log_scores(self, split: str) -> None:

@@ -6,10 +6,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.data.module import Batch
+from src.models.answers import ranked
 from src.models.base import MaskedMean, Model
 from src.models.levers import recomputed
 from src.run.errors import ConfigError
 
+TOP, AT_ONCE = 5, 32  # next tokens that are named; windows whose logits are made at once
 
 class LanguageModeling(Model):
     """The next token at each place: cross-entropy, perplexity and bits per byte (loss / ln 2 / bytes per token).
@@ -21,7 +23,7 @@ class LanguageModeling(Model):
             gives.
     """
 
-    uses = ("generate",)
+    uses = ("generate", "predict")
 
     def __init__(self, loss_chunks: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -68,6 +70,27 @@ class LanguageModeling(Model):
             return F.cross_entropy(self(batch["x"]).flatten(0, 1).float(), targets, reduction=reduction)
         losses = chunked_losses(self.network, batch["x"], targets, self.loss_chunks)
         return losses if reduction == "none" else losses.sum()
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Of each text, whose windows have its `index`: tokens with a target, their summed loss, and the probabilities
+        [N, vocab_size] of the token after place `last` of the window in which that is not -1."""
+        index, text = batch["index"].unique(return_inverse=True)
+        last = batch.get("last", (batch["targets"] >= 0).sum(1) - 1)
+        zeros = torch.zeros(len(index), self.facts["vocab_size"], device=text.device)
+        out = {"index": index, "tokens": zeros[:, 0].clone(), "loss": zeros[:, 0].clone(), "probabilities": zeros}
+        for at in torch.arange(len(text), device=text.device).split(AT_ONCE):
+            logits, targets = self(batch["x"][at]).float(), batch["targets"][at]
+            losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").sum(1)
+            out["loss"].index_add_(0, text[at], losses)
+            out["tokens"].index_add_(0, text[at], (targets >= 0).float().sum(1))
+            ends = at[last[at] >= 0]
+            out["probabilities"][text[ends]] = logits[ends - at[0], last[ends]].softmax(1)
+        return out
+
+    def columns(self, outputs: dict[str, Tensor], data: Any, top_k: int | None = None) -> dict[str, Any]:
+        loss = outputs["loss"] / outputs["tokens"]  # NaN of a text of one token, which nothing stands before
+        found = {"tokens": outputs["tokens"].int().numpy(), "loss": loss.numpy(), "perplexity": loss.exp().numpy()}
+        return found | ranked(outputs["probabilities"], data.token, top_k or TOP)
 
     def log_scores(self, split: str) -> None:
         loss = self.mean_loss.compute()

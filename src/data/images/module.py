@@ -3,8 +3,10 @@
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache as remember
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -175,6 +177,18 @@ class ImageDataModule(PreparedDataModule):
     def keys(self, split: str, index: np.ndarray) -> dict[str, Any]:
         files = self.sample_names(split)
         return super().keys(split, index) | ({"file": [files[i] for i in index]} if files else {})
+
+    def samples_of(self, raw: Any, cleaning: Cleaning) -> Iterator[tuple[dict[str, Any], Batch]]:
+        """Images of any size, as `folder.given_images` takes them; colours become grey where those of train were."""
+        shape, found = (len(self.statistics["mean"]), *self.facts["image_size"]), folder.given_images(raw)
+        while part := [folder.File(image, name) for name, image in islice(found, self.micro_batch_size)]:
+            cleaning.came_in += len(part)
+            with folder.strict():
+                images = list(folder.readable("", part, partial(folder.decode, shape=shape), cleaning))
+            if images:
+                names = [file.class_name for file, _ in images]
+                x = torch.from_numpy(np.stack([image for _, image in images]))
+                yield {"file" if isinstance(raw, (str, Path)) else "id": names}, {"x": x}
 
     def sample_names(self, split: str) -> list[str]:
         """The files of a split's samples, if each is a file."""

@@ -1,6 +1,7 @@
 """Series: stamps cleaned, put on a regular grid and standardized once; windows taken by the batch."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -171,7 +172,7 @@ class SeriesDataModule(FrameDataModule):
         grid = on.on_grid(frame, roles["targets"], freq, self.horizon, named)
         grid = on.without_short(grid, self.window + (0 if trained else self.horizon), cleaning, named)
         if grid.is_empty():
-            raise DataError(f"{named}: no row is left -> see data.until, data.invalid")
+            raise DataError(f"{cleaning.first or named + ': no row is left'} -> see data.until, data.invalid")
         return grid, found
 
     def look_at_head(self, columns: list[Column], roles: Plain, cleaning: Cleaning) -> str | None:
@@ -255,6 +256,26 @@ class SeriesDataModule(FrameDataModule):
         if unmade := self.report[self.stored_as(self.predict_split)]["forecasts_left_out"]:
             rank_zero_print(f"{self.named}: {unmade} more forecasts are not made: they {LOOK}.")
         return Loader(tiles, EvalOrder(len(tiles), *self.share()))
+
+    def samples_of(self, raw: Any, cleaning: Cleaning) -> Iterator[tuple[dict[str, Any], Batch]]:
+        """Of a file or a frame with the last `window` rows of each series, or more: the forecasts that follow."""
+        other = copy.copy(self)  # of other data, on which all is measured
+        other.fitted, other.tiles = {"facts": self.facts, "statistics": self.statistics}, {}
+        with self.source_of(raw) as source:
+            other.file, is_frame = (None, True) if isinstance(source, pl.DataFrame) else (source, False)
+            other.named = "the frame" if is_frame else source.name
+            other.load = (lambda: source) if is_frame else other.load
+            splits, other.report = other.build(cleaning, other.fitted)
+        rows = {name: torch.from_numpy(np.asarray(array)) for name, array in splits["test"].items()}
+        other.predicts, tiles = True, other.open("test", rows.__getitem__)
+        series = rows["series"][tiles.starts]
+        ends = torch.cat([series[1:] != series[:-1], torch.ones(min(1, len(series)), dtype=torch.bool)])
+        ahead = ends & tiles.outputs[tiles.starts + self.window].isnan().flatten(1).all(1)
+        if not ahead.any():
+            raise DataError(f"{other.named}: no forecast can be made: they {LOOK} -> give rows without holes")
+        for index in ahead.nonzero().flatten().split(self.micro_batch_size):
+            named = other.keys("test", index.numpy())
+            yield {name: values for name, values in named.items() if not name.startswith("target")}, tiles[index]
 
     def keys(self, split: str, index: np.ndarray) -> dict[str, Any]:
         """Of each step of the tiles `index` [N]: stamp, series if there are several, and targets, all [N * horizon]."""

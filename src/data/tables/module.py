@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from src.data import cache
-from src.data.columns import Column, check_names, read_columns
+from src.data.columns import Column, Parted, check_names, read_columns, typed, with_format
 from src.data.delimited import ROW, blocks
 from src.data.frame import FrameDataModule, require
 from src.data.loader import Arrays, Batch
@@ -26,6 +26,7 @@ from src.data.tables.leaks import find_leaks
 from src.data.tables.splitting import TEST, TRAIN, Split, divide
 from src.run.errors import ConfigError, DataError
 
+AT_ONCE = 8192  # rows that are predicted at once
 KINDS = ("number", "category", "date")  # of columns that features are made of
 
 
@@ -131,11 +132,7 @@ class TableDataModule(FrameDataModule):
         if more := [name for name in present if name not in known]:
             cleaning.notes.append(f"columns that train has not: {report.listed(more)}")
         frame, _ = self.read(cleaning, columns)
-        categories = {f["column"]: f["categories"] + f["rare"] for f in made if f["kind"] == "category"}
-        frame = frame.with_columns(
-            as_known(frame[name], words, str(self.file or self.dataset), self.invalid)
-            for name, words in categories.items()
-        )
+        frame = self.as_trained(frame, made, self.invalid)
         if goal["column"] not in columns:
             frame = frame.with_columns(pl.lit(None, pl.Float64).alias(goal["column"]["name"]))
         table = self.as_table([frame], columns, cleaning)
@@ -144,6 +141,31 @@ class TableDataModule(FrameDataModule):
         rows = {"test": np.flatnonzero(split == TEST)}
         cleaning.notes += report.news(table, made)
         return self.arrays(table, rows, targets, made), report.figures(table, rows, made)
+
+    def as_trained(self, frame: pl.DataFrame, made: list[Feature], invalid: str) -> pl.DataFrame:
+        """With categories spelled as in train."""
+        categories = {f["column"]: f["categories"] + f["rare"] for f in made if f["kind"] == "category"}
+        what = str(self.file or self.dataset)
+        return frame.with_columns(as_known(frame[name], words, what, invalid) for name, words in categories.items())
+
+    def samples_of(self, raw: Any, cleaning: Cleaning) -> Iterator[tuple[dict[str, Any], Batch]]:
+        """Rows of a file or a frame, read in parts. Categories that train had not are those of which it had few."""
+        made, parted = self.statistics["features"], None
+        used = {feature["column"] for feature in made}
+        with self.source_of(raw) as source:
+            for block in blocks(source, self.format, cleaning):
+                keys = [name for name in self.row_key if name in block.columns]
+                if parted is None:
+                    columns = [c for c in self.statistics["columns"] if c["name"] in (*used, *keys)]
+                    columns = [with_format(c, block, source, self.format, cleaning) for c in columns]
+                    parted = Parted(source, self.format)
+                parted.look(block, columns)
+                parted.check(cleaning)
+                frame = self.as_trained(typed(block, source, self.format, columns, cleaning), made, "skip")
+                for rows in frame.iter_slices(AT_ONCE):
+                    names = {name: rows[name].to_list() for name in keys}
+                    names |= {} if names and len(names) == len(self.row_key) else {"row": rows[ROW].to_numpy()}
+                    yield names, {"x": self.encode(rows)}
 
     def read_all(self, cleaning: Cleaning) -> Table:
         present = self.column_names()

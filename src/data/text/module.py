@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +18,8 @@ from src.data.module import PreparedDataModule, State
 from src.data.order import Order, key, shuffled
 from src.data.report import Cleaning
 from src.data.text import report
-from src.data.text.reading import clean, read, source_files, topics
+from src.data.text.raw import AT_ONCE, joined, text_windows, texts
+from src.data.text.reading import CONTROL, clean, read, source_files, topics
 from src.data.text.tokens import decode, encode, make_tokenizer, vocabulary_size
 from src.run.errors import ConfigError, DataError
 from src.run.figures import figure
@@ -101,6 +102,31 @@ class TextDataModule(PreparedDataModule):
             raise DataError(f"train has {self.report['train']['tokens']} tokens -> lower data.seq_len {self.seq_len}")
         facts = {"vocab_size": self.report["vocab_size"], "seq_len": self.seq_len}
         return facts, {"tokenizer": self.report.pop("tokenizer")}  # in checkpoints, not in data_report.json
+
+    def samples_of(self, raw: Any, cleaning: Cleaning) -> Iterator[tuple[dict[str, Any], Batch]]:
+        """Texts, in windows; a name is that of the file, or its place in a list or on standard input."""
+        names: list[str] = []
+        parts: list[Batch] = []
+        for name, text in texts(raw, cleaning):
+            cleaning.came_in += 1
+            try:
+                tokens = torch.from_numpy(encode(self.statistics["tokenizer"], CONTROL.sub("", text)))
+            except DataError as e:  # characters that train had not
+                cleaning.skip("", name, f"unknown: {str(e).partition(' ->')[0]}", "")
+                continue
+            if not len(tokens):
+                cleaning.skip("", name, "empty", "")
+                continue
+            parts.append(text_windows(tokens, self.facts["seq_len"], len(names)))
+            names.append(name)
+            if sum(len(part["x"]) for part in parts) >= AT_ONCE:
+                yield {"text": names}, joined(parts)
+                names, parts = [], []
+        if parts:
+            yield {"text": names}, joined(parts)
+
+    def token(self, number: int) -> str:
+        return decode(self.statistics["tokenizer"], [number])
 
     def bytes_per_token(self, split: str) -> float:
         return self.report[split]["bytes_per_token"]
