@@ -28,8 +28,16 @@ from pyarrow import csv, parquet
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-from src.config.trained import checkpoint_path, load_model, other_data, report_other_data, run_parser, run_request
-from src.config.trained import trained_with, unlimited
+from src.config.trained import (
+    checkpoint_path,
+    load_model,
+    other_data,
+    report_other_data,
+    run_parser,
+    run_request,
+    trained_with,
+    unlimited,
+)
 from src.run.command import command
 from src.run.errors import ConfigError, DataError
 from src.run.terminal import rank_zero_print
@@ -50,7 +58,9 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--output", metavar="FILE", help="a .csv, .parquet or .jsonl file, or - for standard output")
     request = run_request(parser, args)
     options = request.options
-    stem = f"_{Path(options.input).stem or 'stdin'}" if options.input else "_text" if options.text else other_data(request)
+    stem = (
+        f"_{Path(options.input).stem or 'stdin'}" if options.input else "_text" if options.text else other_data(request)
+    )
     output = Path(options.output or Path(options.run_dir) / f"predictions{stem}.csv")
     if str(output) != "-" and output.suffix not in ENDINGS:
         raise ConfigError(f"--output {output}: the name must end in {', '.join(ENDINGS)}")

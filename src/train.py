@@ -11,13 +11,17 @@ cut short, to the very same weights; a finished run in --run_dir is left alone. 
 130 and 143 stopped by a signal with a checkpoint written.
 """
 
+import gc
+import os
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from src.config.request import command_parser, read_request
+from src.config.request import CommandParser, Request, as_yaml, command_parser, read_request
+from src.config.trained import load_run
 from src.run.command import command, command_line, exit_code, loading, one_line
 from src.run.errors import CheckpointError, ConfigError
 from src.run.files import write_json
@@ -28,6 +32,7 @@ from src.run.terminal import console, duration, rank, rank_zero_print, relative_
 
 if TYPE_CHECKING:
     from src.config.build import Experiment
+    from src.models.base import Model
 
 WANDB = Path(sys.executable).with_name("wandb")
 
@@ -36,10 +41,62 @@ WANDB = Path(sys.executable).with_name("wandb")
 def main(args: Sequence[str]) -> int:
     LEDGER.open(process_age())
     LEDGER.mark("config")
+    parser = train_parser()
+    run(read_request(parser, args), command_line("src.train", args))
+    return 0
+
+
+def train_parser() -> CommandParser:
     parser = command_parser("train", __doc__)
     parser.add_argument("--resume", metavar="auto|none|PATH", default="auto", help="what to go on from")
     parser.add_argument("--dry_run", action="store_true", help="print what would be trained, and stop")
-    request = read_request(parser, args)
+    return parser
+
+
+def train(
+    experiment: str | Path | Mapping[str, Any] | Sequence[str | Path | Mapping[str, Any]],
+    overrides: Mapping[str, Any] | None = None,
+    run_dir: str | Path | None = None,
+    resume: str | Path = "auto",
+) -> "Model":
+    """What the command does, from a notebook or script: gives the trained model, as `load_run` does.
+
+    Args:
+        experiment: a config: a file, or a dict of what would stand in one; or several, as --config.
+        overrides: the flags, such as `{"trainer.max_epochs": 2}`; text is read as the command line is.
+        run_dir: the folder of the run, with which the same call goes on, as the same command would.
+        resume: as --resume.
+
+    Raises:
+        ConfigError: and the others of src/run/errors.py, whose one line and `code` are those of the command; Stopped
+            or KeyboardInterrupt after an interrupt, with a checkpoint.
+    """
+    configs = [experiment] if isinstance(experiment, (str, Path, Mapping)) else list(experiment)
+    args = [f"--resume={resume}", *([f"--run_dir={run_dir}"] if run_dir else [])]
+    args += [f"--config={config}" for config in configs if not isinstance(config, Mapping)]
+    args += [
+        f"--{name}={value if isinstance(value, str) else as_yaml(value)}" for name, value in (overrides or {}).items()
+    ]
+    texts = [(as_yaml(dict(config)), "the config") for config in configs if isinstance(config, Mapping)]
+    LEDGER.open()
+    LEDGER.mark("config")
+    try:
+        folder = run(read_request(train_parser(), args, texts), hide(f"train({experiment!r}, {overrides!r})"))
+        assert folder is not None
+        return load_run(folder.path)
+    finally:
+        os.environ.pop("RUN_DIR_OF_ALL_PROCESSES", None)
+        gc.unfreeze()
+
+
+class CallableModule(ModuleType):
+    """`from src import train` gives this module, which is the command's and is called as the function."""
+
+    __call__ = staticmethod(train)
+
+
+def run(request: Request, origin: str) -> RunFolder | None:
+    """Train what was asked for, by a command line or a call; gives the run's folder, None of a dry run."""
     # These load torch, which takes seconds; what is wrong in a file was found before.
     with LEDGER.within("imports"), loading():
         from src.config.build import Experiment
@@ -47,18 +104,20 @@ def main(args: Sequence[str]) -> int:
 
     experiment, options = Experiment(request), request.options
     if options.dry_run:
-        return dry_run(experiment)
+        dry_run(experiment)
+        return None
     folder = choose(options.run_dir, options.resume, request.experiment, experiment.plain_config)
     if folder.summary.get("status") == "finished":
         folder.compare(experiment.plain_config)
         results = "Its results are in summary.json; --run_dir names another folder."
         rank_zero_print(f"This run is finished: {folder.path}\n{results}")
-        return 0
-    folder.open(experiment.plain_config, command_line("src.train", args))
-    return record(experiment, folder)
+    else:
+        folder.open(experiment.plain_config, origin)
+        record(experiment, folder)
+    return folder
 
 
-def dry_run(experiment: "Experiment") -> int:
+def dry_run(experiment: "Experiment") -> None:
     """Print what would be trained. The network is made without memory for its weights, so that it can have any size."""
     from src.callbacks.expected import expected
     from src.callbacks.progress import plan
@@ -73,10 +132,9 @@ def dry_run(experiment: "Experiment") -> int:
     step = {"precision": str(trainer.precision), "micro_batches": trainer.accumulate_grad_batches}
     parts = space(step, model, usage, layout, device)["parts"]
     console().print(rows(plan(trainer, model, usage, parts)))
-    return 0
 
 
-def record(experiment: "Experiment", folder: RunFolder) -> int:
+def record(experiment: "Experiment", folder: RunFolder) -> None:
     """Train and test, and write how it ended, however it ends."""
     LEDGER.mark("wandb")
     from src.loggers import wandb
@@ -111,7 +169,6 @@ def record(experiment: "Experiment", folder: RunFolder) -> int:
             folder.discard()
     if rank() == 0:
         print_results(folder, summary, experiment.model.uses)
-    return 0
 
 
 def failure(e: BaseException, experiment: "Experiment", folder: RunFolder) -> dict[str, Any]:
@@ -130,6 +187,7 @@ def fit_and_test(experiment: "Experiment", folder: RunFolder, logger: Any) -> di
     from lightning.pytorch.callbacks import LambdaCallback
 
     from src.callbacks.checkpoints import Checkpoints
+    from src.callbacks.live import live_curves
     from src.loggers.metrics_csv import MetricsCSV, whole_rows
     from src.run import checkpoint
     from src.run.faults import faults_of
@@ -144,6 +202,7 @@ def fit_and_test(experiment: "Experiment", folder: RunFolder, logger: Any) -> di
         logged = checkpoint.read_manifest(start)["steps_logged"] if start and rank() == 0 else 0
         trainer.loggers = [MetricsCSV(folder.path, logged), *([logger] if logger else []), *trainer.loggers]
         if rank() == 0:
+            trainer.callbacks += live_curves(folder.path)
             report = folder.path / "data_report.json"
             trainer.callbacks.insert(0, LambdaCallback(on_train_start=lambda *_: write_json(report, data.report)))
         if logger:
@@ -185,6 +244,8 @@ def print_results(folder: RunFolder, summary: dict[str, Any], uses: Sequence[str
         commands.append(f"{relative_path(WANDB)} leet {run_dir}/wandb")
     rank_zero_print("\nNext:\n  " + "\n  ".join(commands))
 
+
+sys.modules[__name__].__class__ = CallableModule
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -32,7 +32,9 @@ def answers(
         real = outputs.pop("index") >= 0  # the rest is padding
         outputs = {name: values[real].cpu() for name, values in outputs.items()}
         if top_k is not None and (top_k < 1 or "probabilities" not in outputs):
-            raise ConfigError(f"top_k: {top_k} of {type(model).__name__} -> give at least 1, to a model of classes only")
+            raise ConfigError(
+                f"top_k: {top_k} of {type(model).__name__} -> give at least 1, to a model of classes only"
+            )
         found = model.columns(outputs, model.data, *([top_k] if top_k else []))
         found = {name: values for name, values in found.items() if with_targets or not name.startswith("target")}
         found = keys | found | keys  # what the data know themselves is exact

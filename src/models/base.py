@@ -22,6 +22,7 @@ from src.models.finetuning import freeze, load_weights
 from src.models.levers import compile_blocks, recompute_activations
 from src.run.checkpoint import fit_weights, gathered
 from src.run.errors import ConfigError
+from src.run.files import read_json
 from src.run.private import check_compiler, leave_unscaling_to_scaler
 from src.run.terminal import rank_zero_print
 from src.strategies.fsdp import FSDP
@@ -174,6 +175,11 @@ class Model(LightningModule):
     def classes(self) -> list[str] | None:
         """The names of the classes; None of a model that has none."""
         return self.data.statistics.get("class_names")
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """How the run ended, with its scores."""
+        return read_json(self.folder / "summary.json") if self.folder else {}
 
     @property
     def units(self) -> dict[str, str | None]:

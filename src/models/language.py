@@ -13,6 +13,7 @@ from src.run.errors import ConfigError
 
 TOP, AT_ONCE = 5, 32  # next tokens that are named; windows whose logits are made at once
 
+
 class LanguageModeling(Model):
     """The next token at each place: cross-entropy, perplexity and bits per byte (loss / ln 2 / bytes per token).
     The network gives logits [N, T, vocab_size] for x [N, T].

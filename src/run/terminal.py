@@ -16,7 +16,9 @@ def console() -> Console:
     """Standard output, of the first process only: lines are folded at words on a terminal, and never elsewhere."""
     terminal = sys.stdout.isatty()
     width = None if terminal else 1000  # a table is only as wide as it must be
-    return Console(file=sys.stdout, soft_wrap=not terminal, highlight=False, width=width, quiet=rank() != 0, force_jupyter=False)
+    return Console(
+        file=sys.stdout, soft_wrap=not terminal, highlight=False, width=width, quiet=rank() != 0, force_jupyter=False
+    )
 
 
 def rows(pairs: dict[str, str]) -> Text:

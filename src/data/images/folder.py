@@ -165,7 +165,9 @@ def given_images(raw: Any) -> Iterator[tuple[Any, Path | np.ndarray]]:
     """The images of a file, a folder, an array uint8 [H, W], [H, W, 3], [N, H, W] or [N, H, W, C], or a list of such,
     each with its name; `-` is standard input, a file in each line."""
     if isinstance(raw, (list, tuple)):
-        yield from ((f"{i}" if n == 0 else f"{n}", image) for i, one in enumerate(raw) for n, image in given_images(one))
+        yield from (
+            (f"{i}" if n == 0 else f"{n}", image) for i, one in enumerate(raw) for n, image in given_images(one)
+        )
     elif raw == "-" if isinstance(raw, str) else raw == Path("-") if isinstance(raw, Path) else False:
         yield from ((line.strip(), Path(line.strip())) for line in sys.stdin if line.strip())
     elif isinstance(raw, (str, Path)):
