@@ -12,15 +12,18 @@ cut short, to the very same weights; a finished run in --run_dir is left alone. 
 """
 
 import gc
+import inspect
+import json
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from src.config.request import CommandParser, Request, as_yaml, command_parser, read_request
+from src.config.request import command_parser, read_request
 from src.config.trained import load_run
 from src.run.command import command, command_line, exit_code, loading, one_line
 from src.run.errors import CheckpointError, ConfigError
@@ -40,63 +43,54 @@ WANDB = Path(sys.executable).with_name("wandb")
 @command
 def main(args: Sequence[str]) -> int:
     LEDGER.open(process_age())
-    LEDGER.mark("config")
-    parser = train_parser()
-    run(read_request(parser, args), command_line("src.train", args))
-    return 0
-
-
-def train_parser() -> CommandParser:
-    parser = command_parser("train", __doc__)
-    parser.add_argument("--resume", metavar="auto|none|PATH", default="auto", help="what to go on from")
-    parser.add_argument("--dry_run", action="store_true", help="print what would be trained, and stop")
-    return parser
+    return begin(args)
 
 
 def train(
-    experiment: str | Path | Mapping[str, Any] | Sequence[str | Path | Mapping[str, Any]],
-    overrides: Mapping[str, Any] | None = None,
-    run_dir: str | Path | None = None,
-    resume: str | Path = "auto",
+    experiment: Any, overrides: dict[str, Any] | None = None, run_dir: Any = None, resume: Any = "auto"
 ) -> "Model":
-    """What the command does, from a notebook or script: gives the trained model, as `load_run` does.
+    """What the command does, from Python; gives the trained model, as `load_run` does.
 
     Args:
-        experiment: a config: a file, or a dict of what would stand in one; or several, as --config.
-        overrides: the flags, such as `{"trainer.max_epochs": 2}`; text is read as the command line is.
-        run_dir: the folder of the run, with which the same call goes on, as the same command would.
-        resume: as --resume.
+        experiment: a config's file, or a dict of what would stand in it, or a list of such, as --config.
+        overrides: the flags, such as `{"trainer.max_epochs": 2}`.
 
     Raises:
-        ConfigError: and the others of src/run/errors.py, whose one line and `code` are those of the command; Stopped
-            or KeyboardInterrupt after an interrupt, with a checkpoint.
+        KnownError: what the command says in one line, with the `code` that it ends with.
     """
-    configs = [experiment] if isinstance(experiment, (str, Path, Mapping)) else list(experiment)
     args = [f"--resume={resume}", *([f"--run_dir={run_dir}"] if run_dir else [])]
-    args += [f"--config={config}" for config in configs if not isinstance(config, Mapping)]
-    args += [
-        f"--{name}={value if isinstance(value, str) else as_yaml(value)}" for name, value in (overrides or {}).items()
-    ]
-    texts = [(as_yaml(dict(config)), "the config") for config in configs if isinstance(config, Mapping)]
     LEDGER.open()
-    LEDGER.mark("config")
     try:
-        folder = run(read_request(train_parser(), args, texts), hide(f"train({experiment!r}, {overrides!r})"))
-        assert folder is not None
-        return load_run(folder.path)
+        with TemporaryDirectory() as folder:
+            for i, config in enumerate(experiment if isinstance(experiment, (list, tuple)) else [experiment]):
+                file = Path(folder, f"python{i or ''}.yaml") if isinstance(config, dict) else config
+                if isinstance(config, dict):
+                    file.write_text(json.dumps(config, default=str))
+                args.append(f"--config={file}")
+            flags = {n: v if isinstance(v, str) else json.dumps(v, default=str) for n, v in (overrides or {}).items()}
+            begin([*args, *(f"--{name}={value}" for name, value in flags.items())])
+        return load_run(run_dir or os.environ["RUN_DIR_OF_ALL_PROCESSES"])
     finally:
         os.environ.pop("RUN_DIR_OF_ALL_PROCESSES", None)
         gc.unfreeze()
 
 
 class CallableModule(ModuleType):
-    """`from src import train` gives this module, which is the command's and is called as the function."""
+    """`from src import train` gives this module, which is called as the function."""
 
     __call__ = staticmethod(train)
+    __signature__ = inspect.signature(train)
 
 
-def run(request: Request, origin: str) -> RunFolder | None:
-    """Train what was asked for, by a command line or a call; gives the run's folder, None of a dry run."""
+sys.modules[__name__].__class__ = CallableModule
+
+
+def begin(args: Sequence[str]) -> int:
+    LEDGER.mark("config")
+    parser = command_parser("train", __doc__)
+    parser.add_argument("--resume", metavar="auto|none|PATH", default="auto", help="what to go on from")
+    parser.add_argument("--dry_run", action="store_true", help="print what would be trained, and stop")
+    request = read_request(parser, args)
     # These load torch, which takes seconds; what is wrong in a file was found before.
     with LEDGER.within("imports"), loading():
         from src.config.build import Experiment
@@ -104,20 +98,18 @@ def run(request: Request, origin: str) -> RunFolder | None:
 
     experiment, options = Experiment(request), request.options
     if options.dry_run:
-        dry_run(experiment)
-        return None
+        return dry_run(experiment)
     folder = choose(options.run_dir, options.resume, request.experiment, experiment.plain_config)
     if folder.summary.get("status") == "finished":
         folder.compare(experiment.plain_config)
         results = "Its results are in summary.json; --run_dir names another folder."
         rank_zero_print(f"This run is finished: {folder.path}\n{results}")
-    else:
-        folder.open(experiment.plain_config, origin)
-        record(experiment, folder)
-    return folder
+        return 0
+    folder.open(experiment.plain_config, command_line("src.train", args))
+    return record(experiment, folder)
 
 
-def dry_run(experiment: "Experiment") -> None:
+def dry_run(experiment: "Experiment") -> int:
     """Print what would be trained. The network is made without memory for its weights, so that it can have any size."""
     from src.callbacks.expected import expected
     from src.callbacks.progress import plan
@@ -132,9 +124,10 @@ def dry_run(experiment: "Experiment") -> None:
     step = {"precision": str(trainer.precision), "micro_batches": trainer.accumulate_grad_batches}
     parts = space(step, model, usage, layout, device)["parts"]
     console().print(rows(plan(trainer, model, usage, parts)))
+    return 0
 
 
-def record(experiment: "Experiment", folder: RunFolder) -> None:
+def record(experiment: "Experiment", folder: RunFolder) -> int:
     """Train and test, and write how it ended, however it ends."""
     LEDGER.mark("wandb")
     from src.loggers import wandb
@@ -169,6 +162,7 @@ def record(experiment: "Experiment", folder: RunFolder) -> None:
             folder.discard()
     if rank() == 0:
         print_results(folder, summary, experiment.model.uses)
+    return 0
 
 
 def failure(e: BaseException, experiment: "Experiment", folder: RunFolder) -> dict[str, Any]:
@@ -187,22 +181,19 @@ def fit_and_test(experiment: "Experiment", folder: RunFolder, logger: Any) -> di
     from lightning.pytorch.callbacks import LambdaCallback
 
     from src.callbacks.checkpoints import Checkpoints
-    from src.callbacks.live import live_curves
     from src.loggers.metrics_csv import MetricsCSV, whole_rows
-    from src.run import checkpoint
+    from src.run import checkpoint, resume
     from src.run.faults import faults_of
-    from src.run.resume import begin
 
     trainer, model, data = experiment.trainer, experiment.model, experiment.datamodule
     checkpoint.check_strategy(trainer.strategy)
     with faults_of(trainer, data, folder):
-        start = begin(trainer, folder)
+        start = resume.begin(trainer, folder)
         if start:
             model.init_from = None  # the run has weights of its own
         logged = checkpoint.read_manifest(start)["steps_logged"] if start and rank() == 0 else 0
         trainer.loggers = [MetricsCSV(folder.path, logged), *([logger] if logger else []), *trainer.loggers]
         if rank() == 0:
-            trainer.callbacks += live_curves(folder.path)
             report = folder.path / "data_report.json"
             trainer.callbacks.insert(0, LambdaCallback(on_train_start=lambda *_: write_json(report, data.report)))
         if logger:
@@ -244,8 +235,6 @@ def print_results(folder: RunFolder, summary: dict[str, Any], uses: Sequence[str
         commands.append(f"{relative_path(WANDB)} leet {run_dir}/wandb")
     rank_zero_print("\nNext:\n  " + "\n  ".join(commands))
 
-
-sys.modules[__name__].__class__ = CallableModule
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,15 +12,12 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, NoReturn, get_args
 
-import yaml
-
 from src.config.check import SECTIONS, TOP, check, deeper, fail, filled_in, groups, section, shown
 from src.config.signatures import Argument, signature
 from src.config.source import MISSING, NOT_PLAIN, class_attribute
 from src.config.strict_yaml import SPEC, Lines, join, read_file, read_text
 from src.run.errors import ConfigError, nearest
 from src.run.files import ROOT
-from src.run.folder import Dumper
 from src.run.terminal import console, rank
 
 DEFAULTS = ROOT / "configs" / "default.yaml"
@@ -87,25 +84,20 @@ def command_parser(name: str, manual: str | None) -> CommandParser:
     return parser
 
 
-def read_request(parser: argparse.ArgumentParser, args: Sequence[str], more: Sequence[tuple[str, str]] = ()) -> Request:
+def read_request(parser: argparse.ArgumentParser, args: Sequence[str]) -> Request:
     """Split the command's own options from those of the config, then read, merge and check all of it.
-
-    Args:
-        more: texts of YAML after the files, each with the name that messages give it.
 
     Raises:
         ConfigError: anything that can be seen to be wrong without importing a class.
     """
     options, flags = parser.parse_known_args(list(args))
-    if flags and not flags[0].startswith("--") and hasattr(options, "input"):  # argparse would take a flag's value
+    if flags and not flags[0].startswith("--") and hasattr(options, "input"):  # argparse would take the value of a flag
         options.input = flags.pop(0)
     files = [Path(p) for p in options.config or []]
     config: dict[str, Any] = {}
     lines: Lines = {}
     for path in [DEFAULTS, *files]:
         config = add(config, *read_file(path), lines)
-    for text, name in more:
-        config = add(config, *read_text(text, name), lines)
     given = []
     for name, text in group(flags):
         given.append((name, from_flag(name, text, config)))
@@ -237,14 +229,6 @@ def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
                 given.setdefault(name, plain(argument.default))
     config["data"]["init_args"]["seed"] = config["seed_everything"]
     return config
-
-
-def as_yaml(data: Any) -> str:
-    """The text of plain data; raises ConfigError where it is not."""
-    try:
-        return yaml.dump(data, Dumper=Dumper, sort_keys=False)
-    except yaml.YAMLError as e:
-        raise ConfigError(f"{e.args[-1]!r}: a config is plain data -> write classes as text, numbers as such") from e
 
 
 def plain(data: Any) -> Any:

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 def load_run(path: str | Path, checkpoint: str = "best") -> "Model":
     """The trained model of a run, on the CPU and in evaluation mode.
 
-    `model.predict(raw)` says what it makes of a file, a folder, an array, a frame or a text; printed, it says what it
-    knows. `model(x)` gives logits for what the network was trained on; `model.data` is the data module, with what was
-    fitted on the training data.
+    `model.predict(raw)` takes samples as they are; printed, the model says what it knows, which are its `run_dir`,
+    `facts`, `classes`, `units` and `summary`. `model(x)` gives logits for what the network was trained on; `model.data`
+    is the data module, with what was fitted on the training data.
 
     Args:
         path: the run folder.
@@ -35,7 +35,16 @@ def load_run(path: str | Path, checkpoint: str = "best") -> "Model":
     request = run_request(run_parser("load", None), ["--run_dir", str(path), "--checkpoint", checkpoint])
     with isolate_rng():  # building a network draws random numbers, which are the caller's
         model = load_model(request)[1]
-    model.folder = Path(path)
+    model.run_dir, model.summary, state = str(path), RunFolder(Path(path)).summary, model.data.statistics
+    model.classes, columns = (
+        state.get("class_names"),
+        [*state.get("columns", ()), state.get("target", {}).get("column")],
+    )
+    written = {column["name"]: column.get("unit") for column in columns if column}  # beside numbers, such as km
+    model.units = {name: written.get(name) for name in state.get("targets", {}).get("names", ())}
+    known = {"facts": model.facts, "classes": model.classes, "units": model.units}
+    model.told = f"{type(model).__name__} of {path}: {type(model.network).__name__}, "
+    model.told += "\n  ".join(f"{name}: {value}" for name, value in known.items() if value)
     return model
 
 
@@ -49,7 +58,8 @@ def load_model(request: Request, **trainer: Any) -> tuple["Experiment", "Model"]
     experiment = Experiment(request)
     experiment.build(logger=False, **trainer, **alone(request))
     model, data = experiment.model, experiment.datamodule
-    state = saved[trained_with(request)]
+    data.fitted = state = saved[trained_with(request)]
+    data.same_source = not other_data(request)
     data.facts, data.statistics = state["facts"], state["statistics"]
     model.data, model.facts = data, {**data.facts, **model.own_facts()}
     model.network, model.precision = build_network(model.factory, model.facts), experiment.trainer.precision_plugin

@@ -3,8 +3,7 @@
 import inspect
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any, Literal
@@ -97,27 +96,21 @@ class FrameDataModule(PreparedDataModule):
             columns = [c for c in known if c["name"] not in self.drop]
         return read_columns(source, self.format, columns, cleaning), columns
 
-    @contextmanager
-    def source_of(self, raw: Any) -> Iterator[Source]:
-        """A file, standard input (`-`: a CSV) as one, or what polars makes a frame of, of whatever library it is."""
-        if isinstance(raw, (str, Path)) and str(raw) == "-":
-            with NamedTemporaryFile(suffix=".csv") as copy:
-                shutil.copyfileobj(sys.stdin.buffer, copy)
-                copy.flush()
-                yield Path(copy.name)
-            return
-        if isinstance(raw, (str, Path)) and not Path(raw).is_file():
-            raise DataError(f"{raw}: there is no such file -> name a CSV or Parquet file, or give a frame")
-        try:
-            source = Path(raw) if isinstance(raw, (str, Path)) else pl.DataFrame(raw)
-        except (TypeError, ValueError, pl.exceptions.PolarsError) as e:
-            what = f"{type(raw).__name__} makes no frame ({str(e).splitlines()[0]})"
-            raise DataError(f"{what} -> give a frame of polars or pandas, or a CSV or Parquet file") from e
-        yield source
-
-    def units(self) -> dict[str, str | None]:
-        known = [*self.statistics["columns"], self.statistics.get("target", {}).get("column", {})]
-        return super().units() | {c["name"]: c.get("unit") for c in known if c.get("name") in super().units()}
+    def source_of(self, raw: Any) -> Source:
+        """A file, standard input (`-`: a CSV) as one, or the frame that polars makes of one of another library."""
+        if not isinstance(raw, (str, Path)):
+            try:
+                return pl.DataFrame(raw)
+            except (TypeError, ValueError, pl.exceptions.PolarsError) as e:
+                raise DataError(f"{type(raw).__name__} makes no frame: {e} -> give a frame, or a CSV file") from e
+        if str(raw) == "-":
+            self.stdin = NamedTemporaryFile(suffix=".csv")  # lasts as long as this  # noqa: SIM115
+            shutil.copyfileobj(sys.stdin.buffer, self.stdin)
+            self.stdin.flush()
+        path = Path(self.stdin.name if str(raw) == "-" else raw)
+        if not path.is_file():
+            raise DataError(f"{path}: there is no such file -> name a CSV or Parquet file")
+        return path
 
     def reading(self) -> dict[str, Any]:
         """For `depends_on`, besides files: all options, a subclass's own too, and the code that reads."""

@@ -174,13 +174,9 @@ class DataModule(LightningDataModule):
         return {"id": index}
 
     def samples_of(self, raw: Any, cleaning: Cleaning) -> Iterator[tuple[dict[str, Any], Batch]]:
-        """What users have, in parts: columns that name the samples, and their batch, of `x` at least, in terms of what
-        was fitted on train, without its data. `cleaning` takes down what cannot be used."""
+        """What users have, in parts: columns that name the samples, and a batch of `x` at least, in terms of what was
+        fitted in training, whose data is not read."""
         raise ConfigError(f"{type(self).__name__} has no samples_of -> write it, or name other data by its options")
-
-    def units(self) -> dict[str, str | None]:
-        """Of each target that is a number the unit that it was written with."""
-        return dict.fromkeys(self.statistics.get("targets", {}).get("names", ()))
 
     def pictures(self) -> dict[str, "Figure"]:
         """Figures of the data and its splits, by the names of their files."""

@@ -1,7 +1,6 @@
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,14 +14,13 @@ from torchmetrics import Metric
 
 from src.data.module import Batch
 from src.data.report import Cleaning
-from src.models.answers import answers, left_out
+from src.models.answers import answers
 from src.models.blocks import find_blocks
 from src.models.factory import build, build_network, build_schedule, check_takes, parameter_groups, try_network
 from src.models.finetuning import freeze, load_weights
 from src.models.levers import compile_blocks, recompute_activations
 from src.run.checkpoint import fit_weights, gathered
 from src.run.errors import ConfigError
-from src.run.files import read_json
 from src.run.private import check_compiler, leave_unscaling_to_scaler
 from src.run.terminal import rank_zero_print
 from src.strategies.fsdp import FSDP
@@ -53,6 +51,7 @@ class Model(LightningModule):
 
     uses: tuple[str, ...] = ()  # commands for a trained model, besides evaluate
     provides: tuple[str, ...] = ()  # facts of its own for the network, which no config states
+    run_dir, told = "", ""  # of the run that it was loaded from, and what is known of it
 
     def __init__(
         self,
@@ -71,9 +70,6 @@ class Model(LightningModule):
         self.activation_checkpointing, self.compiles = activation_checkpointing, compile
         self.network: nn.Module | None = None
         self.network_name = ""  # of its class, before FSDP makes that another
-        self.data: Any = None  # the data module, whose facts and statistics the network was made for
-        self.precision: Any = None  # the Trainer's plugin
-        self.folder: Path | None = None  # of the run that this was loaded from
         self.flops_per_sample: int | None = None  # of a forward pass
         self.window: dict[str, Tensor] = {}  # sums since the last line of the log, on the device
         self.window_steps = 0
@@ -169,48 +165,21 @@ class Model(LightningModule):
     def columns(self, outputs: dict[str, Tensor], data: Any) -> dict[str, Any]:
         """What `predict_step` gave for samples, as named columns of a file, in terms of the data. A model that gives
         `probabilities` is asked for the `top_k` largest by a third argument."""
-        raise NotImplementedError
-
-    @property
-    def classes(self) -> list[str] | None:
-        """The names of the classes; None of a model that has none."""
-        return self.data.statistics.get("class_names")
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """How the run ended, with its scores."""
-        return read_json(self.folder / "summary.json") if self.folder else {}
-
-    @property
-    def units(self) -> dict[str, str | None]:
-        """Of each target that is a number the unit that stood beside its values, such as `km`, or None."""
-        return self.data.units()
+        raise ConfigError(f"{type(self).__name__} predicts no rows -> give it predict_step and columns: docs/add.md")
 
     def __repr__(self) -> str:
-        if self.folder is None:
-            return super().__repr__()
-        known = {"facts": self.facts, "classes": self.classes, "units": self.units}
-        size = f"{type(self.network).__name__}, {sum(p.numel() for p in self.parameters()):,} parameters"
-        lines = [f"{type(self).__name__} of {self.folder}: {size}", *(f"{k}: {v}" for k, v in known.items() if v)]
-        return "\n  ".join(lines)
+        return self.told or super().__repr__()
 
     def predict(self, raw: Any, top_k: int | None = None) -> "pl.DataFrame":
-        """What a loaded model says of samples as they are: a row for each, with the columns of `src.predict`.
-
-        Args:
-            raw: a file or folder of what the model was trained on; or an array of images, a frame, a text, or a list.
-            top_k: the likeliest classes only, in place of all probabilities.
-
-        Raises:
-            DataError: none of it can be used; of a part there is a warning.
-        """
+        """What a loaded model says of a file or folder of what it was trained on, an array of images, a frame, a text,
+        or a list: the rows of `src.predict`. What cannot be used is left out, with a warning."""
         import polars as pl
 
         cleaning = Cleaning("skip")
-        tables = [*answers(self, self.data.samples_of(raw, cleaning), cleaning, top_k)]
+        tables = [pl.DataFrame(table) for table in answers(self, self.data.samples_of(raw, cleaning), cleaning, top_k)]
         if cleaning.skipped:
-            warnings.warn(left_out(cleaning), stacklevel=2)
-        return pl.concat([pl.DataFrame(table) for table in tables])
+            warnings.warn(cleaning.told(), stacklevel=2)
+        return pl.concat(tables)
 
     def watch(self, **values: Tensor) -> None:
         """Add to the means that are logged every `log_every_n_steps`; nothing here waits for the device.

@@ -11,7 +11,7 @@ from src.models.base import MaskedMean, Model
 from src.models.levers import recomputed
 from src.run.errors import ConfigError
 
-TOP, AT_ONCE = 5, 32  # next tokens that are named; windows whose logits are made at once
+AT_ONCE = 32  # windows of a text whose logits are made at once
 
 
 class LanguageModeling(Model):
@@ -24,7 +24,7 @@ class LanguageModeling(Model):
             gives.
     """
 
-    uses = ("generate", "predict")
+    uses = ("generate",)
 
     def __init__(self, loss_chunks: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -73,25 +73,18 @@ class LanguageModeling(Model):
         return losses if reduction == "none" else losses.sum()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Of each text, whose windows have its `index`: tokens with a target, their summed loss, and the probabilities
-        [N, vocab_size] of the token after place `last` of the window in which that is not -1."""
-        index, text = batch["index"].unique(return_inverse=True)
-        last = batch.get("last", (batch["targets"] >= 0).sum(1) - 1)
-        zeros = torch.zeros(len(index), self.facts["vocab_size"], device=text.device)
-        out = {"index": index, "tokens": zeros[:, 0].clone(), "loss": zeros[:, 0].clone(), "probabilities": zeros}
-        for at in torch.arange(len(text), device=text.device).split(AT_ONCE):
-            logits, targets = self(batch["x"][at]).float(), batch["targets"][at]
-            losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").sum(1)
-            out["loss"].index_add_(0, text[at], losses)
-            out["tokens"].index_add_(0, text[at], (targets >= 0).float().sum(1))
-            ends = at[last[at] >= 0]
-            out["probabilities"][text[ends]] = logits[ends - at[0], last[ends]].softmax(1)
-        return out
+        """Of one text in windows: its tokens but the first, their mean loss, and the probabilities [1, vocab_size] of
+        what follows its end, `prompt` [1, T]."""
+        pairs = zip(batch["x"].split(AT_ONCE), batch["targets"].split(AT_ONCE), strict=True)
+        loss, tokens = sum(self.losses({"x": x, "targets": t}, "sum") for x, t in pairs), (batch["targets"] >= 0).sum()
+        chances = self(batch["prompt"])[:, -1].float().softmax(1)
+        return {"index": tokens[None], "tokens": tokens[None], "loss": loss / tokens[None], "probabilities": chances}
 
-    def columns(self, outputs: dict[str, Tensor], data: Any, top_k: int | None = None) -> dict[str, Any]:
-        loss = outputs["loss"] / outputs["tokens"]  # NaN of a text of one token, which nothing stands before
-        found = {"tokens": outputs["tokens"].int().numpy(), "loss": loss.numpy(), "perplexity": loss.exp().numpy()}
-        return found | ranked(outputs["probabilities"], data.token, top_k or TOP)
+    def columns(self, outputs: dict[str, Tensor], data: Any, top_k: int = 5) -> dict[str, Any]:
+        named = {"tokens": outputs["tokens"], "loss": outputs["loss"], "perplexity": outputs["loss"].exp()}
+        return {name: values.numpy() for name, values in named.items()} | ranked(
+            outputs["probabilities"], data.token, top_k
+        )
 
     def log_scores(self, split: str) -> None:
         loss = self.mean_loss.compute()

@@ -7,7 +7,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +34,7 @@ Shape = tuple[int, int, int]  # channels, height, width
 
 class File(NamedTuple):
     path: Any  # or an image itself
-    class_name: str  # empty if unknown; its name where it is in no split
+    class_name: str  # empty if unknown
 
 
 def read(
@@ -52,7 +51,9 @@ def read(
     if not root.is_dir() and not (known and root.is_file()):
         raise DataError(f"data.data_dir: {root} is no folder -> name one of images in CLASS/ or train/CLASS/")
     cleaning.root = root if root.is_dir() else root.parent
-    with strict():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of files that can be read all the same
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
         files = list_files(root, cleaning, known)
         class_names = list(known) or sorted({file.class_name for file in files["train"]})
         heads = {}
@@ -63,15 +64,6 @@ def read(
         shape = common_shape([head for found in heads.values() for head in found.values()], image_size, cleaning)
         samples = {split: pack(split, list(heads[split]), shape, class_names, cache_dir, cleaning) for split in files}
     return samples, class_names
-
-
-@contextmanager
-def strict() -> Iterator[None]:
-    """Where files are decoded: one that would fill the memory is refused, what can be read all the same is."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
 
 
 def list_files(root: Path, cleaning: Cleaning, known: Sequence[str] = ()) -> dict[str, list[File]]:
@@ -161,38 +153,24 @@ def pack(
         return Samples(np.memmap(target, np.uint8, "r", shape=(len(names), *shape)), np.array(targets, np.int64), names)
 
 
-def given_images(raw: Any) -> Iterator[tuple[Any, Path | np.ndarray]]:
-    """The images of a file, a folder, an array uint8 [H, W], [H, W, 3], [N, H, W] or [N, H, W, C], or a list of such,
-    each with its name; `-` is standard input, a file in each line."""
+def given_images(raw: Any) -> Iterator[File]:
+    """Of a file, a folder, an array uint8 [H, W], [N, H, W] or [N, H, W, C], a list, or standard input (`-`: a file in
+    each line), each with its name in place of a class."""
     if isinstance(raw, (list, tuple)):
-        yield from (
-            (f"{i}" if n == 0 else f"{n}", image) for i, one in enumerate(raw) for n, image in given_images(one)
-        )
-    elif raw == "-" if isinstance(raw, str) else raw == Path("-") if isinstance(raw, Path) else False:
-        yield from ((line.strip(), Path(line.strip())) for line in sys.stdin if line.strip())
+        yield from (File(file.path, str(i)) for i, one in enumerate(raw) for file in given_images(one))
     elif isinstance(raw, (str, Path)):
-        path = Path(raw)
-        if not path.exists():
-            raise DataError(f"{path}: there is no such file or folder -> name an image, or a folder of them")
-        yield from ((str(p), p) for p in files_in(path) if p == path or p.suffix.lower() in SUFFIXES)
+        paths = (Path(line.strip()) for line in sys.stdin) if str(raw) == "-" else files_in(Path(raw))
+        yield from (File(p, str(p)) for p in paths if str(raw) in ("-", str(p)) or p.suffix.lower() in SUFFIXES)
+    elif (array := np.asarray(raw)).dtype == np.uint8 and 2 <= array.ndim <= 4:
+        images = array[None] if array.ndim == 2 else array[..., 0] if array.shape[3:] == (1,) else array
+        yield from (File(image, str(i)) for i, image in enumerate(images))
     else:
-        yield from enumerate(as_images(raw))
-
-
-def as_images(raw: Any) -> np.ndarray:
-    """[N, H, W] or [N, H, W, C], also of torch's [N, C, H, W]."""
-    array = np.asarray(raw.cpu() if hasattr(raw, "cpu") else raw)
-    if array.dtype != np.uint8 or not 2 <= array.ndim <= 4:
         what = f"{type(raw).__name__} of {array.dtype} {list(array.shape)} is no image"
-        raise DataError(f"{what} -> give a file, or uint8 [N, H, W] or [N, H, W, C]; (x * 255).round() if it is 0 to 1")
-    array = array[None] if array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4)) else array
-    if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] not in (1, 3, 4):
-        array = np.moveaxis(array, 1, -1)
-    return array[..., 0] if array.shape[3:] == (1,) else array
+        raise DataError(f"{what} -> give files, or uint8 [N, H, W] or [N, H, W, C]; (x * 255).round() if it is 0 to 1")
 
 
 def readable(
-    split: str, files: list[File], act: Callable[[Any], Any], cleaning: Cleaning
+    split: str, files: list[File], act: Callable[[Path], Any], cleaning: Cleaning
 ) -> Iterator[tuple[File, Any]]:
     """Files with `act(path)`, without those at which it fails; in parallel, as PIL decodes without Python's lock."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -224,11 +202,8 @@ def header(path: Path) -> tuple[Size, bool]:
 
 
 def decode(given: Path | np.ndarray, shape: Shape) -> np.ndarray:
-    """uint8 of that shape: the first frame, turned as its EXIF says, on white where it is transparent.
-
-    Args:
-        given: a file, or uint8 [H, W] or [H, W, C].
-    """
+    """uint8 of that shape: the first frame, turned as its EXIF says, on white where it is transparent. An array is
+    uint8 [H, W] or [H, W, C]."""
     channels, *size = shape
     with Image.open(given, formats=FORMATS) if isinstance(given, Path) else Image.fromarray(given) as image:
         image.draft(None, (2 * max(size), 2 * max(size)))  # JPEG alone: large photos are decoded at a fraction

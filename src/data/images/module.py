@@ -180,15 +180,13 @@ class ImageDataModule(PreparedDataModule):
 
     def samples_of(self, raw: Any, cleaning: Cleaning) -> Iterator[tuple[dict[str, Any], Batch]]:
         """Images of any size, as `folder.given_images` takes them; colours become grey where those of train were."""
-        shape, found = (len(self.statistics["mean"]), *self.facts["image_size"]), folder.given_images(raw)
-        while part := [folder.File(image, name) for name, image in islice(found, self.micro_batch_size)]:
+        decode = partial(folder.decode, shape=(len(self.statistics["mean"]), *self.facts["image_size"]))
+        given, key = folder.given_images(raw), "file" if isinstance(raw, (str, Path)) else "id"
+        while part := list(islice(given, self.micro_batch_size)):
             cleaning.came_in += len(part)
-            with folder.strict():
-                images = list(folder.readable("", part, partial(folder.decode, shape=shape), cleaning))
-            if images:
-                names = [file.class_name for file, _ in images]
-                x = torch.from_numpy(np.stack([image for _, image in images]))
-                yield {"file" if isinstance(raw, (str, Path)) else "id": names}, {"x": x}
+            if found := list(folder.readable("", part, decode, cleaning)):
+                x = torch.from_numpy(np.stack([image for _, image in found]))
+                yield {key: [file.class_name for file, _ in found]}, {"x": x}
 
     def sample_names(self, split: str) -> list[str]:
         """The files of a split's samples, if each is a file."""

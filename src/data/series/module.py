@@ -14,7 +14,7 @@ from torch import Tensor
 
 from src.data import cache, cells
 from src.data.columns import DATES, Column
-from src.data.delimited import ROW, blocks
+from src.data.delimited import ROW, blocks, label
 from src.data.frame import FrameDataModule, describe
 from src.data.loader import Batch, Loader
 from src.data.module import State
@@ -108,6 +108,7 @@ class SeriesDataModule(FrameDataModule):
         self.check_options()
         self.epoch_order = partial(moved, stride)
         self.predicts = False
+        self.given: pl.DataFrame | None = None  # to predict
         self.tiles: dict[str, Windows] = {}  # what is predicted of a split
 
     def check_options(self) -> None:
@@ -127,10 +128,10 @@ class SeriesDataModule(FrameDataModule):
             stamps.moment(name, text)
 
     def load(self) -> pl.DataFrame:
-        return seasons() if self.dataset else super().load()
+        return self.given if self.given is not None else seasons() if self.dataset else super().load()
 
     def depends_on(self) -> tuple[dict[str, Any], list[Path]]:
-        later = {"stride", "normalize", "augment", "predicts", "tiles"}  # do not change what is prepared
+        later = {"stride", "normalize", "augment", "predicts", "given", "tiles"}  # do not change what is prepared
         options = {name: value for name, value in self.reading().items() if name not in later}
         code = {path.name: path.read_text() for path in Path(__file__).parent.glob("*.py")}
         return options | {"code": code}, [self.file] if self.file else []
@@ -258,24 +259,18 @@ class SeriesDataModule(FrameDataModule):
         return Loader(tiles, EvalOrder(len(tiles), *self.share()))
 
     def samples_of(self, raw: Any, cleaning: Cleaning) -> Iterator[tuple[dict[str, Any], Batch]]:
-        """Of a file or a frame with the last `window` rows of each series, or more: the forecasts that follow."""
-        other = copy.copy(self)  # of other data, on which all is measured
-        other.fitted, other.tiles = {"facts": self.facts, "statistics": self.statistics}, {}
-        with self.source_of(raw) as source:
-            other.file, is_frame = (None, True) if isinstance(source, pl.DataFrame) else (source, False)
-            other.named = "the frame" if is_frame else source.name
-            other.load = (lambda: source) if is_frame else other.load
-            splits, other.report = other.build(cleaning, other.fitted)
-        rows = {name: torch.from_numpy(np.asarray(array)) for name, array in splits["test"].items()}
-        other.predicts, tiles = True, other.open("test", rows.__getitem__)
-        series = rows["series"][tiles.starts]
-        ends = torch.cat([series[1:] != series[:-1], torch.ones(min(1, len(series)), dtype=torch.bool)])
-        ahead = ends & tiles.outputs[tiles.starts + self.window].isnan().flatten(1).all(1)
-        if not ahead.any():
-            raise DataError(f"{other.named}: no forecast can be made: they {LOOK} -> give rows without holes")
-        for index in ahead.nonzero().flatten().split(self.micro_batch_size):
-            named = other.keys("test", index.numpy())
-            yield {name: values for name, values in named.items() if not name.startswith("target")}, tiles[index]
+        """Of the last `window` rows of each series, or more: the forecasts that follow them."""
+        other, source = copy.copy(self), self.source_of(raw)
+        other.fitted, other.tiles, other.predicts = {"facts": self.facts, "statistics": self.statistics}, {}, True
+        other.file, other.given = (source, None) if isinstance(source, Path) else (None, source)
+        other.named = label(source)
+        splits, other.report = other.build(cleaning, other.fitted)
+        tiles = other.open("test", lambda name: torch.from_numpy(np.asarray(splits["test"][name])))
+        series = pl.Series(tiles.rows["series"][tiles.starts].numpy())
+        is_last = torch.from_numpy((series != series.shift(-1, fill_value=-1)).to_numpy())
+        is_ahead = tiles.outputs[tiles.starts + self.window].isnan().flatten(1).all(1)
+        for index in (is_last & is_ahead).nonzero().flatten().split(self.micro_batch_size):
+            yield other.keys("test", index.numpy()), tiles[index]
 
     def keys(self, split: str, index: np.ndarray) -> dict[str, Any]:
         """Of each step of the tiles `index` [N]: stamp, series if there are several, and targets, all [N * horizon]."""

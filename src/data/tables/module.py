@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from src.data import cache
-from src.data.columns import Column, Parted, check_names, read_columns, typed, with_format
+from src.data.columns import Column, check_names, read_columns, typed, with_format
 from src.data.delimited import ROW, blocks
 from src.data.frame import FrameDataModule, require
 from src.data.loader import Arrays, Batch
@@ -149,23 +149,17 @@ class TableDataModule(FrameDataModule):
         return frame.with_columns(as_known(frame[name], words, what, invalid) for name, words in categories.items())
 
     def samples_of(self, raw: Any, cleaning: Cleaning) -> Iterator[tuple[dict[str, Any], Batch]]:
-        """Rows of a file or a frame, read in parts. Categories that train had not are those of which it had few."""
-        made, parted = self.statistics["features"], None
-        used = {feature["column"] for feature in made}
-        with self.source_of(raw) as source:
-            for block in blocks(source, self.format, cleaning):
-                keys = [name for name in self.row_key if name in block.columns]
-                if parted is None:
-                    columns = [c for c in self.statistics["columns"] if c["name"] in (*used, *keys)]
-                    columns = [with_format(c, block, source, self.format, cleaning) for c in columns]
-                    parted = Parted(source, self.format)
-                parted.look(block, columns)
-                parted.check(cleaning)
-                frame = self.as_trained(typed(block, source, self.format, columns, cleaning), made, "skip")
-                for rows in frame.iter_slices(AT_ONCE):
-                    names = {name: rows[name].to_list() for name in keys}
-                    names |= {} if names and len(names) == len(self.row_key) else {"row": rows[ROW].to_numpy()}
-                    yield names, {"x": self.encode(rows)}
+        """Rows of a file or a frame, in parts. Categories that train had not are as those that it had seldom."""
+        made, columns, source = self.statistics["features"], [], self.source_of(raw)
+        for block in blocks(source, self.format, cleaning):
+            keys = [name for name in self.row_key if name in block.columns]
+            used = {*keys, *(feature["column"] for feature in made)}
+            columns = columns or [c for c in self.statistics["columns"] if c["name"] in used]
+            columns = [with_format(c, block, source, self.format, Cleaning()) for c in columns]
+            frame = self.as_trained(typed(block, source, self.format, columns, cleaning), made, "skip")
+            for rows in frame.iter_slices(AT_ONCE):
+                shown = keys if keys and len(keys) == len(self.row_key) else [*keys, ROW]
+                yield {n if n != ROW else "row": rows[n].to_list() for n in shown}, {"x": self.encode(rows)}
 
     def read_all(self, cleaning: Cleaning) -> Table:
         present = self.column_names()

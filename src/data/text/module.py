@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,6 @@ from src.data.module import PreparedDataModule, State
 from src.data.order import Order, key, shuffled
 from src.data.report import Cleaning
 from src.data.text import report
-from src.data.text.raw import AT_ONCE, joined, text_windows, texts
 from src.data.text.reading import CONTROL, clean, read, source_files, topics
 from src.data.text.tokens import decode, encode, make_tokenizer, vocabulary_size
 from src.run.errors import ConfigError, DataError
@@ -104,26 +104,20 @@ class TextDataModule(PreparedDataModule):
         return facts, {"tokenizer": self.report.pop("tokenizer")}  # in checkpoints, not in data_report.json
 
     def samples_of(self, raw: Any, cleaning: Cleaning) -> Iterator[tuple[dict[str, Any], Batch]]:
-        """Texts, in windows; a name is that of the file, or its place in a list or on standard input."""
-        names: list[str] = []
-        parts: list[Batch] = []
-        for name, text in texts(raw, cleaning):
+        """A text, each of a list, each file of a `Path`, or each line of standard input (`Path("-")`)."""
+        texts: Any = enumerate([raw] if isinstance(raw, str) else raw if isinstance(raw, list) else sys.stdin)
+        if isinstance(raw, Path) and str(raw) != "-":
+            texts = (pair for path in source_files([str(raw)])[0] for pair in read([path], cleaning).items())
+        for name, text in texts:
             cleaning.came_in += 1
-            try:
-                tokens = torch.from_numpy(encode(self.statistics["tokenizer"], CONTROL.sub("", text)))
-            except DataError as e:  # characters that train had not
-                cleaning.skip("", name, f"unknown: {str(e).partition(' ->')[0]}", "")
-                continue
+            tokens = torch.from_numpy(encode(self.statistics["tokenizer"], CONTROL.sub("", text).rstrip("\n")))
             if not len(tokens):
-                cleaning.skip("", name, "empty", "")
+                cleaning.skip("", str(name), "empty", "")
                 continue
-            parts.append(text_windows(tokens, self.facts["seq_len"], len(names)))
-            names.append(name)
-            if sum(len(part["x"]) for part in parts) >= AT_ONCE:
-                yield {"text": names}, joined(parts)
-                names, parts = [], []
-        if parts:
-            yield {"text": names}, joined(parts)
+            size = min(self.facts["seq_len"], len(tokens))
+            windows = Windows(tokens, size, size)
+            batch = windows[torch.arange(max(1, len(windows)))]
+            yield {"text": [str(name)]}, batch | {"prompt": tokens[None, -size:]}
 
     def token(self, number: int) -> str:
         return decode(self.statistics["tokenizer"], [number])

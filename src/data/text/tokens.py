@@ -1,8 +1,6 @@
 """Text to token ids and back. A tokenizer is plain text, which a checkpoint can hold: `bytes`, `characters:` followed
 by all of them, or the JSON of the `tokenizers` library."""
 
-from functools import lru_cache
-
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -23,15 +21,12 @@ def make_tokenizer(kind: str, text: str, vocab_size: int) -> str:
     return bpe.to_str()
 
 
-load = lru_cache(4)(Tokenizer.from_str)  # takes longer than to encode a line
-
-
 def vocabulary_size(tokenizer: str) -> int:
     if tokenizer == "bytes":
         return 256
     if tokenizer.startswith("characters:"):
         return len(tokenizer) - len("characters:")
-    return load(tokenizer).get_vocab_size()
+    return Tokenizer.from_str(tokenizer).get_vocab_size()
 
 
 def encode(tokenizer: str, text: str) -> np.ndarray:
@@ -44,7 +39,7 @@ def encode(tokenizer: str, text: str) -> np.ndarray:
             what = f"the characters {new[:10]} were not in the training text"
             raise DataError(f"{what} -> leave them out, or train with data.tokenizer bytes or bpe")
         return np.array([ids[c] for c in text], np.int64)
-    return np.array(load(tokenizer).encode(text).ids, np.int64)
+    return np.array(Tokenizer.from_str(tokenizer).encode(text).ids, np.int64)
 
 
 def decode(tokenizer: str, ids: list[int]) -> str:
@@ -52,4 +47,4 @@ def decode(tokenizer: str, ids: list[int]) -> str:
         return bytes(ids).decode("utf-8", errors="replace")
     if tokenizer.startswith("characters:"):
         return "".join(tokenizer[len("characters:") + i] for i in ids)
-    return load(tokenizer).decode(ids)
+    return Tokenizer.from_str(tokenizer).decode(ids)
