@@ -15,12 +15,12 @@ folder, or predictions_NAME.csv of other data. What cannot be read is left out a
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, nullcontext, redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from itertools import chain, islice
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import polars as pl
 import pyarrow
 from pyarrow import csv, parquet
 from rich.console import Console
@@ -51,8 +51,8 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--output", metavar="FILE", help="a .csv, .parquet or .jsonl file, or - for CSV on stdout")
     request = run_request(parser, args)
     options = request.options
-    name = f"_{Path(options.input).stem}" if options.input else "_text" if options.text else other_data(request)
-    output = options.output or f"{options.run_dir}/predictions{name.replace('_-', '_stdin')}.csv"
+    name = f"_{Path(options.input or 'text').stem}" if options.input or options.text else other_data(request)
+    output = options.output or f"{options.run_dir}/predictions{name}.csv"
     if not output.endswith(ENDINGS):
         raise ConfigError(f"--output {output}: the name must end in .csv or .parquet or .jsonl")
     with redirect_stdout(sys.stderr if output == "-" else sys.stdout):
@@ -65,7 +65,7 @@ def predict(request: Any, output: Path) -> None:
     from src.models.answers import answers
 
     options, cleaning = request.options, Cleaning("skip")
-    raw = [options.text] if options.text else Path(options.input) if options.input else None
+    raw: Any = [options.text] if options.text else Path(options.input) if options.input else None
     experiment, model = load_model(request, **unlimited(request))
     if "predict" not in model.uses and raw is None:
         other = " or ".join(f"python -m src.{name}" for name in model.uses or ("evaluate",))
@@ -77,9 +77,9 @@ def predict(request: Any, output: Path) -> None:
     samples = model.data.samples_of(raw, cleaning) if raw else of_split(request, model.data)
     tables = answers(model, samples, cleaning, options.top_k, targets=raw is None)
     first = next(tables)
-    shown = Console(stderr=True, **PLAIN)
-    rest = track(chain([first], tables), "predicting", console=shown, transient=True, disable=not shown.is_terminal)
-    rank_zero_print(f"{write(rest, first.schema, output)} predictions: {output}")
+    console, rest = Console(stderr=True, **PLAIN), chain([first], tables)
+    shown = track(rest, "predicting", console=console, transient=True, disable=not console.is_terminal)
+    rank_zero_print(f"{write(shown, first.schema, output)} predictions: {output}")
     for one in cleaning.removed:
         rank_zero_print(f"left out: {one['file']}: {one['reason']} {one['detail']}".rstrip())
     if cleaning.skipped:
@@ -100,27 +100,18 @@ def of_split(request: Any, data: Any) -> Iterator[Any]:
 
 def write(tables: Any, schema: pyarrow.Schema, output: Path) -> int:
     """Write tables as they come, to a file whole or not at all; gives the number of rows."""
-    rows, tmp = 0, output.with_name(output.name + ".tmp")
-    with ExitStack() as stack:
-        if str(output) == "-":
-            sink: Any = stack.enter_context(os.fdopen(os.dup(sys.__stdout__.fileno()), "wb"))
-        else:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            stack.callback(tmp.unlink, missing_ok=True)
-            sink = stack.enter_context(open(tmp, "wb"))
-        if output.suffix == ".jsonl":
-            import polars as pl
-
-            writer: Any = nullcontext(SimpleNamespace(write_table=lambda table: pl.DataFrame(table).write_ndjson(sink)))
-        else:
-            writer = (parquet.ParquetWriter if output.suffix == ".parquet" else csv.CSVWriter)(sink, schema)
-        with writer as opened:
+    rows, tmp, ending = 0, output.with_name(output.name + ".tmp"), output.suffix
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(tmp, "wb") if ending else os.fdopen(os.dup(1), "wb") as sink, ExitStack() as stack:
+            kind = parquet.ParquetWriter if ending == ".parquet" else csv.CSVWriter
+            writer = stack.enter_context(kind(sink, schema)) if ending != ".jsonl" else None
             for table in tables:
-                opened.write_table(table)
+                writer.write_table(table) if writer else pl.DataFrame(table).write_ndjson(sink)
                 rows += table.num_rows
-        if str(output) != "-":
-            sink.close()
-            tmp.rename(output)
+        tmp.rename(output) if ending else None
+    finally:
+        tmp.unlink(missing_ok=True)
     return rows
 
 

@@ -11,13 +11,13 @@ cut short, to the very same weights; a finished run in --run_dir is left alone. 
 130 and 143 stopped by a signal with a checkpoint written.
 """
 
-import gc
 import inspect
 import json
 import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -46,43 +46,29 @@ def main(args: Sequence[str]) -> int:
     return begin(args)
 
 
-def train(
-    experiment: Any, overrides: dict[str, Any] | None = None, run_dir: Any = None, resume: Any = "auto"
-) -> "Model":
-    """What the command does, from Python; gives the trained model, as `load_run` does.
-
-    Args:
-        experiment: a config's file, or a dict of what would stand in it, or a list of such, as --config.
-        overrides: the flags, such as `{"trainer.max_epochs": 2}`.
-
-    Raises:
-        KnownError: what the command says in one line, with the `code` that it ends with.
-    """
-    args = [f"--resume={resume}", *([f"--run_dir={run_dir}"] if run_dir else [])]
+def train(experiment: Any, overrides: Any = None, run_dir: Any = None, resume: Any = "auto") -> "Model":
+    """What the command does, from Python: gives the trained model, as `load_run` does, or raises the error of the line
+    that the command prints. An experiment is a file, a dict of what stands in one, or a list of such; overrides are the
+    flags, such as `{"trainer.max_epochs": 2}`."""
     LEDGER.open()
     try:
         with TemporaryDirectory() as folder:
-            for i, config in enumerate(experiment if isinstance(experiment, (list, tuple)) else [experiment]):
-                file = Path(folder, f"python{i or ''}.yaml") if isinstance(config, dict) else config
+            files = experiment if isinstance(experiment, (list, tuple)) else [experiment]
+            for i, config in enumerate(files := [*files]):
                 if isinstance(config, dict):
-                    file.write_text(json.dumps(config, default=str))
-                args.append(f"--config={file}")
-            flags = {n: v if isinstance(v, str) else json.dumps(v, default=str) for n, v in (overrides or {}).items()}
-            begin([*args, *(f"--{name}={value}" for name, value in flags.items())])
+                    files[i] = Path(folder, f"python{i or ''}.yaml")
+                    files[i].write_text(as_yaml(config))
+            flags = {"resume": str(resume), **({"run_dir": str(run_dir)} if run_dir else {}), **(overrides or {})}
+            flags = {n: value if isinstance(value, str) else as_yaml(value) for n, value in flags.items()}
+            begin([*(f"--config={file}" for file in files), *(f"--{name}={value}" for name, value in flags.items())])
         return load_run(run_dir or os.environ["RUN_DIR_OF_ALL_PROCESSES"])
     finally:
         os.environ.pop("RUN_DIR_OF_ALL_PROCESSES", None)
-        gc.unfreeze()
 
 
-class CallableModule(ModuleType):
-    """`from src import train` gives this module, which is called as the function."""
-
-    __call__ = staticmethod(train)
-    __signature__ = inspect.signature(train)
-
-
-sys.modules[__name__].__class__ = CallableModule
+as_yaml = partial(json.dumps, default=str)  # JSON is YAML; paths become text
+called = {"__call__": staticmethod(train), "__signature__": inspect.signature(train)}
+sys.modules[__name__].__class__ = type("Command", (ModuleType,), called)  # what `from src import train` gives
 
 
 def begin(args: Sequence[str]) -> int:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def load_run(path: str | Path, checkpoint: str = "best") -> "Model":
     """The trained model of a run, on the CPU and in evaluation mode.
 
-    `model.predict(raw)` takes samples as they are; printed, the model says what it knows, which are its `run_dir`,
-    `facts`, `classes`, `units` and `summary`. `model(x)` gives logits for what the network was trained on; `model.data`
+    `model.predict(raw)` takes samples as they are; `model.run_dir`, `summary`, `facts`, `classes` and `units` (of
+    targets) are what it knows. `model(x)` gives logits for what the network was trained on; `model.data`
     is the data module, with what was fitted on the training data.
 
     Args:
@@ -36,15 +36,10 @@ def load_run(path: str | Path, checkpoint: str = "best") -> "Model":
     with isolate_rng():  # building a network draws random numbers, which are the caller's
         model = load_model(request)[1]
     model.run_dir, model.summary, state = str(path), RunFolder(Path(path)).summary, model.data.statistics
-    model.classes, columns = (
-        state.get("class_names"),
-        [*state.get("columns", ()), state.get("target", {}).get("column")],
-    )
-    written = {column["name"]: column.get("unit") for column in columns if column}  # beside numbers, such as km
+    columns = [*state.get("columns", ()), state.get("target", {}).get("column", {})]
+    written = {column.get("name"): column.get("unit") for column in columns}  # beside numbers, such as km
     model.units = {name: written.get(name) for name in state.get("targets", {}).get("names", ())}
-    known = {"facts": model.facts, "classes": model.classes, "units": model.units}
-    model.told = f"{type(model).__name__} of {path}: {type(model.network).__name__}, "
-    model.told += "\n  ".join(f"{name}: {value}" for name, value in known.items() if value)
+    model.classes = state.get("class_names")
     return model
 
 

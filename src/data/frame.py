@@ -98,19 +98,17 @@ class FrameDataModule(PreparedDataModule):
 
     def source_of(self, raw: Any) -> Source:
         """A file, standard input (`-`: a CSV) as one, or the frame that polars makes of one of another library."""
-        if not isinstance(raw, (str, Path)):
-            try:
+        try:
+            if not isinstance(raw, (str, Path)):
                 return pl.DataFrame(raw)
-            except (TypeError, ValueError, pl.exceptions.PolarsError) as e:
-                raise DataError(f"{type(raw).__name__} makes no frame: {e} -> give a frame, or a CSV file") from e
-        if str(raw) == "-":
-            self.stdin = NamedTemporaryFile(suffix=".csv")  # lasts as long as this  # noqa: SIM115
-            shutil.copyfileobj(sys.stdin.buffer, self.stdin)
-            self.stdin.flush()
-        path = Path(self.stdin.name if str(raw) == "-" else raw)
-        if not path.is_file():
-            raise DataError(f"{path}: there is no such file -> name a CSV or Parquet file")
-        return path
+            if str(raw) != "-":
+                return Path(raw).resolve(strict=True)
+        except (TypeError, ValueError, OSError, pl.exceptions.PolarsError) as e:
+            raise DataError(f"{type(raw).__name__} is no table: {e} -> give a CSV or Parquet file, or a frame") from e
+        self.stdin = NamedTemporaryFile(suffix=".csv")  # lasts as long as this  # noqa: SIM115
+        shutil.copyfileobj(sys.stdin.buffer, self.stdin)
+        self.stdin.flush()
+        return Path(self.stdin.name)
 
     def reading(self) -> dict[str, Any]:
         """For `depends_on`, besides files: all options, a subclass's own too, and the code that reads."""

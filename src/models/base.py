@@ -51,7 +51,6 @@ class Model(LightningModule):
 
     uses: tuple[str, ...] = ()  # commands for a trained model, besides evaluate
     provides: tuple[str, ...] = ()  # facts of its own for the network, which no config states
-    run_dir, told = "", ""  # of the run that it was loaded from, and what is known of it
 
     def __init__(
         self,
@@ -168,7 +167,13 @@ class Model(LightningModule):
         raise ConfigError(f"{type(self).__name__} predicts no rows -> give it predict_step and columns: docs/add.md")
 
     def __repr__(self) -> str:
-        return self.told or super().__repr__()
+        names = ("run_dir", "facts", "classes", "units") if hasattr(self, "run_dir") else ()  # by load_run
+        known = [f"{name}: {getattr(self, name)}" for name in names if getattr(self, name)]
+        return (
+            "\n  ".join([f"{type(self).__name__}, {type(self.network).__name__}", *known])
+            if known
+            else super().__repr__()
+        )
 
     def predict(self, raw: Any, top_k: int | None = None) -> "pl.DataFrame":
         """What a loaded model says of a file or folder of what it was trained on, an array of images, a frame, a text,

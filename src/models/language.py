@@ -81,10 +81,13 @@ class LanguageModeling(Model):
         return {"index": tokens[None], "tokens": tokens[None], "loss": loss / tokens[None], "probabilities": chances}
 
     def columns(self, outputs: dict[str, Tensor], data: Any, top_k: int = 5) -> dict[str, Any]:
-        named = {"tokens": outputs["tokens"], "loss": outputs["loss"], "perplexity": outputs["loss"].exp()}
-        return {name: values.numpy() for name, values in named.items()} | ranked(
-            outputs["probabilities"], data.token, top_k
-        )
+        named: dict[str, Any] = {
+            "tokens": outputs["tokens"],
+            "loss": outputs["loss"],
+            "perplexity": outputs["loss"].exp(),
+        }
+        named = {name: values.numpy() for name, values in named.items()}
+        return named | ranked(outputs["probabilities"], data.token, top_k)
 
     def log_scores(self, split: str) -> None:
         loss = self.mean_loss.compute()

@@ -202,8 +202,7 @@ def header(path: Path) -> tuple[Size, bool]:
 
 
 def decode(given: Path | np.ndarray, shape: Shape) -> np.ndarray:
-    """uint8 of that shape: the first frame, turned as its EXIF says, on white where it is transparent. An array is
-    uint8 [H, W] or [H, W, C]."""
+    """uint8 of that shape: the first frame, turned as its EXIF says, on white where it is transparent."""
     channels, *size = shape
     with Image.open(given, formats=FORMATS) if isinstance(given, Path) else Image.fromarray(given) as image:
         image.draft(None, (2 * max(size), 2 * max(size)))  # JPEG alone: large photos are decoded at a fraction
