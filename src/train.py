@@ -11,6 +11,7 @@ cut short, to the very same weights; a finished run in --run_dir is left alone. 
 130 and 143 stopped by a signal with a checkpoint written.
 """
 
+import gc
 import inspect
 import json
 import os
@@ -64,6 +65,7 @@ def train(experiment: Any, overrides: Any = None, run_dir: Any = None, resume: A
         return load_run(run_dir or os.environ["RUN_DIR_OF_ALL_PROCESSES"])
     finally:
         os.environ.pop("RUN_DIR_OF_ALL_PROCESSES", None)
+        gc.unfreeze()
 
 
 as_yaml = partial(json.dumps, default=str)  # JSON is YAML; paths become text

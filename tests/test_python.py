@@ -5,7 +5,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from pathlib import Path
 
 import pytest
 from conftest import SMALL
@@ -23,6 +22,7 @@ def at_root(loaded, monkeypatch):
 
 def test_train_gives_what_the_command_gives(tmp_path, trained_once):
     import torch
+
     from src import load_run, train
 
     before = [signal.getsignal(signum) for signum in SIGNALS]
@@ -37,6 +37,7 @@ def test_train_gives_what_the_command_gives(tmp_path, trained_once):
 
 def test_dicts_overrides_and_lists_are_configs(tmp_path):
     import yaml
+
     from src import train
 
     config = yaml.safe_load((ROOT / SMALL[1]).read_text())
@@ -51,7 +52,7 @@ def test_dicts_overrides_and_lists_are_configs(tmp_path):
     ("config", "overrides", "words"),
     [
         (SMALL[1], {"trainer.max_epoch": 2}, "did you mean max_epochs"),
-        ({"trainer": {"max_epochz": 2}}, {}, "max_epochz"),
+        ([SMALL[1], {"trainer": {"max_epochz": 2}}], {}, "max_epochz"),
         (SMALL[1], {"trainer.max_epochs": object()}, "max_epochs"),
         ("nowhere.yaml", {}, "no such file"),
     ],
@@ -90,13 +91,19 @@ def test_an_interrupt_stops_with_a_checkpoint_and_the_same_call_goes_on(tmp_path
     assert "checkpoints True" in done.stdout
 
 
-def test_the_notebook_runs(tmp_path):
+# kind: images
+def test_the_notebook_runs():
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     book = nbformat.read(ROOT / "docs/notebook.ipynb", as_version=4)
     began = time.monotonic()
-    nbclient.NotebookClient(book, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute()
+    nbclient.NotebookClient(
+        book, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
+    ).execute()
     outputs = [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
     pictures = [o for o in outputs if "image/png" in o.get("data", {})]
     assert len(pictures) >= 3  # live curves of two runs, and the results
     assert any("done" in o.get("text", "") for o in outputs)
     assert time.monotonic() - began < 300
+
+
+# end

@@ -33,7 +33,8 @@ class Pictures(Callback):
     def __init__(self, enabled: bool = True) -> None:
         self.enabled, self.draws = enabled, False
         self.samples: Batch | None = None
-        self.shown, self.t_next = None, 0.0
+        self.shown: Any = None
+        self.t_next = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":

@@ -1,7 +1,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -51,6 +51,7 @@ class Model(LightningModule):
 
     uses: tuple[str, ...] = ()  # commands for a trained model, besides evaluate
     provides: tuple[str, ...] = ()  # facts of its own for the network, which no config states
+    run_dir = summary = classes = units = cast(Any, None)  # what load_run knows
 
     def __init__(
         self,
@@ -167,13 +168,11 @@ class Model(LightningModule):
         raise ConfigError(f"{type(self).__name__} predicts no rows -> give it predict_step and columns: docs/add.md")
 
     def __repr__(self) -> str:
-        names = ("run_dir", "facts", "classes", "units") if hasattr(self, "run_dir") else ()  # by load_run
-        known = [f"{name}: {getattr(self, name)}" for name in names if getattr(self, name)]
-        return (
-            "\n  ".join([f"{type(self).__name__}, {type(self.network).__name__}", *known])
-            if known
-            else super().__repr__()
-        )
+        if not self.run_dir:
+            return super().__repr__()
+        known = {"facts": self.facts, "classes": self.classes, "units": self.units}
+        listed = "".join(f"\n  {name}: {value}" for name, value in known.items() if value)
+        return f"{type(self).__name__} of {self.run_dir}: {type(self.network).__name__}{listed}"
 
     def predict(self, raw: Any, top_k: int | None = None) -> "pl.DataFrame":
         """What a loaded model says of a file or folder of what it was trained on, an array of images, a frame, a text,

@@ -81,13 +81,9 @@ class LanguageModeling(Model):
         return {"index": tokens[None], "tokens": tokens[None], "loss": loss / tokens[None], "probabilities": chances}
 
     def columns(self, outputs: dict[str, Tensor], data: Any, top_k: int = 5) -> dict[str, Any]:
-        named: dict[str, Any] = {
-            "tokens": outputs["tokens"],
-            "loss": outputs["loss"],
-            "perplexity": outputs["loss"].exp(),
-        }
-        named = {name: values.numpy() for name, values in named.items()}
-        return named | ranked(outputs["probabilities"], data.token, top_k)
+        tokens, loss = outputs["tokens"].numpy(), outputs["loss"]
+        found = {"tokens": tokens, "loss": loss.numpy(), "perplexity": loss.exp().numpy()}
+        return found | ranked(outputs["probabilities"], data.token, top_k)
 
     def log_scores(self, split: str) -> None:
         loss = self.mean_loss.compute()

@@ -150,7 +150,8 @@ class TableDataModule(FrameDataModule):
 
     def samples_of(self, raw: Any, cleaning: Cleaning) -> Iterator[tuple[dict[str, Any], Batch]]:
         """Rows of a file or a frame, in parts. Categories that train had not are as those that it had seldom."""
-        made, columns, source = self.statistics["features"], [], self.source_of(raw)
+        made, source = self.statistics["features"], self.source_of(raw)
+        columns: list[Column] = []
         for block in blocks(source, self.format, cleaning):
             keys = [name for name in self.row_key if name in block.columns]
             used = {*keys, *(feature["column"] for feature in made)}

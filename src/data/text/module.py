@@ -105,15 +105,12 @@ class TextDataModule(PreparedDataModule):
 
     def samples_of(self, raw: Any, cleaning: Cleaning) -> Iterator[tuple[dict[str, Any], Batch]]:
         """A text, each of a list, each file of a `Path`, or each line of standard input (`Path("-")`)."""
-        if not isinstance(raw, (str, Path, list)):
+        if isinstance(raw, Path) and str(raw) != "-":
+            raw = read(source_files([str(raw)])[0], cleaning)
+        elif not isinstance(raw, (str, Path, list)):
             raise DataError(f"{type(raw).__name__} is no text -> give one, a list of them, or the Path of a file")
-        found = isinstance(raw, Path) and str(raw) != "-" and source_files([str(raw)])[0]
-        files = (pair for path in found or [] for pair in read([path], cleaning).items())
-        for name, text in (
-            files
-            if found
-            else enumerate([raw] if isinstance(raw, str) else raw if isinstance(raw, list) else sys.stdin)
-        ):
+        lines = sys.stdin if isinstance(raw, Path) else [raw] if isinstance(raw, str) else raw
+        for name, text in raw.items() if isinstance(raw, dict) else enumerate(lines):
             cleaning.came_in += 1
             tokens = torch.from_numpy(encode(self.statistics["tokenizer"], CONTROL.sub("", text).rstrip("\n")))
             if not len(tokens):
