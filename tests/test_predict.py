@@ -47,7 +47,7 @@ def test_an_array_files_and_the_split_give_the_same(trained_once, tmp_path):
     command(folder, tmp_path, "--output", tmp_path / "p.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
     assert [row["file"][-6:] for row in rows] == [f"{i:02}.png" for i in range(20)]
-    assert [[row[name] for name in names] for row in rows] == pytest.approx(wanted.tolist(), abs=1e-6)
+    assert np.array([[row[name] for name in names] for row in rows]) == pytest.approx(wanted, abs=1e-6)
 
 
 def test_other_sizes_and_top_k(trained_once):
