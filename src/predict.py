@@ -1,66 +1,106 @@
-"""Write a trained model's predictions to a file.
+"""Write what a trained model predicts to a file.
 
-    python -m src.predict --run_dir logs/digits_cnn/2026-01-31_12-00-00
-    python -m src.predict --run_dir logs/digits_cnn/2026-01-31_12-00-00 --output predictions.parquet --split val
-    python -m src.predict --run_dir logs/pets/2026-01-31_12-00-00 --data.data_dir new   # samples without classes, too
+    python -m src.predict --run_dir logs/digits_cnn/2026-01-31_12-00-00                     # its test split
+    python -m src.predict --run_dir logs/digits_cnn/2026-01-31_12-00-00 photos --top_k 3    # a folder, or one file
+    python -m src.predict --run_dir logs/flats/first - --output - < new.csv                 # standard input and output
+    python -m src.predict --run_dir logs/pets/2026-01-31_12-00-00 --data.data_dir new       # a split of other data
 
-Each row has what tells a sample (its file, a column of the table, its stamp, or else its place in the split), its
-target if it has one, and the prediction: a class with the probability of each, or a number in the target's own unit,
-with its quantiles if the model has some. The file is CSV or Parquet, by its ending; by default predictions.csv in the
-run folder, or predictions_NAME.csv of other data.
+An input stands before the keys of the config. Each row has what tells a sample (its file, a column of the table, its
+stamp, or its place), in a split its target, and the prediction: a class with the probability of each, or --top_k; a
+number in the target's own unit, with its quantiles if the model has some. The file is CSV, Parquet or JSON lines, by
+its ending; by default predictions.csv in the run folder. What cannot be read is left out and named: exit code 3.
 """
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, redirect_stdout
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow
 from pyarrow import csv, parquet
+from rich.console import Console
+from rich.progress import track
 
-from src.config.trained import other_data, report_other_data, run_parser, run_request, trained
+from src.config.trained import load_model, other_data, report_other_data, run_parser, run_request
 from src.run.command import command
-from src.run.errors import ConfigError
-from src.run.terminal import rank_zero_print
+from src.run.errors import ConfigError, DataError
+from src.run.terminal import PLAIN, rank_zero_print
 
 
 @command
 def main(args: Sequence[str]) -> int:
     parser = run_parser("predict", __doc__)
-    parser.add_argument("--output", metavar="FILE", help="a .csv or .parquet file")
+    parser.set_defaults(input=None)
+    parser.add_argument("--top_k", type=int, metavar="K", help="the K likeliest classes, in place of all")
+    parser.add_argument("--output", metavar="FILE", help="a .csv, .parquet or .jsonl file, or - for CSV on stdout")
     request = run_request(parser, args)
     options = request.options
-    output = Path(options.output or Path(options.run_dir) / f"predictions{other_data(request)}.csv")
-    if output.suffix not in (".csv", ".parquet"):
-        raise ConfigError(f"--output {output}: the name must end in .csv or .parquet")
-    experiment, path = trained(request)
-    if "predict" not in experiment.model.uses:
-        other = " or ".join(f"python -m src.{name}" for name in experiment.model.uses or ("evaluate",))
-        raise ConfigError(f"{options.run_dir}: {type(experiment.model).__name__} predicts no rows -> {other}")
-    if experiment.trainer.world_size > 1:
-        raise ConfigError("trainer.devices: predictions are made by one process -> leave it out")
-    experiment.datamodule.predict_split = options.split
-    batches = experiment.trainer.predict(experiment.model, datamodule=experiment.datamodule, ckpt_path=path)
-    report_other_data(request, experiment.datamodule.report)
-    table = to_table(batches, experiment.model, experiment.datamodule)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    tmp = output.with_name(output.name + ".tmp")
-    (csv.write_csv if output.suffix == ".csv" else parquet.write_table)(table, str(tmp))
-    tmp.rename(output)
-    rank_zero_print(f"{table.num_rows} predictions: {output}")
+    name = f"_{Path(options.input).stem}" if options.input else other_data(request)
+    output = options.output or f"{options.run_dir}/predictions{name}.csv"
+    if not output.endswith((".csv", ".parquet", ".jsonl", "-")):
+        raise ConfigError(f"--output {output}: the name must end in .csv or .parquet or .jsonl")
+    with redirect_stdout(sys.stderr if output == "-" else sys.stdout):
+        predict(request, Path(output))
     return 0
 
 
-def to_table(batches: Any, model: Any, data: Any) -> pyarrow.Table:
-    """Rows of all batches, without padding: which samples they are, and what the model says of them."""
-    import torch
+def predict(request: Any, output: Path) -> None:
+    from src.data.report import Cleaning
+    from src.models.answers import answers
 
-    joined = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
-    real = joined["index"] >= 0
-    outputs = {name: values[real] for name, values in joined.items()}
-    known = data.keys(data.predict_split, outputs.pop("index").numpy())
-    found = known | model.columns(outputs, data) | known  # what the data know themselves is exact
-    return pyarrow.table({name: pyarrow.array(values, from_pandas=True) for name, values in found.items()})
+    options, cleaning = request.options, Cleaning("skip")
+    raw = Path(options.input) if options.input else None
+    experiment, model = load_model(request)
+    if "predict" not in model.uses:
+        other = " or ".join(f"python -m src.{name}" for name in model.uses or ("evaluate",))
+        raise ConfigError(f"{options.run_dir}: {type(model).__name__} predicts no rows -> {other}")
+    if experiment.trainer.world_size > 1:
+        raise ConfigError("trainer.devices: predictions are made by one process -> leave it out")
+    model.data.trainer = experiment.trainer
+    model = experiment.trainer.precision_plugin.convert_module(model).to(experiment.trainer.strategy.root_device)
+    samples = model.data.samples_of(raw, cleaning) if raw else of_split(request, model.data)
+    tables = answers(model, samples, cleaning, options.top_k, targets=raw is None)
+    first = next(tables)
+    console, rest = Console(stderr=True, **PLAIN), chain([first], tables)
+    shown = track(rest, "predicting", console=console, transient=True, disable=not console.is_terminal)
+    rank_zero_print(f"{write(shown, first.schema, output)} predictions: {output}")
+    for one in cleaning.removed:
+        rank_zero_print(f"left out: {one['file']}: {one['reason']} {one['detail']}".rstrip())
+    if cleaning.skipped:
+        raise DataError(f"{cleaning.told()} -> mend or leave them out; what the others give is in {output}")
+
+
+def of_split(request: Any, data: Any) -> Iterator[Any]:
+    """The samples of a split of the run's own data, or of other data."""
+    data.predict_split = request.options.split
+    data.prepare_data()
+    data.setup("predict")
+    data.adopt(data.fitted)
+    report_other_data(request, data.report)
+    loader, limit = data.predict_dataloader(), data.trainer.limit_predict_batches
+    for batch in islice(loader, limit if isinstance(limit, int) else int(limit * len(loader))):
+        yield data.keys(data.predict_split, batch["index"][batch["index"] >= 0].numpy()), batch
+
+
+def write(tables: Any, schema: pyarrow.Schema, output: Path) -> int:
+    """Write tables as they come, to a file whole or not at all; gives the number of rows."""
+    rows, tmp, ending = 0, output.with_name(output.name + ".tmp"), output.suffix
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(tmp, "wb") if ending else os.fdopen(os.dup(1), "wb") as sink, ExitStack() as stack:
+            kind = parquet.ParquetWriter if ending == ".parquet" else csv.CSVWriter
+            writer = stack.enter_context(kind(sink, schema)) if ending != ".jsonl" else None
+            for table in tables:
+                writer.write_table(table) if writer else pl.DataFrame(table).write_ndjson(sink)
+                rows += table.num_rows
+        tmp.rename(output) if ending else None
+    finally:
+        tmp.unlink(missing_ok=True)
+    return rows
 
 
 if __name__ == "__main__":

@@ -11,13 +11,20 @@ cut short, to the very same weights; a finished run in --run_dir is left alone. 
 4 checkpoint, 5 numbers, 75 environment, 130 and 143 stopped by a signal with a checkpoint written.
 """
 
+import gc
+import inspect
+import json
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from src.config.request import command_parser, read_request
+from src.config.trained import load_run
 from src.run.command import command, command_line, exit_code, loading, one_line
 from src.run.errors import CheckpointError, ConfigError
 from src.run.files import write_json
@@ -28,6 +35,7 @@ from src.run.terminal import console, duration, rank, rank_zero_print, relative_
 
 if TYPE_CHECKING:
     from src.config.build import Experiment
+    from src.models.base import Model
 
 WANDB = Path(sys.executable).with_name("wandb")
 
@@ -35,6 +43,34 @@ WANDB = Path(sys.executable).with_name("wandb")
 @command
 def main(args: Sequence[str]) -> int:
     LEDGER.open(process_age())
+    return begin(args)
+
+
+def train(experiment: Any, overrides: Any = None, run_dir: Any = None, resume: Any = "auto") -> "Model":
+    """What the command does, from Python: gives the trained model, as `load_run` does, or raises what the command says.
+    An experiment is a file, a dict of what stands in one, or a list of such; overrides are the flags."""
+    LEDGER.open()
+    try:
+        with TemporaryDirectory() as folder:
+            files = experiment if isinstance(experiment, (list, tuple)) else [experiment]
+            for i, config in enumerate(files := [*files]):
+                if isinstance(config, dict):
+                    files[i] = Path(folder, f"python{i or ''}.yaml")
+                    files[i].write_text(json.dumps(config, default=str))  # JSON is YAML; paths become text
+            flags = {"resume": str(resume), **({"run_dir": str(run_dir)} if run_dir else {}), **(overrides or {})}
+            flags = {n: v if isinstance(v, str) else json.dumps(v, default=str) for n, v in flags.items()}
+            begin([*(f"--config={file}" for file in files), *(f"--{name}={value}" for name, value in flags.items())])
+        return load_run(run_dir or os.environ["RUN_DIR_OF_ALL_PROCESSES"])
+    finally:
+        os.environ.pop("RUN_DIR_OF_ALL_PROCESSES", None)
+        gc.unfreeze()
+
+
+called = {"__call__": staticmethod(train), "__signature__": inspect.signature(train)}
+sys.modules[__name__].__class__ = type("Command", (ModuleType,), called)  # what `from src import train` gives
+
+
+def begin(args: Sequence[str]) -> int:
     LEDGER.mark("config")
     parser = command_parser("train", __doc__)
     parser.add_argument("--resume", metavar="auto|none|PATH", default="auto", help="what to go on from")
@@ -134,14 +170,13 @@ def fit_and_test(experiment: "Experiment", folder: RunFolder, logger: Any) -> di
     from src.loggers import other
     from src.loggers.curves import whole_rows
     from src.loggers.metrics_csv import MetricsCSV
-    from src.run import checkpoint
+    from src.run import checkpoint, resume
     from src.run.faults import faults_of
-    from src.run.resume import begin
 
     trainer, model, data = experiment.trainer, experiment.model, experiment.datamodule
     checkpoint.check_strategy(trainer.strategy)
     with faults_of(trainer, data, folder):
-        start = begin(trainer, folder)
+        start = resume.begin(trainer, folder)
         if start:
             model.init_from = None  # the run has weights of its own
         logged = checkpoint.read_manifest(start)["steps_logged"] if start and rank() == 0 else 0

@@ -1,4 +1,7 @@
+import sys
+import time
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +32,8 @@ class Pictures(Callback):
     def __init__(self, enabled: bool = True) -> None:
         self.enabled, self.draws = enabled, False
         self.samples: Batch | None = None
+        self.shown: Any = None
+        self.t_next = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
@@ -39,6 +44,19 @@ class Pictures(Callback):
     ) -> None:
         if self.draws and self.samples is None:
             self.samples = {name: t[:NUM_SAMPLES].clone() for name, t in batch.items()}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """In a notebook: the curves so far, in place of those before, for a twentieth of the time at most."""
+        shell, began = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None, time.monotonic()
+        if not self.draws or not hasattr(shell, "kernel") or began < self.t_next or trainer.sanity_checking:
+            return
+        from IPython.display import Image, display
+
+        with LEDGER.within("pictures"), BytesIO() as png:
+            curves({"": [read_curves(Path(trainer.default_root_dir), ("train/", "val/"))]}).savefig(png, format="png")
+            self.shown = self.shown or display(display_id=True)
+            self.shown.update(Image(png.getvalue()))
+        self.t_next = time.monotonic() + 20 * (time.monotonic() - began)
 
     def draw_samples(self, trainer: Trainer) -> None:
         if self.samples is not None:

@@ -86,6 +86,8 @@ def read_request(parser: argparse.ArgumentParser, args: Sequence[str]) -> Reques
         ConfigError: anything that can be seen to be wrong without importing a class.
     """
     options, flags = parser.parse_known_args(list(args))
+    if flags and not flags[0].startswith("--") and hasattr(options, "input"):  # argparse would take the value of a flag
+        options.input = flags.pop(0)
     files = [Path(p) for p in options.config or []]
     config: dict[str, Any] = {}
     lines: Lines = {}

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def load_run(path: str | Path, checkpoint: str = "best") -> "Model":
     """The trained model of a run, on the CPU and in evaluation mode.
 
-    `model(x)` gives logits for what the network was trained on; `model.data` is the data module, with what was fitted
-    on the training data.
+    `model.predict(raw)` takes samples as they are; `model(x)` gives logits for what the network was trained on. It has
+    `run_dir`, `summary`, `facts`, `classes`, `units` of targets, and `data`: the data module, fitted in training.
 
     Args:
         path: the run folder.
@@ -33,7 +33,13 @@ def load_run(path: str | Path, checkpoint: str = "best") -> "Model":
 
     request = run_request(run_parser("load", None), ["--run_dir", str(path), "--checkpoint", checkpoint])
     with isolate_rng():  # building a network draws random numbers, which are the caller's
-        return load_model(request)[1]
+        model = load_model(request)[1]
+    model.run_dir, model.summary, state = str(path), RunFolder(Path(path)).summary, model.data.statistics
+    columns = [*state.get("columns", ()), state.get("target", {}).get("column", {})]
+    written = {column.get("name"): column.get("unit") for column in columns}  # beside numbers, such as km
+    model.units = {name: written.get(name) for name in state.get("targets", {}).get("names", ())}
+    model.classes = state.get("class_names")
+    return model
 
 
 def load_model(request: Request) -> tuple["Experiment", "Model"]:
@@ -44,11 +50,13 @@ def load_model(request: Request) -> tuple["Experiment", "Model"]:
 
     saved = files.load(checkpoint_path(request))
     experiment = Experiment(request)
-    experiment.build(logger=False, **alone(request))
+    experiment.build(logger=False, **unlimited(request), **alone(request))
     model, data = experiment.model, experiment.datamodule
-    state = saved[trained_with(request)]
+    data.fitted = state = saved[trained_with(request)]
+    data.same_source = not other_data(request)
     data.facts, data.statistics = state["facts"], state["statistics"]
-    model.network, model.data = build_network(model.factory, {**data.facts, **model.own_facts()}), data
+    model.data, model.facts = data, {**data.facts, **model.own_facts()}
+    model.network, model.precision = build_network(model.factory, model.facts), experiment.trainer.precision_plugin
     files.fit_weights(model, saved["state_dict"])
     return experiment, model.eval()
 

@@ -1,9 +1,11 @@
 """What kinds of data share whose samples come from the columns of a file: reading, and figures of each column."""
 
 import inspect
+import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -11,7 +13,7 @@ import polars as pl
 
 from src.data import cells, delimited
 from src.data.columns import Column, Kind, find_columns, read_columns
-from src.data.delimited import Format
+from src.data.delimited import Format, Source
 from src.data.module import DataModule, PreparedDataModule
 from src.data.report import SPLITS, Cleaning, total_variation
 from src.run.errors import ConfigError, DataError, nearest
@@ -93,6 +95,20 @@ class FrameDataModule(PreparedDataModule):
         else:
             columns = [c for c in known if c["name"] not in self.drop]
         return read_columns(source, self.format, columns, cleaning), columns
+
+    def source_of(self, raw: Any) -> Source:
+        """A file, a CSV on standard input (`-`) as one, or the frame that polars makes of another library's."""
+        try:
+            if not isinstance(raw, (str, Path)):
+                return pl.DataFrame(raw)
+            if str(raw) != "-":
+                return Path(raw).resolve(strict=True)
+        except (TypeError, ValueError, OSError, pl.exceptions.PolarsError) as e:
+            raise DataError(f"{type(raw).__name__} is no table: {e} -> give a CSV or Parquet file, or a frame") from e
+        self.stdin = NamedTemporaryFile(suffix=".csv")  # lasts as long as this  # noqa: SIM115
+        shutil.copyfileobj(sys.stdin.buffer, self.stdin)
+        self.stdin.flush()
+        return Path(self.stdin.name)
 
     def reading(self) -> dict[str, Any]:
         """For `depends_on`, besides files: all options, a subclass's own too, and the code that reads."""

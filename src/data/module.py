@@ -1,7 +1,7 @@
 """What all data modules share: the batch-size contract, the loaders, data prepared once, taken by a trained model."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -172,6 +172,10 @@ class DataModule(LightningDataModule):
     def keys(self, split: str, index: np.ndarray) -> dict[str, Any]:
         """Columns that say which samples of a split these are: index [N]."""
         return {"id": index}
+
+    def samples_of(self, raw: Any, cleaning: Cleaning) -> Iterator[tuple[dict[str, Any], Batch]]:
+        """What users have, in parts: columns that name the samples, and a batch of `x`, by what train was fitted on."""
+        raise ConfigError(f"{type(self).__name__} has no samples_of -> write it, or name other data by its options")
 
     def pictures(self) -> dict[str, "Figure"]:
         """Figures of the data and its splits, by the names of their files."""

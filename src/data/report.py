@@ -51,10 +51,12 @@ class Cleaning:
     def check(self) -> None:
         """Raise DataError where samples cannot be used and may not be left out."""
         if self.skipped and self.invalid == "error":
-            more = self.skipped - 1
-            what = f"{self.first}; {more:,} more of {self.came_in:,} cannot be used" if more else self.first
-            hint = f"{self.hint}, or leave {'them' if more else 'it'} out with --data.invalid skip"
-            raise DataError(f"{what} -> {hint}", self.removed)
+            hint = f"{self.hint}, or leave {'them' if self.skipped > 1 else 'it'} out with --data.invalid skip"
+            raise DataError(f"{self.told()} -> {hint}", self.removed)
+
+    def told(self) -> str:
+        more = self.skipped - 1
+        return f"{self.first}; {more:,} more of {self.came_in:,} cannot be used" if more else self.first
 
     def report(self) -> dict[str, Any]:
         came_in = max(1, self.came_in)

@@ -1,6 +1,7 @@
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -12,6 +13,8 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
 
 from src.data.module import Batch
+from src.data.report import Cleaning
+from src.models.answers import answers
 from src.models.blocks import find_blocks
 from src.models.factory import build, build_network, build_schedule, check_takes, parameter_groups, try_network
 from src.models.finetuning import OWN, chosen, freeze, load_weights
@@ -23,6 +26,7 @@ from src.run.terminal import rank_zero_print
 from src.strategies.fsdp import FSDP
 
 if TYPE_CHECKING:
+    import polars as pl
     from matplotlib.figure import Figure
 
 
@@ -48,6 +52,7 @@ class Model(LightningModule):
 
     uses: tuple[str, ...] = ()  # commands for a trained model, besides evaluate
     provides: tuple[str, ...] = ()  # facts of its own for the network, which no config states
+    run_dir = summary = classes = units = cast(Any, None)  # what load_run knows
 
     def __init__(
         self,
@@ -78,7 +83,7 @@ class Model(LightningModule):
 
     def configure_model(self) -> None:
         if self.network is None:
-            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            data = self.data = self.trainer.datamodule  # type: ignore[attr-defined]
             self.facts = {**data.facts, **self.own_facts()}
             if lacks := sorted({*data.facts} - {*getattr(data, "provides", data.facts)}):
                 raise ConfigError(f"{type(data).__name__}.provides lacks the fact {lacks[0]} -> add it there")
@@ -184,8 +189,25 @@ class Model(LightningModule):
         return {}
 
     def columns(self, outputs: dict[str, Tensor], data: Any) -> dict[str, Any]:
-        """What `predict_step` gave for all samples, as named columns of a file, in terms of the data."""
-        raise NotImplementedError
+        """What `predict_step` gave for samples, as named columns of a file, in terms of the data. A model that gives
+        `probabilities` is asked for the `top_k` largest by a third argument."""
+        raise ConfigError(f"{type(self).__name__} predicts no rows -> give it predict_step and columns: docs/add.md")
+
+    def __repr__(self) -> str:
+        if not self.run_dir:
+            return super().__repr__()
+        known = f"{type(self).__name__} of {self.run_dir}: {type(self.network).__name__}\n  facts: {self.facts}"
+        return f"{known}\n  classes: {self.classes}" if self.classes else f"{known}\n  units: {self.units}"
+
+    def predict(self, raw: Any, top_k: int | None = None) -> "pl.DataFrame":
+        """The rows of `src.predict` for files, an array of images or a frame; with a warning where some are lacking."""
+        import polars as pl
+
+        cleaning = Cleaning("skip")
+        tables = [pl.DataFrame(table) for table in answers(self, self.data.samples_of(raw, cleaning), cleaning, top_k)]
+        if cleaning.skipped:
+            warnings.warn(cleaning.told(), stacklevel=2)
+        return pl.concat(tables)
 
     def watch(self, **values: Tensor) -> None:
         """Add to the means that are logged every `log_every_n_steps`; nothing here waits for the device.

@@ -78,8 +78,7 @@ class Classification(Model):
 
     def classify(self, x: Tensor) -> Tensor:
         """x [N, ...] -> logits [N, num_classes], the mean over the data module's views of x."""
-        views = self.trainer.datamodule.views(x)  # type: ignore[attr-defined]
-        return torch.stack([self(view).float() for view in views]).mean(0)
+        return torch.stack([self(view).float() for view in self.data.views(x)]).mean(0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits, targets, real = self.classify(batch["x"]), batch["targets"], batch["index"] >= 0
@@ -93,11 +92,15 @@ class Classification(Model):
         probabilities = self.classify(batch["x"]).softmax(1)
         return {"index": batch["index"], "targets": batch["targets"], "probabilities": probabilities}
 
-    def columns(self, outputs: dict[str, Tensor], data: Any) -> dict[str, Any]:
+    def columns(self, outputs: dict[str, Tensor], data: Any, top_k: int | None = None) -> dict[str, Any]:
         probabilities = outputs["probabilities"]
         names = data.statistics.get("class_names") or list(range(probabilities.shape[1]))
         targets = [names[t] if t >= 0 else None for t in outputs["targets"]]
         found = {"target": targets, "prediction": [names[t] for t in probabilities.argmax(1)]}
+        if top_k:
+            best, at = (column.T for column in probabilities.topk(min(top_k, len(names))))
+            found |= {f"top_{k}": [names[i] for i in one] for k, one in enumerate(at.tolist(), 1)}
+            return found | {f"top_{k}_probability": one.numpy() for k, one in enumerate(best, 1)}
         return found | {f"probability_{name}": probabilities[:, k].numpy() for k, name in enumerate(names)}
 
     def log_scores(self, split: str) -> None:

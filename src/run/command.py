@@ -85,12 +85,12 @@ def report(e: BaseException, args: Sequence[str]) -> int:
 def exit_code(e: BaseException) -> int:
     if isinstance(e, OSError):
         return EnvironmentFault.code if e.errno in STORAGE else 1
-    code = e.code if isinstance(e, (KnownError, SystemExit)) else 1
+    code = e.code if isinstance(e, (KnownError, SystemExit)) else 130 if isinstance(e, KeyboardInterrupt) else 1
     return code if isinstance(code, int) else 0 if code is None else 1
 
 
 def one_line(e: BaseException) -> str:
-    if isinstance(e, SystemExit) and (code := exit_code(e)) > 128:
+    if isinstance(e, (SystemExit, KeyboardInterrupt)) and (code := exit_code(e)) > 128:
         return f"ended at once by {signal.Signals(code - 128).name} -> same command again"
     if isinstance(e, OSError):
         return f"{e.filename or 'writing a file'}: {e.strerror} -> mend that, then give the same command again"

@@ -5,18 +5,21 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from src.run.redact import hide
 
+PLAIN: dict[str, Any] = {"highlight": False, "force_jupyter": False}  # a notebook gets the lines of a log file
+
 
 def console() -> Console:
     """Standard output, of the first process only: lines are folded at words on a terminal, and never elsewhere."""
     terminal = sys.stdout.isatty()
     width = None if terminal else 1000  # a table is only as wide as it must be
-    return Console(file=sys.stdout, soft_wrap=not terminal, highlight=False, width=width, quiet=rank() != 0)
+    return Console(file=sys.stdout, soft_wrap=not terminal, width=width, quiet=rank() != 0, **PLAIN)
 
 
 def rows(pairs: dict[str, str]) -> Text:

@@ -2,6 +2,7 @@
 
 import os
 import statistics
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +33,7 @@ Shape = tuple[int, int, int]  # channels, height, width
 
 
 class File(NamedTuple):
-    path: Path
+    path: Any  # or an image itself
     class_name: str  # empty if unknown
 
 
@@ -152,6 +153,21 @@ def pack(
         return Samples(np.memmap(target, np.uint8, "r", shape=(len(names), *shape)), np.array(targets, np.int64), names)
 
 
+def given_images(raw: Any) -> Iterator[File]:
+    """Of a file, a folder, an array uint8 [H, W], [N, H, W] or [N, H, W, C], a list, or standard input (`-`: a file in
+    each line), each with its name in place of a class."""
+    if isinstance(raw, (list, tuple)):
+        yield from (File(file.path, str(i)) for i, one in enumerate(raw) for file in given_images(one))
+    elif isinstance(raw, (str, Path)):
+        paths = (Path(line.strip()) for line in sys.stdin) if str(raw) == "-" else files_in(Path(raw))
+        yield from (File(p, str(p)) for p in paths if str(raw) in ("-", str(p)) or p.suffix.lower() in SUFFIXES)
+    elif (array := np.asarray(raw)).dtype == np.uint8 and 2 <= array.ndim <= 4:
+        images = array[None] if array.ndim == 2 else array[..., 0] if array.shape[3:] == (1,) else array
+        yield from (File(image, str(i)) for i, image in enumerate(images))
+    else:
+        raise DataError(f"{array.dtype} {list(array.shape)} is no image -> give a file, or uint8 [N, H, W(, C)]")
+
+
 def readable(
     split: str, files: list[File], act: Callable[[Path], Any], cleaning: Cleaning
 ) -> Iterator[tuple[File, Any]]:
@@ -162,7 +178,8 @@ def readable(
             results = [pool.submit(act, file.path) for file in part]
             for file, result in zip(part, results, strict=True):
                 if error := result.exception():  # PIL's readers raise a dozen kinds at broken files
-                    cleaning.skip(split, file.path, reason(error, file.path), "replace or delete it")
+                    name = file.path if split else file.class_name
+                    cleaning.skip(split, name, reason(error, file.path), "replace or delete it")
                 else:
                     yield file, result.result()
 
@@ -183,10 +200,10 @@ def header(path: Path) -> tuple[Size, bool]:
         return size, image.mode in GREY or image.mode.startswith("I;16")
 
 
-def decode(path: Path, shape: Shape) -> np.ndarray:
+def decode(given: Path | np.ndarray, shape: Shape) -> np.ndarray:
     """uint8 of that shape: the first frame, turned as its EXIF says, on white where it is transparent."""
     channels, *size = shape
-    with Image.open(path, formats=FORMATS) as image:
+    with Image.open(given, formats=FORMATS) if isinstance(given, Path) else Image.fromarray(given) as image:
         image.draft(None, (2 * max(size), 2 * max(size)))  # JPEG alone: large photos are decoded at a fraction
         shown = eight_bit(ImageOps.exif_transpose(image)).convert("L" if channels == 1 else "RGB")
     if shown.size != (size[1], size[0]):

@@ -3,8 +3,10 @@
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache as remember
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -183,6 +185,15 @@ class ImageDataModule(PreparedDataModule):
     def keys(self, split: str, index: np.ndarray) -> dict[str, Any]:
         files = self.sample_names(split)
         return super().keys(split, index) | ({"file": [files[i] for i in index]} if files else {})
+
+    def samples_of(self, raw: Any, cleaning: Cleaning) -> Iterator[tuple[dict[str, Any], Batch]]:
+        decode = partial(folder.decode, shape=(len(self.statistics["mean"]), *self.facts["image_size"]))
+        given, key = folder.given_images(raw), "file" if isinstance(raw, (str, Path)) else "id"
+        while part := list(islice(given, self.micro_batch_size)):
+            cleaning.came_in += len(part)
+            if found := list(folder.readable("", part, decode, cleaning)):
+                x = torch.from_numpy(np.stack([image for _, image in found]))
+                yield {key: [file.class_name for file, _ in found]}, {"x": x}
 
     def sample_names(self, split: str) -> list[str]:
         """The files of a split's samples, if each is a file."""

@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from src.data import cache
-from src.data.columns import Column, check_names, read_columns
+from src.data.columns import Column, check_names, read_columns, typed, with_format
 from src.data.delimited import ROW, blocks
 from src.data.frame import FrameDataModule, require
 from src.data.loader import Arrays, Batch
@@ -131,11 +131,7 @@ class TableDataModule(FrameDataModule):
         if more := [name for name in present if name not in known]:
             cleaning.notes.append(f"columns that train has not: {report.listed(more)}")
         frame, _ = self.read(cleaning, columns)
-        categories = {f["column"]: f["categories"] + f["rare"] for f in made if f["kind"] == "category"}
-        frame = frame.with_columns(
-            as_known(frame[name], words, str(self.file or self.dataset), self.invalid)
-            for name, words in categories.items()
-        )
+        frame = self.as_trained(frame, made, self.invalid)
         if goal["column"] not in columns:
             frame = frame.with_columns(pl.lit(None, pl.Float64).alias(goal["column"]["name"]))
         table = self.as_table([frame], columns, cleaning)
@@ -144,6 +140,24 @@ class TableDataModule(FrameDataModule):
         rows = {"test": np.flatnonzero(split == TEST)}
         cleaning.notes += report.news(table, made)
         return self.arrays(table, rows, targets, made), report.figures(table, rows, made)
+
+    def as_trained(self, frame: pl.DataFrame, made: list[Feature], invalid: str) -> pl.DataFrame:
+        categories = {f["column"]: f["categories"] + f["rare"] for f in made if f["kind"] == "category"}
+        known = (as_known(frame[n], words, str(self.file or self.dataset), invalid) for n, words in categories.items())
+        return frame.with_columns(known)
+
+    def samples_of(self, raw: Any, cleaning: Cleaning) -> Iterator[tuple[dict[str, Any], Batch]]:
+        made, source = self.statistics["features"], self.source_of(raw)
+        columns: list[Column] = []
+        for block in blocks(source, self.format, cleaning):
+            keys = [name for name in self.row_key if name in block.columns]
+            used = {*keys, *(feature["column"] for feature in made)}
+            columns = columns or [c for c in self.statistics["columns"] if c["name"] in used]
+            columns = [with_format(c, block, source, self.format, Cleaning()) for c in columns]
+            frame = self.as_trained(typed(block, source, self.format, columns, cleaning), made, "skip")
+            for rows in frame.iter_slices():
+                shown = keys if keys and len(keys) == len(self.row_key) else [*keys, ROW]
+                yield {n if n != ROW else "row": rows[n].to_list() for n in shown}, {"x": self.encode(rows)}
 
     def read_all(self, cleaning: Cleaning) -> Table:
         present = self.column_names()

@@ -1,0 +1,34 @@
+"""What a trained model says of samples, as named columns, batch by batch."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pyarrow
+import torch
+
+from src.data.report import Cleaning
+from src.run.errors import ConfigError, DataError
+
+
+def answers(
+    model: Any, samples: Iterable[Any], cleaning: Cleaning, top_k: int | None = None, targets: bool = False
+) -> Iterator[pyarrow.Table]:
+    """A table for each batch: the columns that name its samples, and the prediction."""
+    schema = None
+    for keys, batch in samples:
+        unknown = {"targets": torch.full((len(batch["x"]),), -1), "index": torch.arange(len(batch["x"]))}
+        batch = {name: values.to(model.device) for name, values in (unknown | batch).items()}
+        with torch.inference_mode(), model.precision.forward_context():
+            outputs = model.predict_step(model.data.on_after_batch_transfer(batch, 0), 0)
+        real = outputs.pop("index") >= 0  # the rest is padding
+        outputs = {name: values[real].cpu() for name, values in outputs.items()}
+        if top_k is not None and (top_k < 1 or "probabilities" not in outputs):
+            raise ConfigError(f"top_k: {top_k} of {type(model).__name__} -> give 1 or more, to a model of classes")
+        found = keys | model.columns(outputs, model.data, *([top_k] if top_k else [])) | keys  # keys are exact
+        found = {name: values for name, values in found.items() if targets or not name.startswith("target")}
+        table = pyarrow.table({name: pyarrow.array(values, from_pandas=True) for name, values in found.items()})
+        fields = [f.with_type(pyarrow.string()) if pyarrow.types.is_null(f.type) else f for f in table.schema]
+        schema = schema or pyarrow.schema(fields)
+        yield table.cast(schema)
+    if schema is None:
+        raise DataError(f"{cleaning.told() if cleaning.skipped else 'no sample is there'} -> give what can be read")

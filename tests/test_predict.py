@@ -1,0 +1,143 @@
+"""What users have, predicted: by the command and from Python, which give the same."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+from conftest import SMALL_CNN  # kind: images
+from processes import ROOT
+
+from src import load_run
+from src.run.errors import ConfigError, DataError
+
+pytestmark = pytest.mark.in_fork
+QUICK = ["--trainer.max_epochs", "2", "--pictures.enabled", "false"]
+
+
+def command(folder, *args, code: int = 0) -> str:
+    """In a process of its own: this one uses polars, and cannot be forked."""
+    args = [sys.executable, "-m", "src.predict", "--run_dir", folder, *args]
+    done = subprocess.run([str(a) for a in args], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    return done.stdout + done.stderr
+
+
+# kind: images
+def digits(count: int) -> np.ndarray:
+    from src.data.images.datasets import digits
+
+    return digits()[1][0][:count, 0]  # uint8 [N, 8, 8], of test
+
+
+def test_an_array_files_and_the_split_give_the_same(trained_once, tmp_path):
+    from PIL import Image
+
+    folder, x = trained_once(SMALL_CNN), digits(20)
+    for i, image in enumerate(x):
+        Image.fromarray(image).save(tmp_path / f"{i:02}.png")
+    model = load_run(folder)
+    command(folder, "--output", tmp_path / "split.parquet")
+    names = [f"probability_{k}" for k in range(10)]
+    wanted = pl.read_parquet(tmp_path / "split.parquet")[:20].select(names).to_numpy()
+    for raw in (x, x[..., None], [*x], tmp_path, [str(p) for p in sorted(tmp_path.glob("*.png"))]):
+        assert model.predict(raw).select(names).to_numpy() == pytest.approx(wanted, abs=1e-6)
+    command(folder, tmp_path, "--output", tmp_path / "p.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert [row["file"][-6:] for row in rows] == [f"{i:02}.png" for i in range(20)]
+    assert np.array([[row[name] for name in names] for row in rows]) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_other_sizes_and_top_k(trained_once):
+    model, x = load_run(trained_once(SMALL_CNN)), digits(5)
+    large = x.repeat(4, 1).repeat(4, 2)
+    found = model.predict(large, top_k=2)
+    assert found.columns == ["id", "prediction", "top_1", "top_2", "top_1_probability", "top_2_probability"]
+    assert found["prediction"].to_list() == found["top_1"].to_list() == model.predict(x)["prediction"].to_list()
+    assert (found["top_1_probability"] >= found["top_2_probability"]).all()
+    assert model.classes == [str(k) for k in range(10)]
+    assert "'image_size': (8, 8)" in repr(model)
+    for raw, words in (
+        (x / 255.0, "is no image"),
+        ("nowhere.png", "no sample is there"),
+        (pl.DataFrame({"a": [1]}), ""),
+    ):
+        with pytest.raises(DataError, match=words):
+            model.predict(raw)
+    with pytest.raises(ConfigError, match="top_k: 0"):
+        model.predict(x, top_k=0)
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_is_written(trained_once, tmp_path):
+    from PIL import Image
+
+    folder = trained_once(SMALL_CNN)
+    (tmp_path / "new").mkdir()
+    for i, image in enumerate(digits(3)):
+        Image.fromarray(image).save(tmp_path / f"new/{i}.png")
+    (tmp_path / "new/bad.png").write_text("no image")
+    out = command(folder, tmp_path / "new", "--output", tmp_path / "p.csv", code=3)
+    assert "3 predictions" in out
+    assert "new/bad.png: unreadable: not an image of" in out
+    assert len(pl.read_csv(tmp_path / "p.csv")) == 3
+    with pytest.warns(UserWarning, match="bad.png"):
+        assert len(load_run(folder).predict(tmp_path / "new")) == 3
+    (tmp_path / "table.csv").write_text("a,b\n1,2\n")
+    out = command(folder, tmp_path / "table.csv", "--output", tmp_path / "none.csv", code=3)
+    assert len(out.splitlines()) == 1
+    assert not list(tmp_path.glob("none*"))
+
+
+# end
+# kind: tables
+TABLE = ["--config", "configs/experiment/breast_cancer_mlp.yaml", *QUICK]
+
+
+def peak_mib(args: list) -> float:
+    """Of a process of its own, as the kernel measures it."""
+    code = f"import resource, sys; from src.predict import main; code = main({[*map(str, args)]!r}); "
+    code += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024); sys.exit(code)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def test_a_table_takes_as_much_memory_as_a_tenth_of_it(trained_once, tmp_path):
+    from src.data.tables.datasets import dataset
+
+    folder, frame = trained_once(TABLE), dataset("breast_cancer").drop("target")
+    peaks = {}
+    for times in (200, 2000):
+        pl.concat([frame] * times).write_parquet(tmp_path / f"{times}.parquet")
+        peaks[times] = peak_mib(["--run_dir", folder, tmp_path / f"{times}.parquet", "--output", tmp_path / "p.csv"])
+    assert len(pl.read_csv(tmp_path / "p.csv", columns=["row"])) == 2000 * len(frame)
+    assert peaks[2000] - peaks[200] < 60, peaks
+
+
+def test_rows_of_a_frame_a_file_and_standard_input(trained_once, tmp_path):
+    from src.data.tables.datasets import dataset
+
+    folder, frame = trained_once(TABLE), dataset("breast_cancer").drop("target")[:50]
+    model = load_run(folder)
+    found = model.predict(frame)
+    assert found.columns == ["row", "prediction", "probability_benign", "probability_malignant"]
+    assert model.predict(frame.to_arrow()).equals(found)
+    assert model.predict({name: frame[name].to_list() for name in reversed(frame.columns)}).equals(found)
+    frame.write_csv(tmp_path / "new.csv")
+    assert model.predict(tmp_path / "new.csv").drop("row").equals(found.drop("row"))
+    command = [sys.executable, "-m", "src.predict", "--run_dir", folder, "-", "--output", "-"]
+    with open(tmp_path / "new.csv") as stdin:
+        done = subprocess.run(command, cwd=ROOT, stdin=stdin, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert pl.read_csv(done.stdout.encode())["prediction"].to_list() == found["prediction"].to_list()
+    for raw, words in (
+        (frame.drop("mean_area"), "there is no column mean_area"),
+        (5, "is no table"),
+        ("no.csv", "no.csv"),
+    ):
+        with pytest.raises(DataError, match=words):
+            model.predict(raw)
+
+
+# end
