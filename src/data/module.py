@@ -13,6 +13,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from src.data import cache
+from src.data.inlet import Inlet
 from src.data.loader import Arrays, Batch, Loader
 from src.data.order import EvalOrder, Order, TrainOrder, first_epoch, shuffled
 from src.data.placing import placed
@@ -156,6 +157,14 @@ class DataModule(LightningDataModule):
     def views(self, x: Tensor) -> list[Tensor]:
         """What a batch x is classified by in evaluation: the mean over these."""
         return [x]
+
+    def inlet(self) -> Inlet:
+        """What an exported model does to raw input."""
+        raise ConfigError(f"{type(self).__name__} does not say how raw input becomes x -> write its method inlet")
+
+    def raw(self, split: str, index: Tensor) -> dict[str, Any]:
+        """Samples as an exported model takes them: by the inputs of the inlet."""
+        raise NotImplementedError
 
     def must_take(self) -> dict[str, str]:
         """Facts without which a network cannot read x, each with what to do for networks that do not take it."""

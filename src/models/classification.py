@@ -78,8 +78,8 @@ class Classification(Model):
 
     def classify(self, x: Tensor) -> Tensor:
         """x [N, ...] -> logits [N, num_classes], the mean over the data module's views of x."""
-        views = self.trainer.datamodule.views(x)  # type: ignore[attr-defined]
-        return torch.stack([self(view).float() for view in views]).mean(0)
+        data = getattr(self, "data", None) or self.trainer.datamodule  # type: ignore[attr-defined]
+        return torch.stack([self(view).float() for view in data.views(x)]).mean(0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits, targets, real = self.classify(batch["x"]), batch["targets"], batch["index"] >= 0
@@ -92,6 +92,13 @@ class Classification(Model):
         """index [N], targets [N], and the classes' probabilities [N, num_classes]."""
         probabilities = self.classify(batch["x"]).softmax(1)
         return {"index": batch["index"], "targets": batch["targets"], "probabilities": probabilities}
+
+    def answers(self, batch: Batch) -> dict[str, Tensor]:
+        probabilities = self.classify(batch["x"]).softmax(1)
+        return {"prediction": probabilities.argmax(1), "probabilities": probabilities}
+
+    def score(self, answers: dict[str, Tensor], targets: Tensor) -> tuple[str, Tensor]:
+        return "error rate", (answers["prediction"] != targets).float().mean()
 
     def columns(self, outputs: dict[str, Tensor], data: Any) -> dict[str, Any]:
         probabilities = outputs["probabilities"]

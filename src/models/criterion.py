@@ -47,9 +47,24 @@ class Criterion:
 
     def columns(self, outputs: Tensor, unit: "Unit", end: str = "") -> dict[str, Any]:
         """The prediction, and each quantile, of outputs [N, num_outputs] in the target's own unit."""
-        numbers = own_unit(outputs, unit)
-        named = {f"prediction{end}": self.point(numbers).numpy()}
-        return named | {f"prediction{end}_{q:g}": numbers[:, i].numpy() for i, q in enumerate(self.quantiles)}
+        return {name: values.numpy() for name, values in self.named(own_unit(outputs, unit), end).items()}
+
+    def named(self, numbers: Tensor, end: str = "") -> dict[str, Tensor]:
+        """[..., num_outputs] -> [...] each."""
+        quantiles = {f"prediction{end}_{q:g}": numbers[..., i] for i, q in enumerate(self.quantiles)}
+        return {f"prediction{end}": self.point(numbers)} | quantiles
+
+    def answers(self, outputs: Tensor, known: list["Unit"]) -> dict[str, Tensor]:
+        """outputs [..., out_channels, num_outputs] by the names of `columns`, in the targets' own units."""
+        ends = [f"_{name}" for name, _, _ in known] if len(known) > 1 else [""]
+        named = zip(ends, known, outputs.double().unbind(-2), strict=True)
+        return {k: v for end, (_, mean, std), one in named for k, v in self.named(one * std + mean, end).items()}
+
+    def score(self, answers: dict[str, Tensor], targets: Tensor, known: list["Unit"]) -> tuple[str, Tensor]:
+        """targets [..., out_channels] in training's units; the mean absolute error in these."""
+        found = [*answers.values()][:: self.num_outputs + bool(self.quantiles)]
+        scaled = torch.stack([(one - mean) / std for one, (_, mean, std) in zip(found, known, strict=True)], -1)
+        return "mean absolute error, in standard deviations", (scaled - targets).abs().nanmean()
 
 
 Unit = tuple[str, float, float]  # name of a target, its mean and standard deviation in train, by which it was scaled

@@ -15,10 +15,11 @@ from src.data import cache
 from src.data.columns import Column, check_names, read_columns
 from src.data.delimited import ROW, blocks
 from src.data.frame import FrameDataModule, require
+from src.data.inlet import Inlet
 from src.data.loader import Arrays, Batch
 from src.data.module import State
 from src.data.report import SPLITS, Cleaning
-from src.data.tables import features, report, target
+from src.data.tables import features, inlet, report, target
 from src.data.tables.cleaning import FILE, Table, as_known, key_array
 from src.data.tables.datasets import Dataset, dataset
 from src.data.tables.features import Encoding, Feature, Scale
@@ -268,6 +269,18 @@ class TableDataModule(FrameDataModule):
     def encode(self, frame: pl.DataFrame) -> Tensor:
         """Rows as a network gets them, from columns of numbers, dates and text as `read` gives them."""
         return torch.from_numpy(features.encode(frame, self.statistics["features"]))
+
+    def inlet(self) -> Inlet:
+        return inlet.Columns(self.statistics, self.format)
+
+    def raw(self, split: str, index: Tensor) -> dict[str, Any]:
+        """Of the rows of the file, read once more."""
+        used = {feature["column"] for feature in self.statistics["features"]}
+        columns = [c for c in self.statistics["columns"] if c["name"] in used]
+        file = self.files.get(split) or self.file
+        frame = read_columns(file or self.load(), self.format, columns, Cleaning("skip"))
+        rows = pl.DataFrame({ROW: self.stored(split, "rows")[index.numpy()]}, {ROW: frame.schema[ROW]})
+        return inlet.raw(rows.join(frame, on=ROW, how="left", maintain_order="left"), self.inlet().inputs)
 
     def keys(self, split: str, index: np.ndarray) -> dict[str, Any]:
         """The key of each row, where that is not there its number in its file as spreadsheets show it."""
