@@ -46,8 +46,8 @@ def load_model(request: Request) -> tuple["Experiment", "Model"]:
     experiment = Experiment(request)
     experiment.build(logger=False, **alone(request))
     model, data = experiment.model, experiment.datamodule
-    state = saved[trained_with(request)]
-    data.fitted, data.facts, data.statistics = state, state["facts"], state["statistics"]
+    data.fitted = state = saved[trained_with(request)]
+    data.facts, data.statistics = state["facts"], state["statistics"]
     model.network, model.data = build_network(model.factory, {**data.facts, **model.own_facts()}), data
     files.fit_weights(model, saved["state_dict"])
     return experiment, model.eval()

@@ -71,7 +71,7 @@ class Model(LightningModule):
 
     def configure_model(self) -> None:
         if self.network is None:
-            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            data = self.data = self.trainer.datamodule  # type: ignore[attr-defined]
             self.facts = {**data.facts, **self.own_facts()}
             if lacks := sorted({*data.facts} - {*getattr(data, "provides", data.facts)}):
                 raise ConfigError(f"{type(data).__name__}.provides lacks the fact {lacks[0]} -> add it there")
@@ -161,13 +161,9 @@ class Model(LightningModule):
         """What `predict_step` gave for all samples, as named columns of a file, in terms of the data."""
         raise NotImplementedError
 
-    def answers(self, batch: Batch) -> dict[str, Tensor]:
-        """What an exported model gives for a batch with x alone, by names, in units of the data; `self.data` is set."""
+    def named_outputs(self, batch: Batch) -> dict[str, Tensor]:
+        """What an exported model gives for a batch of x alone, by names, in the data's own units."""
         raise ConfigError(f"{type(self).__name__} does not name what it gives -> write its method answers")
-
-    def score(self, answers: dict[str, Tensor], targets: Tensor) -> tuple[str, Tensor]:
-        """The name and the mean of what tells two versions of an exported model apart, the lower the better."""
-        raise NotImplementedError
 
     def watch(self, **values: Tensor) -> None:
         """Add to the means that are logged every `log_every_n_steps`; nothing here waits for the device.

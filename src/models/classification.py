@@ -78,8 +78,7 @@ class Classification(Model):
 
     def classify(self, x: Tensor) -> Tensor:
         """x [N, ...] -> logits [N, num_classes], the mean over the data module's views of x."""
-        data = getattr(self, "data", None) or self.trainer.datamodule  # type: ignore[attr-defined]
-        return torch.stack([self(view).float() for view in data.views(x)]).mean(0)
+        return torch.stack([self(view).float() for view in self.data.views(x)]).mean(0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits, targets, real = self.classify(batch["x"]), batch["targets"], batch["index"] >= 0
@@ -93,12 +92,9 @@ class Classification(Model):
         probabilities = self.classify(batch["x"]).softmax(1)
         return {"index": batch["index"], "targets": batch["targets"], "probabilities": probabilities}
 
-    def answers(self, batch: Batch) -> dict[str, Tensor]:
+    def named_outputs(self, batch: Batch) -> dict[str, Tensor]:
         probabilities = self.classify(batch["x"]).softmax(1)
         return {"prediction": probabilities.argmax(1), "probabilities": probabilities}
-
-    def score(self, answers: dict[str, Tensor], targets: Tensor) -> tuple[str, Tensor]:
-        return "error rate", (answers["prediction"] != targets).float().mean()
 
     def columns(self, outputs: dict[str, Tensor], data: Any) -> dict[str, Any]:
         probabilities = outputs["probabilities"]

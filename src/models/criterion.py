@@ -49,22 +49,15 @@ class Criterion:
         """The prediction, and each quantile, of outputs [N, num_outputs] in the target's own unit."""
         return {name: values.numpy() for name, values in self.named(own_unit(outputs, unit), end).items()}
 
-    def named(self, numbers: Tensor, end: str = "") -> dict[str, Tensor]:
-        """[..., num_outputs] -> [...] each."""
+    def named(self, numbers: Tensor, end: str) -> dict[str, Tensor]:
         quantiles = {f"prediction{end}_{q:g}": numbers[..., i] for i, q in enumerate(self.quantiles)}
         return {f"prediction{end}": self.point(numbers)} | quantiles
 
     def answers(self, outputs: Tensor, known: list["Unit"]) -> dict[str, Tensor]:
         """outputs [..., out_channels, num_outputs] by the names of `columns`, in the targets' own units."""
-        ends = [f"_{name}" for name, _, _ in known] if len(known) > 1 else [""]
-        named = zip(ends, known, outputs.double().unbind(-2), strict=True)
-        return {k: v for end, (_, mean, std), one in named for k, v in self.named(one * std + mean, end).items()}
-
-    def score(self, answers: dict[str, Tensor], targets: Tensor, known: list["Unit"]) -> tuple[str, Tensor]:
-        """targets [..., out_channels] in training's units; the mean absolute error in these."""
-        found = [*answers.values()][:: self.num_outputs + bool(self.quantiles)]
-        scaled = torch.stack([(one - mean) / std for one, (_, mean, std) in zip(found, known, strict=True)], -1)
-        return "mean absolute error, in standard deviations", (scaled - targets).abs().nanmean()
+        named = zip(known, outputs.double().unbind(-2), strict=True)
+        found = [self.named(one * std + mean, f"_{name}" if len(known) > 1 else "") for (name, mean, std), one in named]
+        return dict(pair for one in found for pair in one.items())
 
 
 Unit = tuple[str, float, float]  # name of a target, its mean and standard deviation in train, by which it was scaled

@@ -119,11 +119,8 @@ class Forecasting(Model):
         outputs = self.forecast(batch).sort(-1).values
         return {"index": batch["index"], "targets": batch["targets"], "outputs": outputs}
 
-    def answers(self, batch: Batch) -> dict[str, Tensor]:
+    def named_outputs(self, batch: Batch) -> dict[str, Tensor]:
         return self.criterion.answers(self.forecast(batch).sort(-1).values, units(self.data))
-
-    def score(self, answers: dict[str, Tensor], targets: Tensor) -> tuple[str, Tensor]:
-        return self.criterion.score(answers, targets, units(self.data))
 
     def columns(self, outputs: dict[str, Tensor], data: Any) -> dict[str, Any]:
         found, targets = outputs["outputs"].flatten(0, 1), outputs["targets"].flatten(0, 1)  # [N * horizon, C, ...]

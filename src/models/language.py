@@ -69,11 +69,8 @@ class LanguageModeling(Model):
         losses = chunked_losses(self.network, batch["x"], targets, self.loss_chunks)
         return losses if reduction == "none" else losses.sum()
 
-    def answers(self, batch: Batch) -> dict[str, Tensor]:
+    def named_outputs(self, batch: Batch) -> dict[str, Tensor]:
         return {"probabilities": self(batch["x"]).float().softmax(-1)}
-
-    def score(self, answers: dict[str, Tensor], targets: Tensor) -> tuple[str, Tensor]:
-        return "loss", F.nll_loss(answers["probabilities"].log().flatten(0, 1), targets.flatten())
 
     def log_scores(self, split: str) -> None:
         loss = self.mean_loss.compute()

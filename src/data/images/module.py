@@ -18,7 +18,6 @@ from src.data.images import datasets, folder, pictures, samples
 from src.data.images.augment import Augmentation, augment
 from src.data.images.datasets import Images, digits
 from src.data.images.samples import Samples, figures, stratified, without_copies
-from src.data.inlet import Inlet
 from src.data.loader import Arrays, Batch
 from src.data.module import PreparedDataModule, State
 from src.data.order import key
@@ -203,11 +202,10 @@ class ImageDataModule(PreparedDataModule):
             x = (x - mean).div_(std)
         return x.expand(-1, self.facts["in_channels"], -1, -1)
 
-    def inlet(self) -> Inlet:
-        return Pixels(self.statistics, self.facts, self.normalize)
-
-    def raw(self, split: str, index: Tensor) -> dict[str, Any]:
-        return {"images": self.splits[split][index]["x"]}
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        size, channels = self.facts["image_size"], len(self.statistics["mean"])
+        what = "grey or RGB, brought to height and width by PIL's ImageOps.fit(image, (width, height), BICUBIC)"
+        return {"images": {"dtype": "uint8", "shape": ["N", channels, *size], "meaning": what}}
 
     def views(self, x: Tensor) -> list[Tensor]:
         out = [x]
@@ -224,23 +222,6 @@ class ImageDataModule(PreparedDataModule):
     def picture(self, batch: Batch) -> "Figure":
         names = self.statistics["class_names"]
         return pictures.images(batch["x"].float().cpu(), [names[k] for k in batch["targets"].tolist()])
-
-
-class Pixels(Inlet):
-    """uint8 images -> standardized, grey repeated."""
-
-    def __init__(self, statistics: dict[str, Any], facts: dict[str, Any], normalize: bool) -> None:
-        size, channels = facts["image_size"], len(statistics["mean"])
-        resize = "scale so that the image covers height and width, cut out the centre (PIL.ImageOps.fit, BICUBIC)"
-        meaning = f"{'grey' if channels == 1 else 'RGB'} images [N, C, height, width]; before: {resize}"
-        super().__init__({"images": {"dtype": "uint8", "shape": ["N", channels, *size], "meaning": meaning}})
-        mean, std = (statistics["mean"], statistics["std"]) if normalize else (0.0, 1.0)
-        self.mean, self.std = (nn.Buffer(torch.tensor(value).view(-1, 1, 1)) for value in (mean, std))
-        self.channels = facts["in_channels"]
-
-    def forward(self, raw: dict[str, Tensor]) -> Batch:
-        x = (raw["images"].float() / 255 - self.mean) / self.std
-        return {"x": x.expand(-1, self.channels, -1, -1)}
 
 
 def check_fits(samples: Samples, class_names: list[str], fitted: State) -> None:

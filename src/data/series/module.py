@@ -20,8 +20,8 @@ from src.data.module import State
 from src.data.order import EvalOrder
 from src.data.report import Cleaning
 from src.data.series import grid as on
-from src.data.series import inlet, stamps
-from src.data.inlet import Inlet
+from src.data.series import raw as outside
+from src.data.series import stamps
 from src.data.series.augment import Augmentation, normals
 from src.data.series.roles import Plain, find_roles, fit, numbers
 from src.data.series.seasons import seasons
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOOK = "look at holes longer than data.max_gap, or at values of data.known that are not there"  # windows
+EPS = 1e-5  # the least standard deviation of a window
 EVER = (np.iinfo(np.int64).min, np.iinfo(np.int64).max)
 
 
@@ -266,24 +267,33 @@ class SeriesDataModule(FrameDataModule):
         names, numbers = self.statistics["targets"]["names"], tiles.rows["numbers"][rows].numpy()
         return out | {f"target_{name}" if len(names) > 1 else "target": numbers[:, i] for i, name in enumerate(names)}
 
-    def inlet(self) -> Inlet:
-        return inlet.Past(self.statistics, self.facts, self.calendar, self.normalize == "window")
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        return outside.inputs(self.statistics, self.facts, self.calendar)
 
     def raw(self, split: str, index: Tensor) -> dict[str, Any]:
-        return inlet.raw(self.splits[split], index, self.statistics, self.report["time_zone"])
+        found = outside.of(self.splits[split], index, self.statistics, self.report["time_zone"])
+        return {name: found[name] for name in self.inputs()}
+
+    def from_raw(self, raw: dict[str, Tensor]) -> Batch:
+        x = outside.to_x(raw, self.statistics, self.facts, self.calendar)
+        return self.on_after_batch_transfer({"x": x}, 0)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Whole batch, on the device: x augmented in training, as the weights are; with `normalize: window` the columns
         of the targets standardized by each window, whose `mean` and `std` [N, 1, out_channels] are added."""
         batch = {**batch, "x": batch["x"].float()}
+        window, out = self.window, self.facts["out_channels"]
         if self.augment and self.trainer and self.trainer.training:
-            seen = batch["x"][:, : self.window, : self.facts["in_channels"] - self.facts["num_known"]]
+            seen = batch["x"][:, :window, : self.facts["in_channels"] - self.facts["num_known"]]
             for i, operation in enumerate(self.augment):
                 normal = partial(normals, batch["index"], self.seed, self.trainer.current_epoch, i)
                 changed, batch["targets"] = operation(seen, batch["targets"], normal)
                 seen.copy_(changed)
         if self.normalize == "window":
-            inlet.standardized(batch, self.facts)
+            seen = batch["x"][:, :window, :out]
+            batch["mean"] = seen.mean(1, keepdim=True)
+            batch["std"] = (seen.var(1, keepdim=True, correction=0) + EPS**2).sqrt()
+            seen.copy_((seen - batch["mean"]) / batch["std"])
         return {**batch, "x": self.as_weights(batch["x"])}
 
     def picture(self, batch: Batch) -> "Figure":

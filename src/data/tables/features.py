@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-from scipy.special import ndtri
 
 from src.data.columns import Column
 
@@ -15,7 +14,6 @@ Feature = dict[str, Any]  # column, part (of a date), kind (number or category),
 Scale = Literal["standard", "quantile"]
 REACH = 10.0  # interquartile ranges around the median, beyond which a value is an outlier
 RARE, MISSING, FIRST = 0, 1, 2  # codes of categories: those not known, none, and the first one known
-STEP = 2**18  # rows that are encoded at once
 SECONDS_A_DAY, DAYS_A_YEAR = 86_400, 365.25
 
 
@@ -97,42 +95,3 @@ def facts(features: Sequence[Feature]) -> dict[str, Any]:
     coded = [feature for feature in features if is_coded(feature)]
     numbers = sum(len(names(feature)) for feature in features if not is_coded(feature))
     return {"in_features": numbers, "cardinalities": [FIRST + len(feature["categories"]) for feature in coded]}
-
-
-def encode(frame: pl.DataFrame, features: Sequence[Feature]) -> np.ndarray:
-    """float32 [N, in_features + len(cardinalities)]"""
-    x = np.empty((len(frame), sum(len(names(feature)) for feature in features)), np.float32)
-    for start in range(0, len(frame), STEP):
-        rows, at = frame[start : start + STEP], 0
-        for feature in features:
-            make = encode_number if feature["kind"] == "number" else encode_category
-            found = make(rows[feature["column"]], feature)
-            x[start : start + STEP, at : at + found.shape[1]] = found
-            at += found.shape[1]
-    return x
-
-
-def encode_number(values: pl.Series, feature: Feature) -> np.ndarray:
-    part = feature["part"]
-    found = parts(values, "date" if part else "number")[part].to_numpy()
-    if "quantiles" in feature:
-        scaled = to_normal(found, np.array(feature["quantiles"]), feature["edge"])
-    else:
-        scaled = (found.clip(*feature["limits"]) - feature["mean"]) / feature["std"]
-    scaled = np.nan_to_num(scaled)[:, None]
-    return np.hstack([scaled, np.isnan(found)[:, None]]) if feature["missing"] else scaled
-
-
-def to_normal(values: np.ndarray, quantiles: np.ndarray, edge: float) -> np.ndarray:
-    """By their ranks among the quantiles to a normal distribution; where several are equal, by the middle of them."""
-    at = np.linspace(0, 1, len(quantiles))
-    below, above = np.interp(values, quantiles, at), -np.interp(-values, -quantiles[::-1], -at[::-1])
-    return ndtri(((below + above) / 2).clip(edge, 1 - edge))
-
-
-def encode_category(values: pl.Series, feature: Feature) -> np.ndarray:
-    known = feature["categories"]
-    new = range(FIRST, FIRST + len(known))
-    codes = values.replace_strict(known, new, default=RARE, return_dtype=pl.Int32).set(values.is_null(), MISSING)
-    found = codes.to_numpy()[:, None]
-    return found == np.array(feature["present"]) if "present" in feature else found

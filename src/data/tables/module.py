@@ -15,11 +15,11 @@ from src.data import cache
 from src.data.columns import Column, check_names, read_columns
 from src.data.delimited import ROW, blocks
 from src.data.frame import FrameDataModule, require
-from src.data.inlet import Inlet
 from src.data.loader import Arrays, Batch
 from src.data.module import State
 from src.data.report import SPLITS, Cleaning
-from src.data.tables import features, inlet, report, target
+from src.data.tables import features, report, target
+from src.data.tables import raw as outside
 from src.data.tables.cleaning import FILE, Table, as_known, key_array
 from src.data.tables.datasets import Dataset, dataset
 from src.data.tables.features import Encoding, Feature, Scale
@@ -225,7 +225,7 @@ class TableDataModule(FrameDataModule):
     def arrays(
         self, table: Table, rows: dict[str, np.ndarray], targets: np.ndarray, made: list[Feature]
     ) -> cache.Splits:
-        arrays = {"x": features.encode(table.frame, made), "targets": targets, "rows": table.frame[ROW].to_numpy()}
+        arrays = {"x": outside.encode(table.frame, made).numpy(), "targets": targets, "rows": table.frame[ROW].to_numpy()}
         if targets.dtype == np.float32:
             arrays["numbers"] = table.frame[self.target].to_numpy()  # as they were
         arrays |= {f"key{i}": key_array(table.frame[n]) for i, n in enumerate(self.row_key) if n in table.frame}
@@ -268,19 +268,21 @@ class TableDataModule(FrameDataModule):
 
     def encode(self, frame: pl.DataFrame) -> Tensor:
         """Rows as a network gets them, from columns of numbers, dates and text as `read` gives them."""
-        return torch.from_numpy(features.encode(frame, self.statistics["features"]))
+        return outside.encode(frame, self.statistics["features"])
 
-    def inlet(self) -> Inlet:
-        return inlet.Columns(self.statistics, self.format)
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        return outside.inputs(self.statistics, self.format)
 
     def raw(self, split: str, index: Tensor) -> dict[str, Any]:
-        """Of the rows of the file, read once more."""
-        used = {feature["column"] for feature in self.statistics["features"]}
-        columns = [c for c in self.statistics["columns"] if c["name"] in used]
-        file = self.files.get(split) or self.file
-        frame = read_columns(file or self.load(), self.format, columns, Cleaning("skip"))
+        """Of rows that are read once more."""
+        made, source = self.statistics["features"], self.files.get(split) or self.file or self.load()
+        known = [c for c in self.statistics["columns"] if c["name"] in self.inputs()]
+        frame = read_columns(source, self.format, known, Cleaning("skip"))
         rows = pl.DataFrame({ROW: self.stored(split, "rows")[index.numpy()]}, {ROW: frame.schema[ROW]})
-        return inlet.raw(rows.join(frame, on=ROW, how="left", maintain_order="left"), self.inlet().inputs)
+        return outside.of(rows.join(frame, on=ROW, how="left", maintain_order="left"), made, coded=False)
+
+    def from_raw(self, raw: dict[str, Tensor]) -> Batch:
+        return self.on_after_batch_transfer({"x": outside.to_x(raw, self.statistics["features"])}, 0)
 
     def keys(self, split: str, index: np.ndarray) -> dict[str, Any]:
         """The key of each row, where that is not there its number in its file as spreadsheets show it."""

@@ -13,14 +13,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from src.data import cache
-from src.data.inlet import Inlet
 from src.data.loader import Batch
 from src.data.module import PreparedDataModule, State
 from src.data.order import Order, key, shuffled
 from src.data.report import Cleaning
 from src.data.text import report
 from src.data.text.reading import clean, read, source_files, topics
-from src.data.text.tokens import as_library, decode, encode, make_tokenizer, vocabulary_size
+from src.data.text.tokens import decode, encode, make_tokenizer, vocabulary_size
 from src.run.errors import ConfigError, DataError
 from src.run.figures import figure
 from src.run.terminal import rank_zero_print
@@ -103,13 +102,10 @@ class TextDataModule(PreparedDataModule):
         facts = {"vocab_size": self.report["vocab_size"], "seq_len": self.seq_len}
         return facts, {"tokenizer": self.report.pop("tokenizer")}  # in checkpoints, not in data_report.json
 
-    def inlet(self) -> Inlet:
-        what = {"meaning": f"token ids by tokenizer.json, T up to {self.facts['seq_len']}", "below": self.facts["vocab_size"]}
-        tokens = {"dtype": "int64", "shape": ["N", "T"], "longest": self.facts["seq_len"], **what}
-        return Tokens({"tokens": tokens}, **{"tokenizer.json": as_library(self.statistics["tokenizer"])})
-
-    def raw(self, split: str, index: Tensor) -> dict[str, Any]:
-        return {"tokens": self.splits[split][index]["x"]}
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        what = "ids: of bytes in UTF-8, of the characters in this order, or of the JSON of the library tokenizers"
+        how = {"meaning": what, "tokenizer": self.statistics["tokenizer"], "below": self.facts["vocab_size"]}
+        return {"tokens": {"dtype": "int64", "shape": ["N", "T"], "longest": self.facts["seq_len"], **how}}
 
     def bytes_per_token(self, split: str) -> float:
         return self.report[split]["bytes_per_token"]
@@ -122,11 +118,6 @@ class TextDataModule(PreparedDataModule):
             line, y = decode(self.statistics["tokenizer"], tokens).replace("\n", "⏎")[:110], 1 - (i + 0.5) / len(x)
             fig.text(0.01, y, line, family="monospace", size=8, va="center", parse_math=False)
         return fig
-
-
-class Tokens(Inlet):
-    def forward(self, raw: dict[str, Tensor]) -> Batch:
-        return {"x": raw["tokens"]}
 
 
 def rows(tokens: dict[str, np.ndarray], vocab_size: int) -> cache.Splits:

@@ -2,7 +2,7 @@
 by all of them, or the JSON of the `tokenizers` library."""
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from src.run.errors import DataError
 
@@ -19,22 +19,6 @@ def make_tokenizer(kind: str, text: str, vocab_size: int) -> str:
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
     bpe.train_from_iterator(text.splitlines(keepends=True), trainer)
     return bpe.to_str()
-
-
-def as_library(tokenizer: str) -> str:
-    """The JSON of the `tokenizers` library, for those who have no more than that."""
-    if tokenizer == "bytes":  # BPE without merges; each byte has a character that stands for it
-        printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-        others = [b for b in range(256) if b not in printable]
-        stands = {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
-        made = Tokenizer(models.BPE(vocab=stands, merges=[]))
-        made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    elif tokenizer.startswith("characters:"):
-        made = Tokenizer(models.WordLevel({c: i for i, c in enumerate(tokenizer.removeprefix("characters:"))}))
-        made.pre_tokenizer, made.decoder = pre_tokenizers.Split(Regex(r"(?s)."), "isolated"), decoders.Fuse()
-    else:
-        return tokenizer
-    return made.to_str()
 
 
 def vocabulary_size(tokenizer: str) -> int:
