@@ -73,7 +73,9 @@ class Forecasting(Model):
         """outputs [N, T, out_channels, ...] of a window, without the window's own normalization."""
         if "mean" not in batch:
             return outputs
-        mean, std = (batch[name].reshape(outputs.shape[0], 1, -1, *[1] * (outputs.ndim - 3)) for name in ("mean", "std"))
+        mean, std = (
+            batch[name].reshape(outputs.shape[0], 1, -1, *[1] * (outputs.ndim - 3)) for name in ("mean", "std")
+        )
         return outputs * std + mean
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -271,8 +271,8 @@ class SeriesDataModule(FrameDataModule):
         return outside.inputs(self.statistics, self.facts, self.calendar)
 
     def raw(self, split: str, index: Tensor) -> dict[str, Any]:
-        found = outside.of(self.splits[split], index, self.statistics, self.report["time_zone"])
-        return {name: found[name] for name in self.inputs()}
+        zone = self.report["time_zone"]
+        return outside.raw(self.splits[split], index, self.statistics, self.calendar, zone)
 
     def from_raw(self, raw: dict[str, Tensor]) -> Batch:
         x = outside.to_x(raw, self.statistics, self.facts, self.calendar)
