@@ -55,7 +55,7 @@ def main(args: Sequence[str]) -> int:
     about |= {"versions": {name: version(name) for name in ("torch", "onnx") if name in ("torch", kind)}}
     about |= {"facts": data.facts, "classes": data.statistics.get("class_names"), "fitted": data.statistics}
     files = weights(model, about) if kind == "safetensors" else graph(model, about, options)
-    write(output, {NAMES.get(name, name): content for name, content in files.items()})
+    write(output, files | {"model.json": json.dumps(about, indent=1).encode()})
     inputs = ", ".join(f'"{name}": ...' for name in about.get("inputs", ()))
     rank_zero_print(f"{output}: {', '.join(f'{name} {mib(len(content))}' for name, content in files.items())}")
     rank_zero_print(USE[kind].format(file=output / NAMES[kind], inputs=inputs))
@@ -66,8 +66,7 @@ def weights(model: Any, about: dict[str, Any]) -> dict[str, bytes]:
     from safetensors.torch import save
 
     state = {name: one.contiguous().clone() for name, one in model.network.state_dict().items()}
-    told = json.dumps(about, indent=1)
-    return {"safetensors": save(state, {"format": "pt", "model.json": told}), "model.json": told.encode()}
+    return {NAMES["safetensors"]: save(state, {"format": "pt", "model.json": json.dumps(about)})}
 
 
 def graph(model: Any, about: dict[str, Any], options: Any) -> dict[str, bytes]:
@@ -85,7 +84,7 @@ def graph(model: Any, about: dict[str, Any], options: Any) -> dict[str, bytes]:
         raise ConfigError(f"{what} -> take another --format")
     rank_zero_print(f"The export differs by {apart:.2g} at most from the model, on {of}.")
     if not options.int8:
-        return {options.format: content}
+        return {NAMES[options.format]: content}
     small = int8(content, samples(served, options, "train")[0])
     if len(small) >= len(content):
         raise ConfigError(f"--int8: {type(model.network).__name__} gets no smaller by it -> leave it out")
@@ -97,7 +96,7 @@ def graph(model: Any, about: dict[str, Any], options: Any) -> dict[str, bytes]:
     name = next(iter(before))
     if (lost := abs(after[name] - before[name])) > LOSS:
         rank_zero_print(f"Warning: int8 changes the {name} by {lost:.3g}, more than {LOSS}.")
-    return {options.format: content, "model_int8.onnx": small}
+    return {NAMES["onnx"]: content, "model_int8.onnx": small}
 
 
 def samples(served: Any, options: Any, split: str = "") -> tuple[dict[str, Any], Any, Any, str]:

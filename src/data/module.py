@@ -158,8 +158,8 @@ class DataModule(LightningDataModule):
         return [x]
 
     def inputs(self) -> dict[str, dict[str, Any]]:
-        """What an exported model takes: name -> dtype, shape (sizes that are letters are free) and meaning; of words the
-        `codes`, where all others have 0; of whole numbers what they are `below`; of T that it is `longest`."""
+        """What an exported model takes: name -> dtype, shape (sizes that are letters are free) and meaning; of words
+        the `codes`, where all others have 0; of whole numbers what they are `below`; of T that it is `longest`."""
         raise ConfigError(f"{type(self).__name__} does not say what is raw input -> write its method inputs")
 
     def raw(self, split: str, index: Tensor) -> dict[str, Any]:

@@ -51,10 +51,21 @@ class Served(nn.Module):
         return raw
 
     def traced(self) -> Any:
-        """For batches of any size."""
+        """For batches of any size, of texts of any length; of RNNs, whose steps are written out, of the longest."""
+        try:
+            return self.trace()
+        except Exception:  # what tracing raises has no common base
+            if not any("longest" in about for about in self.inputs.values()):
+                raise
+        for about in self.inputs.values():
+            about["shape"] = [about["longest"] if n == "T" else n for n in about["shape"]]
+            about["meaning"] += "; shorter ones are filled up at their end, where answers mean nothing"
+        return self.trace()
+
+    def trace(self) -> Any:
         raw, shapes, free = self.coded(self.made_up()), {}, {"N": Dim("N", min=1)}
         for name, about in self.inputs.items():
-            if "longest" in about:
+            if "T" in about["shape"]:
                 free["T"], raw[name] = Dim("T", min=1, max=about["longest"]), raw[name][:, :-1]  # all: it is constant
             shapes[name] = {i: free[n] for i, n in enumerate(about["shape"]) if n in free}
         with torch.no_grad():
@@ -93,14 +104,14 @@ def pt2(served: Served) -> tuple[bytes, Run]:
     torch.export.save(served.traced(), file := io.BytesIO())
     file.seek(0)
     loaded = torch.export.load(file).module()
-    return file.getvalue(), lambda raw: {k: v.numpy() for k, v in loaded(served.coded(raw)).items()}
+    return file.getvalue(), lambda raw: {k: v.detach().numpy() for k, v in loaded(served.coded(raw)).items()}
 
 
 def onnx_file(served: Served) -> tuple[bytes, Run]:
     """Columns of words are LabelEncoders of the words in it."""
     import onnx
 
-    names = {"input_names": [*served.inputs], "output_names": [*served.outputs]}
+    names: Any = {"input_names": [*served.inputs], "output_names": [*served.outputs]}
     made: Any = torch.onnx.export(served.traced(), (), **names, dynamo=True, verbose=False)
     graph = (model := made.model_proto).graph
     for node in graph.node:
@@ -109,7 +120,7 @@ def onnx_file(served: Served) -> tuple[bytes, Run]:
         code, codes = f"{value.name} coded", served.inputs[value.name]["codes"]
         for node in graph.node:
             node.input[:] = [code if name == value.name else name for name in node.input]
-        how = {"keys_strings": [*codes], "values_int64s": [*codes.values()], "default_int64": 0}
+        how: Any = {"keys_strings": [*codes], "values_int64s": [*codes.values()], "default_int64": 0}
         encoder = onnx.helper.make_node("LabelEncoder", [value.name], [code], domain="ai.onnx.ml", **how)
         graph.node.insert(0, encoder)
         value.type.tensor_type.elem_type = onnx.TensorProto.STRING

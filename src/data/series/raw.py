@@ -1,6 +1,7 @@
 """Windows as an exported forecaster takes them: in the columns' own units, with holes, and plain calendar numbers."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,9 @@ import torch
 from torch import Tensor
 
 from src.data.series.grid import CYCLES, HARMONICS, places
-from src.data.series.windows import Windows
 
 
-def inputs(state: dict[str, Any], facts: dict[str, Any], cycles: list[str]) -> dict[str, dict[str, Any]]:
+def inputs(state: dict[str, Any], facts: dict[str, Any], cycles: Sequence[str]) -> dict[str, dict[str, Any]]:
     names, length = state["inputs"]["names"], facts["window"] + (facts["horizon"] if facts["num_known"] else 0)
     what = f"steps of {state['freq']}, in own units, NaN where missing or not known yet"
     clock = "hour (with its minutes), weekday (Monday: 0), day - 1 and month - 1 of each step by the data's clock"
@@ -26,7 +26,7 @@ def scale(state: dict[str, Any]) -> list[Tensor]:
 
 
 def raw(
-    windows: Windows, index: Tensor, state: dict[str, Any], cycles: list[str], zone: str | None
+    windows: Any, index: Tensor, state: dict[str, Any], cycles: Sequence[str], zone: str | None
 ) -> dict[str, Tensor]:
     """From what was prepared, in which holes are filled."""
     rows, (mean, std) = windows.starts[index][:, None] + torch.arange(windows.inputs.shape[1]), scale(state)
@@ -36,7 +36,7 @@ def raw(
     return {"values": values, "calendar": torch.from_numpy(clock).view(*rows.shape, -1)}
 
 
-def to_x(raw: dict[str, Tensor], state: dict[str, Any], facts: dict[str, Any], cycles: list[str]) -> Tensor:
+def to_x(raw: dict[str, Tensor], state: dict[str, Any], facts: dict[str, Any], cycles: Sequence[str]) -> Tensor:
     """x as Windows gives it. Holes have the value before, which is handed on by 1, 2, 4 steps."""
     mean, std = scale(state)
     x, step = ((raw["values"] - mean) / std).float(), 1

@@ -154,7 +154,8 @@ def raw(frame: pl.DataFrame, features: Sequence[Feature], coded: bool = True) ->
 
 def to_x(raw: dict[str, Tensor], features: Sequence[Feature]) -> Tensor:
     """By arithmetic that an exported model holds."""
-    numbers, out = [f for f in features if f["kind"] == "number"], []
+    numbers: list[Feature] = [f for f in features if f["kind"] == "number"]
+    out: list[Tensor] = []
     values = torch.stack([part(raw[f["column"]], f["part"]) for f in numbers] or [torch.zeros(0)], 1 - (not numbers))
     lacking = values.isnan()
     scaled = torch.where(lacking, 0.0, to_normal(values, numbers)) if numbers else values
