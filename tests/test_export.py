@@ -4,13 +4,9 @@ import json
 import re
 import subprocess
 import sys
-import threading
-from http.server import HTTPServer
 
-import numpy as np
 import pytest
 from conftest import ROOT
-from processes import in_fork
 
 import src.export
 
@@ -73,3 +69,53 @@ def test_raw_input_goes_in_without_this_project(name, kind, trained_once, run, t
     assert apart <= 1e-5
     used(tmp_path / "out", kind, tmp_path)
     assert str(ROOT) not in (tmp_path / "out" / ("model.onnx" if kind == "onnx" else "model.pt2")).read_text("latin-1")
+
+
+# kind: images
+TINY = ["--config", "configs/experiment/digits_cnn.yaml", *SMOKE]
+
+
+def test_the_server_of_the_docs_answers(trained_once, run, tmp_path):
+    run(["--run_dir", trained_once(TINY), "--output", tmp_path / "out", "--int8"], command=src.export.main)
+    about = json.loads((tmp_path / "out/model.json").read_text())
+    assert (tmp_path / "out/model_int8.onnx").stat().st_size < (tmp_path / "out/model.onnx").stat().st_size
+    assert 0 <= about["int8"]["after"]["accuracy"] <= 1
+    (code,) = re.findall(r"```python\n(# serve.py.*?)```", (ROOT / "docs/export.md").read_text(), re.DOTALL)
+    (tmp_path / "serve.py").write_text(code)
+    call = """
+import io, runpy, sys, numpy as np
+from PIL import Image
+sys.argv = ["serve.py", sys.argv[1]]
+file = io.BytesIO()
+Image.fromarray(np.zeros((30, 40), np.uint8)).save(file, "png")
+answer = runpy.run_path("serve.py")["answer"](file.getvalue())
+assert abs(sum(answer["probabilities"].values()) - 1) < 1e-5 and answer["prediction"] in answer["probabilities"]
+"""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", call, tmp_path / "out"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_refused_leaves_nothing(trained_once, copied, run, tmp_path):
+    folder, out = trained_once(TINY), tmp_path / "out"
+
+    def refused(code, *args, run_dir=folder):
+        output = run(["--run_dir", run_dir, "--output", out, *args], code=code, command=src.export.main)
+        assert output.strip().splitlines()[-1].startswith("error: ")
+        assert not out.exists()
+        assert not list(tmp_path.glob(".out*"))
+
+    refused(2, "--format", "torch_export", "--int8")
+    refused(2, "--format", "tensorrt")
+    damaged = copied(TINY)
+    with open(damaged / "checkpoints/best.ckpt", "r+b") as file:
+        file.seek(2000)
+        file.write(b"damage")
+    refused(4, run_dir=damaged)
+    refused(4, run_dir=tmp_path / "none")
+    output = run(["--run_dir", folder, "--format", "safetensors", "--output", "/proc/out"], 75, command=src.export.main)
+    assert "cannot be written" in output
+
+
+# end

@@ -16,6 +16,7 @@ from torch.export import Dim
 
 from src.models.criterion import units
 from src.run.errors import ConfigError
+from src.run.terminal import rank_zero_print
 
 BATCH = 32  # samples that are measured at once
 Raw = dict[str, Any]  # name of an input -> a tensor, or words [N]
@@ -57,6 +58,7 @@ class Served(nn.Module):
         except Exception:  # what tracing raises has no common base
             if not any("longest" in about for about in self.inputs.values()):
                 raise
+        rank_zero_print("It cannot be traced for texts of any length: it takes them filled up to the longest.")
         for about in self.inputs.values():
             about["shape"] = [about["longest"] if n == "T" else n for n in about["shape"]]
             about["meaning"] += "; shorter ones are filled up at their end, where answers mean nothing"
@@ -66,7 +68,7 @@ class Served(nn.Module):
         raw, shapes, free = self.coded(self.made_up()), {}, {"N": Dim("N", min=1)}
         for name, about in self.inputs.items():
             if "T" in about["shape"]:
-                free["T"], raw[name] = Dim("T", min=1, max=about["longest"]), raw[name][:, :-1]  # all: it is constant
+                free["T"], raw[name] = Dim("T", min=1, max=about["longest"]), raw[name][:, :-1].contiguous()
             shapes[name] = {i: free[n] for i, n in enumerate(about["shape"]) if n in free}
         with torch.no_grad():
             program = torch.export.export(self, (raw,), dynamic_shapes=(shapes,), strict=False)
