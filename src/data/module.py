@@ -157,6 +157,19 @@ class DataModule(LightningDataModule):
         """What a batch x is classified by in evaluation: the mean over these."""
         return [x]
 
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        """What an exported model takes: name -> dtype, shape (sizes that are letters are free) and meaning; of words
+        the `codes`, where all others have 0; of whole numbers what they are `below`; of T that it is `longest`."""
+        raise ConfigError(f"{type(self).__name__} does not say what is raw input -> write its method inputs")
+
+    def raw(self, split: str, index: Tensor) -> dict[str, Any]:
+        """Samples as `inputs` says, as tensors; words as they are."""
+        return dict.fromkeys(self.inputs(), self.splits[split][index]["x"])
+
+    def from_raw(self, raw: dict[str, Tensor]) -> Batch:
+        """The batch that the network gets, by arithmetic alone; words come as codes."""
+        return self.on_after_batch_transfer({"x": next(iter(raw.values()))}, 0)
+
     def must_take(self) -> dict[str, str]:
         """Facts without which a network cannot read x, each with what to do for networks that do not take it."""
         return {}

@@ -209,6 +209,10 @@ class Model(LightningModule):
             warnings.warn(cleaning.told(), stacklevel=2)
         return pl.concat(tables)
 
+    def named_outputs(self, batch: Batch) -> dict[str, Tensor]:
+        """What an exported model gives for a batch of x alone, by names, in the data's own units."""
+        raise ConfigError(f"{type(self).__name__} does not name what it gives -> write its method answers")
+
     def watch(self, **values: Tensor) -> None:
         """Add to the means that are logged every `log_every_n_steps`; nothing here waits for the device.
 

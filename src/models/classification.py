@@ -92,6 +92,10 @@ class Classification(Model):
         probabilities = self.classify(batch["x"]).softmax(1)
         return {"index": batch["index"], "targets": batch["targets"], "probabilities": probabilities}
 
+    def named_outputs(self, batch: Batch) -> dict[str, Tensor]:
+        probabilities = self.classify(batch["x"]).softmax(1)
+        return {"prediction": probabilities.argmax(1), "probabilities": probabilities}
+
     def columns(self, outputs: dict[str, Tensor], data: Any, top_k: int | None = None) -> dict[str, Any]:
         probabilities = outputs["probabilities"]
         names = data.statistics.get("class_names") or list(range(probabilities.shape[1]))

@@ -47,9 +47,17 @@ class Criterion:
 
     def columns(self, outputs: Tensor, unit: "Unit", end: str = "") -> dict[str, Any]:
         """The prediction, and each quantile, of outputs [N, num_outputs] in the target's own unit."""
-        numbers = own_unit(outputs, unit)
-        named = {f"prediction{end}": self.point(numbers).numpy()}
-        return named | {f"prediction{end}_{q:g}": numbers[:, i].numpy() for i, q in enumerate(self.quantiles)}
+        return {name: values.numpy() for name, values in self.named(own_unit(outputs, unit), end).items()}
+
+    def named(self, numbers: Tensor, end: str) -> dict[str, Tensor]:
+        quantiles = {f"prediction{end}_{q:g}": numbers[..., i] for i, q in enumerate(self.quantiles)}
+        return {f"prediction{end}": self.point(numbers)} | quantiles
+
+    def answers(self, outputs: Tensor, known: list["Unit"]) -> dict[str, Tensor]:
+        """outputs [..., out_channels, num_outputs] by the names of `columns`, in the targets' own units."""
+        named = zip(known, outputs.double().unbind(-2), strict=True)
+        found = [self.named(one * std + mean, f"_{name}" if len(known) > 1 else "") for (name, mean, std), one in named]
+        return dict(pair for one in found for pair in one.items())
 
 
 Unit = tuple[str, float, float]  # name of a target, its mean and standard deviation in train, by which it was scaled

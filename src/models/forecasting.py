@@ -73,7 +73,9 @@ class Forecasting(Model):
         """outputs [N, T, out_channels, ...] of a window, without the window's own normalization."""
         if "mean" not in batch:
             return outputs
-        mean, std = (batch[name].reshape(len(outputs), 1, -1, *[1] * (outputs.ndim - 3)) for name in ("mean", "std"))
+        mean, std = (
+            batch[name].reshape(outputs.shape[0], 1, -1, *[1] * (outputs.ndim - 3)) for name in ("mean", "std")
+        )
         return outputs * std + mean
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -118,6 +120,9 @@ class Forecasting(Model):
         """index [N], targets [N, horizon, out_channels] and the forecasts of all quantiles, in training's units."""
         outputs = self.forecast(batch).sort(-1).values
         return {"index": batch["index"], "targets": batch["targets"], "outputs": outputs}
+
+    def named_outputs(self, batch: Batch) -> dict[str, Tensor]:
+        return self.criterion.answers(self.forecast(batch).sort(-1).values, units(self.data))
 
     def columns(self, outputs: dict[str, Tensor], data: Any) -> dict[str, Any]:
         found, targets = outputs["outputs"].flatten(0, 1), outputs["targets"].flatten(0, 1)  # [N * horizon, C, ...]

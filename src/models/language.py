@@ -70,6 +70,9 @@ class LanguageModeling(Model):
         losses = chunked_losses(self.network, batch["x"], targets, self.loss_chunks)
         return losses if reduction == "none" else losses.sum()
 
+    def named_outputs(self, batch: Batch) -> dict[str, Tensor]:
+        return {"probabilities": self(batch["x"]).float().softmax(-1)}
+
     def log_scores(self, split: str) -> None:
         loss = self.mean_loss.compute()
         bytes_per_token = self.trainer.datamodule.bytes_per_token(split)  # type: ignore[attr-defined]

@@ -94,6 +94,9 @@ class Regression(Model):
         """index [N], targets [N], and the network's numbers [N, num_outputs], in training's units."""
         return {"index": batch["index"], "targets": batch["targets"], "outputs": self.predicted(batch)}
 
+    def named_outputs(self, batch: Batch) -> dict[str, Tensor]:
+        return self.criterion.answers(self.predicted(batch)[:, None], units(self.data))
+
     def columns(self, outputs: dict[str, Tensor], data: Any) -> dict[str, Any]:
         [unit] = units(data)
         targets = own_unit(outputs["targets"], unit).numpy()

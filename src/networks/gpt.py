@@ -53,7 +53,8 @@ class GPT(nn.Module):
         init(self, depth)
         if tie_embeddings:
             self.head.weight = self.embedding.weight
-        self.register_buffer("rotation", rotation(seq_len, dim // num_heads), persistent=False)
+        # One more than is used: torch.export takes a slice of all for another case.
+        self.register_buffer("rotation", rotation(seq_len + 1, dim // num_heads), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))

@@ -221,6 +221,11 @@ class ImageDataModule(PreparedDataModule):
             x = (x - mean).div_(std)
         return x.expand(-1, self.facts["in_channels"], -1, -1)
 
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        size, channels = self.facts["image_size"], len(self.statistics["mean"])
+        what = "grey or RGB, brought to height and width by PIL's ImageOps.fit(image, (width, height), BICUBIC)"
+        return {"images": {"dtype": "uint8", "shape": ["N", channels, *size], "meaning": what}}
+
     def views(self, x: Tensor) -> list[Tensor]:
         out = [x]
         if self.evaluated_by == "shifted":

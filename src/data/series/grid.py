@@ -81,10 +81,15 @@ def rows_of(grid: pl.DataFrame, state: dict[str, Any], cycles: Sequence[str]) ->
 def calendar(time: pl.Series, cycles: Sequence[str]) -> list[np.ndarray]:
     """Sines and cosines of the hour, the day of the week, the day of the month and the month, so many in one cycle that
     shapes with a few bends can be made of them: for each float32 [T, 2 * HARMONICS]."""
-    hour = time.dt.hour() + time.dt.minute() / 60
-    at = {"hour": hour, "weekday": time.dt.weekday() - 1, "day": time.dt.day() - 1, "month": time.dt.month() - 1}
+    at = places(time)
     angles = [2 * np.pi * k * at[name].to_numpy() / CYCLES[name] for name in cycles for k in range(1, HARMONICS + 1)]
     return [np.stack([np.sin(angle), np.cos(angle)], 1).astype(np.float32) for angle in angles]
+
+
+def places(time: pl.Series) -> dict[str, pl.Series]:
+    """Where stamps are in each cycle, from 0 on."""
+    hour = time.dt.hour() + time.dt.minute() / 60
+    return {"hour": hour, "weekday": time.dt.weekday() - 1, "day": time.dt.day() - 1, "month": time.dt.month() - 1}
 
 
 class Cutter:

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 from torch import Tensor
 
-from src.data import cache
+from src.data import cache, cells
 from src.data.columns import Column, check_names, read_columns, typed, with_format
 from src.data.delimited import ROW, blocks
 from src.data.frame import FrameDataModule, require
@@ -238,7 +237,11 @@ class TableDataModule(FrameDataModule):
     def arrays(
         self, table: Table, rows: dict[str, np.ndarray], targets: np.ndarray, made: list[Feature]
     ) -> cache.Splits:
-        arrays = {"x": features.encode(table.frame, made), "targets": targets, "rows": table.frame[ROW].to_numpy()}
+        arrays = {
+            "x": features.encode(table.frame, made).numpy(),
+            "targets": targets,
+            "rows": table.frame[ROW].to_numpy(),
+        }
         if targets.dtype == np.float32:
             arrays["numbers"] = table.frame[self.target].to_numpy()  # as they were
         arrays |= {f"key{i}": key_array(table.frame[n]) for i, n in enumerate(self.row_key) if n in table.frame}
@@ -281,7 +284,28 @@ class TableDataModule(FrameDataModule):
 
     def encode(self, frame: pl.DataFrame) -> Tensor:
         """Rows as a network gets them, from columns of numbers, dates and text as `read` gives them."""
-        return torch.from_numpy(features.encode(frame, self.statistics["features"]))
+        return features.encode(frame, self.statistics["features"])
+
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        number = {"dtype": "float64", "shape": ["N"], "meaning": "dates in seconds since 1970; NaN where it is missing"}
+        word, out = {"dtype": "string", "shape": ["N"], "meaning": "'' where it is missing"}, {}
+        for feature in self.statistics["features"]:
+            codes = dict.fromkeys({*cells.MISSING, *self.format.missing} - {*self.format.present}, features.MISSING)
+            codes |= {name: features.FIRST + i for i, name in enumerate(feature.get("categories", ()))}
+            codes |= {name: codes[plain] for name, plain in cells.BOOLEANS.items() if plain in codes}
+            out[feature["column"]] = number if feature["kind"] == "number" else {**word, "codes": codes}
+        return out
+
+    def raw(self, split: str, index: Tensor) -> dict[str, Any]:
+        """Of rows that are read once more."""
+        made, source = self.statistics["features"], self.files.get(split) or self.file or self.load()
+        known = [c for c in self.statistics["columns"] if c["name"] in self.inputs()]
+        frame = read_columns(source, self.format, known, Cleaning("skip"))
+        rows = pl.DataFrame({ROW: self.stored(split, "rows")[index.numpy()]}, {ROW: frame.schema[ROW]})
+        return features.raw(rows.join(frame, on=ROW, how="left", maintain_order="left"), made, coded=False)
+
+    def from_raw(self, raw: dict[str, Tensor]) -> Batch:
+        return self.on_after_batch_transfer({"x": features.to_x(raw, self.statistics["features"])}, 0)
 
     def keys(self, split: str, index: np.ndarray) -> dict[str, Any]:
         """The key of each row, where that is not there its number in its file as spreadsheets show it."""

@@ -102,6 +102,11 @@ class TextDataModule(PreparedDataModule):
         facts = {"vocab_size": self.report["vocab_size"], "seq_len": self.seq_len}
         return facts, {"tokenizer": self.report.pop("tokenizer")}  # in checkpoints, not in data_report.json
 
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        what = "ids: of bytes in UTF-8, of the characters in this order, or of the JSON of the library tokenizers"
+        how = {"meaning": what, "tokenizer": self.statistics["tokenizer"], "below": self.facts["vocab_size"]}
+        return {"tokens": {"dtype": "int64", "shape": ["N", "T"], "longest": self.facts["seq_len"], **how}}
+
     def bytes_per_token(self, split: str) -> float:
         return self.report[split]["bytes_per_token"]
 
