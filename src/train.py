@@ -115,7 +115,7 @@ def dry_run(experiment: "Experiment") -> int:
 def record(experiment: "Experiment", folder: RunFolder) -> int:
     """Train and test, and write how it ended, however it ends."""
     LEDGER.mark("wandb")
-    from src.loggers import wandb
+    from src.loggers import other, wandb
 
     summary: dict[str, Any] = {"status": "failed", "exit_code": 1}
     logger = None
@@ -123,6 +123,7 @@ def record(experiment: "Experiment", folder: RunFolder) -> int:
         with LEDGER.within("build"):
             experiment.build(default_root_dir=str(folder.path))
         if rank() == 0:
+            other.begin(experiment.trainer.loggers, folder, experiment.plain_config)
             state = folder.state
             facts = {name: state[name] for name in ("command", "code", "origin", "hardware")}
             recorded = {**experiment.plain_config, **facts}
@@ -167,7 +168,6 @@ def fit_and_test(experiment: "Experiment", folder: RunFolder, logger: Any) -> di
     from lightning.pytorch.callbacks import LambdaCallback
 
     from src.callbacks.checkpoints import Checkpoints
-    from src.loggers import other
     from src.loggers.curves import whole_rows
     from src.loggers.metrics_csv import MetricsCSV
     from src.run import checkpoint, resume
@@ -182,7 +182,6 @@ def fit_and_test(experiment: "Experiment", folder: RunFolder, logger: Any) -> di
         logged = checkpoint.read_manifest(start)["steps_logged"] if start and rank() == 0 else 0
         metrics = MetricsCSV(folder.path, logged)
         if rank() == 0:
-            other.begin(trainer.loggers, folder, experiment.plain_config)
 
             def begin_training(*_: Any) -> None:
                 write_json(folder.path / "data_report.json", data.report)

@@ -338,10 +338,6 @@ def test_what_is_refused_before_torch_is_loaded(flags, message, tmp_path, monkey
             "16-mixed becomes bf16-mixed on a cpu -> ",
         ),
         (
-            ["--trainer.logger", "{class_path: lightning.pytorch.loggers.TensorBoardLogger, init_args: {save_dir: x}}"],
-            "Neither `tensorboard` nor `tensorboardX` is available.",
-        ),
-        (
             ["--model.network", "torchvision.models.nope.Nope"],
             "--model.network: No module named 'torchvision.models.no",
         ),

@@ -170,7 +170,7 @@ def samples(file: Path) -> dict[int, list]:
 def ending(run_dir: Path) -> dict[str, Any]:
     """All that must be equal, bit for bit."""
     summary = json.loads((run_dir / "summary.json").read_text())
-    kept = {k: v for k, v in summary.items() if k not in ("seconds", "ledger")}
+    kept = {k: v for k, v in summary.items() if k not in ("seconds", "ledger", "first_step")}
     saved = {name: torch.load(run_dir / f"checkpoints/{name}.ckpt", weights_only=True) for name in ("best", "last")}
     return plain({"rows": rows(run_dir), "summary": kept, **saved})
 
