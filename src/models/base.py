@@ -51,7 +51,7 @@ class Model(LightningModule):
 
     uses: tuple[str, ...] = ()  # commands for a trained model, besides evaluate
     provides: tuple[str, ...] = ()  # facts of its own for the network, which no config states
-    run_dir = summary = classes = units = cast(Any, None)  # what load_run knows
+    data = run_dir = summary = classes = units = cast(Any, None)  # what load_run knows
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Model(LightningModule):
 
     def configure_model(self) -> None:
         if self.network is None:
-            data = self.data = self.trainer.datamodule  # type: ignore[attr-defined]
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
             self.facts = {**data.facts, **self.own_facts()}
             if lacks := sorted({*data.facts} - {*getattr(data, "provides", data.facts)}):
                 raise ConfigError(f"{type(data).__name__}.provides lacks the fact {lacks[0]} -> add it there")

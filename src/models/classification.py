@@ -79,7 +79,8 @@ class Classification(Model):
 
     def classify(self, x: Tensor) -> Tensor:
         """x [N, ...] -> logits [N, num_classes], the mean over the data module's views of x."""
-        return torch.stack([self(view).float() for view in self.data.views(x)]).mean(0)
+        views = (self.data or self.trainer.datamodule).views(x)  # type: ignore[attr-defined]
+        return torch.stack([self(view).float() for view in views]).mean(0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits, targets, real = self.classify(batch["x"]), batch["targets"], batch["index"] >= 0
