@@ -267,16 +267,7 @@ class SeriesDataModule(FrameDataModule):
         names, numbers = self.statistics["targets"]["names"], tiles.rows["numbers"][rows].numpy()
         return out | {f"target_{name}" if len(names) > 1 else "target": numbers[:, i] for i, name in enumerate(names)}
 
-    def inputs(self) -> dict[str, dict[str, Any]]:
-        return outside.inputs(self.statistics, self.facts, self.calendar)
-
-    def raw(self, split: str, index: Tensor) -> dict[str, Any]:
-        zone = self.report["time_zone"]
-        return outside.raw(self.splits[split], index, self.statistics, self.calendar, zone)
-
-    def from_raw(self, raw: dict[str, Tensor]) -> Batch:
-        x = outside.to_x(raw, self.statistics, self.facts, self.calendar)
-        return self.on_after_batch_transfer({"x": x}, 0)
+    inputs, raw, from_raw = outside.inputs, outside.raw, outside.from_raw
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Whole batch, on the device: x augmented in training, as the weights are; with `normalize: window` the columns

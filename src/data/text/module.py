@@ -103,9 +103,10 @@ class TextDataModule(PreparedDataModule):
         return facts, {"tokenizer": self.report.pop("tokenizer")}  # in checkpoints, not in data_report.json
 
     def inputs(self) -> dict[str, dict[str, Any]]:
-        what = "ids: of bytes in UTF-8, of the characters in this order, or of the JSON of the library tokenizers"
+        what = "ids: of bytes in UTF-8, of the characters in this order, or of the JSON of the library tokenizers; shorter "
+        what += "texts are filled up at their end, where answers mean nothing"
         how = {"meaning": what, "tokenizer": self.statistics["tokenizer"], "below": self.facts["vocab_size"]}
-        return {"tokens": {"dtype": "int64", "shape": ["N", "T"], "longest": self.facts["seq_len"], **how}}
+        return {"tokens": {"dtype": "int64", "shape": ["N", self.facts["seq_len"]], **how}}
 
     def bytes_per_token(self, split: str) -> float:
         return self.report[split]["bytes_per_token"]
