@@ -140,8 +140,9 @@ def int8(content: bytes, train: Raw) -> bytes:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     with tempfile.TemporaryDirectory() as folder:
-        ready, file = Path(folder) / "ready", Path(folder) / "int8"
-        quant_pre_process(onnx.load_from_string(content), ready, skip_symbolic_shape=True)
+        plain, ready, file = (Path(folder) / name for name in ("plain", "ready", "int8"))
+        plain.write_bytes(content)
+        quant_pre_process(plain, ready, skip_symbolic_shape=True)
         if any(node.op_type == "Conv" for node in onnx.load(ready).graph.node):
             batches = iter(parts(train))  # dynamic ones are slower than float32
             reader: Any = SimpleNamespace(get_next=lambda: next(batches, None))

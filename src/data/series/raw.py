@@ -28,7 +28,9 @@ def raw(data: Any, split: str, index: Tensor) -> dict[str, Any]:
     """From what was prepared, in which holes are filled."""
     windows, (mean, std) = data.splits[split], scale(data)
     rows = windows.starts[index][:, None] + torch.arange(windows.inputs.shape[1])
-    at = places(pl.Series(windows.rows["time"][rows].flatten().numpy()).cast(pl.Datetime("us", data.report["time_zone"])))
+    at = places(
+        pl.Series(windows.rows["time"][rows].flatten().numpy()).cast(pl.Datetime("us", data.report["time_zone"]))
+    )
     clock = [at[name].to_numpy().astype(np.float64).reshape(rows.shape) for name in data.calendar]
     values = windows.values[rows][..., : len(mean)].double() * std + mean
     return {"values": values} | ({"calendar": np.stack(clock, -1)} if clock else {})

@@ -103,8 +103,8 @@ class TextDataModule(PreparedDataModule):
         return facts, {"tokenizer": self.report.pop("tokenizer")}  # in checkpoints, not in data_report.json
 
     def inputs(self) -> dict[str, dict[str, Any]]:
-        what = "ids: of bytes in UTF-8, of the characters in this order, or of the JSON of the library tokenizers; shorter "
-        what += "texts are filled up at their end, where answers mean nothing"
+        what = "ids: of bytes in UTF-8, of the characters in this order, or of the JSON of the library tokenizers; "
+        what += "shorter texts are filled up at their end, where answers mean nothing"
         how = {"meaning": what, "tokenizer": self.statistics["tokenizer"], "below": self.facts["vocab_size"]}
         return {"tokens": {"dtype": "int64", "shape": ["N", self.facts["seq_len"]], **how}}
 
