@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 def load_run(path: str | Path, checkpoint: str = "best") -> "Model":
     """The trained model of a run, on the CPU and in evaluation mode.
 
-    `model.predict(raw)` takes samples as they are; `model(x)` gives logits for what the network was trained on. It has
-    `run_dir`, `summary`, `facts`, `classes`, `units` of targets, and `data`: the data module, fitted in training.
+    `model.predict(raw)` takes samples as they are; `model.run_dir`, `summary`, `facts`, `classes` and `units` (of
+    targets) are what it knows. `model(x)` gives logits for what the network was trained on; `model.data`
+    is the data module, with what was fitted on the training data.
 
     Args:
         path: the run folder.
@@ -42,7 +43,7 @@ def load_run(path: str | Path, checkpoint: str = "best") -> "Model":
     return model
 
 
-def load_model(request: Request) -> tuple["Experiment", "Model"]:
+def load_model(request: Request, **trainer: Any) -> tuple["Experiment", "Model"]:
     """The objects of a run, its network with the weights of --checkpoint. No data is read."""
     from src.config.build import Experiment
     from src.models.factory import build_network
@@ -50,7 +51,7 @@ def load_model(request: Request) -> tuple["Experiment", "Model"]:
 
     saved = files.load(checkpoint_path(request))
     experiment = Experiment(request)
-    experiment.build(logger=False, **unlimited(request), **alone(request))
+    experiment.build(logger=False, **trainer, **alone(request))
     model, data = experiment.model, experiment.datamodule
     data.fitted = state = saved[trained_with(request)]
     data.same_source = not other_data(request)
