@@ -24,7 +24,7 @@ from src.run.errors import ConfigError, EnvironmentFault, need
 from src.run.files import sync, write_synced
 from src.run.terminal import mib, rank_zero_print
 
-NAMES = {"onnx": "model.onnx", "torch_export": "model.pt2", "safetensors": "model.safetensors"}
+NAMES = {"onnx": "model.onnx", "torch_export": "model.pt2", "safetensors": "weights.safetensors"}
 COMPARED, MEASURED = 64, 1024  # samples
 TOLERANCE = 1e-5  # of each answer
 

@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT
 
 import src.export
+import src.networks
 from src import load_run
 
 pytest.importorskip("onnxruntime")
@@ -22,7 +23,7 @@ NETWORKS = {
     "digits_cnn": BOTH, "digits_lstm": BOTH[:1], "digits_vit": BOTH[:1], "digits_mlp": BOTH[:1],
     # end
     # kind: tables
-    "diabetes_mlp": BOTH[:1], "wine_mlp": BOTH, "breast_cancer_mlp": BOTH,
+    "diabetes_mlp": BOTH[:1], "wine_mlp": BOTH[:1],
     # end
     # kind: series
     "seasons_linear": BOTH,
@@ -135,6 +136,7 @@ def test_raw_input_gives_what_predict_says_without_this_project(exported, run, t
     for kind in NETWORKS[name]:
         output = run(["--run_dir", folder, "--format", kind, "--output", tmp_path / kind], command=src.export.main)
         assert re.search(r"differs by \S+ at most from the model, on \d+ samples of test", output)
+    for kind in NETWORKS[name]:
         CHECKS.get(name.split("_")[0], check_table)(load_run(folder), lambda raw, kind=kind: used(tmp_path / kind, raw))
         assert str(ROOT) not in (tmp_path / kind / src.export.NAMES[kind]).read_text("latin-1")
 
@@ -143,21 +145,22 @@ def test_raw_input_gives_what_predict_says_without_this_project(exported, run, t
 @pytest.mark.in_fork
 def test_words_dates_and_holes_of_a_table(run, tmp_path):
     rng, file = np.random.default_rng(0), tmp_path / "flats.csv"
-    rows = [(rng.choice(["north", "south", "", "True"]), f"2024-{m:02}-03", rng.integers(20, 90)) for m in range(1, 13)]
-    rows = [(*row, row[2] + 30 * (row[0] == "north")) for row in rows * 20]
-    cells = [",".join(map(str, (place, day, "" if size % 7 == 0 else size, price))) for place, day, size, price in rows]
-    file.write_text("\n".join(["place,day,size,target", *cells]) + "\n")
+    lines = ["place,day,size,target"]
+    for place, day, size in zip(rng.choice(["north", "south", "", "True"], 240), rng.permutation(240), rng.normal(50, 9, 240)):
+        price = size + 30 * (place == "north") + 5 * rng.normal()
+        lines.append(f"{place},{np.datetime64('2024-01-01') + day},{'' if day % 7 == 0 else size},{price}")
+    file.write_text("\n".join(lines) + "\n")
     args = ["--config", "configs/experiment/diabetes_mlp.yaml", *SMOKE, "--data.dataset", "null", "--data.file", file]
     run([*args, "--run_dir", tmp_path / "run", "--data.scale", "quantile"])
-    model = load_run(tmp_path / "run")
+    for kind in BOTH:
+        run(["--run_dir", tmp_path / "run", "--format", kind, "--output", tmp_path / kind], command=src.export.main)
     new = tmp_path / "new.csv"
     new.write_text("place,day,size\nnorth,2024-03-01,50\n,2025-01-01,\nelsewhere,,33.5\nTrue,2024-07-05,20\n")
     raw = {"place": np.array(["north", "", "elsewhere", "True"]), "size": np.array([50, np.nan, 33.5, 20])}
     days = np.array(["2024-03-01", "2025-01-01", "NaT", "2024-07-05"], "datetime64[s]")
     raw["day"] = np.where(np.isnat(days), np.nan, days.astype(float))
+    wanted = load_run(tmp_path / "run").predict(new)["prediction"].to_numpy()
     for kind in BOTH:
-        run(["--run_dir", tmp_path / "run", "--format", kind, "--output", tmp_path / kind], command=src.export.main)
-        wanted = model.predict(new)["prediction"].to_numpy()
         assert used(tmp_path / kind, raw)["prediction"] == pytest.approx(wanted, abs=1e-4)
 
 
@@ -190,13 +193,16 @@ def test_the_server_of_the_docs_answers(exported, run, tmp_path):
         assert probability == pytest.approx(wanted[f"probability_{name}"], abs=1e-5)
 
 
-def test_exported_weights_are_begun_with(trained_once, run, tmp_path):
-    folder = trained_once(TINY)
+@pytest.mark.in_fork
+@pytest.mark.parametrize("exported", ["digits_cnn"], indirect=True)
+def test_exported_weights_are_begun_with(exported, run, tmp_path):
+    folder = exported[1]
     run(["--run_dir", folder, "--format", "safetensors", "--output", tmp_path / "out"], command=src.export.main)
-    flags = ["--model.init_from", tmp_path / "out/model.safetensors", "--model.optimizer.lr", "0"]
+    flags = ["--model.init_from", tmp_path / "out/weights.safetensors", "--model.optimizer.lr", "0", "--seed", "1"]
     run([*TINY, *flags, "--run_dir", tmp_path / "again"])
-    before, after = (json.loads((path / "summary.json").read_text()) for path in (folder, tmp_path / "again"))
-    assert after["test/loss"] == pytest.approx(before["test/loss"], rel=1e-5)
+    before, after = (dict(load_run(path).network.named_parameters()) for path in (folder, tmp_path / "again"))
+    assert before.keys() == after.keys()
+    assert all(bool((before[name] == after[name]).all()) for name in before)
 
 
 COUNTS = """
@@ -218,7 +224,7 @@ def test_what_is_refused_leaves_nothing(trained_once, copied, start, run, tmp_pa
     def refused(code, words, *args, run_dir):
         output = run(["--run_dir", run_dir, "--output", out, *args], code=code, command=src.export.main)
         line = output.strip().splitlines()[-1]
-        assert re.match(f"error: .*{words}.* -> ", line), output
+        assert re.match(f"error: .*{words}.*( -> |choose)", line), output
         assert not out.exists()
         assert not list(tmp_path.glob(".out*"))
 
@@ -238,8 +244,8 @@ def test_what_is_refused_leaves_nothing(trained_once, copied, start, run, tmp_pa
     unfinished.wait()
     refused(4, "no best checkpoint is there: the run was cut short", run_dir=tmp_path / "cut")
     (tmp_path / "counting.py").write_text(COUNTS)
-    monkeypatch.syspath_prepend(tmp_path)
-    flags = ["--model.network", "counting.Counting", "--run_dir", tmp_path / "counts"]
+    monkeypatch.setattr(src.networks, "__path__", [*src.networks.__path__, str(tmp_path)])
+    flags = ["--model.network", "src.networks.counting.Counting", "--run_dir", tmp_path / "counts"]
     run([*TINY, *flags])
     refused(2, "Counting does not go into onnx: ", run_dir=tmp_path / "counts")
     run(["--config", "tests/small.yaml", *SMOKE, "--run_dir", tmp_path / "waves"])
