@@ -146,7 +146,9 @@ def test_raw_input_gives_what_predict_says_without_this_project(exported, run, t
 def test_words_dates_and_holes_of_a_table(run, tmp_path):
     rng, file = np.random.default_rng(0), tmp_path / "flats.csv"
     lines = ["place,day,size,target"]
-    for place, day, size in zip(rng.choice(["north", "south", "", "True"], 240), rng.permutation(240), rng.normal(50, 9, 240)):
+    for place, day, size in zip(
+        rng.choice(["north", "south", "", "True"], 240), rng.permutation(240), rng.normal(50, 9, 240)
+    ):
         price = size + 30 * (place == "north") + 5 * rng.normal()
         lines.append(f"{place},{np.datetime64('2024-01-01') + day},{'' if day % 7 == 0 else size},{price}")
     file.write_text("\n".join(lines) + "\n")
@@ -198,7 +200,14 @@ def test_the_server_of_the_docs_answers(exported, run, tmp_path):
 def test_exported_weights_are_begun_with(exported, run, tmp_path):
     folder = exported[1]
     run(["--run_dir", folder, "--format", "safetensors", "--output", tmp_path / "out"], command=src.export.main)
-    flags = ["--model.init_from", tmp_path / "out/weights.safetensors", "--model.optimizer.lr", "0", "--seed", "1"]
+    flags = [
+        "--model.init_from",
+        tmp_path / "out/weights.safetensors",
+        "--model.optimizer.lr",
+        "0",
+        "--seed_everything",
+        "1",
+    ]
     run([*TINY, *flags, "--run_dir", tmp_path / "again"])
     before, after = (dict(load_run(path).network.named_parameters()) for path in (folder, tmp_path / "again"))
     assert before.keys() == after.keys()

@@ -1,7 +1,10 @@
-"""Windows as an exported forecaster takes them: in the columns' own units, with holes, and plain calendar numbers.
-The functions are methods of the data module."""
+"""Rows as users have them, to predict, and windows as an exported forecaster takes them: in the columns' own units,
+with holes, and plain calendar numbers. The functions are methods of the data module."""
 
+import copy
 import math
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +12,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from src.data.delimited import label
 from src.data.loader import Batch
+from src.data.report import Cleaning
 from src.data.series.grid import CYCLES, HARMONICS, places
 
 CLOCK = "hour (with its minutes), weekday (Monday: 0), day - 1 and month - 1 of each step by the data's clock"
@@ -49,6 +54,21 @@ def from_raw(data: Any, raw: dict[str, Tensor]) -> Batch:
         angles = raw["calendar"][..., None] * torch.tensor(turns, dtype=torch.float64)
         x = torch.cat([x, torch.stack([angles.sin(), angles.cos()], -1).flatten(2).float()], 2)
     return data.on_after_batch_transfer({"x": x}, 0)
+
+
+def samples_of(data: Any, raw: Any, cleaning: Cleaning) -> Iterator[tuple[dict[str, Any], Batch]]:
+    """Of the last `window` rows of each series, or more: the forecasts that follow them."""
+    other, source = copy.copy(data), data.source_of(raw)
+    other.fitted, other.tiles, other.predicts = {"facts": data.facts, "statistics": data.statistics}, {}, True
+    other.file, other.given = (source, None) if isinstance(source, Path) else (None, source)
+    other.named = label(source)
+    splits, other.report = other.build(cleaning, other.fitted)
+    tiles = other.open("test", lambda name: torch.from_numpy(np.asarray(splits["test"][name])))
+    series = pl.Series(tiles.rows["series"][tiles.starts].numpy())
+    is_last = torch.from_numpy((series != series.shift(-1, fill_value=-1)).to_numpy())
+    is_ahead = tiles.outputs[tiles.starts + data.window].isnan().flatten(1).all(1)
+    for index in (is_last & is_ahead).nonzero().flatten().split(data.micro_batch_size):
+        yield other.keys("test", index.numpy()), tiles[index]
 
 
 def scale(data: Any) -> list[Tensor]:
