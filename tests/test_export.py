@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import urllib.request
+from datetime import datetime
 
 import numpy as np
 import pytest
@@ -99,7 +100,7 @@ def check_series(model, ask):
     values = np.full((1, facts["window"] + facts["horizon"], 3), np.nan)
     values[0, : facts["window"]] = clock[names].to_numpy()
     assert np.isnan(values[0, 1 : facts["window"]]).any()
-    time = clock["time"].to_list() + [__import__("datetime").datetime.fromisoformat(t) for t in wanted["time"]]
+    time = clock["time"].to_list() + [datetime.fromisoformat(t) for t in wanted["time"]]
     calendar = np.array([[[t.hour, t.weekday()] for t in time]], float)
     found = ask({"values": values, "calendar": calendar})
     assert set(found) == {name for name in wanted.columns if name != "time"}
@@ -146,9 +147,8 @@ def test_raw_input_gives_what_predict_says_without_this_project(exported, run, t
 def test_words_dates_and_holes_of_a_table(run, tmp_path):
     rng, file = np.random.default_rng(0), tmp_path / "flats.csv"
     lines = ["place,day,size,target"]
-    for place, day, size in zip(
-        rng.choice(["north", "south", "", "True"], 240), rng.permutation(240), rng.normal(50, 9, 240)
-    ):
+    places, days, sizes = rng.choice(["north", "south", "", "True"], 240), rng.permutation(240), rng.normal(50, 9, 240)
+    for place, day, size in zip(places, days, sizes, strict=True):
         price = size + 30 * (place == "north") + 5 * rng.normal()
         lines.append(f"{place},{np.datetime64('2024-01-01') + day},{'' if day % 7 == 0 else size},{price}")
     file.write_text("\n".join(lines) + "\n")
