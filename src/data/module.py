@@ -235,8 +235,8 @@ class PreparedDataModule(DataModule, ABC):
 
     @abstractmethod
     def build(self, cleaning: Cleaning, fitted: State | None) -> cache.Prepared:
-        """The arrays of each split, and figures of each for the report; `cleaning` takes down what is left out. Of other
-        data than a model was `fitted` on all is `test`, in its terms."""
+        """The arrays of each split, and figures of each for the report; `cleaning` takes down what is left out. Where a
+        model was `fitted` on other data, all is `test`, in its terms."""
 
     @abstractmethod
     def open(self, split: str, read: Callable[[str], Tensor]) -> Any:

@@ -201,7 +201,7 @@ class Model(LightningModule):
         return f"{type(self).__name__} of {self.run_dir}: {type(self.network).__name__}{listed}"
 
     def predict(self, raw: Any, top_k: int | None = None) -> "pl.DataFrame":
-        """The rows of `src.predict` for files, images, a frame or texts; what cannot be used is left out, with a warning."""
+        """The rows of `src.predict` for files, images, a frame or texts; with a warning where some are left out."""
         import polars as pl
 
         cleaning = Cleaning("skip")
