@@ -6,7 +6,7 @@
 Real steps of the config as it is and of a change are measured in turn, in processes of their own: threads, precision,
 fused optimizer, micro-batch, workers, compile. What is faster beyond noise is kept if short trainings of the same seeds
 end at most 1 % higher than those of the config; the next is tried on top. A range test suggests a learning rate, which
-is only taken if there is time for whole runs, and these end lower. Results are in logs/<experiment>/tune/, or
+is not taken: src.sweep compares whole runs. Results are in logs/<experiment>/tune/, or
 --run_dir: table, picture, overlay. The same command goes on where it was stopped; with another config, data, machine or
 code it begins anew. What a flag sets stays. Nothing else is written: no run, no W&B. The exit code is 0 also where
 nothing is faster.
@@ -147,10 +147,10 @@ def write(request: Request, file: Path, overlay: Row, head: list[str], args: Seq
         rank_zero_print(f"tuned.yaml of before is now tuned_before.yaml: {old.splitlines()[0].lstrip('# ')}")
     if not overlay:
         file.unlink(missing_ok=True)
-        measured = {"ratio", "rates"} & {name for row in rows for name in row}
-        whole = "the config is as fast as it gets here" if measured else "nothing was compared"
-        late = any(row["why"] == LATE for row in rows)
-        rank_zero_print(f"No overlay is written: {'nothing faster yet' if late else whole}.")
+        compared = any("ratio" in row for row in rows)
+        why = "the config is as fast as it gets here" if compared else "nothing was compared"
+        why = "nothing faster yet" if any(row["why"] == LATE for row in rows) else why
+        rank_zero_print(f"No overlay is written: {why}.")
         return
     check(merge(copy.deepcopy(request.config), overlay), {})
     write_text(file, text)

@@ -132,10 +132,6 @@ class Search:
         if time.monotonic() > self.until:
             raise Late
 
-    def time_for(self, number: int, steps: int) -> bool:
-        """Whether so many trainings may be done in time."""
-        return number * (self.facts["start_sec"] + steps * self.facts["step_sec"]) < self.until - time.monotonic()
-
     def expected_sec(self, number: int) -> float:
         """About how long so many changes take: all are compared, and the losses of two and of a rate."""
         start, step = self.facts["start_sec"], self.facts["step_sec"]
@@ -198,11 +194,11 @@ class Search:
         step_sec = [statistics.median(side) for side in times]
         return {"ratios": ratios, "step_sec": step_sec, "first_sec": first, "at_once": at_once, "steps": steps}
 
-    def curves(self, overlay: Overlay, seeds: int, steps: int = 0) -> list[list[float]]:
+    def curves(self, overlay: Overlay, seeds: int) -> list[list[float]]:
         """The losses of short trainings with these settings, one for each seed, each a whole schedule."""
-        return [self.curve(overlay, seed, steps or self.steps) for seed in range(seeds)]
+        return [self.curve(overlay, seed) for seed in range(seeds)]
 
-    def curve(self, overlay: Overlay, seed: int, steps: int, span: tuple[float, float] | None = None) -> list[float]:
+    def curve(self, overlay: Overlay, seed: int, span: tuple[float, float] | None = None) -> list[float]:
         """The loss of each step of a short training; of one that fails none, but those so far of a range test.
 
         Args:
@@ -212,15 +208,14 @@ class Search:
         def measure() -> Found:
             self.__exit__()  # memory is for this one
             try:
-                trial = self.started(merge(copy.deepcopy(overlay), {"seed_everything": seed}), steps, span)
-                trial.limit_sec = self.limit_sec if steps == self.steps else math.inf  # of a whole run
-                losses = trial.train(steps)["losses"]
+                trial = self.started(merge(copy.deepcopy(overlay), {"seed_everything": seed}), self.steps, span)
+                losses = trial.train(self.steps)["losses"]
             except Lost as e:
                 return {**e.found, "losses": e.found["losses"] if span else []}
             trial.stop()
             return {"losses": losses}
 
-        what = {"curve": overlay, "seed": seed, "steps": steps, "span": span}
+        what = {"curve": overlay, "seed": seed, "steps": self.steps, "span": span}
         return self.journal.once(what, measure)["losses"]
 
 
