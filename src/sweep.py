@@ -25,8 +25,6 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from rich.table import Table
-from rich.text import Text
 
 from src.config.request import Request, command_parser, read_request, with_defaults
 from src.config.swept import read_plan, text_of
@@ -36,7 +34,7 @@ from src.run.errors import ConfigError, EnvironmentFault, nearest, need
 from src.run.figures import save
 from src.run.files import write_text
 from src.run.folder import flat, is_free, lock
-from src.run.terminal import console, rank_zero_print, relative_path
+from src.run.terminal import print_table, rank_zero_print, relative_path
 
 POLL_SEC, STOP_SEC = 0.5, 60.0
 SHOWN, HOPELESS = 10, 10  # trials of the table, of the best and of the others; that fail before any other ends
@@ -224,10 +222,7 @@ def tell_results(study: Any, plan: Namespace) -> None:
     """A table, the best first; pictures; the best config."""
     trials, sign = counted(study), 1 if plan.mode == "min" else -1
     whole = sorted((one for one in trials if one.state.name == "COMPLETE"), key=lambda one: sign * one.value)
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for one in whole[:SHOWN] + [one for one in trials if one not in whole][-SHOWN:]:
-        table.add_row(*map(Text, cells(one, plan)))
-    console().print(table)
+    print_table([], [cells(one, plan) for one in whole[:SHOWN] + [one for one in trials if one not in whole][-SHOWN:]])
     states = Counter(one.state.name.lower() for one in trials)
     rank_zero_print(f"{', '.join(f'{n} {state}' for state, n in states.items())}, in {relative_path(plan.folder)}")
     if not whole:

@@ -204,7 +204,7 @@ def test_what_trains_otherwise_is_refused(run, tmp_path):
     [
         ("--only speed", 2, "--only: speed is none of threads, precision,"),
         ("--only computer,compile", 2, "did you mean compile?"),
-        ("--minutes 0", 2, "--minutes: invalid number of minutes value: '0'"),
+        ("--minutes 0", 2, "--minutes: invalid positive number value: '0'"),
         ("--model.network.width 3", 2, "did you mean widths?"),
         ("--threads 0", 2, "threads: 0 is less than 1"),
         ("--data.batch_size 100000", 3, "fewer than one batch -> lower data.batch_size"),

@@ -44,16 +44,12 @@ def load_run(path: str | Path, checkpoint: str = "best") -> "Model":
 
 def load_model(request: Request) -> tuple["Experiment", "Model"]:
     """The objects of a run, its network with the weights of --checkpoint. No data is read."""
-    from src.config.build import Experiment
     from src.models.factory import build_network
     from src.run import checkpoint as files
 
-    saved = files.load(checkpoint_path(request))
-    experiment = Experiment(request)
-    experiment.build(logger=False, **unlimited(request), **alone(request))
-    model, data = experiment.model, experiment.datamodule
+    experiment, path = trained(request)
+    model, data, saved = experiment.model, experiment.datamodule, files.load(path)
     data.fitted = state = saved[trained_with(request)]
-    data.same_source = not other_data(request)
     data.facts, data.statistics = state["facts"], state["statistics"]
     model.data, model.facts = data, {**data.facts, **model.own_facts()}
     model.network, model.precision = build_network(model.factory, model.facts), experiment.trainer.precision_plugin

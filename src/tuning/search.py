@@ -132,12 +132,6 @@ class Search:
         if time.monotonic() > self.until:
             raise Late
 
-    def expected_sec(self, number: int) -> float:
-        """About how long so many changes take: all are compared, and the losses of two and of a rate."""
-        start, step = self.facts["start_sec"], self.facts["step_sec"]
-        compared = PAIRS * max(BLOCK_SEC, 2 * step)  # of both sides in all, because the worse half ends early
-        return number * (start + compared) + (3 * self.seeds[0] + 1) * (start + self.steps * step)
-
     def trial(self, overlay: Overlay, beside: Iterable[Overlay] = ()) -> Trial:
         """The trial with these settings; all others are ended but those `beside` it."""
         name, *others = map(name_of, (overlay, *beside))
