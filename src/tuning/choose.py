@@ -95,7 +95,7 @@ def rate(search: Search, base: Overlay) -> Row:
         return {"why": "not tried: the schedule sets it"}
     first, last = SPAN
     tried = [first * (last / first) ** (i / (search.steps - 1)) for i in range(search.steps)]
-    times, losses = best_rate(tried, search.curve(base, 0, SPAN))
+    times, losses = best_rate(tried, search.curve(base, 0, tried))
     config = min(now.values())
     row: Row = {"rates": [config * t for t in tried[: len(losses)]], "losses": losses, "config": config}
     if not times or losses[0] - min(losses) < LEAST_FALL * abs(losses[0]):

@@ -6,7 +6,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -192,24 +192,24 @@ class Search:
         """The losses of short trainings with these settings, one for each seed, each a whole schedule."""
         return [self.curve(overlay, seed) for seed in range(seeds)]
 
-    def curve(self, overlay: Overlay, seed: int, span: tuple[float, float] | None = None) -> list[float]:
+    def curve(self, overlay: Overlay, seed: int, rates: Sequence[float] = ()) -> list[float]:
         """The loss of each step of a short training; of one that fails none, but those so far of a range test.
 
         Args:
-            span: of the rates of a range test, as multiples of the config's.
+            rates: of the steps of a range test, as multiples of the config's.
         """
 
         def measure() -> Found:
             self.__exit__()  # memory is for this one
             try:
-                trial = self.started(merge(copy.deepcopy(overlay), {"seed_everything": seed}), self.steps, span)
+                trial = self.started(merge(copy.deepcopy(overlay), {"seed_everything": seed}), self.steps, rates)
                 losses = trial.train(self.steps)["losses"]
             except Lost as e:
-                return {**e.found, "losses": e.found["losses"] if span else []}
+                return {**e.found, "losses": e.found["losses"] if rates else []}
             trial.stop()
             return {"losses": losses}
 
-        what = {"curve": overlay, "seed": seed, "steps": self.steps, "span": span}
+        what = {"curve": overlay, "seed": seed, "steps": self.steps, "rates": list(rates)}
         return self.journal.once(what, measure)["losses"]
 
 
