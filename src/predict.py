@@ -5,10 +5,11 @@
     python -m src.predict --run_dir logs/flats/first - --output - < new.csv                 # standard input and output
     python -m src.predict --run_dir logs/pets/2026-01-31_12-00-00 --data.data_dir new       # a split of other data
 
-An input stands before the keys of the config. Each row has what tells a sample (its file, a column of the table, its
-stamp, or its place), in a split its target, and the prediction: a class with the probability of each, or --top_k; a
-number in the target's own unit, with its quantiles if the model has some. The file is CSV, Parquet or JSON lines, by
-its ending; by default predictions.csv in the run folder. What cannot be read is left out and named: exit code 3.
+What to predict stands before the keys of the config. Each row has what tells a sample (its file, a column of the table,
+its stamp, or else its place), in a split its target, and the prediction: a class with the probability of each, or
+--top_k of them; a number in the target's own unit, with its quantiles if the model has some; the perplexity of a text,
+and what may come next. The file is CSV, Parquet or JSON lines, by its ending; by default predictions.csv in the run
+folder, or predictions_NAME.csv of other data. What cannot be read is left out and named, and the exit code is 3.
 """
 
 import os
@@ -25,23 +26,34 @@ from pyarrow import csv, parquet
 from rich.console import Console
 from rich.progress import track
 
-from src.config.trained import load_model, other_data, report_other_data, run_parser, run_request
+from src.config.trained import (
+    load_model,
+    other_data,
+    report_other_data,
+    run_parser,
+    run_request,
+    unlimited,
+)
 from src.run.command import command
 from src.run.errors import ConfigError, DataError
 from src.run.terminal import PLAIN, rank_zero_print
+
+ENDINGS = (".csv", ".parquet", ".jsonl", "-")
 
 
 @command
 def main(args: Sequence[str]) -> int:
     parser = run_parser("predict", __doc__)
     parser.set_defaults(input=None)
+    parser.usage = "%(prog)s --run_dir DIR [INPUT] [--KEY VALUE ...]"
+    parser.add_argument("--text", help="a text to predict, in place of a file")
     parser.add_argument("--top_k", type=int, metavar="K", help="the K likeliest classes, in place of all")
     parser.add_argument("--output", metavar="FILE", help="a .csv, .parquet or .jsonl file, or - for CSV on stdout")
     request = run_request(parser, args)
     options = request.options
-    name = f"_{Path(options.input).stem}" if options.input else other_data(request)
+    name = f"_{Path(options.input or 'text').stem}" if options.input or options.text else other_data(request)
     output = options.output or f"{options.run_dir}/predictions{name}.csv"
-    if not output.endswith((".csv", ".parquet", ".jsonl", "-")):
+    if not output.endswith(ENDINGS):
         raise ConfigError(f"--output {output}: the name must end in .csv or .parquet or .jsonl")
     with redirect_stdout(sys.stderr if output == "-" else sys.stdout):
         predict(request, Path(output))
@@ -53,9 +65,9 @@ def predict(request: Any, output: Path) -> None:
     from src.models.answers import answers
 
     options, cleaning = request.options, Cleaning("skip")
-    raw = Path(options.input) if options.input else None
-    experiment, model = load_model(request)
-    if "predict" not in model.uses:
+    raw: Any = [options.text] if options.text else Path(options.input) if options.input else None
+    experiment, model = load_model(request, **unlimited(request))
+    if "predict" not in model.uses and raw is None:
         other = " or ".join(f"python -m src.{name}" for name in model.uses or ("evaluate",))
         raise ConfigError(f"{options.run_dir}: {type(model).__name__} predicts no rows -> {other}")
     if experiment.trainer.world_size > 1:

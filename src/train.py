@@ -18,6 +18,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -47,8 +48,9 @@ def main(args: Sequence[str]) -> int:
 
 
 def train(experiment: Any, overrides: Any = None, run_dir: Any = None, resume: Any = "auto") -> "Model":
-    """What the command does, from Python: gives the trained model, as `load_run` does, or raises what the command says.
-    An experiment is a file, a dict of what stands in one, or a list of such; overrides are the flags."""
+    """What the command does, from Python: gives the trained model, as `load_run` does, or raises the error of the line
+    that the command prints. An experiment is a file, a dict of what stands in one, or a list of such; overrides are the
+    flags, such as `{"trainer.max_epochs": 2}`."""
     LEDGER.open()
     try:
         with TemporaryDirectory() as folder:
@@ -56,9 +58,9 @@ def train(experiment: Any, overrides: Any = None, run_dir: Any = None, resume: A
             for i, config in enumerate(files := [*files]):
                 if isinstance(config, dict):
                     files[i] = Path(folder, f"python{i or ''}.yaml")
-                    files[i].write_text(json.dumps(config, default=str))  # JSON is YAML; paths become text
+                    files[i].write_text(as_yaml(config))
             flags = {"resume": str(resume), **({"run_dir": str(run_dir)} if run_dir else {}), **(overrides or {})}
-            flags = {n: v if isinstance(v, str) else json.dumps(v, default=str) for n, v in flags.items()}
+            flags = {n: value if isinstance(value, str) else as_yaml(value) for n, value in flags.items()}
             begin([*(f"--config={file}" for file in files), *(f"--{name}={value}" for name, value in flags.items())])
         return load_run(run_dir or os.environ["RUN_DIR_OF_ALL_PROCESSES"])
     finally:
@@ -66,6 +68,7 @@ def train(experiment: Any, overrides: Any = None, run_dir: Any = None, resume: A
         gc.unfreeze()
 
 
+as_yaml = partial(json.dumps, default=str)  # JSON is YAML; paths become text
 called = {"__call__": staticmethod(train), "__signature__": inspect.signature(train)}
 sys.modules[__name__].__class__ = type("Command", (ModuleType,), called)  # what `from src import train` gives
 

@@ -141,3 +141,58 @@ def test_rows_of_a_frame_a_file_and_standard_input(trained_once, tmp_path):
 
 
 # end
+# kind: series
+def test_the_next_steps_of_a_series(trained_once, tmp_path):
+    from src.data.series.seasons import seasons
+
+    flags = ["--trainer.max_epochs", "1", "--model.loss", "quantile"]
+    model = load_run(trained_once(["--config", "configs/experiment/seasons_linear.yaml", *QUICK, *flags]))
+    frame, window = seasons(), model.facts["window"]
+    found = model.predict(frame)
+    assert len(found) == model.facts["horizon"] == 24
+    assert found["time"][0] > str(frame["time"].max()).replace(" ", "T")
+    assert (found["prediction_north_0.1"] <= found["prediction_north_0.9"]).all()
+    assert set(model.units) == {"north", "south", "east"}
+    frame.write_csv(tmp_path / "past.csv")
+    assert model.predict(tmp_path / "past.csv").equals(found)
+    assert model.predict(frame.tail(window)).columns == found.columns
+    with pytest.raises(DataError, match="too short: 20 steps, a window takes 168"):
+        model.predict(frame.tail(20))
+
+
+# end
+# kind: text
+def test_texts(trained_once, tmp_path):
+    import torch
+
+    small = ["--model.network.dim", "24", "--model.network.depth", "1", "--data.seq_len", "32"]
+    small += [
+        "--trainer.max_steps",
+        "5",
+        "--trainer.limit_val_batches",
+        "1",
+        "--trainer.limit_test_batches",
+        "1",
+        "--pictures.enabled",
+        "false",
+    ]
+    folder = trained_once(["--config", "configs/experiment/text_gpt.yaml", *small])
+    model, text = load_run(folder), "The quick brown fox jumps over the lazy dog, again and again."
+    found = model.predict([text, "a"], top_k=2)
+    tokens = torch.tensor(list(text.encode()))[None]
+    logits = torch.cat([model(part) for part in tokens.split(32, 1)], 1)[0, :-1]  # in windows, as in evaluation
+    assert found["tokens"].to_list() == [len(text) - 1, 0]
+    loss = torch.nn.functional.cross_entropy(logits, tokens[0, 1:]).item()
+    assert found["loss"][0] == pytest.approx(loss, rel=1e-4)
+    chances = model(tokens[:, -32:])[0, -1].softmax(0)
+    assert found["top_1_probability"][0] == pytest.approx(chances.max().item(), rel=1e-4)
+    (tmp_path / "story.txt").write_text(text)
+    out = command(folder, tmp_path / "story.txt", "--output", "-")
+    assert f"{len(text) - 1}," in out
+    command(folder, "--text", text, "--output", tmp_path / "p.parquet")
+    assert pl.read_parquet(tmp_path / "p.parquet")["loss"][0] == pytest.approx(loss, rel=1e-4)
+    with pytest.raises(DataError, match="is no text"):
+        model.predict(5)
+
+
+# end

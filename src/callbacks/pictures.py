@@ -52,7 +52,8 @@ class Pictures(Callback):
             return
         from IPython.display import Image, display
 
-        with LEDGER.within("pictures"), BytesIO() as png:
+        with LEDGER.within("pictures"):
+            png = BytesIO()
             curves({"": [read_curves(Path(trainer.default_root_dir), ("train/", "val/"))]}).savefig(png, format="png")
             self.shown = self.shown or display(display_id=True)
             self.shown.update(Image(png.getvalue()))

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 def load_run(path: str | Path, checkpoint: str = "best") -> "Model":
     """The trained model of a run, on the CPU and in evaluation mode.
 
-    `model.predict(raw)` takes samples as they are; `model(x)` gives logits for what the network was trained on. It has
-    `run_dir`, `summary`, `facts`, `classes`, `units` of targets, and `data`: the data module, fitted in training.
+    `model.predict(raw)` takes samples as they are; `model.run_dir`, `summary`, `facts`, `classes` and `units` (of
+    targets) are what it knows. `model(x)` gives logits for what the network was trained on; `model.data`
+    is the data module, with what was fitted on the training data.
 
     Args:
         path: the run folder.
@@ -42,12 +43,12 @@ def load_run(path: str | Path, checkpoint: str = "best") -> "Model":
     return model
 
 
-def load_model(request: Request) -> tuple["Experiment", "Model"]:
+def load_model(request: Request, **trainer: Any) -> tuple["Experiment", "Model"]:
     """The objects of a run, its network with the weights of --checkpoint. No data is read."""
     from src.models.factory import build_network
     from src.run import checkpoint as files
 
-    experiment, path = trained(request)
+    experiment, path = trained(request, **trainer)
     model, data, saved = experiment.model, experiment.datamodule, files.load(path)
     data.fitted = state = saved[trained_with(request)]
     data.facts, data.statistics = state["facts"], state["statistics"]
@@ -61,13 +62,13 @@ def checkpoint_path(request: Request) -> Path:
     return RunFolder(Path(request.options.run_dir)).checkpoints / f"{request.options.checkpoint}.ckpt"
 
 
-def trained(request: Request) -> tuple["Experiment", Path]:
+def trained(request: Request, **trainer: Any) -> tuple["Experiment", Path]:
     """The objects of a run, whose data module will take on what was fitted in training, and its checkpoint."""
     from src.config.build import Experiment
     from src.run import checkpoint as files
 
     experiment, path = Experiment(request), checkpoint_path(request)
-    experiment.build(logger=False, **unlimited(request), **alone(request))
+    experiment.build(logger=False, **trainer, **alone(request))
     experiment.datamodule.fitted = files.load(path, filled=False).get(trained_with(request))
     experiment.datamodule.same_source = not other_data(request)
     return experiment, path

@@ -97,7 +97,7 @@ class FrameDataModule(PreparedDataModule):
         return read_columns(source, self.format, columns, cleaning), columns
 
     def source_of(self, raw: Any) -> Source:
-        """A file, a CSV on standard input (`-`) as one, or the frame that polars makes of another library's."""
+        """A file, standard input (`-`: a CSV) as one, or the frame that polars makes of one of another library."""
         try:
             if not isinstance(raw, (str, Path)):
                 return pl.DataFrame(raw)

@@ -187,7 +187,8 @@ class DataModule(LightningDataModule):
         return {"id": index}
 
     def samples_of(self, raw: Any, cleaning: Cleaning) -> Iterator[tuple[dict[str, Any], Batch]]:
-        """What users have, in parts: columns that name the samples, and a batch of `x`, by what train was fitted on."""
+        """What users have, in parts: columns that name the samples, and a batch of `x` at least, in terms of what was
+        fitted in training, whose data is not read."""
         raise ConfigError(f"{type(self).__name__} has no samples_of -> write it, or name other data by its options")
 
     def pictures(self) -> dict[str, "Figure"]:

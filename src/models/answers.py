@@ -1,10 +1,11 @@
 """What a trained model says of samples, as named columns, batch by batch."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pyarrow
 import torch
+from torch import Tensor
 
 from src.data.report import Cleaning
 from src.run.errors import ConfigError, DataError
@@ -32,3 +33,10 @@ def answers(
         yield table.cast(schema)
     if schema is None:
         raise DataError(f"{cleaning.told() if cleaning.skipped else 'no sample is there'} -> give what can be read")
+
+
+def ranked(probabilities: Tensor, name: Callable[[int], Any], top_k: int) -> dict[str, Any]:
+    """The `top_k` largest of probabilities [N, K], `top_1` the first, each with its name, as columns."""
+    best, at = probabilities.topk(min(top_k, probabilities.shape[1]))
+    names = {f"top_{k}": [name(i) for i in numbers] for k, numbers in enumerate(at.T.tolist(), 1)}
+    return names | {f"top_{k}_probability": chances.numpy() for k, chances in enumerate(best.T, 1)}

@@ -196,11 +196,13 @@ class Model(LightningModule):
     def __repr__(self) -> str:
         if not self.run_dir:
             return super().__repr__()
-        known = f"{type(self).__name__} of {self.run_dir}: {type(self.network).__name__}\n  facts: {self.facts}"
-        return f"{known}\n  classes: {self.classes}" if self.classes else f"{known}\n  units: {self.units}"
+        known = {"facts": self.facts, "classes": self.classes, "units": self.units}
+        listed = "".join(f"\n  {name}: {value}" for name, value in known.items() if value)
+        return f"{type(self).__name__} of {self.run_dir}: {type(self.network).__name__}{listed}"
 
     def predict(self, raw: Any, top_k: int | None = None) -> "pl.DataFrame":
-        """The rows of `src.predict` for files, an array of images or a frame; with a warning where some are lacking."""
+        """What a loaded model says of a file or folder of what it was trained on, an array of images, a frame, a text,
+        or a list: the rows of `src.predict`. What cannot be used is left out, with a warning."""
         import polars as pl
 
         cleaning = Cleaning("skip")

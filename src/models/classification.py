@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAUROC, MulticlassConfusionMatrix
 
 from src.data.module import Batch
+from src.models.answers import ranked
 from src.models.base import MaskedMean, Model
 from src.run.errors import ConfigError, DataError
 from src.run.figures import figure
@@ -103,9 +104,7 @@ class Classification(Model):
         targets = [names[t] if t >= 0 else None for t in outputs["targets"]]
         found = {"target": targets, "prediction": [names[t] for t in probabilities.argmax(1)]}
         if top_k:
-            best, at = (column.T for column in probabilities.topk(min(top_k, len(names))))
-            found |= {f"top_{k}": [names[i] for i in one] for k, one in enumerate(at.tolist(), 1)}
-            return found | {f"top_{k}_probability": one.numpy() for k, one in enumerate(best, 1)}
+            return found | ranked(probabilities, names.__getitem__, top_k)
         return found | {f"probability_{name}": probabilities[:, k].numpy() for k, name in enumerate(names)}
 
     def log_scores(self, split: str) -> None:

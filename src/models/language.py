@@ -6,9 +6,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.data.module import Batch
+from src.models.answers import ranked
 from src.models.base import MaskedMean, Model
 from src.models.levers import recomputed
 from src.run.errors import ConfigError
+
+AT_ONCE = 32  # windows of a text whose logits are made at once
 
 
 class LanguageModeling(Model):
@@ -72,6 +75,19 @@ class LanguageModeling(Model):
 
     def named_outputs(self, batch: Batch) -> dict[str, Tensor]:
         return {"probabilities": self(batch["x"]).float().softmax(-1)}
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Of one text in windows: its tokens but the first, their mean loss, and the probabilities [1, vocab_size] of
+        what follows its end, `prompt` [1, T]."""
+        pairs = zip(batch["x"].split(AT_ONCE), batch["targets"].split(AT_ONCE), strict=True)
+        loss, tokens = sum(self.losses({"x": x, "targets": t}, "sum") for x, t in pairs), (batch["targets"] >= 0).sum()
+        chances = self(batch["prompt"])[:, -1].float().softmax(1)
+        return {"index": tokens[None], "tokens": tokens[None], "loss": loss / tokens[None], "probabilities": chances}
+
+    def columns(self, outputs: dict[str, Tensor], data: Any, top_k: int = 5) -> dict[str, Any]:
+        tokens, loss = outputs["tokens"].numpy(), outputs["loss"]
+        found = {"tokens": tokens, "loss": loss.numpy(), "perplexity": loss.exp().numpy()}
+        return found | ranked(outputs["probabilities"], data.token, top_k)
 
     def log_scores(self, split: str) -> None:
         loss = self.mean_loss.compute()

@@ -165,7 +165,8 @@ def given_images(raw: Any) -> Iterator[File]:
         images = array[None] if array.ndim == 2 else array[..., 0] if array.shape[3:] == (1,) else array
         yield from (File(image, str(i)) for i, image in enumerate(images))
     else:
-        raise DataError(f"{array.dtype} {list(array.shape)} is no image -> give a file, or uint8 [N, H, W(, C)]")
+        what = f"{type(raw).__name__} of {array.dtype} {list(array.shape)} is no image"
+        raise DataError(f"{what} -> give files, or uint8 [N, H, W] or [N, H, W, C]; (x * 255).round() if it is 0 to 1")
 
 
 def readable(

@@ -187,6 +187,7 @@ class ImageDataModule(PreparedDataModule):
         return super().keys(split, index) | ({"file": [files[i] for i in index]} if files else {})
 
     def samples_of(self, raw: Any, cleaning: Cleaning) -> Iterator[tuple[dict[str, Any], Batch]]:
+        """Images of any size, as `folder.given_images` takes them; colours become grey where those of train were."""
         decode = partial(folder.decode, shape=(len(self.statistics["mean"]), *self.facts["image_size"]))
         given, key = folder.given_images(raw), "file" if isinstance(raw, (str, Path)) else "id"
         while part := list(islice(given, self.micro_batch_size)):

@@ -1,6 +1,7 @@
 """Series: stamps cleaned, put on a regular grid and standardized once; windows taken by the batch."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from src.data import cache, cells
 from src.data.columns import DATES, Column
-from src.data.delimited import ROW, blocks
+from src.data.delimited import ROW, blocks, label
 from src.data.frame import FrameDataModule, describe
 from src.data.loader import Batch, Loader
 from src.data.module import State
@@ -108,6 +109,7 @@ class SeriesDataModule(FrameDataModule):
         self.check_options()
         self.epoch_order = partial(moved, stride)
         self.predicts = False
+        self.given: pl.DataFrame | None = None  # to predict
         self.tiles: dict[str, Windows] = {}  # what is predicted of a split
 
     def check_options(self) -> None:
@@ -127,10 +129,10 @@ class SeriesDataModule(FrameDataModule):
             stamps.moment(name, text)
 
     def load(self) -> pl.DataFrame:
-        return seasons() if self.dataset else super().load()
+        return self.given if self.given is not None else seasons() if self.dataset else super().load()
 
     def depends_on(self) -> tuple[dict[str, Any], list[Path]]:
-        later = {"stride", "normalize", "augment", "predicts", "tiles"}  # do not change what is prepared
+        later = {"stride", "normalize", "augment", "predicts", "given", "tiles"}  # do not change what is prepared
         options = {name: value for name, value in self.reading().items() if name not in later}
         code = {path.name: path.read_text() for path in Path(__file__).parent.glob("*.py")}
         return options | {"code": code}, [self.file] if self.file else []
@@ -172,7 +174,7 @@ class SeriesDataModule(FrameDataModule):
         grid = on.on_grid(frame, roles["targets"], freq, self.horizon, named)
         grid = on.without_short(grid, self.window + (0 if trained else self.horizon), cleaning, named)
         if grid.is_empty():
-            raise DataError(f"{named}: no row is left -> see data.until, data.invalid")
+            raise DataError(f"{cleaning.first or named + ': no row is left'} -> see data.until, data.invalid")
         return grid, found
 
     def look_at_head(self, columns: list[Column], roles: Plain, cleaning: Cleaning) -> str | None:
@@ -256,6 +258,20 @@ class SeriesDataModule(FrameDataModule):
         if unmade := self.report[self.stored_as(self.predict_split)]["forecasts_left_out"]:
             rank_zero_print(f"{self.named}: {unmade} more forecasts are not made: they {LOOK}.")
         return Loader(tiles, EvalOrder(len(tiles), *self.share()))
+
+    def samples_of(self, raw: Any, cleaning: Cleaning) -> Iterator[tuple[dict[str, Any], Batch]]:
+        """Of the last `window` rows of each series, or more: the forecasts that follow them."""
+        other, source = copy.copy(self), self.source_of(raw)
+        other.fitted, other.tiles, other.predicts = {"facts": self.facts, "statistics": self.statistics}, {}, True
+        other.file, other.given = (source, None) if isinstance(source, Path) else (None, source)
+        other.named = label(source)
+        splits, other.report = other.build(cleaning, other.fitted)
+        tiles = other.open("test", lambda name: torch.from_numpy(np.asarray(splits["test"][name])))
+        series = pl.Series(tiles.rows["series"][tiles.starts].numpy())
+        is_last = torch.from_numpy((series != series.shift(-1, fill_value=-1)).to_numpy())
+        is_ahead = tiles.outputs[tiles.starts + self.window].isnan().flatten(1).all(1)
+        for index in (is_last & is_ahead).nonzero().flatten().split(self.micro_batch_size):
+            yield other.keys("test", index.numpy()), tiles[index]
 
     def keys(self, split: str, index: np.ndarray) -> dict[str, Any]:
         """Of each step of the tiles `index` [N]: stamp, series if there are several, and targets, all [N * horizon]."""

@@ -25,6 +25,7 @@ from src.data.tables.leaks import find_leaks
 from src.data.tables.splitting import TEST, TRAIN, Split, divide
 from src.run.errors import ConfigError, DataError
 
+AT_ONCE = 8192  # rows that are predicted at once
 KINDS = ("number", "category", "date")  # of columns that features are made of
 
 
@@ -141,11 +142,13 @@ class TableDataModule(FrameDataModule):
         return self.arrays(table, rows, targets, made), report.figures(table, rows, made)
 
     def as_trained(self, frame: pl.DataFrame, made: list[Feature], invalid: str) -> pl.DataFrame:
+        """With categories spelled as in train."""
         categories = {f["column"]: f["categories"] + f["rare"] for f in made if f["kind"] == "category"}
-        known = (as_known(frame[n], words, str(self.file or self.dataset), invalid) for n, words in categories.items())
-        return frame.with_columns(known)
+        what = str(self.file or self.dataset)
+        return frame.with_columns(as_known(frame[name], words, what, invalid) for name, words in categories.items())
 
     def samples_of(self, raw: Any, cleaning: Cleaning) -> Iterator[tuple[dict[str, Any], Batch]]:
+        """Rows of a file or a frame, in parts. Categories that train had not are as those that it had seldom."""
         made, source = self.statistics["features"], self.source_of(raw)
         columns: list[Column] = []
         for block in blocks(source, self.format, cleaning):
@@ -154,7 +157,7 @@ class TableDataModule(FrameDataModule):
             columns = columns or [c for c in self.statistics["columns"] if c["name"] in used]
             columns = [with_format(c, block, source, self.format, Cleaning()) for c in columns]
             frame = self.as_trained(typed(block, source, self.format, columns, cleaning), made, "skip")
-            for rows in frame.iter_slices():
+            for rows in frame.iter_slices(AT_ONCE):
                 shown = keys if keys and len(keys) == len(self.row_key) else [*keys, ROW]
                 yield {n if n != ROW else "row": rows[n].to_list() for n in shown}, {"x": self.encode(rows)}
 

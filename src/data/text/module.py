@@ -2,7 +2,8 @@
 
 import copy
 import hashlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +19,7 @@ from src.data.module import PreparedDataModule, State
 from src.data.order import Order, key, shuffled
 from src.data.report import Cleaning
 from src.data.text import report
-from src.data.text.reading import clean, read, source_files, topics
+from src.data.text.reading import CONTROL, clean, read, source_files, topics
 from src.data.text.tokens import decode, encode, make_tokenizer, vocabulary_size
 from src.run.errors import ConfigError, DataError
 from src.run.figures import figure
@@ -106,6 +107,27 @@ class TextDataModule(PreparedDataModule):
         what = "ids: of bytes in UTF-8, of the characters in this order, or of the JSON of the library tokenizers"
         how = {"meaning": what, "tokenizer": self.statistics["tokenizer"], "below": self.facts["vocab_size"]}
         return {"tokens": {"dtype": "int64", "shape": ["N", "T"], "longest": self.facts["seq_len"], **how}}
+
+    def samples_of(self, raw: Any, cleaning: Cleaning) -> Iterator[tuple[dict[str, Any], Batch]]:
+        """A text, each of a list, each file of a `Path`, or each line of standard input (`Path("-")`)."""
+        if isinstance(raw, Path) and str(raw) != "-":
+            raw = read(source_files([str(raw)])[0], cleaning)
+        elif not isinstance(raw, (str, Path, list)):
+            raise DataError(f"{type(raw).__name__} is no text -> give one, a list of them, or the Path of a file")
+        lines = sys.stdin if isinstance(raw, Path) else [raw] if isinstance(raw, str) else raw
+        for name, text in raw.items() if isinstance(raw, dict) else enumerate(lines):
+            cleaning.came_in += 1
+            tokens = torch.from_numpy(encode(self.statistics["tokenizer"], CONTROL.sub("", text).rstrip("\n")))
+            if not len(tokens):
+                cleaning.skip("", str(name), "empty", "")
+                continue
+            size = min(self.facts["seq_len"], len(tokens))
+            windows = Windows(tokens, size, size)
+            batch = windows[torch.arange(max(1, len(windows)))]
+            yield {"text": [str(name)]}, batch | {"prompt": tokens[None, -size:]}
+
+    def token(self, number: int) -> str:
+        return decode(self.statistics["tokenizer"], [number])
 
     def bytes_per_token(self, split: str) -> float:
         return self.report[split]["bytes_per_token"]
