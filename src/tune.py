@@ -113,7 +113,7 @@ def search(request: Request, folder: Path, holds: Row, args: Sequence[str]) -> N
     head = [command_line("src.tune", args), f"{time.strftime('%Y-%m-%d')}, {holds['host']}, {found.facts['text']}"]
     head += [f"Python {holds['python']}, torch {holds['torch']}, lightning {holds['lightning']}"]
     head += [", ".join(line(row)) for row in rows if row["kept"]]
-    write(request, folder / "tuned.yaml", overlay, head, args, rows)
+    write(request, folder / "tuned.yaml", overlay, head, args)
 
 
 def line(row: Row) -> list[str]:
@@ -121,20 +121,15 @@ def line(row: Row) -> list[str]:
     return [row["name"], spread, "yes" if row["kept"] else "no", row["why"]]
 
 
-def write(request: Request, file: Path, overlay: Row, head: list[str], args: Sequence[str], rows: list[Row]) -> None:
+def write(request: Request, file: Path, overlay: Row, head: list[str], args: Sequence[str]) -> None:
     """The overlay, if there is one: checked as a run would. Another that was there stays beside it."""
-    from src.tuning.choose import LATE
-
     text = "".join(f"# {line}\n" for line in head) + yaml.safe_dump(overlay, sort_keys=False)
     if file.is_file() and yaml.safe_load(old := file.read_text()) != overlay:
         write_text(file.with_name("tuned_before.yaml"), old)
         rank_zero_print(f"tuned.yaml of before is now tuned_before.yaml: {old.splitlines()[0].lstrip('# ')}")
     if not overlay:
         file.unlink(missing_ok=True)
-        compared = any("ratio" in row for row in rows)
-        why = "the config is as fast as it gets here" if compared else "nothing was compared"
-        why = "nothing faster yet" if any(row["why"] == LATE for row in rows) else why
-        rank_zero_print(f"No overlay is written: {why}.")
+        rank_zero_print("No overlay is written: nothing is kept.")
         return
     check(merge(copy.deepcopy(request.config), overlay), {})
     write_text(file, text)

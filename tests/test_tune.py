@@ -129,7 +129,7 @@ def test_a_rate_is_only_suggested(run, tmp_path):
     args = [*SMALL, "--config", tmp_path / "low.yaml", "--only", "lr", "--run_dir", tmp_path / "tune"]
     output = run(args, command=src.tune.main, first=hasten)
     assert re.search(r"no +only suggested: --model.optimizer.lr 0.00\S+ \(config: 0.0001\)", output)
-    assert "No overlay is written: nothing was compared." in output
+    assert "No overlay is written: nothing is kept." in output
     (row,) = json.loads((tmp_path / "tune/tune.json").read_text())["tried"]
     assert row["suggested"] > 5e-4
     assert len(row["rates"]) == len(row["losses"]) > 10
@@ -156,7 +156,7 @@ def test_minutes_are_kept_and_what_is_cut_was_not_tried(run, slow, tmp_path):
     assert time.monotonic() - t0 < 6 * 1.3 + 10  # and a start
     assert "data.micro_batch_size 64  -  no  not tried: --minutes are over" in output
     assert "learning rate  -  no  not tried" in output
-    assert "nothing faster yet" in output
+    assert "No overlay is written" in output
     assert not any('\\"again\\"' in line for line in (tmp_path / "tune/trials.jsonl").read_text().splitlines())
 
 
