@@ -35,13 +35,15 @@ class MetricsCSV(Logger):
         if self.path.exists() and rank() == 0:
             kept = [row for row in whole_rows(self.path) if int(row["step"]) < resume_step]
             for row in kept[-1:]:
-                self.before = {name: float(row.get(name) or 0) for name in ("step", *TAKEN)}
+                self.before = {name: float(row[name]) for name in ("step", *TAKEN) if row.get(name)}
             self.rewrite(kept)
 
     def begin(self, batch_size: int = 0, flops_per_sample: int | None = None) -> None:
         """Training begins now."""
         self.begun = time.perf_counter()
         self.per_step = (batch_size, 3 * batch_size * (flops_per_sample or 0))
+        for name, n in zip(TAKEN, (0, *self.per_step), strict=True):  # where the run was begun without these columns
+            self.before.setdefault(name, (self.before["step"] + 1) * n)
 
     @property
     def save_dir(self) -> str:
@@ -55,7 +57,7 @@ class MetricsCSV(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         steps = (step or 0) - self.before["step"]
         taken = (time.perf_counter() - self.begun, *(steps * n for n in self.per_step))
-        sums = {name: round(self.before[name] + n, 3) for name, n in zip(TAKEN, taken, strict=True) if n}
+        sums = {name: round(self.before.get(name, 0.0) + n, 3) for name, n in zip(TAKEN, taken, strict=True) if n}
         row = {"step": step, **metrics, **sums}
         if not self.path.exists() or not row.keys() <= set(self.columns):
             self.rewrite(whole_rows(self.path), sorted(row))
