@@ -10,8 +10,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from src.config.check import check, fail
+from src.config.check import check, fail, specs
 from src.config.request import Request, add, from_flag
+from src.config.source import exported, find
 from src.config.strict_yaml import Lines, read_file
 from src.run.errors import ConfigError, nearest
 from src.run.folder import LOGS
@@ -30,6 +31,8 @@ def read_plan(request: Request, options: Namespace) -> Namespace:
     for name, value in given.items():
         if name not in plan:
             fail(lines, name, f"unknown key {name}{nearest(name, plan)}")
+        if isinstance(value, str) and isinstance(plan[name], dict) and name != "space":
+            value = given[name] = {"name": value}
         kinds = (int, float) if name == "minutes" else type(plan[name])
         if not isinstance(value, kinds) or value in (0, "") or (name == "mode" and value not in ("min", "max")):
             fail(lines, name, f"{value!r} cannot stand here")
@@ -40,6 +43,7 @@ def read_plan(request: Request, options: Namespace) -> Namespace:
     check_space(plan["space"], request, lines)
     plan["folder"] = Path(options.run_dir or LOGS / request.experiment / Path(options.sweep).stem)
     plan |= {name: partial(made, name, plan[name], lines) for name in ("sampler", "pruner")}
+    rehearse(plan, lines)
     return Namespace(**plan)
 
 
@@ -68,6 +72,29 @@ def check_space(space: dict[str, Any], request: Request, lines: Lines) -> None:
         for key, value in params.items():
             config = add(config, from_flag(key, text_of(value), config), {key: lines[f"space.{key}"]}, places)
         check(config, places)
+        for path, spec in specs(config):
+            if not find(spec["class_path"]):  # in the source; else it is asked of the module, as a run would
+                module, _, name = spec["class_path"].rpartition(".")
+                try:
+                    getattr(import_module(module), name)
+                except (ImportError, AttributeError) as e:
+                    fail(places, path, f"{e}{nearest(name, exported(module))}")
+
+
+def rehearse(plan: dict[str, Any], lines: Lines) -> None:
+    """Ask for some trials of no worth: much of a sampler is loaded, and looks at the space, with the first or later."""
+    optuna = import_module("optuna")
+    study = optuna.create_study(sampler=plan["sampler"](), pruner=plan["pruner"]())
+    try:
+        for _ in range(plan["sampler"].args[1].get("n_startup_trials", 10) + 2):
+            trial = study.ask(plan["space"])
+            trial.report(0.0, 0)
+            trial.should_prune()
+            study.tell(trial, 0.0)
+    except RuntimeError:  # by Study.stop: it has been through all there is
+        pass
+    except (ImportError, TypeError, ValueError) as e:
+        fail(lines, "sampler", f"{plan['sampler'].args[1]['name']}: {str(e).splitlines()[0]}")
 
 
 def text_of(value: Any) -> str:
