@@ -9,7 +9,6 @@ in a second terminal it joins in. At the end there are a table, pictures, and be
 
 import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 from filelock import FileLock
@@ -30,8 +28,8 @@ from filelock import FileLock
 from src.config.request import Request, command_parser, read_request, with_defaults
 from src.config.swept import read_plan, text_of
 from src.loggers.curves import whole_rows
-from src.run.command import command, command_line, end_with_parent, exit_code
-from src.run.errors import ConfigError, EnvironmentFault, Stopped, nearest, need
+from src.run.command import command, command_line, end_with_parent
+from src.run.errors import ConfigError, EnvironmentFault, nearest, need
 from src.run.figures import save
 from src.run.files import write_text
 from src.run.folder import flat, is_free, lock
@@ -59,12 +57,9 @@ def main(args: Sequence[str]) -> int:
     plan.ends = time.monotonic() + 60 * plan.minutes
     plan.train = [part for path in request.options.config or [] for part in ("--config", path)] + flags
     study = begun(plan, request)
-    try:
-        with helpers(plan, args):
-            work(study, plan)
-        work(study, plan)  # what a helper that was killed has left
-    except SystemExit as e:  # by a signal
-        raise Stopped("stopped -> the same command goes on", exit_code(e) - 128) from e
+    with helpers(plan, args):
+        work(study, plan)
+    work(study, plan)  # what a helper that was killed has left
     if plan.workers:  # else a helper
         tell_results(study, plan)
     return 0
@@ -75,16 +70,15 @@ def main(args: Sequence[str]) -> int:
 
 def begun(plan: Namespace, request: Request) -> Any:
     """Optuna's study in the sweep's folder, made or found again."""
-    holds = {"metric": plan.metric, "mode": plan.mode, **{f"space.{key}": str(vars(one)) for key, one in plan.space.items()}}
+    holds = {"metric": plan.metric, "mode": plan.mode, **{f"space.{key}": str(one) for key, one in plan.space.items()}}
     holds |= {key: str(v) for key, v in flat(with_defaults(request.config)).items() if not is_free(key)}
-    pruner, _ = plan.pruner(), plan.sampler()
     if (plan.folder / "config.yaml").is_file():
         raise ConfigError(f"{plan.folder}: a run is there -> name another --run_dir")
     try:
         plan.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(plan.folder / ".lock"):
             named = {"storage": f"sqlite:///{plan.folder.absolute()}/study.db", "study_name": plan.folder.name}
-            how = {"direction": f"{plan.mode}imize", "pruner": pruner, "load_if_exists": True}
+            how = {"direction": f"{plan.mode}imize", "pruner": plan.pruner(), "load_if_exists": True}
             study: Any = optuna.create_study(**named, **how)
             before = study.user_attrs.get("holds", holds)
             study.set_user_attr("holds", before)
@@ -92,7 +86,7 @@ def begun(plan: Namespace, request: Request) -> Any:
         raise EnvironmentFault(f"{plan.folder}: {str(e).splitlines()[0]} -> name another --run_dir") from e
     if keys := [key for key in before | holds if before.get(key) != holds.get(key)]:
         differ = "; ".join(f"{key} was {before.get(key)!s:.80}, now {holds.get(key)!s:.80}" for key in keys[:3])
-        raise ConfigError(f"{plan.folder}: holds another sweep ({differ}) -> name another --run_dir, or rm -r {plan.folder}")
+        raise ConfigError(f"{plan.folder}: holds another sweep ({differ}) -> name another --run_dir, or remove it")
     return study
 
 
@@ -128,12 +122,8 @@ def next_trial(study: Any, plan: Namespace) -> Any:
 def work(study: Any, plan: Namespace) -> None:
     while time.monotonic() < plan.ends and (found := next_trial(study, plan)):
         trial, held = found
-        try:
-            with held:
-                attempt(study, plan, trial)
-        except optuna.exceptions.UpdateFinishedTrialError:  # where locks do not hold, as on some network file systems
-            rank_zero_print(f"{path_of(trial, plan).name} was taken over by another process")
-            continue
+        with held, suppress(optuna.exceptions.UpdateFinishedTrialError):  # locks do not hold on some file systems
+            attempt(study, plan, trial)
         number = sum(one.state.is_finished() for one in counted(study))
         shown = filter(None, cells(study.trials[trial.number], plan))
         rank_zero_print(f"{number} of {plan.num_trials}  {'  '.join(shown)}")
@@ -141,16 +131,15 @@ def work(study: Any, plan: Namespace) -> None:
 
 def attempt(study: Any, plan: Namespace, trial: Any) -> None:
     """Train, and record how that ended: with a value, pruned, or failed, and why."""
-    path, code, is_pruned, told = path_of(trial, plan), None, False, 0
+    path, code, is_pruned, values = path_of(trial, plan), None, False, list[float]()
     flags = [f"--{key}={text_of(value)}" for key, value in trial.params.items()]
     log = path.with_suffix(".log")
     with child("src.train", [*plan.train, *flags, "--run_dir", str(path)], log) as process:
         while code is None:
             time.sleep(POLL_SEC)
-            code, values = process.poll(), validations(path / "metrics.csv", plan.metric)
+            code, told, values = process.poll(), len(values), validations(path / "metrics.csv", plan.metric)
             for step in range(told, len(values)):
                 trial.report(values[step], step)
-            told = len(values)
             if code is None and not is_pruned and trial.should_prune():
                 is_pruned = True
                 process.terminate()
@@ -188,7 +177,9 @@ def child(module: str, args: Sequence[str], log: Path) -> Iterator[subprocess.Po
     command, before = [sys.executable, "-m", module, *args], partial(end_with_parent, signal.SIGKILL)
     how: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "start_new_session": True}
     with open(log, "wb") as out:
-        process = subprocess.Popen(command, stdout=out, env=os.environ | {"END_WITH_PARENT": "1"}, preexec_fn=before, **how)
+        process = subprocess.Popen(
+            command, stdout=out, env=dict(os.environ, END_WITH_PARENT="1"), preexec_fn=before, **how
+        )
     try:
         yield process
     finally:
@@ -204,10 +195,8 @@ def helpers(plan: Namespace, args: Sequence[str]) -> Iterator[None]:
     with ExitStack() as stack:
         others = []
         if plan.workers > 1:
-            query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-            asked = shutil.which(query[0]) and subprocess.run(query, capture_output=True, text=True)
-            found = asked.stdout.split() if asked and asked.returncode == 0 else []  # else it is a text
-            gpus = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(found)).split(",")
+            code, text = subprocess.getstatusoutput("nvidia-smi --query-gpu=index --format=csv,noheader")
+            gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "" if code else ",".join(text.split())).split(",")
             os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // plan.workers, 1)))
             for n in reversed(range(plan.workers)):  # 0 is this one
                 os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[n % len(gpus) :: plan.workers])
@@ -227,7 +216,8 @@ def cells(trial: Any, plan: Namespace) -> list[str]:
     shown = {plan.metric: trial.value, **trial.params}
     texts = [f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in shown.items()]
     texts[0] = "" if trial.value is None else texts[0]
-    return [path_of(trial, plan).name, trial.state.name.lower(), *texts, trial.user_attrs.get("why", "")]
+    why = trial.user_attrs.get("why", "taken over by another process" if trial.state.name == "FAIL" else "")
+    return [path_of(trial, plan).name, trial.state.name.lower(), *texts, why]
 
 
 def tell_results(study: Any, plan: Namespace) -> None:
@@ -235,7 +225,7 @@ def tell_results(study: Any, plan: Namespace) -> None:
     trials, sign = counted(study), 1 if plan.mode == "min" else -1
     whole = sorted((one for one in trials if one.state.name == "COMPLETE"), key=lambda one: sign * one.value)
     shown = whole[:SHOWN] + [one for one in trials if one not in whole][-SHOWN:]
-    print_table([], [[shorten(cell, 100, placeholder=" ...") for cell in cells(one, plan)] for one in shown])
+    print_table([], [[f"{cell:.100}" for cell in cells(one, plan)] for one in shown])
     states = Counter(one.state.name.lower() for one in trials)
     rank_zero_print(f"{', '.join(f'{n} {state}' for state, n in states.items())}, in {relative_path(plan.folder)}")
     if not whole:

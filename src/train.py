@@ -45,7 +45,7 @@ WANDB = Path(sys.executable).with_name("wandb")
 @command
 def main(args: Sequence[str]) -> int:
     LEDGER.open(process_age())
-    if "END_WITH_PARENT" in os.environ:  # a trial of a sweep: the ranks that Lightning starts, too, before they have met
+    if "END_WITH_PARENT" in os.environ:  # in a sweep: ranks, too, before they have met
         end_with_parent(signal.SIGKILL)
     return begin(args)
 

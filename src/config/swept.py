@@ -5,14 +5,16 @@ import inspect
 import json
 import math
 from argparse import Namespace
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from src.config.check import check, fail, specs
 from src.config.request import Request, add, from_flag
-from src.config.source import exported, find
+from src.config.source import find
 from src.config.strict_yaml import Lines, read_file
 from src.run.errors import ConfigError, nearest
 from src.run.folder import LOGS
@@ -28,11 +30,10 @@ def read_plan(request: Request, options: Namespace) -> Namespace:
     if not options.sweep:
         raise ConfigError("--sweep is missing -> configs/sweep/NAME.yaml")
     given, lines = read_file(Path(options.sweep))
+    given |= {name: {"name": given[name]} for name in ("sampler", "pruner") if isinstance(given.get(name), str)}
     for name, value in given.items():
         if name not in plan:
             fail(lines, name, f"unknown key {name}{nearest(name, plan)}")
-        if isinstance(value, str) and isinstance(plan[name], dict) and name != "space":
-            value = given[name] = {"name": value}
         kinds = (int, float) if name == "minutes" else type(plan[name])
         if not isinstance(value, kinds) or value in (0, "") or (name == "mode" and value not in ("min", "max")):
             fail(lines, name, f"{value!r} cannot stand here")
@@ -42,8 +43,7 @@ def read_plan(request: Request, options: Namespace) -> Namespace:
     plan["space"] = {key: distribution(key, values, request, lines) for key, values in plan["space"].items()}
     check_space(plan["space"], request, lines)
     plan["folder"] = Path(options.run_dir or LOGS / request.experiment / Path(options.sweep).stem)
-    plan |= {name: partial(made, name, plan[name], lines) for name in ("sampler", "pruner")}
-    rehearse(plan, lines)
+    plan |= {name: rehearsed(name, plan, lines) for name in ("sampler", "pruner")}
     return Namespace(**plan)
 
 
@@ -73,32 +73,27 @@ def check_space(space: dict[str, Any], request: Request, lines: Lines) -> None:
             config = add(config, from_flag(key, text_of(value), config), {key: lines[f"space.{key}"]}, places)
         check(config, places)
         for path, spec in specs(config):
-            if not find(spec["class_path"]):  # in the source; else it is asked of the module, as a run would
-                module, _, name = spec["class_path"].rpartition(".")
-                try:
-                    getattr(import_module(module), name)
-                except (ImportError, AttributeError) as e:
-                    fail(places, path, f"{e}{nearest(name, exported(module))}")
-
-
-def rehearse(plan: dict[str, Any], lines: Lines) -> None:
-    """Ask for some trials of no worth: much of a sampler is loaded, and looks at the space, with the first or later."""
-    optuna = import_module("optuna")
-    study = optuna.create_study(sampler=plan["sampler"](), pruner=plan["pruner"]())
-    try:
-        for _ in range(plan["sampler"].args[1].get("n_startup_trials", 10) + 2):
-            trial = study.ask(plan["space"])
-            trial.report(0.0, 0)
-            trial.should_prune()
-            study.tell(trial, 0.0)
-    except RuntimeError:  # by Study.stop: it has been through all there is
-        pass
-    except (ImportError, TypeError, ValueError) as e:
-        fail(lines, "sampler", f"{plan['sampler'].args[1]['name']}: {str(e).splitlines()[0]}")
+            try:
+                _ = find(spec["class_path"]) or resolve_name(spec["class_path"])  # what the source does not show
+            except (ImportError, AttributeError) as e:
+                fail(places, path, str(e))
 
 
 def text_of(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def rehearsed(kind: str, plan: dict[str, Any], lines: Lines) -> Any:
+    """What makes a sampler or pruner. It is tried: some load packages, and look at the space, with a later trial."""
+    make = partial(made, kind, plan[kind], lines)
+    try:
+        study = import_module("optuna").create_study(**{kind: make()})
+        with suppress(RuntimeError):  # by Study.stop: it has been through all there is
+            for _ in range(min(plan[kind].get("n_startup_trials", 10) + 2, 100)):
+                study.tell(study.ask(plan["space"]), 0.0)
+    except (TypeError, ValueError, ImportError) as e:
+        fail(lines, kind, f"{plan[kind]['name']}: {str(e).splitlines()[0]}")
+    return make
 
 
 def made(kind: str, spec: dict[str, Any], lines: Lines, shift: int = 0) -> Any:
@@ -110,7 +105,4 @@ def made(kind: str, spec: dict[str, Any], lines: Lines, shift: int = 0) -> Any:
         fail(lines, kind, f"{name} is none of {', '.join(names)}{nearest(name, names)}")
     if "seed" in inspect.signature(getattr(module, name)).parameters and name != "QMCSampler":  # which counts by itself
         given["seed"] = (given.get("seed") or 0) + shift
-    try:
-        return getattr(module, name)(**given)
-    except (TypeError, ValueError, ImportError) as e:
-        fail(lines, kind, f"{name}: {str(e).splitlines()[0]}")
+    return getattr(module, name)(**given)
