@@ -9,7 +9,6 @@ in a second terminal it joins in. At the end there are a table, pictures, and be
 
 import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -55,10 +54,12 @@ def main(args: Sequence[str]) -> int:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")  # much of Optuna says that it is experimental
     plan = read_plan(request, request.options)
+    plan.ends = time.monotonic() + 60 * plan.minutes
     plan.train = [part for path in request.options.config or [] for part in ("--config", path)] + flags
     study = begun(plan, request)
     with helpers(plan, args):
         work(study, plan)
+    work(study, plan)  # what a helper that was killed has left
     if plan.workers:  # else a helper
         tell_results(study, plan)
     return 0
@@ -71,21 +72,20 @@ def begun(plan: Namespace, request: Request) -> Any:
     """Optuna's study in the sweep's folder, made or found again."""
     holds = {"metric": plan.metric, "mode": plan.mode, **{f"space.{key}": str(one) for key, one in plan.space.items()}}
     holds |= {key: str(v) for key, v in flat(with_defaults(request.config)).items() if not is_free(key)}
-    pruner, _ = plan.pruner(), plan.sampler()
     if (plan.folder / "config.yaml").is_file():
         raise ConfigError(f"{plan.folder}: a run is there -> name another --run_dir")
     try:
         plan.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(plan.folder / ".lock"):
             named = {"storage": f"sqlite:///{plan.folder.absolute()}/study.db", "study_name": plan.folder.name}
-            how = {"direction": f"{plan.mode}imize", "pruner": pruner, "load_if_exists": True}
+            how = {"direction": f"{plan.mode}imize", "pruner": plan.pruner(), "load_if_exists": True}
             study: Any = optuna.create_study(**named, **how)
             before = study.user_attrs.get("holds", holds)
             study.set_user_attr("holds", before)
     except (OSError, import_module("sqlalchemy").exc.SQLAlchemyError) as e:
         raise EnvironmentFault(f"{plan.folder}: {str(e).splitlines()[0]} -> name another --run_dir") from e
     if keys := [key for key in before | holds if before.get(key) != holds.get(key)]:
-        differ = "; ".join(f"{key} was {before.get(key)}, now {holds.get(key)}" for key in keys[:3])
+        differ = "; ".join(f"{key} was {before.get(key)!s:.80}, now {holds.get(key)!s:.80}" for key in keys[:3])
         raise ConfigError(f"{plan.folder}: holds another sweep ({differ}) -> name another --run_dir, or remove it")
     return study
 
@@ -120,10 +120,9 @@ def next_trial(study: Any, plan: Namespace) -> Any:
 
 
 def work(study: Any, plan: Namespace) -> None:
-    t0 = time.monotonic()
-    while time.monotonic() - t0 < 60 * plan.minutes and (found := next_trial(study, plan)):
+    while time.monotonic() < plan.ends and (found := next_trial(study, plan)):
         trial, held = found
-        with held:
+        with held, suppress(optuna.exceptions.UpdateFinishedTrialError):  # locks do not hold on some file systems
             attempt(study, plan, trial)
         number = sum(one.state.is_finished() for one in counted(study))
         shown = filter(None, cells(study.trials[trial.number], plan))
@@ -132,15 +131,15 @@ def work(study: Any, plan: Namespace) -> None:
 
 def attempt(study: Any, plan: Namespace, trial: Any) -> None:
     """Train, and record how that ended: with a value, pruned, or failed, and why."""
-    path, code, is_pruned = path_of(trial, plan), None, False
+    path, code, is_pruned, values = path_of(trial, plan), None, False, list[float]()
     flags = [f"--{key}={text_of(value)}" for key, value in trial.params.items()]
     log = path.with_suffix(".log")
     with child("src.train", [*plan.train, *flags, "--run_dir", str(path)], log) as process:
         while code is None:
             time.sleep(POLL_SEC)
-            code, values = process.poll(), validations(path / "metrics.csv", plan.metric)
-            for step, value in enumerate(values):
-                trial.report(value, step)  # what it has already is left alone
+            code, told, values = process.poll(), len(values), validations(path / "metrics.csv", plan.metric)
+            for step in range(told, len(values)):
+                trial.report(values[step], step)
             if code is None and not is_pruned and trial.should_prune():
                 is_pruned = True
                 process.terminate()
@@ -150,7 +149,7 @@ def attempt(study: Any, plan: Namespace, trial: Any) -> None:
         trial.set_user_attr("why", reason(code, log))
     best = (min if plan.mode == "min" else max)(finite) if state == "COMPLETE" else None
     try:
-        study.tell(trial, best, optuna.trial.TrialState[state])
+        study.tell(trial, best, optuna.trial.TrialState[state], skip_if_finished=True)
     except RuntimeError:  # by Study.stop, with which a sampler says that it has been through all there is
         study.set_user_attr("exhausted", True)
 
@@ -178,7 +177,9 @@ def child(module: str, args: Sequence[str], log: Path) -> Iterator[subprocess.Po
     command, before = [sys.executable, "-m", module, *args], partial(end_with_parent, signal.SIGKILL)
     how: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "start_new_session": True}
     with open(log, "wb") as out:
-        process = subprocess.Popen(command, stdout=out, env=dict(os.environ), preexec_fn=before, **how)
+        process = subprocess.Popen(
+            command, stdout=out, env=dict(os.environ, END_WITH_PARENT="1"), preexec_fn=before, **how
+        )
     try:
         yield process
     finally:
@@ -194,18 +195,18 @@ def helpers(plan: Namespace, args: Sequence[str]) -> Iterator[None]:
     with ExitStack() as stack:
         others = []
         if plan.workers > 1:
-            query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-            found = shutil.which(query[0]) and subprocess.run(query, capture_output=True, text=True).stdout.split()
-            gpus = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(found or [])).split(",")
+            code, text = subprocess.getstatusoutput("nvidia-smi --query-gpu=index --format=csv,noheader")
+            gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "" if code else ",".join(text.split())).split(",")
             os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // plan.workers, 1)))
             for n in reversed(range(plan.workers)):  # 0 is this one
                 os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[n % len(gpus) :: plan.workers])
                 if n:
                     log = plan.folder / f"worker-{n}.log"
-                    others.append(stack.enter_context(child("src.sweep", [*args, "--workers", "0"], log)))
+                    others.append((stack.enter_context(child("src.sweep", [*args, "--workers", "0"], log)), log))
         yield
-        for process in others:
-            process.wait()
+        for process, log in others:
+            if code := process.wait():
+                rank_zero_print(f"{relative_path(log)}: {reason(code, log)}")
 
 
 # What was found
@@ -215,14 +216,16 @@ def cells(trial: Any, plan: Namespace) -> list[str]:
     shown = {plan.metric: trial.value, **trial.params}
     texts = [f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in shown.items()]
     texts[0] = "" if trial.value is None else texts[0]
-    return [path_of(trial, plan).name, trial.state.name.lower(), *texts, trial.user_attrs.get("why", "")]
+    why = trial.user_attrs.get("why", "taken over by another process" if trial.state.name == "FAIL" else "")
+    return [path_of(trial, plan).name, trial.state.name.lower(), *texts, why]
 
 
 def tell_results(study: Any, plan: Namespace) -> None:
     """A table, the best first; pictures; the best config."""
     trials, sign = counted(study), 1 if plan.mode == "min" else -1
     whole = sorted((one for one in trials if one.state.name == "COMPLETE"), key=lambda one: sign * one.value)
-    print_table([], [cells(one, plan) for one in whole[:SHOWN] + [one for one in trials if one not in whole][-SHOWN:]])
+    shown = whole[:SHOWN] + [one for one in trials if one not in whole][-SHOWN:]
+    print_table([], [[f"{cell:.100}" for cell in cells(one, plan)] for one in shown])
     states = Counter(one.state.name.lower() for one in trials)
     rank_zero_print(f"{', '.join(f'{n} {state}' for state, n in states.items())}, in {relative_path(plan.folder)}")
     if not whole:

@@ -15,6 +15,7 @@ import gc
 import inspect
 import json
 import os
+import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.config.request import command_parser, read_request
 from src.config.trained import load_run
-from src.run.command import command, command_line, exit_code, loading, one_line
+from src.run.command import command, command_line, end_with_parent, exit_code, loading, one_line
 from src.run.errors import CheckpointError, ConfigError
 from src.run.files import write_json
 from src.run.folder import RunFolder
@@ -44,6 +45,8 @@ WANDB = Path(sys.executable).with_name("wandb")
 @command
 def main(args: Sequence[str]) -> int:
     LEDGER.open(process_age())
+    if "END_WITH_PARENT" in os.environ:  # in a sweep: ranks, too, before they have met
+        end_with_parent(signal.SIGKILL)
     return begin(args)
 
 

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,7 +62,7 @@ class Forked:
 
 def hasten() -> None:
     src.sweep.POLL_SEC = 0.02
-    how = {name: getattr(subprocess, name) for name in ("DEVNULL", "STDOUT", "TimeoutExpired", "run")}
+    how = {name: getattr(subprocess, name) for name in ("DEVNULL", "STDOUT", "TimeoutExpired", "getstatusoutput")}
     src.sweep.subprocess = SimpleNamespace(Popen=Forked, **how)
 
 
@@ -125,8 +126,9 @@ def test_a_trial_out_of_memory_is_on_record_and_the_best_trains(run, sweep, tmp_
     again = run(args, **HOW)
     assert "of 9" not in again
     assert first in again
+    assert max(map(len, again.splitlines())) < 250  # reasons are cut
     other = run(sweep(text % "[[8], [16, 8]]"), code=2, **HOW)
-    assert "holds another sweep (space.model.network.widths was" in other
+    assert "holds another sweep (space.model.network.widths was CategoricalDistribution(choices=('[8]'," in other
     other = run(sweep(text % "[[8], [16, 8], [4000000000]]", "--data.batch_size", "32"), code=2, **HOW)
     assert "data.batch_size was 64, now 32" in other
 
@@ -149,6 +151,7 @@ def test_a_sweep_that_is_stopped_goes_on_as_if_it_was_not(start, run, sweep, tmp
     (trial,) = children(child.pid)
     child.kill(signum)
     assert child.wait() == (-signum if signum == signal.SIGKILL else 130)
+    assert ("-> same command again" in child.output) == (signum == signal.SIGINT)
     wait_until(lambda: not alive(trial), timeout=5)  # nothing is orphaned
     run(args, **HOW)
     whole = [*args[:-4], "--run_dir", tmp_path / "whole", *args[-2:]]
@@ -190,6 +193,55 @@ def test_two_workers_and_a_second_command_share_a_study(start, sweep, tmp_path):
     assert " of 6  trial-" in log
 
 
+def test_what_a_lost_helper_had_begun_is_done_by_the_others(start, sweep, tmp_path):
+    text = f"num_trials: 2\nspace: {{{RATES}}}\n"
+    child = start(sweep(text, "--workers", "2", "--trainer.max_epochs", "20"), **HOW)
+    child.wait_for(tmp_path / "found/trial-0000/metrics.csv")
+    child.wait_for(tmp_path / "found/trial-0001/metrics.csv")
+    (helper,) = [pid for pid in children(child.pid) if children(pid)]
+    os.kill(helper, signal.SIGSTOP)
+    wait_until(lambda: " of 2  trial-" in child.output)  # from now on it waits for the helper
+    os.kill(helper, signal.SIGKILL)
+    assert child.wait() == 0, child.output
+    assert "worker-1.log: killed by SIGKILL" in child.output
+    assert [one.state.name for one in trials(tmp_path / "found")] == ["COMPLETE"] * 2
+
+
+def test_a_trial_that_another_process_has_ended_is_left_to_it(start, sweep, tmp_path):
+    child = start(sweep(f"num_trials: 1\nspace: {{{RATES}}}\n", "--trainer.max_epochs", "20"), **HOW)
+    child.wait_for(tmp_path / "found/trial-0000/metrics.csv")
+    study = optuna.load_study(study_name="found", storage=f"sqlite:///{tmp_path}/found/study.db")
+    study.tell(0, state=optuna.trial.TrialState.FAIL)
+    assert child.wait() == 0, child.output
+    assert "taken over by another process" in child.output
+    assert [one.state.name for one in study.trials] == ["FAIL", "COMPLETE"]
+
+
+def loading_ranks(sweep: int) -> list[int]:
+    """Processes that Lightning has started for the trial of a sweep, and that load torch."""
+    found = []
+    for pid in [child for trial in children(sweep) for child in children(trial)]:
+        with suppress(OSError):  # a short one, such as git
+            folder = Path(f"/proc/{pid}")
+            if b"LOCAL_RANK=1" in (folder / "environ").read_bytes() and "libtorch" in (folder / "maps").read_text():
+                found.append(pid)
+    return found
+
+
+def test_ranks_of_a_trial_end_with_the_sweep_before_they_have_met(sweep):
+    flags = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu"]
+    args = [str(one) for one in sweep(f"num_trials: 1\nspace: {{{RATES}}}\n", *flags)]
+    with subprocess.Popen([sys.executable, "-m", "src.sweep", *args]) as process:
+        found: list[int] = []
+        wait_until(lambda: found.extend(loading_ranks(process.pid)) or found)
+        process.kill()
+    wait_until(lambda: not alive(found[0]), timeout=5)
+
+
+def test_a_sampler_or_pruner_may_be_named_alone(run, sweep):
+    assert "1 complete" in run(sweep(f"{GOOD}sampler: RandomSampler\npruner: MedianPruner\n"), **HOW)
+
+
 GOOD = f"num_trials: 1\nspace: {{{RATES}}}\n"
 
 
@@ -203,6 +255,9 @@ GOOD = f"num_trials: 1\nspace: {{{RATES}}}\n"
         ("num_trials: 1\nspace: {model.network.dropout: {low: 0.5, high: 0.1}}", "", "`low <= high` must hold"),
         ("num_trials: 1\nspace: {data.batch_size: {low: 0.5, high: 0.7}}", "", "batch_size: expected int, not 0.5"),
         ("num_trials: 1\nspace: {model: {choices: [no.Such]}}", "", "sweep.yaml:2: model: no.Such is not among"),
+        ("spce: {}", "", "unknown key spce; did you mean space?"),
+        ("space: {model.optimizer: {choices: [torch.optim.AdamWW]}}", "", "optimizer: module 'torch.optim' has no att"),
+        (f"{GOOD}sampler: BruteForceSampler", "", "sampler: BruteForceSampler: FloatDistribution.step must be given"),
         (f"{GOOD}sampler: {{name: TPESample}}", "", "did you mean TPESampler?"),
         (
             f"{GOOD}sampler: {{name: TPESampler, sed: 1}}",

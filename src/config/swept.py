@@ -5,13 +5,16 @@ import inspect
 import json
 import math
 from argparse import Namespace
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
-from src.config.check import check, fail
+from src.config.check import check, fail, specs
 from src.config.request import Request, add, from_flag
+from src.config.source import find
 from src.config.strict_yaml import Lines, read_file
 from src.run.errors import ConfigError, nearest
 from src.run.folder import LOGS
@@ -27,6 +30,7 @@ def read_plan(request: Request, options: Namespace) -> Namespace:
     if not options.sweep:
         raise ConfigError("--sweep is missing -> configs/sweep/NAME.yaml")
     given, lines = read_file(Path(options.sweep))
+    given |= {name: {"name": given[name]} for name in ("sampler", "pruner") if isinstance(given.get(name), str)}
     for name, value in given.items():
         if name not in plan:
             fail(lines, name, f"unknown key {name}{nearest(name, plan)}")
@@ -39,7 +43,7 @@ def read_plan(request: Request, options: Namespace) -> Namespace:
     plan["space"] = {key: distribution(key, values, request, lines) for key, values in plan["space"].items()}
     check_space(plan["space"], request, lines)
     plan["folder"] = Path(options.run_dir or LOGS / request.experiment / Path(options.sweep).stem)
-    plan |= {name: partial(made, name, plan[name], lines) for name in ("sampler", "pruner")}
+    plan |= {name: rehearsed(name, plan, lines) for name in ("sampler", "pruner")}
     return Namespace(**plan)
 
 
@@ -68,10 +72,28 @@ def check_space(space: dict[str, Any], request: Request, lines: Lines) -> None:
         for key, value in params.items():
             config = add(config, from_flag(key, text_of(value), config), {key: lines[f"space.{key}"]}, places)
         check(config, places)
+        for path, spec in specs(config):
+            try:
+                _ = find(spec["class_path"]) or resolve_name(spec["class_path"])  # what the source does not show
+            except (ImportError, AttributeError) as e:
+                fail(places, path, str(e))
 
 
 def text_of(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def rehearsed(kind: str, plan: dict[str, Any], lines: Lines) -> Any:
+    """What makes a sampler or pruner. It is tried: some load packages, and look at the space, with a later trial."""
+    make = partial(made, kind, plan[kind], lines)
+    try:
+        study = import_module("optuna").create_study(**{kind: make()})
+        with suppress(RuntimeError):  # by Study.stop: it has been through all there is
+            for _ in range(min(plan[kind].get("n_startup_trials", 10) + 2, 100)):
+                study.tell(study.ask(plan["space"]), 0.0)
+    except (TypeError, ValueError, ImportError) as e:
+        fail(lines, kind, f"{plan[kind]['name']}: {str(e).splitlines()[0]}")
+    return make
 
 
 def made(kind: str, spec: dict[str, Any], lines: Lines, shift: int = 0) -> Any:
@@ -83,7 +105,4 @@ def made(kind: str, spec: dict[str, Any], lines: Lines, shift: int = 0) -> Any:
         fail(lines, kind, f"{name} is none of {', '.join(names)}{nearest(name, names)}")
     if "seed" in inspect.signature(getattr(module, name)).parameters and name != "QMCSampler":  # which counts by itself
         given["seed"] = (given.get("seed") or 0) + shift
-    try:
-        return getattr(module, name)(**given)
-    except (TypeError, ValueError, ImportError) as e:
-        fail(lines, kind, f"{name}: {str(e).splitlines()[0]}")
+    return getattr(module, name)(**given)
