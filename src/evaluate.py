@@ -21,7 +21,7 @@ from src.run.terminal import rank, rank_zero_print
 @command
 def main(args: Sequence[str]) -> int:
     request = run_request(run_parser("evaluate", __doc__), args)
-    experiment, path = trained(request)
+    experiment, path = trained(request, **unlimited(request))
     options = request.options
     measure = experiment.trainer.validate if options.split == "val" else experiment.trainer.test
     metrics = measure(experiment.model, datamodule=experiment.datamodule, ckpt_path=path, verbose=False)[0]

@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from src.config.request import CommandParser, command_parser, read_request
+from src.config.request import CommandParser, command_parser, positive, read_request
 from src.config.strict_yaml import read_text
 from src.run.command import command
 from src.run.errors import ConfigError
@@ -46,18 +46,11 @@ def plan_parser() -> CommandParser:
     return parser
 
 
-def positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise ValueError
-    return value
-
-
 def whole(text: str) -> int:
     return int(positive(str(int(text))))
 
 
-positive.__name__, whole.__name__ = "positive number", "whole number above 0"  # in argparse's message
+whole.__name__ = "whole number above 0"  # in argparse's message
 
 
 @command

@@ -19,16 +19,13 @@ import re
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-
-from rich.table import Table
-from rich.text import Text
 
 from src.config.request import CommandParser
 from src.config.strict_yaml import read_text
@@ -40,7 +37,7 @@ from src.run.files import ROOT, read_json, write_text
 from src.run.folder import LOGS, RunFolder, ending, flat, is_free
 from src.run.ledger import shares
 from src.run.redact import hide, redact
-from src.run.terminal import console, duration, rank_zero_print, relative_path
+from src.run.terminal import duration, print_table, rank_zero_print, relative_path
 
 HEADER, SHOWN = ["run", "state", "steps", "time", "result", "why"], 6  # metrics of a run in the overview
 BETTER = {"max": "acc|f1|auroc|r2|mfu|samples_per_sec", "min": "loss|perplexity|bpb|rmse|mae|mse|seconds|sec|frac"}
@@ -86,11 +83,12 @@ def main(args: Sequence[str]) -> int:
         print(best(records, options.best).path)
         return 0
     groups = grouped(records, options.group)
-    show(HEADER, map(line, records))
+    print_table(HEADER, map(line, records))
     if len(records) == 1 and "ledger" in (summary := records[0].folder.summary):
         rank_zero_print("")
-        shown = [(part, summary["ledger"][part], share) for part, share in shares(summary["ledger"]) if share >= 0.0005]
-        show(["time in", "s", "share"], [[part, f"{seconds:.2f}", f"{share:.1%}"] for part, seconds, share in shown])
+        seconds = summary["ledger"]
+        parts = [[part, f"{seconds[part]:.2f}", f"{share:.1%}"] for part, share in shares(seconds) if share >= 0.0005]
+        print_table(["time in", "s", "share"], parts)
     if options.csv:
         write_csv(options.csv, records)
     if options.html:
@@ -98,7 +96,7 @@ def main(args: Sequence[str]) -> int:
     if options.run and not (options.csv or options.html):
         compare(groups, options.x, options.output or options.run[-1] / "compare.png")
     elif options.group and not options.html:
-        show(*measured(groups))
+        print_table(*measured(groups))
     return 0
 
 
@@ -146,16 +144,6 @@ def line(record: Record) -> list[str]:
     return [relative_path(record.path), str(ended.get("status")), str(ended.get("steps", "")), time, result, why]
 
 
-def show(header: list[str], lines: Iterable[list[str]]) -> None:
-    table = Table(*header, box=None, pad_edge=False)
-    for line in lines:
-        table.add_row(*map(Text, line))  # else rich would take [brackets] for its own
-    out = console()
-    with out.capture() as text:
-        out.print(table)
-    rank_zero_print("\n".join(line.rstrip() for line in text.get().splitlines()))
-
-
 def grouped(records: list[Record], key: str | None) -> Groups:
     groups: dict[tuple[str, int], list[Record]] = {}
     if key not in (None, "auto"):
@@ -184,10 +172,10 @@ def compare(groups: Groups, axis: str, output: Path) -> None:
         more = f" and {len(group) - 1} more" if len(group) > 1 else ""
         rank_zero_print(f"\n{label}: {relative_path(group[0].path)}{more}" if len(groups) > 1 or more else "")
     if (differ := differences(groups))[1]:
-        show(*differ)
+        print_table(*differ)
     elif len(groups) > 1:
         rank_zero_print("the same config and code")
-    show(*measured(groups))
+    print_table(*measured(groups))
     figures.save(drawing.curves(curves_of(groups, axis), drawing.AXES[axis][1]), output)
     rank_zero_print(f"\nCurves: {relative_path(output)}")
 

@@ -7,9 +7,6 @@ docs/sweep.md says what can stand in the sweep file. Trials are runs like any ot
 in a second terminal it joins in. At the end there are a table, pictures, and best.yaml, a config for train.
 """
 
-import copy
-import inspect
-import json
 import math
 import os
 import shutil
@@ -28,26 +25,17 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from rich.table import Table
-from rich.text import Text
 
-from src.config.check import check, fail
-from src.config.request import Request, add, command_parser, from_flag, read_request, with_defaults
-from src.config.strict_yaml import Lines, read_file
+from src.config.request import Request, command_parser, read_request, with_defaults
+from src.config.swept import read_plan, text_of
 from src.loggers.curves import whole_rows
 from src.run.command import command, command_line, end_with_parent
 from src.run.errors import ConfigError, EnvironmentFault, nearest, need
 from src.run.figures import save
 from src.run.files import write_text
-from src.run.folder import LOGS, flat, is_free, lock
-from src.run.terminal import console, rank_zero_print, relative_path
+from src.run.folder import flat, is_free, lock
+from src.run.terminal import print_table, rank_zero_print, relative_path
 
-MISSING = {
-    "sweep": "configs/sweep/NAME.yaml",
-    "num_trials": "20",
-    "space": "{model.optimizer.lr: {low: 0.01, high: 1}}",
-}
-VALUES = "{low: A, high: B}, also with log: true or step: S; or {choices: [A, B]}"
 POLL_SEC, STOP_SEC = 0.5, 60.0
 SHOWN, HOPELESS = 10, 10  # trials of the table, of the best and of the others; that fail before any other ends
 optuna: Any = None  # an optional package
@@ -60,7 +48,6 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--sweep", metavar="FILE", help="what to try, such as configs/sweep/rate_and_decay.yaml")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="trials at a time; GPUs are shared out")
     parser.add_argument("--num_trials", type=int, metavar="N", help="in place of what the file says")
-    parser.add_argument("--storage", metavar="URL", help="a database for Optuna, in place of study.db in the folder")
     flags = parser.parse_known_args(list(args))[1]
     request = read_request(parser, args)
     need("optuna", "sweep")
@@ -77,85 +64,11 @@ def main(args: Sequence[str]) -> int:
     return 0
 
 
-# What the sweep file says
-
-
-def read_plan(request: Request, options: Namespace) -> Namespace:
-    """The options, and what the file adds to them, checked against the config."""
-    monitor = request.config["checkpoints"]
-    plan = {"metric": monitor.get("monitor"), "mode": monitor.get("mode", "min"), "minutes": math.inf, "num_trials": 0}
-    plan |= {"space": {}, "sampler": {"name": "TPESampler"}, "pruner": {"name": "NopPruner"}}
-    given, lines = read_file(Path(options.sweep)) if options.sweep else ({}, {})
-    for name, value in given.items():
-        if name not in plan:
-            fail(lines, name, f"unknown key {name}{nearest(name, plan)}")
-        kinds = (int, float) if name == "minutes" else type(plan[name])
-        if not isinstance(value, kinds) or value in (0, "") or (name == "mode" and value not in ("min", "max")):
-            fail(lines, name, f"{value!r} cannot stand here")
-    plan = vars(options) | plan | given | ({"num_trials": options.num_trials} if options.num_trials else {})
-    for name, example in MISSING.items():
-        if not plan[name]:
-            fail(lines, "", f"{options.sweep or '--sweep'}: {name} is missing -> {example}")
-    plan["space"] = {key: distribution(key, values, request, lines) for key, values in plan["space"].items()}
-    check_space(plan["space"], request, lines)
-    plan["folder"] = Path(options.run_dir or LOGS / request.experiment / Path(options.sweep).stem)
-    plan |= {name: partial(made, name, plan[name], lines) for name in ("sampler", "pruner")}
-    return Namespace(**plan)
-
-
-def distribution(key: str, values: Any, request: Request, lines: Lines) -> Any:
-    """Lists and classes among the choices are text, because Optuna's databases hold plain values."""
-    kinds = optuna.distributions
-    if request.lines.get(key, "").startswith("--"):
-        fail(lines, f"space.{key}", "a flag sets it, too -> leave it out of one of them")
-    try:
-        if "choices" in values:
-            plain = [json.dumps(one) if isinstance(one, (list, dict)) else one for one in values["choices"]]
-            return kinds.CategoricalDistribution(**values | {"choices": plain})
-        is_int = all(isinstance(values.get(name, 1), int) for name in ("low", "high", "step"))
-        return (kinds.IntDistribution if is_int else kinds.FloatDistribution)(**values)
-    except (TypeError, ValueError, AttributeError) as e:
-        fail(lines, f"space.{key}", f"{str(e).rpartition('__init__() ')[2]} -> {VALUES}")
-
-
-def check_space(space: dict[str, Any], request: Request, lines: Lines) -> None:
-    """The ends or choices of each key, with the first of the others, as a run would check them."""
-    ends = {key: getattr(one, "choices", None) or (one.low, one.high) for key, one in space.items()}
-    first = {key: values[0] for key, values in ends.items()}
-    for params in [first | {key: value} for key, values in ends.items() for value in values]:
-        config, places = copy.deepcopy(request.config), dict(request.lines)
-        for key, value in params.items():
-            config = add(config, from_flag(key, text_of(value), config), {key: lines[f"space.{key}"]}, places)
-        check(config, places)
-
-
-def text_of(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def made(kind: str, spec: dict[str, Any], lines: Lines, shift: int = 0) -> Any:
-    """A sampler or pruner of Optuna's; `shift` is added to its seed."""
-    module, name = getattr(optuna, f"{kind}s"), str(spec.get("name"))
-    given = {key: value for key, value in spec.items() if key != "name"}
-    names = [public for public in module.__all__ if public.lower().endswith(kind) and not public.startswith("Base")]
-    if name not in names:
-        fail(lines, kind, f"{name} is none of {', '.join(names)}{nearest(name, names)}")
-    takes = inspect.signature(getattr(module, name)).parameters
-    if unknown := [key for key in given if key not in takes]:
-        fail(lines, f"{kind}.{unknown[0]}", f"{name} does not take it{nearest(unknown[0], takes)}")
-    if "seed" in takes and name != "QMCSampler":  # which counts its points in the study
-        given["seed"] = (given.get("seed") or 0) + shift
-    try:
-        return getattr(module, name)(**given)
-    except (TypeError, ValueError, ImportError) as e:
-        fail(lines, kind, f"{name}: {str(e).splitlines()[0]}")
-
-
 # The study
 
 
 def begun(plan: Namespace, request: Request) -> Any:
-    """Optuna's study in the sweep's folder or in a database, made or found again."""
+    """Optuna's study in the sweep's folder, made or found again."""
     holds = {"metric": plan.metric, "mode": plan.mode, **{f"space.{key}": str(one) for key, one in plan.space.items()}}
     holds |= {key: str(v) for key, v in flat(with_defaults(request.config)).items() if not is_free(key)}
     pruner, _ = plan.pruner(), plan.sampler()
@@ -164,14 +77,13 @@ def begun(plan: Namespace, request: Request) -> Any:
     try:
         plan.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(plan.folder / ".lock"):
-            url, how = plan.storage or f"sqlite:///{plan.folder.absolute()}/study.db", f"{plan.mode}imize"
-            named = {"storage": url, "study_name": plan.folder.name, "load_if_exists": True}
-            study: Any = optuna.create_study(direction=how, pruner=pruner, **named)
+            named = {"storage": f"sqlite:///{plan.folder.absolute()}/study.db", "study_name": plan.folder.name}
+            how = {"direction": f"{plan.mode}imize", "pruner": pruner, "load_if_exists": True}
+            study: Any = optuna.create_study(**named, **how)
             before = study.user_attrs.get("holds", holds)
             study.set_user_attr("holds", before)
-    except (OSError, ImportError, import_module("sqlalchemy").exc.SQLAlchemyError) as e:
-        what = f"{plan.storage or plan.folder}: {str(e).splitlines()[0]}"
-        raise EnvironmentFault(f"{what} -> name another --run_dir or --storage") from e
+    except (OSError, import_module("sqlalchemy").exc.SQLAlchemyError) as e:
+        raise EnvironmentFault(f"{plan.folder}: {str(e).splitlines()[0]} -> name another --run_dir") from e
     if keys := [key for key in before | holds if before.get(key) != holds.get(key)]:
         differ = "; ".join(f"{key} was {before.get(key)}, now {holds.get(key)}" for key in keys[:3])
         raise ConfigError(f"{plan.folder}: holds another sweep ({differ}) -> name another --run_dir, or remove it")
@@ -213,10 +125,9 @@ def work(study: Any, plan: Namespace) -> None:
         trial, held = found
         with held:
             attempt(study, plan, trial)
-        ended = {one.number: one for one in counted(study) if one.state.is_finished()}
-        rank_zero_print(
-            f"{len(ended)} of {plan.num_trials}  {'  '.join(filter(None, cells(ended[trial.number], plan)))}"
-        )
+        number = sum(one.state.is_finished() for one in counted(study))
+        shown = filter(None, cells(study.trials[trial.number], plan))
+        rank_zero_print(f"{number} of {plan.num_trials}  {'  '.join(shown)}")
 
 
 def attempt(study: Any, plan: Namespace, trial: Any) -> None:
@@ -224,7 +135,7 @@ def attempt(study: Any, plan: Namespace, trial: Any) -> None:
     path, code, is_pruned = path_of(trial, plan), None, False
     flags = [f"--{key}={text_of(value)}" for key, value in trial.params.items()]
     log = path.with_suffix(".log")
-    with child("src.train", [*plan.train, *flags, "--run_dir", str(path)], {}, log) as process:
+    with child("src.train", [*plan.train, *flags, "--run_dir", str(path)], log) as process:
         while code is None:
             time.sleep(POLL_SEC)
             code, values = process.poll(), validations(path / "metrics.csv", plan.metric)
@@ -262,12 +173,12 @@ def reason(code: int, log: Path) -> str:
 
 
 @contextmanager
-def child(module: str, args: Sequence[str], env: dict[str, str], log: Path) -> Iterator[subprocess.Popen]:
+def child(module: str, args: Sequence[str], log: Path) -> Iterator[subprocess.Popen]:
     """A command in a process that ends with this one, however that ends; where there is time it is asked to first."""
     command, before = [sys.executable, "-m", module, *args], partial(end_with_parent, signal.SIGKILL)
     how: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "start_new_session": True}
     with open(log, "wb") as out:
-        process = subprocess.Popen(command, stdout=out, env=os.environ | env, preexec_fn=before, **how)
+        process = subprocess.Popen(command, stdout=out, env=dict(os.environ), preexec_fn=before, **how)
     try:
         yield process
     finally:
@@ -280,20 +191,18 @@ def child(module: str, args: Sequence[str], env: dict[str, str], log: Path) -> I
 @contextmanager
 def helpers(plan: Namespace, args: Sequence[str]) -> Iterator[None]:
     """The same command in further processes; each has its share of the GPUs, or of the cores."""
-    shares: list[dict[str, str]] = [{}]
-    if plan.workers > 1:
-        query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-        found = subprocess.run(query, capture_output=True, text=True).stdout.split() if shutil.which(query[0]) else []
-        gpus = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(found)).split(",")
-        threads = os.environ.get("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // plan.workers, 1)))
-        shares = [
-            {"CUDA_VISIBLE_DEVICES": ",".join(gpus[n % len(gpus) :: plan.workers]), "OMP_NUM_THREADS": threads}
-            for n in range(plan.workers)
-        ]
-    os.environ.update(shares[0])
     with ExitStack() as stack:
-        more = [(share, plan.folder / f"worker-{n}.log") for n, share in enumerate(shares) if n]
-        others = [stack.enter_context(child("src.sweep", [*args, "--workers", "0"], *one)) for one in more]
+        others = []
+        if plan.workers > 1:
+            query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+            found = shutil.which(query[0]) and subprocess.run(query, capture_output=True, text=True).stdout.split()
+            gpus = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(found or [])).split(",")
+            os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // plan.workers, 1)))
+            for n in reversed(range(plan.workers)):  # 0 is this one
+                os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[n % len(gpus) :: plan.workers])
+                if n:
+                    log = plan.folder / f"worker-{n}.log"
+                    others.append(stack.enter_context(child("src.sweep", [*args, "--workers", "0"], log)))
         yield
         for process in others:
             process.wait()
@@ -313,10 +222,7 @@ def tell_results(study: Any, plan: Namespace) -> None:
     """A table, the best first; pictures; the best config."""
     trials, sign = counted(study), 1 if plan.mode == "min" else -1
     whole = sorted((one for one in trials if one.state.name == "COMPLETE"), key=lambda one: sign * one.value)
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for one in whole[:SHOWN] + [one for one in trials if one not in whole][-SHOWN:]:
-        table.add_row(*map(Text, cells(one, plan)))
-    console().print(table)
+    print_table([], [cells(one, plan) for one in whole[:SHOWN] + [one for one in trials if one not in whole][-SHOWN:]])
     states = Counter(one.state.name.lower() for one in trials)
     rank_zero_print(f"{', '.join(f'{n} {state}' for state, n in states.items())}, in {relative_path(plan.folder)}")
     if not whole:

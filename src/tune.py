@@ -6,7 +6,7 @@
 Real steps of the config as it is and of a change are measured in turn, in processes of their own: threads, precision,
 fused optimizer, micro-batch, workers, compile. What is faster beyond noise is kept if short trainings of the same seeds
 end at most 1 % higher than those of the config; the next is tried on top. A range test suggests a learning rate, which
-is only taken if there is time for whole runs, and these end lower. Results are in logs/<experiment>/tune/, or
+is not taken: src.sweep compares whole runs. Results are in logs/<experiment>/tune/, or
 --run_dir: table, picture, overlay. The same command goes on where it was stopped; with another config, data, machine or
 code it begins anew. What a flag sets stays. Nothing else is written: no run, no W&B. The exit code is 0 also where
 nothing is faster.
@@ -24,16 +24,14 @@ from typing import Any
 
 import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
 
 from src.config.check import check
-from src.config.request import CommandParser, Request, command_parser, merge, read_request, with_defaults
+from src.config.request import CommandParser, Request, command_parser, merge, positive, read_request, with_defaults
 from src.run.command import command, command_line
 from src.run.errors import ConfigError, EnvironmentFault, KnownError, nearest
 from src.run.files import write_json, write_text
 from src.run.folder import LOGS, hardware, lock, src_sha256
-from src.run.terminal import console, duration, rank_zero_print, relative_path
+from src.run.terminal import console, print_table, rank_zero_print, relative_path
 
 WHAT = ("threads", "precision", "fused", "micro_batch_size", "num_workers", "compile", "lr")
 Row = dict[str, Any]
@@ -41,19 +39,9 @@ Row = dict[str, Any]
 
 def tune_parser() -> CommandParser:
     parser = command_parser("tune", __doc__)
-    parser.add_argument("--minutes", type=minutes, default=10.0, metavar="M", help="about as long as it may take: 10")
+    parser.add_argument("--minutes", type=positive, default=10.0, metavar="M", help="about as long as it may take: 10")
     parser.add_argument("--only", default=",".join(WHAT), metavar="A,B", help=f"what to try, of {', '.join(WHAT)}")
     return parser
-
-
-def minutes(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise ValueError
-    return value
-
-
-minutes.__name__ = "number of minutes"  # in argparse's message
 
 
 @command
@@ -116,41 +104,32 @@ def search(request: Request, folder: Path, holds: Row, args: Sequence[str]) -> N
         changes = [one for one in candidates(request, found.facts) if one[0].rpartition(".")[2] in options.only]
         with_rate = "lr" in options.only
         bar.update(task, total=len(changes) + 1 + with_rate)
-        about, step_sec = min(found.expected_sec(len(changes)), 60 * options.minutes), found.facts["step_sec"]
-        what = f"{found.facts['steps']:,} steps of {1000 * step_sec:.3g} ms, {found.facts['text']}"
-        out.print(f"{what}; {len(changes)} changes to try, in {duration(about)} or so")
+        what = f"{found.facts['steps']:,} steps of {1000 * found.facts['step_sec']:.3g} ms, {found.facts['text']}"
+        out.print(f"{what}; {len(changes)} changes to try, in {options.minutes:g} min or less")
         overlay = choose(found, changes, with_rate, tell)
-    table = Table("change", "time of a step", "kept", "why", box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*map(Text, line(row)))
-    out.print(table)
+    print_table(["change", "time of a step", "kept", "why"], map(line, rows))
     draw(rows, f"{request.experiment}, {found.facts['text']}", folder / "tune.png")
     write_json(folder / "tune.json", {**found.holds, "device": found.facts["text"], "overlay": overlay, "tried": rows})
     head = [command_line("src.tune", args), f"{time.strftime('%Y-%m-%d')}, {holds['host']}, {found.facts['text']}"]
     head += [f"Python {holds['python']}, torch {holds['torch']}, lightning {holds['lightning']}"]
     head += [", ".join(line(row)) for row in rows if row["kept"]]
-    write(request, folder / "tuned.yaml", overlay, head, args, rows)
+    write(request, folder / "tuned.yaml", overlay, head, args)
 
 
-def line(row: Row) -> tuple[str, str, str, str]:
+def line(row: Row) -> list[str]:
     spread = f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})" if "ratio" in row else "-"
-    return row["name"], spread, "yes" if row["kept"] else "no", row["why"]
+    return [row["name"], spread, "yes" if row["kept"] else "no", row["why"]]
 
 
-def write(request: Request, file: Path, overlay: Row, head: list[str], args: Sequence[str], rows: list[Row]) -> None:
+def write(request: Request, file: Path, overlay: Row, head: list[str], args: Sequence[str]) -> None:
     """The overlay, if there is one: checked as a run would. Another that was there stays beside it."""
-    from src.tuning.choose import LATE
-
     text = "".join(f"# {line}\n" for line in head) + yaml.safe_dump(overlay, sort_keys=False)
     if file.is_file() and yaml.safe_load(old := file.read_text()) != overlay:
         write_text(file.with_name("tuned_before.yaml"), old)
         rank_zero_print(f"tuned.yaml of before is now tuned_before.yaml: {old.splitlines()[0].lstrip('# ')}")
     if not overlay:
         file.unlink(missing_ok=True)
-        measured = {"ratio", "rates"} & {name for row in rows for name in row}
-        whole = "the config is as fast as it gets here" if measured else "nothing was compared"
-        late = any(row["why"] == LATE for row in rows)
-        rank_zero_print(f"No overlay is written: {'nothing faster yet' if late else whole}.")
+        rank_zero_print("No overlay is written: nothing is kept.")
         return
     check(merge(copy.deepcopy(request.config), overlay), {})
     write_text(file, text)

@@ -204,7 +204,11 @@ GOOD = f"num_trials: 1\nspace: {{{RATES}}}\n"
         ("num_trials: 1\nspace: {data.batch_size: {low: 0.5, high: 0.7}}", "", "batch_size: expected int, not 0.5"),
         ("num_trials: 1\nspace: {model: {choices: [no.Such]}}", "", "sweep.yaml:2: model: no.Such is not among"),
         (f"{GOOD}sampler: {{name: TPESample}}", "", "did you mean TPESampler?"),
-        (f"{GOOD}sampler: {{name: TPESampler, sed: 1}}", "", "TPESampler does not take it; did you mean seed?"),
+        (
+            f"{GOOD}sampler: {{name: TPESampler, sed: 1}}",
+            "",
+            "TPESampler.__init__() got an unexpected keyword",
+        ),
         (f"{GOOD}pruner: {{name: MedianPrunr}}", "", "did you mean MedianPruner?"),
         (f"{GOOD}pruner: {{name: PercentilePruner, percentile: 300}}", "", "pruner: PercentilePruner: Percentile"),
         (f"{GOOD}tries: 3", "", "unknown key tries"),

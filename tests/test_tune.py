@@ -13,7 +13,7 @@ from conftest import ROOT, SMALL, needs_bfloat16
 import src.tune
 from src.config.request import read_request
 from src.tuning import search
-from src.tuning.choose import rate, tried, with_values
+from src.tuning.choose import tried, with_change
 from src.tuning.search import Journal, Search, name_of, pair
 
 # Sixteen micro-batches a step: one of 64 samples is many times faster, and gives the same losses.
@@ -118,32 +118,21 @@ def judged(args, change, folder: Path) -> None:
     with Search(request, folder, {}, 600, lambda: None) as found:
         found.begin()
         fast = {"ratios": [0.5] * 8, "step_sec": [2.0, 1.0], "first_sec": [0.0, 0.0]}
-        found.journal.found[name_of(pair({}, with_values(found, {}, change), False))] = fast
+        found.journal.found[name_of(pair({}, with_change(found, {}, change), False))] = fast
         row = tried(found, {}, change)
         print(row["kept"], row["why"])
 
 
-def ranged(args, folder: Path, seconds: float) -> None:
-    request = read_request(src.tune.tune_parser(), args)
-    with Search(request, folder, {}, seconds, lambda: None) as found:
-        found.begin()
-        found.allow(1)
-        row = rate(found, {})
-        print(row["kept"], row["why"])
-
-
-def test_a_rate_is_only_suggested_where_its_trainings_are_not_whole_runs(run, tmp_path):
-    """The config's is far too low, so that it gains for certain."""
-    args = [*SMALL, "--model.optimizer.weight_decay", "0"]
+def test_a_rate_is_only_suggested(run, tmp_path):
+    """The config's is far too low."""
     (tmp_path / "low.yaml").write_text("model: {init_args: {optimizer: {init_args: {lr: 1.0e-4}}}}\n")
-    args += ["--config", tmp_path / "low.yaml"]
-    long = run([*args, "--trainer.max_epochs", "1000"], command=lambda a: ranged(a, tmp_path, 60), first=hasten)
-    assert re.match(r"False only suggested: --model.optimizer.lr 0.00\S+ \(config: 0.0001\): loss -1\.\d", long)
-    assert "after 100 of 20,000 steps, 3 seeds" in long
-    other = tmp_path / "whole"
-    other.mkdir()
-    whole = run([*args, "--trainer.max_epochs", "6"], command=lambda a: ranged(a, other, 600), first=hasten)
-    assert re.match(r"True --model.optimizer.lr .* after 120 of 120 steps", whole)
+    args = [*SMALL, "--config", tmp_path / "low.yaml", "--only", "lr", "--run_dir", tmp_path / "tune"]
+    output = run(args, command=src.tune.main, first=hasten)
+    assert re.search(r"no +only suggested: --model.optimizer.lr 0.00\S+ \(config: 0.0001\)", output)
+    assert "No overlay is written: nothing is kept." in output
+    (row,) = json.loads((tmp_path / "tune/tune.json").read_text())["tried"]
+    assert row["suggested"] > 5e-4
+    assert len(row["rates"]) == len(row["losses"]) > 10
 
 
 def test_a_journal_holds_for_its_key_and_keeps_no_chance_results(tmp_path):
@@ -166,8 +155,7 @@ def test_minutes_are_kept_and_what_is_cut_was_not_tried(run, slow, tmp_path):
     output = run([*slow, "--minutes", "0.1"], command=src.tune.main, first=first)
     assert time.monotonic() - t0 < 6 * 1.3 + 10  # and a start
     assert "data.micro_batch_size 64  -  no  not tried: --minutes are over" in output
-    assert "learning rate  -  no  not tried" in output
-    assert "nothing faster yet" in output
+    assert "No overlay is written" in output
     assert not any('\\"again\\"' in line for line in (tmp_path / "tune/trials.jsonl").read_text().splitlines())
 
 
@@ -215,7 +203,7 @@ def test_what_trains_otherwise_is_refused(run, tmp_path):
     [
         ("--only speed", 2, "--only: speed is none of threads, precision,"),
         ("--only computer,compile", 2, "did you mean compile?"),
-        ("--minutes 0", 2, "--minutes: invalid number of minutes value: '0'"),
+        ("--minutes 0", 2, "--minutes: invalid positive number value: '0'"),
         ("--model.network.width 3", 2, "did you mean widths?"),
         ("--threads 0", 2, "threads: 0 is less than 1"),
         ("--data.batch_size 100000", 3, "fewer than one batch -> lower data.batch_size"),
@@ -230,11 +218,12 @@ def test_what_is_wrong_ends_it_in_one_line(run, tmp_path, flags, code, text):
     assert not (tmp_path / "tune").exists()
 
 
-def test_what_was_not_compared_is_not_called_fast(run, tmp_path):
-    args = [*SMALL, "--only", "lr", "--model.optimizer.lr", "0.01", "--run_dir", tmp_path / "tune"]
+def test_a_rate_that_the_schedule_sets_is_not_tried(run, tmp_path):
+    schedule = {"class_path": "torch.optim.lr_scheduler.OneCycleLR", "init_args": {"max_lr": 0.01}}
+    (tmp_path / "cycle.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"schedule": schedule}}}))
+    args = [*SMALL, "--config", tmp_path / "cycle.yaml", "--only", "lr", "--run_dir", tmp_path / "tune"]
     output = run(args, command=src.tune.main, first=hasten)
-    assert "learning rate  -  no  not tried: a flag or the schedule sets it" in output
-    assert "No overlay is written: nothing was compared." in output
+    assert "learning rate  -  no  not tried: the schedule sets it" in output
 
 
 def test_another_tune_in_the_folder_is_refused(run, start, slow, tmp_path):

@@ -69,11 +69,9 @@ class Pictures(Callback):
                 self.draw_samples(trainer)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.draws:
+            return
         with LEDGER.within("pictures"):
-            self.draw(trainer, pl_module)
-
-    def draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.draws:
             self.draw_samples(trainer)
             metrics = read_curves(Path(trainer.default_root_dir), ("train/", "val/"))
             self.save(trainer, "curves", curves({"": [metrics]}) if metrics else None)

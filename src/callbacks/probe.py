@@ -38,13 +38,3 @@ def probe(experiment: Any, steps: int) -> tuple[float, int]:
     each = [b - a for a, b in zip(ends.ends, ends.ends[1:], strict=False)]
     kept = each[WARM:] or each[-1:]
     return statistics.median(kept), len(kept)
-
-
-def matmul_speed(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of large matrix products here: the peak where no data sheet tells one."""
-    a, times = torch.randn(1024, 1024, device=device).to(dtype), []
-    for _ in range(8):
-        t0 = clock()
-        a @ a
-        times.append(clock() - t0)
-    return 2 * 1024**3 / min(times)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from src.callbacks.expected import expected
-from src.callbacks.probe import WARM, matmul_speed, probe
+from src.callbacks.probe import WARM, probe
 from src.config.build import Experiment
 from src.config.request import Request, merge
 from src.config.signatures import Signature, signature
@@ -293,7 +293,5 @@ def probed(request: Request, plan: Plan) -> Plan:
     with redirect_stdout(io.StringIO()):
         experiment.build(logger=False)
         seconds, count = probe(experiment, request.options.probe)
-    dtype = torch.bfloat16 if "bf16" in plan["precision"] else torch.float32
-    peak = plan["peak_flops"] or matmul_speed(experiment.trainer.strategy.root_device, dtype)
-    found = timed(plan, layout, here_of(config), peak, (seconds, seconds), request.options.price)
+    found = timed(plan, layout, here_of(config), plan["peak_flops"], (seconds, seconds), request.options.price)
     return {"probe": {"steps": count, "step_sec": seconds}, **found}

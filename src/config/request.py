@@ -79,6 +79,16 @@ def command_parser(name: str, manual: str | None) -> CommandParser:
     return parser
 
 
+def positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError
+    return value
+
+
+positive.__name__ = "positive number"  # in argparse's message
+
+
 def read_request(parser: argparse.ArgumentParser, args: Sequence[str]) -> Request:
     """Split the command's own options from those of the config, then read, merge and check all of it.
 

@@ -45,16 +45,12 @@ def load_run(path: str | Path, checkpoint: str = "best") -> "Model":
 
 def load_model(request: Request, **trainer: Any) -> tuple["Experiment", "Model"]:
     """The objects of a run, its network with the weights of --checkpoint. No data is read."""
-    from src.config.build import Experiment
     from src.models.factory import build_network
     from src.run import checkpoint as files
 
-    saved = files.load(checkpoint_path(request))
-    experiment = Experiment(request)
-    experiment.build(logger=False, **trainer, **alone(request))
-    model, data = experiment.model, experiment.datamodule
+    experiment, path = trained(request, **trainer)
+    model, data, saved = experiment.model, experiment.datamodule, files.load(path)
     data.fitted = state = saved[trained_with(request)]
-    data.same_source = not other_data(request)
     data.facts, data.statistics = state["facts"], state["statistics"]
     model.data, model.facts = data, {**data.facts, **model.own_facts()}
     model.network, model.precision = build_network(model.factory, model.facts), experiment.trainer.precision_plugin
@@ -66,13 +62,13 @@ def checkpoint_path(request: Request) -> Path:
     return RunFolder(Path(request.options.run_dir)).checkpoints / f"{request.options.checkpoint}.ckpt"
 
 
-def trained(request: Request) -> tuple["Experiment", Path]:
+def trained(request: Request, **trainer: Any) -> tuple["Experiment", Path]:
     """The objects of a run, whose data module will take on what was fitted in training, and its checkpoint."""
     from src.config.build import Experiment
     from src.run import checkpoint as files
 
     experiment, path = Experiment(request), checkpoint_path(request)
-    experiment.build(logger=False, **unlimited(request), **alone(request))
+    experiment.build(logger=False, **trainer, **alone(request))
     experiment.datamodule.fitted = files.load(path, filled=False).get(trained_with(request))
     experiment.datamodule.same_source = not other_data(request)
     return experiment, path

@@ -67,19 +67,15 @@ class Tracker(TorchDispatchMode):
                 size = -(-t.untyped_storage().nbytes() // self.block) * self.block
                 self.parts[key(t)] = part, size
                 weakref.finalize(t.untyped_storage(), self.free, key(t))
-                self.add(part, size)
-
-    def add(self, part: str, size: int) -> None:
-        self.events.append((part, size))
+                self.events.append((part, size))
 
     def scratch(self, size: int) -> None:
         """Memory that a kernel takes by itself, and gives back."""
-        self.add("temporary", size)
-        self.add("temporary", -size)
+        self.events += [("temporary", size), ("temporary", -size)]
 
     def free(self, storage: int) -> None:
         part, size = self.parts.pop(storage)
-        self.add(part, -size)
+        self.events.append((part, -size))
 
     def move(self, part: str, tensors: Any) -> None:
         """Have these belong to another part from now on."""
@@ -89,8 +85,7 @@ class Tracker(TorchDispatchMode):
             elif isinstance(t, Tensor) and key(t) in self.parts:
                 before, size = self.parts[key(t)]
                 self.parts[key(t)] = part, size
-                self.add(before, -size)
-                self.add(part, size)
+                self.events += [(before, -size), (part, size)]
 
 
 def peak(events: Events, shares: dict[str, float]) -> dict[str, int]:

@@ -4,10 +4,12 @@ import math
 import os
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from src.run.redact import hide
@@ -26,6 +28,15 @@ def rows(pairs: dict[str, str]) -> Text:
     """A line for each name and its value."""
     width = max(10, *(len(name) + 2 for name in pairs))
     return Text("\n").join(Text.assemble((f"{name:<{width}}", "bold"), value) for name, value in pairs.items())
+
+
+def print_table(header: list[str], lines: Iterable[list[str]]) -> None:
+    table = Table(*header, box=None, pad_edge=False, show_header=any(header))
+    for line in lines:
+        table.add_row(*map(Text, line))  # else rich would take [brackets] for its own
+    with (out := console()).capture() as text:
+        out.print(table)
+    rank_zero_print("\n".join(line.rstrip() for line in text.get().splitlines()))
 
 
 def duration(seconds: float) -> str:

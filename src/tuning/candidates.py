@@ -31,7 +31,7 @@ def candidates(request: Request, facts: dict[str, Any]) -> list[Change]:
         found += [("data.num_workers", n) for n in (0, 1, 2, 4, 8, 16) if n <= cores and n != workers]
     if "compile" in takes(model) and not model["init_args"].get("compile"):
         found.append(("model.compile", True))
-    return [(key, value) for key, value in found if not is_given(request, key)]
+    return [(key, value) for key, value in found if not request.lines.get(key, "").startswith("--")]
 
 
 def takes(spec: dict[str, Any]) -> dict[str, Any]:
@@ -39,15 +39,11 @@ def takes(spec: dict[str, Any]) -> dict[str, Any]:
     return {name: known.default for name, known in (signature(spec["class_path"]) or Signature()).arguments.items()}
 
 
-def is_given(request: Request, key: str) -> bool:
-    return request.lines.get(key, "").startswith("--")
-
-
 def rates(request: Request) -> dict[str, float]:
-    """The learning rates of the optimizer, by key; none where a flag or the schedule sets them."""
+    """The learning rates of the optimizer, by key; none where the schedule sets them."""
     model = request.config["model"]["init_args"]
     given, has = model["optimizer"]["init_args"], takes(model["optimizer"])
     found = {f"model.optimizer.{n}": given.get(n, has[n]) for n in has if n == "lr" or n.endswith("_lr")}
     by_schedule = "max_lr" in ((model.get("schedule") or {}).get("init_args") or {})
     plain = all(isinstance(rate, (int, float)) and rate > 0 for rate in found.values())
-    return found if plain and not by_schedule and not any(is_given(request, key) for key in found) else {}
+    return found if plain and not by_schedule else {}

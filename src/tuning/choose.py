@@ -17,7 +17,6 @@ from src.tuning.search import Late, Overlay, Search
 MOST = 1.25  # times --minutes, which are over at most then
 SPAN = (1 / 30, 30.0)  # of the rates that are tried, times the config's
 LEAST_FALL = 0.03  # of the loss in a range test; with less nothing is learned, and the best of all is chance
-NEAR = 1.25  # a rate that differs by less is the config's
 LATE = "not tried: --minutes are over; the same command goes on"
 Row = dict[str, Any]
 
@@ -49,14 +48,13 @@ def choose(search: Search, changes: Sequence[Change], with_rate: bool, tell: Cal
     return taken
 
 
-def with_values(search: Search, base: Overlay, *changes: Change) -> Overlay:
-    for key, value in changes:
-        base = merge(base, from_flag(key, yaml.safe_dump(value).split("\n")[0], search.request.config))
-    return base
+def with_change(search: Search, base: Overlay, change: Change) -> Overlay:
+    key, value = change
+    return merge(base, from_flag(key, yaml.safe_dump(value).split("\n")[0], search.request.config))
 
 
 def tried(search: Search, base: Overlay, change: Change) -> Row:
-    other = with_values(search, base, change)
+    other = with_change(search, base, change)
     row = timed(search, search.compared(base, other)) | {"overlay": other}
     if not row["kept"] or change[0] in EXACT:
         return row
@@ -92,28 +90,16 @@ def timed(search: Search, found: Row) -> Row:
 
 
 def rate(search: Search, base: Overlay) -> Row:
-    """A learning rate by a range test, and what trainings with it end at. It is taken only if these are whole runs, for
-    which there must be time: what is best in few steps is often too high for many."""
+    """A learning rate by a range test, only suggested: what is best in few steps is often too high for many."""
     if not (now := rates(search.request)):
-        return {"why": "not tried: a flag or the schedule sets it"}
+        return {"why": "not tried: the schedule sets it"}
     first, last = SPAN
     tried = [first * (last / first) ** (i / (search.steps - 1)) for i in range(search.steps)]
-    times, losses = best_rate(tried, search.curve(base, 0, search.steps, SPAN))
-    config = min(now.items())[1]
+    times, losses = best_rate(tried, search.curve(base, 0, tried))
+    config = min(now.values())
     row: Row = {"rates": [config * t for t in tried[: len(losses)]], "losses": losses, "config": config}
     if not times or losses[0] - min(losses) < LEAST_FALL * abs(losses[0]):
         span = f"{config * first:.2g} to {config * last:.2g}"
         return {**row, "why": f"the loss hardly falls at any rate from {span}: try others"}
-    changes = [(key, float(f"{value * times:.2g}")) for key, value in now.items()]
-    text = ", ".join(f"--{key} {value:g} (config: {now[key]:g})" for key, value in changes)
-    row |= {"suggested": config * times, "flags": text, "overlay": with_values(search, base, *changes)}
-    if 1 / NEAR < times < NEAR:
-        return {**row, "why": f"{text}: about the config's"}
-    steps, whole, seeds = search.steps, search.facts["steps"], search.seeds[0]
-    if search.time_for(2 * seeds, whole):
-        steps = whole
-    by, _, high = bounds(*(search.curves(overlay, seeds, steps) for overlay in (base, row["overlay"])))
-    text = f"{text}: loss {by:+.2g} after {steps:,} of {whole:,} steps, {seeds} seeds"
-    if not high < 0:
-        return {**row, "why": f"{text}, no gain beyond noise"}
-    return {**row, "kept": steps == whole, "why": text if steps == whole else f"only suggested: {text}"}
+    text = ", ".join(f"--{key} {value * times:.2g} (config: {value:g})" for key, value in now.items())
+    return {**row, "suggested": config * times, "why": f"only suggested: {text}"}

@@ -6,7 +6,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,16 +132,6 @@ class Search:
         if time.monotonic() > self.until:
             raise Late
 
-    def time_for(self, number: int, steps: int) -> bool:
-        """Whether so many trainings may be done in time."""
-        return number * (self.facts["start_sec"] + steps * self.facts["step_sec"]) < self.until - time.monotonic()
-
-    def expected_sec(self, number: int) -> float:
-        """About how long so many changes take: all are compared, and the losses of two and of a rate."""
-        start, step = self.facts["start_sec"], self.facts["step_sec"]
-        compared = PAIRS * max(BLOCK_SEC, 2 * step)  # of both sides in all, because the worse half ends early
-        return number * (start + compared) + (3 * self.seeds[0] + 1) * (start + self.steps * step)
-
     def trial(self, overlay: Overlay, beside: Iterable[Overlay] = ()) -> Trial:
         """The trial with these settings; all others are ended but those `beside` it."""
         name, *others = map(name_of, (overlay, *beside))
@@ -198,29 +188,28 @@ class Search:
         step_sec = [statistics.median(side) for side in times]
         return {"ratios": ratios, "step_sec": step_sec, "first_sec": first, "at_once": at_once, "steps": steps}
 
-    def curves(self, overlay: Overlay, seeds: int, steps: int = 0) -> list[list[float]]:
+    def curves(self, overlay: Overlay, seeds: int) -> list[list[float]]:
         """The losses of short trainings with these settings, one for each seed, each a whole schedule."""
-        return [self.curve(overlay, seed, steps or self.steps) for seed in range(seeds)]
+        return [self.curve(overlay, seed) for seed in range(seeds)]
 
-    def curve(self, overlay: Overlay, seed: int, steps: int, span: tuple[float, float] | None = None) -> list[float]:
+    def curve(self, overlay: Overlay, seed: int, rates: Sequence[float] = ()) -> list[float]:
         """The loss of each step of a short training; of one that fails none, but those so far of a range test.
 
         Args:
-            span: of the rates of a range test, as multiples of the config's.
+            rates: of the steps of a range test, as multiples of the config's.
         """
 
         def measure() -> Found:
             self.__exit__()  # memory is for this one
             try:
-                trial = self.started(merge(copy.deepcopy(overlay), {"seed_everything": seed}), steps, span)
-                trial.limit_sec = self.limit_sec if steps == self.steps else math.inf  # of a whole run
-                losses = trial.train(steps)["losses"]
+                trial = self.started(merge(copy.deepcopy(overlay), {"seed_everything": seed}), self.steps, rates)
+                losses = trial.train(self.steps)["losses"]
             except Lost as e:
-                return {**e.found, "losses": e.found["losses"] if span else []}
+                return {**e.found, "losses": e.found["losses"] if rates else []}
             trial.stop()
             return {"losses": losses}
 
-        what = {"curve": overlay, "seed": seed, "steps": steps, "span": span}
+        what = {"curve": overlay, "seed": seed, "steps": self.steps, "rates": list(rates)}
         return self.journal.once(what, measure)["losses"]
 
 

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +53,7 @@ class Trial:
         limit_sec: most seconds for an answer.
         waiting: called a few times a second meanwhile; what it raises ends the trial.
         steps: of the whole training, by which its schedule goes.
-        span: of a range test: the first and the last learning rate, as multiples of the config's.
+        rates: of a range test: the learning rate of each step, as a multiple of the config's.
 
     Raises:
         Lost: it has failed, ended or taken too long; also by `train`.
@@ -61,14 +61,14 @@ class Trial:
 
     def __init__(
         self, request: Request, overlay: Found, log: Path, limit_sec: float, waiting: Callable[[], Any],
-        steps: int = MANY, span: tuple[float, float] | None = None,
+        steps: int = MANY, rates: Sequence[float] = (),
     ) -> None:  # fmt: skip
         self.limit_sec, self.waiting = limit_sec, waiting
         self.warm_sec = 0.0  # of the first steps, once they are done
         self.pipe, there = PROCESSES.Pipe()
         config = merge(copy.deepcopy(request.config), overlay)
         config = merge(config, {"trainer": {**BRIEF, "max_steps": steps, "enable_progress_bar": False}})
-        self.process = PROCESSES.Process(target=serve, args=(there, replace(request, config=config), log, steps, span))
+        self.process = PROCESSES.Process(target=serve, args=(there, replace(request, config=config), log, rates))
         self.process.start()
         there.close()
         self.facts = self.answer()
@@ -107,8 +107,8 @@ class Trial:
 class Paced(Callback):
     """Trains as many steps as it is told to, answers, and waits. Nothing waits for the device in between."""
 
-    def __init__(self, pipe: Any, steps: int, span: tuple[float, float] | None) -> None:
-        self.pipe, self.steps, self.span = pipe, steps, span
+    def __init__(self, pipe: Any, rates: Sequence[float]) -> None:
+        self.pipe, self.rates = pipe, rates
         self.losses: list[Any] = []
         self.loss: Any = 0.0
         self.step, self.prepare_sec = 0, 0.0
@@ -138,11 +138,8 @@ class Paced(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         self.wait_sec += clock() - self.t_end
-        if self.span:
-            first, last = self.span
-            times = first * (last / first) ** (self.step / (self.steps - 1))
-            for group, highest in zip(trainer.optimizers[0].param_groups, self.highest, strict=True):
-                group["lr"] = times * highest  # in place of the schedule's
+        for group, highest in zip(trainer.optimizers[0].param_groups, self.highest, strict=True) if self.rates else ():
+            group["lr"] = self.rates[self.step] * highest  # in place of the schedule's
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:
         self.loss = self.loss + outputs["loss"].detach().float()  # Lightning has divided it by the micro-batches
@@ -170,7 +167,7 @@ def synchronize(trainer: Trainer) -> None:
         torch.accelerator.synchronize()
 
 
-def serve(pipe: Any, request: Request, log: Path, steps: int, span: tuple[float, float] | None) -> None:
+def serve(pipe: Any, request: Request, log: Path, rates: Sequence[float]) -> None:
     """What the process of a trial does; nothing is written but the log."""
     end_with_parent(signal.SIGKILL)
     with suppress(OSError):  # where memory runs out, it is this process that goes
@@ -179,7 +176,7 @@ def serve(pipe: Any, request: Request, log: Path, steps: int, span: tuple[float,
     os.dup2(sys.stdout.fileno(), 1)
     os.dup2(sys.stdout.fileno(), 2)
     torch.set_num_threads(torch.get_num_threads())  # a fork's pool of threads is made anew
-    paced = Paced(pipe, steps, span)
+    paced = Paced(pipe, rates)
     try:
         experiment = Experiment(request)
         experiment.build(logger=False)
