@@ -40,6 +40,7 @@ from src.run.redact import hide, redact
 from src.run.terminal import duration, print_table, rank_zero_print, relative_path
 
 HEADER, SHOWN = ["run", "state", "steps", "time", "result", "why"], 6  # metrics of a run in the overview
+DRAWN = 12  # curves that can be told apart
 BETTER = {"max": "acc|f1|auroc|r2|mfu|samples_per_sec", "min": "loss|perplexity|bpb|rmse|mae|mse|seconds|sec|frac"}
 
 
@@ -95,7 +96,7 @@ def main(args: Sequence[str]) -> int:
         write_report(options.html, groups, options.x)
     if options.run and not (options.csv or options.html):
         compare(groups, options.x, options.output or options.run[-1] / "compare.png")
-    elif options.group and not options.html:
+    elif options.group:
         print_table(*measured(groups))
     return 0
 
@@ -181,7 +182,11 @@ def compare(groups: Groups, axis: str, output: Path) -> None:
 
 
 def curves_of(groups: Groups, axis: str) -> dict[str, list[dict[str, drawing.Curve]]]:
-    curves = {label: [record.curves(axis) for record in group] for label, group in groups.items()}
+    curves = {label: [record.curves(axis) for record in groups[label]] for label in [*groups][:DRAWN]}
+    if len(groups) > DRAWN:
+        rank_zero_print(
+            f"\nOf {len(groups)} groups the first {DRAWN} are drawn: --filter, --sort and --group choose others"
+        )
     if axis == "step" or any(map(any, curves.values())):
         return curves
     raise ConfigError(f"--x {axis}: no run has recorded that -> --x step")

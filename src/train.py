@@ -17,8 +17,7 @@ import json
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -53,31 +52,23 @@ def train(experiment: Any, overrides: Any = None, run_dir: Any = None, resume: A
     that the command prints. An experiment is a file, a dict of what stands in one, or a list of such; overrides are the
     flags, such as `{"trainer.max_epochs": 2}`."""
     LEDGER.open()
-    with without_a_trace(), TemporaryDirectory() as folder:
-        files = experiment if isinstance(experiment, (list, tuple)) else [experiment]
-        for i, config in enumerate(files := [*files]):
-            if isinstance(config, dict):
-                files[i] = Path(folder, f"python{i or ''}.yaml")
-                files[i].write_text(as_yaml(config))
-        flags = {"resume": str(resume), **({"run_dir": str(run_dir)} if run_dir else {}), **(overrides or {})}
-        flags = {n: value if isinstance(value, str) else as_yaml(value) for n, value in flags.items()}
-        begin([*(f"--config={file}" for file in files), *(f"--{name}={value}" for name, value in flags.items())])
-        return load_run(run_dir or os.environ["RUN_DIR_OF_ALL_PROCESSES"])
-
-
-@contextmanager
-def without_a_trace() -> Iterator[None]:
-    """Leave the caller's random numbers, number of threads and environment as they were."""
     with LEDGER.within("imports"), loading():
         import torch
         from lightning.pytorch.utilities.seed import isolate_rng
-
     environment, threads = dict(os.environ), torch.get_num_threads()
-    rng = isolate_rng(include_cuda=torch.cuda.is_initialized())  # which restores nothing after an error
-    rng.__enter__()
+    (rng := isolate_rng(torch.cuda.is_initialized())).__enter__()  # a `with` would restore nothing after an error
     try:
-        yield
-    finally:
+        with TemporaryDirectory() as folder:
+            files = experiment if isinstance(experiment, (list, tuple)) else [experiment]
+            for i, config in enumerate(files := [*files]):
+                if isinstance(config, dict):
+                    files[i] = Path(folder, f"python{i or ''}.yaml")
+                    files[i].write_text(as_yaml(config))
+            flags = {"resume": str(resume), **({"run_dir": str(run_dir)} if run_dir else {}), **(overrides or {})}
+            flags = {n: value if isinstance(value, str) else as_yaml(value) for n, value in flags.items()}
+            begin([*(f"--config={file}" for file in files), *(f"--{name}={value}" for name, value in flags.items())])
+        return load_run(run_dir or os.environ["RUN_DIR_OF_ALL_PROCESSES"])
+    finally:  # what is the caller's is as it was
         rng.__exit__(None, None, None)
         torch.set_num_threads(threads)
         for name in os.environ.keys() - environment.keys():

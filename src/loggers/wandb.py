@@ -41,8 +41,8 @@ class WandbOptions:
         group: runs with the same group stand together.
         notes: a longer description.
         mode: `online` sends the run to the server as it goes, where there is a key and the server answers, and else
-            leaves it in the run folder; `offline` always leaves it there. The environment's WANDB_MODE can but say less:
-            of both, the one holds that sends and records less.
+            leaves it in the run folder; `offline` always leaves it there. Of this and the environment's WANDB_MODE that
+            holds which records less.
     """
 
     def __init__(

@@ -36,8 +36,7 @@ def run_command(main: Callable[[Sequence[str]], int], args: Sequence[str] | None
         if os.getpid() == pid:  # workers, which get the terminal's signals, too, end with their parent
             raise SystemExit(128 + signum)
 
-    # Of SIGUSR1, there is nothing to save yet.
-    before = handle({signal.SIGINT: end, signal.SIGTERM: end, signal.SIGUSR1: lambda *_: None})
+    before = handle({signal.SIGINT: end, signal.SIGTERM: end, signal.SIGUSR1: lambda *_: None})  # nothing to save
     try:
         code = main(args)
     except (Exception, SystemExit) as e:
