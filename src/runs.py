@@ -215,11 +215,15 @@ def inline(data: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
+def short(text: str) -> str:
+    return re.sub(r"\d+\.\d{5,}(e[-+]\d+)?", lambda number: f"{float(number[0]):.4g}", text)
+
+
 def differences(groups: Groups) -> tuple[list[str], list[list[str]]]:
     configs = [list(map(compared, group)) for group in groups.values()]
     keys = sorted({key for group in configs for config in group for key in config})
     values = ([key, *(",".join(dict.fromkeys(c.get(key, "-") for c in group)) for group in configs)] for key in keys)
-    return ["config", *groups], [line for line in values if len(set(line[1:])) > 1]
+    return ["config", *map(short, groups)], [[*map(short, line)] for line in values if len(set(line[1:])) > 1]
 
 
 def measured(groups: Groups) -> tuple[list[str], list[list[str]]]:
@@ -227,7 +231,7 @@ def measured(groups: Groups) -> tuple[list[str], list[list[str]]]:
     runs = [[r.tested | {k: float(v[-1]) for k, (_, v) in r.curves().items()} for r in g] for g in groups.values()]
     names = dict.fromkeys(name for group in runs for run in group for name in run)
     lines = [[name, *(spread([run[name] for run in group if name in run]) for group in runs)] for name in names]
-    return ["metric", *(groups if len(groups) > 1 else ["value"])], lines
+    return ["metric", *(map(short, groups) if len(groups) > 1 else ["value"])], lines
 
 
 def spread(values: list[float]) -> str:
