@@ -26,14 +26,7 @@ from pyarrow import csv, parquet
 from rich.console import Console
 from rich.progress import track
 
-from src.config.trained import (
-    load_model,
-    other_data,
-    report_other_data,
-    run_parser,
-    run_request,
-    unlimited,
-)
+from src.config.trained import load_model, other_data, report_other_data, run_parser, run_request, unlimited
 from src.run.command import command
 from src.run.errors import ConfigError, DataError
 from src.run.terminal import PLAIN, rank_zero_print
@@ -84,9 +77,7 @@ def predict(request: Any, output: Path) -> None:
     for one in cleaning.removed:
         rank_zero_print(": ".join(["left out", *filter(None, (one["file"], one["reason"], one["detail"]))]))
     if cleaning.skipped:
-        raise DataError(
-            f"{cleaning.skipped:,} of {cleaning.came_in:,} are unusable -> mend them; the rest is in {place}"
-        )
+        raise DataError(f"{cleaning.skipped:,} of {cleaning.came_in:,} are unusable -> mend them; {place} has the rest")
 
 
 def of_split(request: Any, data: Any) -> Iterator[Any]:

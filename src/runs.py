@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,10 @@ from src.run.ledger import shares
 from src.run.redact import hide, redact
 from src.run.terminal import duration, print_table, rank_zero_print, relative_path
 
-HEADER, SHOWN = ["run", "state", "steps", "time", "result", "why"], 6  # metrics of a run in the overview
-DRAWN = 12  # curves that can be told apart
+HEADER = ["run", "state", "steps", "time", "result", "why"]
+SHOWN, DRAWN = 6, 12  # metrics of a run in the overview; groups, of which more cannot be told apart
 BETTER = {"max": "acc|f1|auroc|r2|mfu|samples_per_sec", "min": "loss|perplexity|bpb|rmse|mae|mse|seconds|sec|frac"}
+short = partial(re.sub, r"\d+\.\d{5,}(e[-+]\d+)?", lambda number: f"{float(number[0]):.4g}")  # the numbers in a text
 
 
 class Record:  # what is known of a run, whatever state it is in
@@ -184,9 +185,7 @@ def compare(groups: Groups, axis: str, output: Path) -> None:
 def curves_of(groups: Groups, axis: str) -> dict[str, list[dict[str, drawing.Curve]]]:
     curves = {label: [record.curves(axis) for record in groups[label]] for label in [*groups][:DRAWN]}
     if len(groups) > DRAWN:
-        rank_zero_print(
-            f"\nOf {len(groups)} groups the first {DRAWN} are drawn: --filter, --sort and --group choose others"
-        )
+        rank_zero_print(f"\nOf {len(groups)} groups the first {DRAWN} are drawn: --filter or --sort to see others")
     if axis == "step" or any(map(any, curves.values())):
         return curves
     raise ConfigError(f"--x {axis}: no run has recorded that -> --x step")
@@ -213,10 +212,6 @@ def svg(runs: drawing.Groups, kind: str, label: str) -> str:
 
 def inline(data: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def short(text: str) -> str:
-    return re.sub(r"\d+\.\d{5,}(e[-+]\d+)?", lambda number: f"{float(number[0]):.4g}", text)
 
 
 def differences(groups: Groups) -> tuple[list[str], list[list[str]]]:

@@ -41,8 +41,7 @@ class WandbOptions:
         group: runs with the same group stand together.
         notes: a longer description.
         mode: `online` sends the run to the server as it goes, where there is a key and the server answers, and else
-            leaves it in the run folder; `offline` always leaves it there. Of this and the environment's WANDB_MODE that
-            holds which records less.
+            leaves it in the run folder; `offline` always leaves it there. Of this and WANDB_MODE the lesser holds.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class WandbOptions:
         mode: Literal["online", "offline", "disabled"] = "online",
     ) -> None:
         self.init_args = redact({"project": project, "entity": entity, "tags": tags, "group": group, "notes": notes})
-        modes = {mode, os.environ.get("WANDB_MODE", mode).replace("dryrun", "offline")}
+        modes = {mode, os.environ.get("WANDB_MODE", mode).lower().replace("dryrun", "offline")}
         self.mode = next((less for less in ("disabled", "offline") if less in modes), "online")
 
 

@@ -29,8 +29,7 @@ def answers(
             if top_k is not None and (top_k < 1 or "probabilities" not in outputs):
                 raise ConfigError(f"top_k: {top_k} of {type(model).__name__} -> give 1 or more, to a model of classes")
             given = model.columns(outputs, model.data, *([top_k] if top_k else []))
-            given = {name: given[name] for name in given if targets or not name.startswith("target")}
-            found = keys | given | keys  # keys are exact
+            found = keys | {n: given[n] for n in given if targets or not n.startswith("target")} | keys  # as exact
             table = pyarrow.table({name: pyarrow.array(values, from_pandas=True) for name, values in found.items()})
             fields = [f.with_type(pyarrow.string()) if pyarrow.types.is_null(f.type) else f for f in table.schema]
             schema = schema or pyarrow.schema(fields)
