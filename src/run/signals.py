@@ -30,8 +30,7 @@ class Signals:
         self.save_signal = getattr(slurm, "requeue_signal", signal.SIGUSR1)
         # Lightning would end the run on SIGTERM without a checkpoint, on SIGINT with exit code 1, and save for SLURM in
         # the middle of a step.
-        signals = (signal.SIGINT, signal.SIGTERM, self.save_signal)
-        self.handlers = handle(dict.fromkeys(signals, self.note))
+        self.handlers = handle(dict.fromkeys((signal.SIGINT, signal.SIGTERM, self.save_signal), self.note))
 
     def note(self, signum: int, frame: Any) -> None:
         if signum == self.save_signal:
