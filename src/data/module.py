@@ -147,7 +147,6 @@ class DataModule(LightningDataModule):
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """On the device: numbers as the weights are, by `trainer.precision`."""
         return {**batch, "x": self.as_weights(batch["x"])} if batch["x"].is_floating_point() else batch
 
     def as_weights(self, x: Tensor) -> Tensor:
@@ -158,12 +157,10 @@ class DataModule(LightningDataModule):
         return [x]
 
     def inputs(self) -> dict[str, dict[str, Any]]:
-        """What an exported model takes: name -> dtype, shape (sizes that are letters are free) and meaning; of words
-        the `codes`, where all others have 0; of whole numbers what they are `below`; of T that it is `longest`."""
+        """What an exported model takes: name -> dtype, shape, meaning; of words `codes`, where all others have 0."""
         raise ConfigError(f"{type(self).__name__} does not say what is raw input -> write its method inputs")
 
     def raw(self, split: str, index: Tensor) -> dict[str, Any]:
-        """Samples as `inputs` says, as tensors; words as they are."""
         return dict.fromkeys(self.inputs(), self.splits[split][index]["x"])
 
     def from_raw(self, raw: dict[str, Tensor]) -> Batch:
@@ -187,8 +184,7 @@ class DataModule(LightningDataModule):
         return {"id": index}
 
     def samples_of(self, raw: Any, cleaning: Cleaning) -> Iterator[tuple[dict[str, Any], Batch]]:
-        """What users have, in parts: columns that name the samples, and a batch of `x` at least, in terms of what was
-        fitted in training, whose data is not read."""
+        """What users have, in parts: columns that name the samples, and a batch of `x`, by what train was fitted on."""
         raise ConfigError(f"{type(self).__name__} has no samples_of -> write it, or name other data by its options")
 
     def pictures(self) -> dict[str, "Figure"]:
@@ -239,12 +235,8 @@ class PreparedDataModule(DataModule, ABC):
 
     @abstractmethod
     def build(self, cleaning: Cleaning, fitted: State | None) -> cache.Prepared:
-        """The arrays of each split, and figures of each for the report.
-
-        Args:
-            cleaning: takes down what is left out.
-            fitted: None for the splits of training; else all is `test`, in terms of what this was fitted on.
-        """
+        """The arrays of each split, and figures of each for the report; `cleaning` takes down what is left out. Where a
+        model was `fitted` on other data, all is `test`, in its terms."""
 
     @abstractmethod
     def open(self, split: str, read: Callable[[str], Tensor]) -> Any:

@@ -201,8 +201,7 @@ class Model(LightningModule):
         return f"{type(self).__name__} of {self.run_dir}: {type(self.network).__name__}{listed}"
 
     def predict(self, raw: Any, top_k: int | None = None) -> "pl.DataFrame":
-        """What a loaded model says of a file or folder of what it was trained on, an array of images, a frame, a text,
-        or a list: the rows of `src.predict`. What cannot be used is left out, with a warning."""
+        """The rows of `src.predict` for files, images, a frame or texts; with a warning where some are left out."""
         import polars as pl
 
         cleaning = Cleaning("skip")
@@ -213,7 +212,7 @@ class Model(LightningModule):
 
     def named_outputs(self, batch: Batch) -> dict[str, Tensor]:
         """What an exported model gives for a batch of x alone, by names, in the data's own units."""
-        raise ConfigError(f"{type(self).__name__} does not name what it gives -> write its method answers")
+        raise ConfigError(f"{type(self).__name__} does not name what it gives -> write its method named_outputs")
 
     def watch(self, **values: Tensor) -> None:
         """Add to the means that are logged every `log_every_n_steps`; nothing here waits for the device.

@@ -1,7 +1,6 @@
 """Series: stamps cleaned, put on a regular grid and standardized once; windows taken by the batch."""
 
-import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from src.data import cache, cells
 from src.data.columns import DATES, Column
-from src.data.delimited import ROW, blocks, label
+from src.data.delimited import ROW, blocks
 from src.data.frame import FrameDataModule, describe
 from src.data.loader import Batch, Loader
 from src.data.module import State
@@ -259,20 +258,6 @@ class SeriesDataModule(FrameDataModule):
             rank_zero_print(f"{self.named}: {unmade} more forecasts are not made: they {LOOK}.")
         return Loader(tiles, EvalOrder(len(tiles), *self.share()))
 
-    def samples_of(self, raw: Any, cleaning: Cleaning) -> Iterator[tuple[dict[str, Any], Batch]]:
-        """Of the last `window` rows of each series, or more: the forecasts that follow them."""
-        other, source = copy.copy(self), self.source_of(raw)
-        other.fitted, other.tiles, other.predicts = {"facts": self.facts, "statistics": self.statistics}, {}, True
-        other.file, other.given = (source, None) if isinstance(source, Path) else (None, source)
-        other.named = label(source)
-        splits, other.report = other.build(cleaning, other.fitted)
-        tiles = other.open("test", lambda name: torch.from_numpy(np.asarray(splits["test"][name])))
-        series = pl.Series(tiles.rows["series"][tiles.starts].numpy())
-        is_last = torch.from_numpy((series != series.shift(-1, fill_value=-1)).to_numpy())
-        is_ahead = tiles.outputs[tiles.starts + self.window].isnan().flatten(1).all(1)
-        for index in (is_last & is_ahead).nonzero().flatten().split(self.micro_batch_size):
-            yield other.keys("test", index.numpy()), tiles[index]
-
     def keys(self, split: str, index: np.ndarray) -> dict[str, Any]:
         """Of each step of the tiles `index` [N]: stamp, series if there are several, and targets, all [N * horizon]."""
         tiles = self.tiles[split]
@@ -283,16 +268,7 @@ class SeriesDataModule(FrameDataModule):
         names, numbers = self.statistics["targets"]["names"], tiles.rows["numbers"][rows].numpy()
         return out | {f"target_{name}" if len(names) > 1 else "target": numbers[:, i] for i, name in enumerate(names)}
 
-    def inputs(self) -> dict[str, dict[str, Any]]:
-        return outside.inputs(self.statistics, self.facts, self.calendar)
-
-    def raw(self, split: str, index: Tensor) -> dict[str, Any]:
-        zone = self.report["time_zone"]
-        return outside.raw(self.splits[split], index, self.statistics, self.calendar, zone)
-
-    def from_raw(self, raw: dict[str, Tensor]) -> Batch:
-        x = outside.to_x(raw, self.statistics, self.facts, self.calendar)
-        return self.on_after_batch_transfer({"x": x}, 0)
+    inputs, raw, from_raw, samples_of = outside.inputs, outside.raw, outside.from_raw, outside.samples_of
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Whole batch, on the device: x augmented in training, as the weights are; with `normalize: window` the columns

@@ -24,7 +24,7 @@ PARTS = ("trend", "weekday", "year_sin", "year_cos", "hour_sin", "hour_cos")  # 
 A = -39.69683028665376, 220.9460984245205, -275.9285104469687, 138.357751867269, -30.66479806614716, 2.506628277459239
 B = -54.47609879822406, 161.5858368580409, -155.6989798598866, 66.80131188771972, -13.28068155288572, 1.0
 C = (
-    -0.007784894002430293,
+    -0.0077848940024303,
     -0.3223964580411365,
     -2.400758277161838,
     -2.549732539343734,
@@ -143,10 +143,8 @@ def raw(frame: pl.DataFrame, features: Sequence[Feature], coded: bool = True) ->
             out[values.name] = column(values, feature["part"])
         elif coded:
             new = range(FIRST, FIRST + len(known))
-            codes = values.replace_strict(known, new, default=RARE, return_dtype=pl.Int32).set(
-                values.is_null(), MISSING
-            )
-            out[values.name] = torch.tensor(codes.to_numpy())
+            codes = values.replace_strict(known, new, default=RARE, return_dtype=pl.Int32)
+            out[values.name] = torch.tensor(codes.set(values.is_null(), MISSING).to_numpy())
         else:
             out[values.name] = values.fill_null("").to_numpy()
     return out

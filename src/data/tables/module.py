@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,15 @@ import numpy as np
 import polars as pl
 from torch import Tensor
 
-from src.data import cache, cells
-from src.data.columns import Column, check_names, read_columns, typed, with_format
+from src.data import cache
+from src.data.columns import Column, check_names, read_columns
 from src.data.delimited import ROW, blocks
 from src.data.frame import FrameDataModule, require
 from src.data.loader import Arrays, Batch
 from src.data.module import State
 from src.data.report import SPLITS, Cleaning
 from src.data.tables import features, report, target
+from src.data.tables import raw as outside
 from src.data.tables.cleaning import FILE, Table, as_known, key_array
 from src.data.tables.datasets import Dataset, dataset
 from src.data.tables.features import Encoding, Feature, Scale
@@ -25,7 +26,6 @@ from src.data.tables.leaks import find_leaks
 from src.data.tables.splitting import TEST, TRAIN, Split, divide
 from src.run.errors import ConfigError, DataError
 
-AT_ONCE = 8192  # rows that are predicted at once
 KINDS = ("number", "category", "date")  # of columns that features are made of
 
 
@@ -146,20 +146,6 @@ class TableDataModule(FrameDataModule):
         categories = {f["column"]: f["categories"] + f["rare"] for f in made if f["kind"] == "category"}
         what = str(self.file or self.dataset)
         return frame.with_columns(as_known(frame[name], words, what, invalid) for name, words in categories.items())
-
-    def samples_of(self, raw: Any, cleaning: Cleaning) -> Iterator[tuple[dict[str, Any], Batch]]:
-        """Rows of a file or a frame, in parts. Categories that train had not are as those that it had seldom."""
-        made, source = self.statistics["features"], self.source_of(raw)
-        columns: list[Column] = []
-        for block in blocks(source, self.format, cleaning):
-            keys = [name for name in self.row_key if name in block.columns]
-            used = {*keys, *(feature["column"] for feature in made)}
-            columns = columns or [c for c in self.statistics["columns"] if c["name"] in used]
-            columns = [with_format(c, block, source, self.format, Cleaning()) for c in columns]
-            frame = self.as_trained(typed(block, source, self.format, columns, cleaning), made, "skip")
-            for rows in frame.iter_slices(AT_ONCE):
-                shown = keys if keys and len(keys) == len(self.row_key) else [*keys, ROW]
-                yield {n if n != ROW else "row": rows[n].to_list() for n in shown}, {"x": self.encode(rows)}
 
     def read_all(self, cleaning: Cleaning) -> Table:
         present = self.column_names()
@@ -289,26 +275,7 @@ class TableDataModule(FrameDataModule):
         """Rows as a network gets them, from columns of numbers, dates and text as `read` gives them."""
         return features.encode(frame, self.statistics["features"])
 
-    def inputs(self) -> dict[str, dict[str, Any]]:
-        number = {"dtype": "float64", "shape": ["N"], "meaning": "dates in seconds since 1970; NaN where it is missing"}
-        word, out = {"dtype": "string", "shape": ["N"], "meaning": "'' where it is missing"}, {}
-        for feature in self.statistics["features"]:
-            codes = dict.fromkeys({*cells.MISSING, *self.format.missing} - {*self.format.present}, features.MISSING)
-            codes |= {name: features.FIRST + i for i, name in enumerate(feature.get("categories", ()))}
-            codes |= {name: codes[plain] for name, plain in cells.BOOLEANS.items() if plain in codes}
-            out[feature["column"]] = number if feature["kind"] == "number" else {**word, "codes": codes}
-        return out
-
-    def raw(self, split: str, index: Tensor) -> dict[str, Any]:
-        """Of rows that are read once more."""
-        made, source = self.statistics["features"], self.files.get(split) or self.file or self.load()
-        known = [c for c in self.statistics["columns"] if c["name"] in self.inputs()]
-        frame = read_columns(source, self.format, known, Cleaning("skip"))
-        rows = pl.DataFrame({ROW: self.stored(split, "rows")[index.numpy()]}, {ROW: frame.schema[ROW]})
-        return features.raw(rows.join(frame, on=ROW, how="left", maintain_order="left"), made, coded=False)
-
-    def from_raw(self, raw: dict[str, Tensor]) -> Batch:
-        return self.on_after_batch_transfer({"x": features.to_x(raw, self.statistics["features"])}, 0)
+    inputs, raw, from_raw, samples_of = outside.inputs, outside.raw, outside.from_raw, outside.samples_of
 
     def keys(self, split: str, index: np.ndarray) -> dict[str, Any]:
         """The key of each row, where that is not there its number in its file as spreadsheets show it."""

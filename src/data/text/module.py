@@ -104,9 +104,10 @@ class TextDataModule(PreparedDataModule):
         return facts, {"tokenizer": self.report.pop("tokenizer")}  # in checkpoints, not in data_report.json
 
     def inputs(self) -> dict[str, dict[str, Any]]:
-        what = "ids: of bytes in UTF-8, of the characters in this order, or of the JSON of the library tokenizers"
-        how = {"meaning": what, "tokenizer": self.statistics["tokenizer"], "below": self.facts["vocab_size"]}
-        return {"tokens": {"dtype": "int64", "shape": ["N", "T"], "longest": self.facts["seq_len"], **how}}
+        what = "ids: of bytes in UTF-8, of the characters in this order, or of the JSON of the library tokenizers; "
+        what += "shorter texts are filled up at their end, where answers mean nothing"
+        how = {"meaning": what, "tokenizer": self.statistics["tokenizer"]}
+        return {"tokens": {"dtype": "int64", "shape": ["N", self.facts["seq_len"]], **how}}
 
     def samples_of(self, raw: Any, cleaning: Cleaning) -> Iterator[tuple[dict[str, Any], Batch]]:
         """A text, each of a list, each file of a `Path`, or each line of standard input (`Path("-")`)."""
