@@ -26,14 +26,7 @@ from pyarrow import csv, parquet
 from rich.console import Console
 from rich.progress import track
 
-from src.config.trained import (
-    load_model,
-    other_data,
-    report_other_data,
-    run_parser,
-    run_request,
-    unlimited,
-)
+from src.config.trained import load_model, other_data, report_other_data, run_parser, run_request, unlimited
 from src.run.command import command
 from src.run.errors import ConfigError, DataError
 from src.run.terminal import PLAIN, rank_zero_print
@@ -73,17 +66,18 @@ def predict(request: Any, output: Path) -> None:
     if experiment.trainer.world_size > 1:
         raise ConfigError("trainer.devices: predictions are made by one process -> leave it out")
     model.data.trainer = experiment.trainer
-    model = experiment.trainer.precision_plugin.convert_module(model).to(experiment.trainer.strategy.root_device)
+    model.to(experiment.trainer.strategy.root_device)
     samples = model.data.samples_of(raw, cleaning) if raw else of_split(request, model.data)
     tables = answers(model, samples, cleaning, options.top_k, targets=raw is None)
     first = next(tables)
     console, rest = Console(stderr=True, **PLAIN), chain([first], tables)
     shown = track(rest, "predicting", console=console, transient=True, disable=not console.is_terminal)
-    rank_zero_print(f"{write(shown, first.schema, output)} predictions: {output}")
+    place = output if output.suffix else "standard output"
+    rank_zero_print(f"{write(shown, first.schema, output)} predictions: {place}")
     for one in cleaning.removed:
-        rank_zero_print(f"left out: {one['file']}: {one['reason']} {one['detail']}".rstrip())
+        rank_zero_print(": ".join(["left out", *filter(None, (one["file"], one["reason"], one["detail"]))]))
     if cleaning.skipped:
-        raise DataError(f"{cleaning.told()} -> mend or leave them out; what the others give is in {output}")
+        raise DataError(f"{cleaning.skipped:,} of {cleaning.came_in:,} are unusable -> mend them; {place} has the rest")
 
 
 def of_split(request: Any, data: Any) -> Iterator[Any]:

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,10 @@ from src.run.ledger import shares
 from src.run.redact import hide, redact
 from src.run.terminal import duration, print_table, rank_zero_print, relative_path
 
-HEADER, SHOWN = ["run", "state", "steps", "time", "result", "why"], 6  # metrics of a run in the overview
+HEADER = ["run", "state", "steps", "time", "result", "why"]
+SHOWN, DRAWN = 6, 12  # metrics of a run in the overview; groups, of which more cannot be told apart
 BETTER = {"max": "acc|f1|auroc|r2|mfu|samples_per_sec", "min": "loss|perplexity|bpb|rmse|mae|mse|seconds|sec|frac"}
+short = partial(re.sub, r"\d+\.\d{5,}(e[-+]\d+)?", lambda number: f"{float(number[0]):.4g}")  # the numbers in a text
 
 
 class Record:  # what is known of a run, whatever state it is in
@@ -95,7 +97,7 @@ def main(args: Sequence[str]) -> int:
         write_report(options.html, groups, options.x)
     if options.run and not (options.csv or options.html):
         compare(groups, options.x, options.output or options.run[-1] / "compare.png")
-    elif options.group and not options.html:
+    elif options.group:
         print_table(*measured(groups))
     return 0
 
@@ -181,7 +183,9 @@ def compare(groups: Groups, axis: str, output: Path) -> None:
 
 
 def curves_of(groups: Groups, axis: str) -> dict[str, list[dict[str, drawing.Curve]]]:
-    curves = {label: [record.curves(axis) for record in group] for label, group in groups.items()}
+    curves = {label: [record.curves(axis) for record in groups[label]] for label in [*groups][:DRAWN]}
+    if len(groups) > DRAWN:
+        rank_zero_print(f"\nOf {len(groups)} groups the first {DRAWN} are drawn: --filter or --sort to see others")
     if axis == "step" or any(map(any, curves.values())):
         return curves
     raise ConfigError(f"--x {axis}: no run has recorded that -> --x step")
@@ -214,7 +218,7 @@ def differences(groups: Groups) -> tuple[list[str], list[list[str]]]:
     configs = [list(map(compared, group)) for group in groups.values()]
     keys = sorted({key for group in configs for config in group for key in config})
     values = ([key, *(",".join(dict.fromkeys(c.get(key, "-") for c in group)) for group in configs)] for key in keys)
-    return ["config", *groups], [line for line in values if len(set(line[1:])) > 1]
+    return ["config", *map(short, groups)], [[*map(short, line)] for line in values if len(set(line[1:])) > 1]
 
 
 def measured(groups: Groups) -> tuple[list[str], list[list[str]]]:
@@ -222,7 +226,7 @@ def measured(groups: Groups) -> tuple[list[str], list[list[str]]]:
     runs = [[r.tested | {k: float(v[-1]) for k, (_, v) in r.curves().items()} for r in g] for g in groups.values()]
     names = dict.fromkeys(name for group in runs for run in group for name in run)
     lines = [[name, *(spread([run[name] for run in group if name in run]) for group in runs)] for name in names]
-    return ["metric", *(groups if len(groups) > 1 else ["value"])], lines
+    return ["metric", *(map(short, groups) if len(groups) > 1 else ["value"])], lines
 
 
 def spread(values: list[float]) -> str:

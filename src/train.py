@@ -55,6 +55,11 @@ def train(experiment: Any, overrides: Any = None, run_dir: Any = None, resume: A
     that the command prints. An experiment is a file, a dict of what stands in one, or a list of such; overrides are the
     flags, such as `{"trainer.max_epochs": 2}`."""
     LEDGER.open()
+    with LEDGER.within("imports"), loading():
+        import torch
+        from lightning.pytorch.utilities.seed import isolate_rng
+    environment, threads = dict(os.environ), torch.get_num_threads()
+    (rng := isolate_rng(torch.cuda.is_initialized())).__enter__()  # a `with` would restore nothing after an error
     try:
         with TemporaryDirectory() as folder:
             files = experiment if isinstance(experiment, (list, tuple)) else [experiment]
@@ -66,8 +71,12 @@ def train(experiment: Any, overrides: Any = None, run_dir: Any = None, resume: A
             flags = {n: value if isinstance(value, str) else as_yaml(value) for n, value in flags.items()}
             begin([*(f"--config={file}" for file in files), *(f"--{name}={value}" for name, value in flags.items())])
         return load_run(run_dir or os.environ["RUN_DIR_OF_ALL_PROCESSES"])
-    finally:
-        os.environ.pop("RUN_DIR_OF_ALL_PROCESSES", None)
+    finally:  # what is the caller's is as it was
+        rng.__exit__(None, None, None)
+        torch.set_num_threads(threads)
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
         gc.unfreeze()
 
 

@@ -7,7 +7,10 @@ import sys
 import numpy as np
 import polars as pl
 import pytest
-from conftest import SMALL_CNN  # kind: images
+from conftest import (
+    SMALL_CNN,  # kind: images
+    needs_bfloat16,  # kind: tables
+)
 from processes import ROOT
 
 from src import load_run
@@ -54,14 +57,14 @@ def test_other_sizes_and_top_k(trained_once):
     model, x = load_run(trained_once(SMALL_CNN)), digits(5)
     large = x.repeat(4, 1).repeat(4, 2)
     found = model.predict(large, top_k=2)
-    assert found.columns == ["id", "prediction", "top_1", "top_2", "top_1_probability", "top_2_probability"]
+    assert found.columns == ["id", "prediction", "top_1", "top_1_probability", "top_2", "top_2_probability"]
     assert found["prediction"].to_list() == found["top_1"].to_list() == model.predict(x)["prediction"].to_list()
     assert (found["top_1_probability"] >= found["top_2_probability"]).all()
     assert model.classes == [str(k) for k in range(10)]
     assert "'image_size': (8, 8)" in repr(model)
     for raw, words in (
         (x / 255.0, "is no image"),
-        ("nowhere.png", "no sample is there"),
+        ("nowhere.png", "nowhere.png: unreadable"),
         (pl.DataFrame({"a": [1]}), ""),
     ):
         with pytest.raises(DataError, match=words):
@@ -81,6 +84,8 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_written(trained_once, tmp_
     out = command(folder, tmp_path / "new", "--output", tmp_path / "p.csv", code=3)
     assert "3 predictions" in out
     assert "new/bad.png: unreadable: not an image of" in out
+    assert out.count("bad.png") == 1
+    assert "error: 1 of 4 are unusable -> " in out
     assert len(pl.read_csv(tmp_path / "p.csv")) == 3
     with pytest.warns(UserWarning, match="bad.png"):
         assert len(load_run(folder).predict(tmp_path / "new")) == 3
@@ -130,14 +135,38 @@ def test_rows_of_a_frame_a_file_and_standard_input(trained_once, tmp_path):
     with open(tmp_path / "new.csv") as stdin:
         done = subprocess.run(command, cwd=ROOT, stdin=stdin, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert done.stderr.endswith("50 predictions: standard output\n")
     assert pl.read_csv(done.stdout.encode())["prediction"].to_list() == found["prediction"].to_list()
     for raw, words in (
         (frame.drop("mean_area"), "there is no column mean_area"),
+        (frame[["mean_radius", "mean_area"]], "there is no column .*, .* -> add .*; there are mean_radius, "),
         (5, "is no table"),
         ("no.csv", "no.csv"),
     ):
         with pytest.raises(DataError, match=words):
             model.predict(raw)
+
+
+@needs_bfloat16
+def test_keys_keep_their_names_and_bfloat16_is_bfloat16_in_both(trained_once, tmp_path):
+    import torch
+    from sklearn.datasets import load_breast_cancer
+
+    x, y = load_breast_cancer(return_X_y=True)
+    names = np.array(["benign", "malignant"])[y]
+    rows = [",".join([f"k{i}", *map(str, x[i]), names[i]]) for i in range(len(x))]
+    header = ",".join(["target_id", *(f"c{k}" for k in range(30)), "target"])
+    (tmp_path / "train.csv").write_text("\n".join([header, *rows]) + "\n")
+    new = [line.rpartition(",")[0] for line in [header, *rows[:50]]]
+    (tmp_path / "new.csv").write_text("\n".join(new) + "\n")
+    flags = ["--data.file", tmp_path / "train.csv", "--data.target", "target", "--data.row_key", "target_id"]
+    folder = trained_once([*TABLE, "--data.dataset", "null", *flags, "--trainer.precision", "bf16-true"])
+    model = load_run(folder)
+    found = model.predict(tmp_path / "new.csv")
+    assert found.columns == ["target_id", "prediction", "probability_benign", "probability_malignant"]
+    command(folder, tmp_path / "new.csv", "--output", tmp_path / "p.parquet")
+    assert pl.read_parquet(tmp_path / "p.parquet").equals(found)
+    assert model.dtype == torch.float32
 
 
 # end

@@ -1,9 +1,11 @@
 """Training, loading and predicting from Python, as in a notebook."""
 
+import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
@@ -33,6 +35,38 @@ def test_train_gives_what_the_command_gives(tmp_path, trained_once):
     assert model.summary["test/acc"] == other.summary["test/acc"]
     assert model.run_dir == str(tmp_path / "run")
     assert [signal.getsignal(signum) for signum in SIGNALS] == before
+
+
+def marks():
+    import random
+
+    import numpy as np
+    import torch
+
+    numbers = (torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate())
+    return numbers, torch.get_num_threads(), dict(os.environ)
+
+
+def test_train_leaves_no_trace_also_where_it_fails(tmp_path):
+    from src import train
+    from src.run.errors import ConfigError
+
+    before = marks()
+    train(SMALL[1], {**FLAGS, "threads": 2, "trainer.max_epochs": 1}, run_dir=tmp_path / "run")
+    assert marks() == before
+    with pytest.raises(ConfigError):
+        train(SMALL[1], {**FLAGS, "threads": 2, "trainer.max_epochs": 1, "trainer.accelerator": "tpu"})
+    assert marks() == before
+
+
+def test_train_in_another_thread(tmp_path):
+    from src import train
+
+    done = []
+    thread = threading.Thread(target=lambda: done.append(train(SMALL[1], FLAGS, run_dir=tmp_path / "run")))
+    thread.start()
+    thread.join()
+    assert done[0].summary["status"] == "finished"
 
 
 def test_dicts_overrides_and_lists_are_configs(tmp_path):

@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -117,6 +118,25 @@ def test_groups_of_a_key(trained, run):
     shown = row(output, "test/acc")
     assert [float(shown[1]), float(shown[-1])] == pytest.approx([(accs["a"] + accs["b"]) / 2, accs["c"]], rel=1e-3)
     assert "(n=2)" in shown
+
+
+def test_a_report_of_groups_prints_their_mean_too(trained, run):
+    output = run([trained, "--group", "data.batch_size", "--html", trained / "r.html"], command=runs.main)
+    assert "(n=2)" in row(output, "test/acc")
+
+
+def test_many_runs_are_drawn_in_part_and_numbers_are_short(trained, run):
+    for i in range(14):
+        shutil.copytree(trained / "a", trained / f"many/{i:02}")
+        config = trained / f"many/{i:02}/config.yaml"
+        lr = f"lr: 0.00{i + 11}622776601683794"
+        config.write_text(re.sub(r"lr: \S+", lr, config.read_text(), count=1))
+    output = run([trained / "many"], command=runs.main)
+    assert "Of 14 groups the first 12 are drawn" in output
+    assert row(output, "model.optimizer.lr")[1] == "0.001162"
+    assert "Warning" not in output
+    output = run([trained / "many", "--group", "model.optimizer.lr"], command=runs.main)
+    assert row(output, "metric")[1] == "0.001162"
 
 
 def test_what_curves_are_drawn_over(trained, run):

@@ -159,7 +159,8 @@ def check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
     if lacking := [name for name in names if name not in known]:
         listed = ", ".join(list(known)[:10])
         hint = nearest(lacking[0], known) if len(lacking) == 1 else ""
-        raise DataError(f"{what}: there is no column {', '.join(lacking[:10])}{hint} -> take one of {listed}")
+        todo = "take one of" if what.startswith("data.") else "add what is lacking, or rename columns; there are"
+        raise DataError(f"{what}: there is no column {', '.join(lacking[:10])}{hint} -> {todo} {listed}")
 
 
 def read_columns(source: Source, how: Format, columns: Collection[Column], cleaning: Cleaning) -> pl.DataFrame:

@@ -58,7 +58,7 @@ def curves(runs: Groups, label: str = "optimizer step") -> "Figure":
         axes.set(title=kind, xlabel=label)
         axes.grid(alpha=0.3)
         if axes.lines:
-            axes.legend(fontsize="small")
+            axes.legend(fontsize="small", ncols=1 + len(axes.lines) // 12)  # a taller one leaves no room for the curves
     return fig
 
 

@@ -41,7 +41,7 @@ class WandbOptions:
         group: runs with the same group stand together.
         notes: a longer description.
         mode: `online` sends the run to the server as it goes, where there is a key and the server answers, and else
-            leaves it in the run folder; `offline` always leaves it there. The environment's WANDB_MODE goes before it.
+            leaves it in the run folder; `offline` always leaves it there. Of this and WANDB_MODE the lesser holds.
     """
 
     def __init__(
@@ -54,7 +54,8 @@ class WandbOptions:
         mode: Literal["online", "offline", "disabled"] = "online",
     ) -> None:
         self.init_args = redact({"project": project, "entity": entity, "tags": tags, "group": group, "notes": notes})
-        self.mode = os.environ.get("WANDB_MODE") or mode
+        modes = {mode, os.environ.get("WANDB_MODE", mode).lower().replace("dryrun", "offline")}
+        self.mode = next((less for less in ("disabled", "offline") if less in modes), "online")
 
 
 class RunLogger(WandbLogger):
@@ -139,7 +140,7 @@ def start(options: WandbOptions, run_dir: Path, run_id: str, config: dict[str, A
 
     try:
         earlier = earlier_records(run_dir)
-        why_not = "as asked for" if options.mode in ("offline", "dryrun") else why_offline(wandb.setup().settings)
+        why_not = "as asked for" if options.mode == "offline" else why_offline(wandb.setup().settings)
         run = wandb.init(
             **options.init_args, config=config, id=run_id, name=f"{run_dir.parent.name}/{run_dir.name}",
             resume="allow", dir=str(run_dir), mode="offline",

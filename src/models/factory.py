@@ -30,7 +30,7 @@ def accepted(factory: Callable[..., Any]) -> dict[str, bool]:
     of the class that it is annotated to return.
     """
     target: Any = factory.func if isinstance(factory, partial) else factory
-    if target.__module__ == "timm.models._factory":  # create_model gives all to the function that it names
+    if target is getattr(sys.modules.get("timm"), "create_model", None):  # gives all to the function that it names
         name = str(getattr(factory, "keywords", {}).get("model_name")).partition(".")[0]
         target = vars(sys.modules["timm.models"]).get(name, target)
     made = target if inspect.isclass(target) else inspect.signature(target).return_annotation

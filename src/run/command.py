@@ -8,6 +8,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,21 +36,25 @@ def run_command(main: Callable[[Sequence[str]], int], args: Sequence[str] | None
         if os.getpid() == pid:  # workers, which get the terminal's signals, too, end with their parent
             raise SystemExit(128 + signum)
 
-    before = {signum: signal.signal(signum, end) for signum in (signal.SIGINT, signal.SIGTERM)}
-    before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, lambda *_: None)  # there is nothing to save yet
+    before = handle({signal.SIGINT: end, signal.SIGTERM: end, signal.SIGUSR1: lambda *_: None})  # nothing to save
     try:
         code = main(args)
     except (Exception, SystemExit) as e:
         code = report(e, args)
     finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+        handle(before)
         gc.unfreeze()
         if is_process and of_project(sys.modules["__main__"]) and "src.run.private" in sys.modules:
             from src.run.private import leave
 
             atexit.register(leave, code)
     return code
+
+
+def handle(handlers: dict[int, Any]) -> dict[int, Any]:
+    """Set handlers of signals; gives those before. None outside the main thread, where Python lets none be set."""
+    is_main = threading.current_thread() is threading.main_thread()
+    return {signum: signal.signal(signum, handler) for signum, handler in handlers.items()} if is_main else {}
 
 
 def of_project(module: Any) -> bool:

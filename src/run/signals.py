@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
+from src.run.command import handle
 from src.run.private import cluster_environment
 from src.run.terminal import rank_zero_print
 
@@ -29,8 +30,7 @@ class Signals:
         self.save_signal = getattr(slurm, "requeue_signal", signal.SIGUSR1)
         # Lightning would end the run on SIGTERM without a checkpoint, on SIGINT with exit code 1, and save for SLURM in
         # the middle of a step.
-        signals = (signal.SIGINT, signal.SIGTERM, self.save_signal)
-        self.handlers = {signum: signal.signal(signum, self.note) for signum in signals}
+        self.handlers = handle(dict.fromkeys((signal.SIGINT, signal.SIGTERM, self.save_signal), self.note))
 
     def note(self, signum: int, frame: Any) -> None:
         if signum == self.save_signal:
@@ -49,8 +49,7 @@ class Signals:
         return bool(self.stop) and time.monotonic() - self.since > PATIENCE_SEC
 
     def restore(self) -> None:
-        for signum, handler in self.handlers.items():
-            signal.signal(signum, handler)
+        handle(self.handlers)
 
 
 def requeued() -> bool:

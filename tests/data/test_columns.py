@@ -361,7 +361,7 @@ def test_columns_of_a_trained_model_in_a_file_of_another_kind(tmp_path):
     columns = [{"name": "when", "kind": "date"}, {"name": "x", "kind": "category"}]
     assert read_columns(path, Format(), columns, Cleaning()).rows() == [(MIDNIGHT, "2", 2)]
     with pytest.raises(
-        DataError, match=r"a.csv: there is no column mor; did you mean more.* -> take one of more, x, when"
+        DataError, match=r"a.csv: there is no column mor; did you mean more.* -> add .*; there are more, x, when"
     ):
         read_columns(path, Format(), [{"name": "mor", "kind": "number"}], Cleaning())
 

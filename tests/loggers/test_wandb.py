@@ -20,7 +20,7 @@ import yaml
 from conftest import ROOT, SMALL
 from wandb.proto import wandb_internal_pb2 as pb
 
-from src.loggers.wandb import WAITING, RunLogger
+from src.loggers.wandb import WAITING, RunLogger, WandbOptions
 from src.run.folder import RunFolder
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -167,6 +167,28 @@ def test_one_run_across_resumes_and_the_same_weights_without(start, run, tmp_pat
     lasts = [f / "checkpoints/last.ckpt" for f in (folder, tmp_path / "other")]
     weights = [torch.load(last, weights_only=True)["state_dict"] for last in lasts]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+
+
+@pytest.mark.parametrize(
+    ("environment", "mode", "holds"),
+    [
+        ("offline", "disabled", "disabled"),
+        ("online", "disabled", "disabled"),
+        ("disabled", "online", "disabled"),
+        ("online", "offline", "offline"),
+        ("dryrun", "online", "offline"),
+        ("", "online", "online"),
+    ],
+)
+def test_of_flag_and_environment_that_holds_which_records_less(environment, mode, holds, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", environment)
+    assert WandbOptions(mode=mode).mode == holds
+
+
+def test_a_run_that_is_not_to_be_recorded_is_not(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert "W&B" not in run([*SMALL, "--wandb.mode", "disabled", "--run_dir", tmp_path / "run"])
+    assert not (tmp_path / "run/wandb").exists()
 
 
 def test_no_step_is_missing_after_kills_and_repeated_ones_are_equal(start, run, tmp_path):

@@ -159,7 +159,7 @@ def given_images(raw: Any) -> Iterator[File]:
     if isinstance(raw, (list, tuple)):
         yield from (File(file.path, str(i)) for i, one in enumerate(raw) for file in given_images(one))
     elif isinstance(raw, (str, Path)):
-        paths = (Path(line.strip()) for line in sys.stdin) if str(raw) == "-" else files_in(Path(raw))
+        paths = (Path(line.strip()) for line in sys.stdin) if str(raw) == "-" else files_in(Path(raw)) or [Path(raw)]
         yield from (File(p, str(p)) for p in paths if str(raw) in ("-", str(p)) or p.suffix.lower() in SUFFIXES)
     elif (array := np.asarray(raw)).dtype == np.uint8 and 2 <= array.ndim <= 4:
         images = array[None] if array.ndim == 2 else array[..., 0] if array.shape[3:] == (1,) else array
