@@ -5,9 +5,10 @@ import re
 import subprocess
 import sys
 import urllib.request
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import numpy as np
+import polars as pl
 import pytest
 from conftest import ROOT
 
@@ -53,7 +54,7 @@ else:
     for name, one in about["inputs"].items():
         if "codes" in one:
             given[name] = np.array([one["codes"].get(word, 0) for word in given[name]])
-    run = lambda raw: {k: v.detach().numpy() for k, v in model({k: torch.tensor(v) for k, v in raw.items()}).items()}
+    run = lambda raw: {k: v.numpy() for k, v in model({k: torch.tensor(v) for k, v in raw.items()}).items()}
 found, first = run(given), run({name: values[:1] for name, values in given.items()})
 assert set(found) == set(about["outputs"]), found.keys()
 assert all(np.allclose(found[name][:1], first[name], atol=1e-5) for name in found)
@@ -106,6 +107,20 @@ def check_series(model, ask):
     assert set(found) == {name for name in wanted.columns if name != "time"}
     for name, forecast in found.items():
         assert forecast[0] == pytest.approx(wanted[name].to_numpy(), abs=1e-4)
+    window = facts["window"]
+    rows = frame.upsample("time", every="1h")
+    hole = (rows["east"].is_null() & rows["east"].shift(1).is_not_null()).arg_true()  # windows that begin in one
+    begin = next(at for at in hole.to_list()[::-1] if at + window <= len(rows) and at > window)
+    cut = rows[begin : begin + window]
+    time = pl.datetime_range(
+        cut["time"][0], interval="1h", eager=True, end=cut["time"][0] + timedelta(hours=window + facts["horizon"] - 1)
+    )
+    calendar = np.array([[[t.hour, t.weekday()] for t in time]], float)
+    for since, before in ((0, rows["east"][begin - 1]), (begin, np.nan)):  # with rows before the window, and without
+        values[0, :window] = cut[names].to_numpy()
+        values[0, 0, 2] = before
+        wanted, found = model.predict(rows[since : begin + window]), ask({"values": values, "calendar": calendar})
+        assert found["prediction_east"][0] == pytest.approx(wanted["prediction_east"].to_numpy(), abs=1e-4)
 
 
 def check_text(model, ask):

@@ -4,6 +4,7 @@ import io
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +17,10 @@ from torch.export import Dim
 
 from src.models.criterion import units
 from src.run.errors import ConfigError
+from src.run.terminal import mib
 
 BATCH = 32  # samples that are measured at once
+MOST = 2**31  # bytes of an ONNX file
 Raw = dict[str, np.ndarray]  # by the names of `inputs`
 Run = Callable[[Raw], Raw]
 
@@ -27,7 +30,7 @@ class Served(nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model, self.inputs, self.units = model, model.data.inputs(), units(model.data)
+        self.model, self.inputs, self.units = model.requires_grad_(False), model.data.inputs(), units(model.data)
 
     def forward(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
         return self.model.named_outputs(self.model.data.from_raw(raw))
@@ -52,6 +55,11 @@ class Served(nn.Module):
         Raises:
             ConfigError: the format cannot carry the network, or not for any size of a batch.
         """
+        if kind == "onnx" and (size := sum(one.nbytes for one in self.state_dict().values())) >= MOST:
+            raise ConfigError(f"onnx holds 2 GiB, the weights are {mib(size)} -> take --format torch_export")
+        if kind == "onnx" and (twice := [name for name in answers if name in raw]):
+            what = f"onnx tells inputs and answers by name, and {twice[0]} is both"
+            raise ConfigError(f"{what} -> rename that column and train again, or take --format torch_export")
         three = self.coded({name: values[[0, -1, 0]] for name, values in raw.items()})
         try:
             with torch.no_grad():
@@ -66,9 +74,11 @@ class Served(nn.Module):
     def pt2(self, program: Any) -> tuple[bytes, Run]:
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # names folders of this machine
-        torch.export.save(program, file := io.BytesIO())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "No complete tensor")  # of constants that are parts of others
+            torch.export.save(program, file := io.BytesIO())
         loaded = torch.export.load(io.BytesIO(file.getvalue())).module()
-        return file.getvalue(), lambda raw: {k: v.detach().numpy() for k, v in loaded(self.coded(raw)).items()}
+        return file.getvalue(), lambda raw: {k: v.numpy() for k, v in loaded(self.coded(raw)).items()}
 
     def onnx(self, program: Any, answers: list[str]) -> tuple[bytes, Run]:
         """Columns of words are LabelEncoders of the words in it."""

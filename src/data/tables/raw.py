@@ -33,13 +33,17 @@ def samples_of(data: Any, raw: Any, cleaning: Cleaning) -> Iterator[tuple[dict[s
 
 
 def inputs(data: Any) -> dict[str, dict[str, Any]]:
-    number = {"dtype": "float64", "shape": ["N"], "meaning": "dates in seconds since 1970; NaN where it is missing"}
-    word, out = {"dtype": "string", "shape": ["N"], "meaning": "'' where it is missing"}, {}
+    kinds, out = {column["name"]: column for column in data.statistics["columns"]}, {}
     for feature in data.statistics["features"]:
-        codes = dict.fromkeys({*cells.MISSING, *data.format.missing} - {*data.format.present}, features.MISSING)
-        codes |= {name: features.FIRST + i for i, name in enumerate(feature.get("categories", ()))}
-        codes |= {name: codes[plain] for name, plain in cells.BOOLEANS.items() if plain in codes}
-        out[feature["column"]] = number if feature["kind"] == "number" else {**word, "codes": codes}
+        unit = "seconds since 1970" if kinds[name := feature["column"]]["kind"] == "date" else kinds[name].get("unit")
+        if feature["kind"] == "number":
+            what = f"{f'in {unit}; ' if unit else ''}NaN where it is missing"
+            out[name] = {"dtype": "float64", "shape": ["N"], "meaning": what}
+            continue
+        codes = dict.fromkeys(sorted({*cells.MISSING, *data.format.missing} - {*data.format.present}), features.MISSING)
+        codes |= {word: features.FIRST + i for i, word in enumerate(feature["categories"])}
+        codes |= {word: codes[plain] for word, plain in cells.BOOLEANS.items() if plain in codes}
+        out[name] = {"dtype": "string", "shape": ["N"], "meaning": "'' where it is missing", "codes": codes}
     return out
 
 
