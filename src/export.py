@@ -70,11 +70,9 @@ def graph(model: Any, about: dict[str, Any], options: Any) -> dict[str, bytes]:
     served = Served(model)
     raw, targets, expected = served.samples(options.split, MEASURED if options.int8 else COMPARED)
     outputs = {name: {"dtype": str(v.dtype)[6:], "shape": ["N", *v.shape[1:]]} for name, v in expected.items()}
-    (content, run), inputs = served.file(options.format, raw, [*outputs]), served.inputs
+    content, run = served.file(options.format, raw, [*outputs])
     apart, of = served.difference(run, raw, expected), f"{len(targets)} samples of {options.split}"
-    if options.format == "torch_export":
-        inputs = {name: {**one, "dtype": "int64"} if "codes" in one else one for name, one in inputs.items()}
-    about |= {"inputs": inputs, "outputs": outputs, "parity": {"difference": apart, "of": of}}
+    about |= {"inputs": served.inputs, "outputs": outputs, "parity": {"difference": apart, "of": of}}
     if not apart <= TOLERANCE:
         what = f"{type(model.network).__name__}: the export differs by {apart:.2g} from the model, over {TOLERANCE:g}"
         raise ConfigError(f"{what} -> take another --format")
@@ -83,10 +81,9 @@ def graph(model: Any, about: dict[str, Any], options: Any) -> dict[str, bytes]:
     if options.int8:
         files["model_int8.onnx"] = small = int8(content, served.samples("train", COMPARED)[0])
         before, after = about["int8"] = [served.measured(one, raw, targets) for one in (run, onnx_run(small))]
-        worse = {"slower": after["batch_sec"] > before["batch_sec"], "no smaller": len(small) >= len(content)}
+        worse = "slower" * (after["batch_sec"] > before["batch_sec"]) or "no smaller" * (len(small) >= len(content))
         figures = ", ".join(f"{name} {value:.5g} -> {after[name]:.5g}" for name, value in before.items())
-        said = " and ".join(name for name, is_so in worse.items() if is_so)
-        rank_zero_print(f"int8: {figures}{said and f'; {said} than float32: no use here'}")
+        rank_zero_print(f"int8: {figures}{worse and f'; {worse} than float32'}")
     return files
 
 

@@ -33,17 +33,17 @@ def samples_of(data: Any, raw: Any, cleaning: Cleaning) -> Iterator[tuple[dict[s
 
 
 def inputs(data: Any) -> dict[str, dict[str, Any]]:
-    kinds, out = {column["name"]: column for column in data.statistics["columns"]}, {}
+    units = {
+        c["name"]: "seconds since 1970" if c["kind"] == "date" else c.get("unit") for c in data.statistics["columns"]
+    }
+    word, out = {"dtype": "string", "shape": ["N"], "meaning": "'' where it is missing"}, {}
     for feature in data.statistics["features"]:
-        unit = "seconds since 1970" if kinds[name := feature["column"]]["kind"] == "date" else kinds[name].get("unit")
-        if feature["kind"] == "number":
-            what = f"{f'in {unit}; ' if unit else ''}NaN where it is missing"
-            out[name] = {"dtype": "float64", "shape": ["N"], "meaning": what}
-            continue
+        what = f"in {unit}; " if (unit := units[feature["column"]]) else ""
+        number = {"dtype": "float64", "shape": ["N"], "meaning": f"{what}NaN where it is missing"}
         codes = dict.fromkeys(sorted({*cells.MISSING, *data.format.missing} - {*data.format.present}), features.MISSING)
-        codes |= {word: features.FIRST + i for i, word in enumerate(feature["categories"])}
-        codes |= {word: codes[plain] for word, plain in cells.BOOLEANS.items() if plain in codes}
-        out[name] = {"dtype": "string", "shape": ["N"], "meaning": "'' where it is missing", "codes": codes}
+        codes |= {name: features.FIRST + i for i, name in enumerate(feature.get("categories", ()))}
+        codes |= {name: codes[plain] for name, plain in cells.BOOLEANS.items() if plain in codes}
+        out[feature["column"]] = number if feature["kind"] == "number" else {**word, "codes": codes}
     return out
 
 
