@@ -80,9 +80,10 @@ def graph(model: Any, about: dict[str, Any], options: Any) -> dict[str, bytes]:
     files = {NAMES[options.format]: content}
     if options.int8:
         files["model_int8.onnx"] = small = int8(content, served.samples("train", COMPARED)[0])
-        about["int8"] = [served.measured(one, raw, targets) for one in (run, onnx_run(small))]
-        for name, before in about["int8"][0].items():
-            rank_zero_print(f"int8: {name} {before:.5g} -> {about['int8'][1][name]:.5g}")
+        before, after = about["int8"] = [served.measured(one, raw, targets) for one in (run, onnx_run(small))]
+        worse = "slower" * (after["batch_sec"] > before["batch_sec"]) or "no smaller" * (len(small) >= len(content))
+        figures = ", ".join(f"{name} {value:.5g} -> {after[name]:.5g}" for name, value in before.items())
+        rank_zero_print(f"int8: {figures}{worse and f'; {worse} than float32'}")
     return files
 
 

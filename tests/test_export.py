@@ -5,13 +5,15 @@ import re
 import subprocess
 import sys
 import urllib.request
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import numpy as np
+import polars as pl
 import pytest
 from conftest import ROOT
 
 import src.export
+import src.exporting.graph
 import src.networks
 from src import load_run
 
@@ -53,7 +55,7 @@ else:
     for name, one in about["inputs"].items():
         if "codes" in one:
             given[name] = np.array([one["codes"].get(word, 0) for word in given[name]])
-    run = lambda raw: {k: v.detach().numpy() for k, v in model({k: torch.tensor(v) for k, v in raw.items()}).items()}
+    run = lambda raw: {k: v.numpy() for k, v in model({k: torch.tensor(v) for k, v in raw.items()}).items()}
 found, first = run(given), run({name: values[:1] for name, values in given.items()})
 assert set(found) == set(about["outputs"]), found.keys()
 assert all(np.allclose(found[name][:1], first[name], atol=1e-5) for name in found)
@@ -106,6 +108,20 @@ def check_series(model, ask):
     assert set(found) == {name for name in wanted.columns if name != "time"}
     for name, forecast in found.items():
         assert forecast[0] == pytest.approx(wanted[name].to_numpy(), abs=1e-4)
+    window = facts["window"]
+    rows = frame.upsample("time", every="1h")
+    hole = (rows["east"].is_null() & rows["east"].shift(1).is_not_null()).arg_true()  # windows that begin in one
+    begin = next(at for at in hole.to_list()[::-1] if at + window <= len(rows) and at > window)
+    cut = rows[begin : begin + window]
+    time = pl.datetime_range(
+        cut["time"][0], interval="1h", eager=True, end=cut["time"][0] + timedelta(hours=window + facts["horizon"] - 1)
+    )
+    calendar = np.array([[[t.hour, t.weekday()] for t in time]], float)
+    for since, before in ((0, rows["east"][begin - 1]), (begin, np.nan)):  # with rows before the window, and without
+        values[0, :window] = cut[names].to_numpy()
+        values[0, 0, 2] = before
+        wanted, found = model.predict(rows[since : begin + window]), ask({"values": values, "calendar": calendar})
+        assert found["prediction_east"][0] == pytest.approx(wanted["prediction_east"].to_numpy(), abs=1e-4)
 
 
 def check_text(model, ask):
@@ -137,6 +153,7 @@ def test_raw_input_gives_what_predict_says_without_this_project(exported, run, t
     for kind in NETWORKS[name]:
         output = run(["--run_dir", folder, "--format", kind, "--output", tmp_path / kind], command=src.export.main)
         assert re.search(r"differs by \S+ at most from the model, on \d+ samples of test", output)
+        assert "Warning" not in output
     for kind in NETWORKS[name]:
         CHECKS.get(name.split("_")[0], check_table)(load_run(folder), lambda raw, kind=kind: used(tmp_path / kind, raw))
         assert str(ROOT) not in (tmp_path / kind / src.export.NAMES[kind]).read_text("latin-1")
@@ -150,12 +167,17 @@ def test_words_dates_and_holes_of_a_table(run, tmp_path):
     places, days, sizes = rng.choice(["north", "south", "", "True"], 240), rng.permutation(240), rng.normal(50, 9, 240)
     for place, day, size in zip(places, days, sizes, strict=True):
         price = size + 30 * (place == "north") + 5 * rng.normal()
-        lines.append(f"{place},{np.datetime64('2024-01-01') + day},{'' if day % 7 == 0 else size},{price}")
+        lines.append(f"{place},{np.datetime64('2024-01-01') + day},{'' if day % 7 == 0 else f'{size} m2'},{price}")
     file.write_text("\n".join(lines) + "\n")
     args = ["--config", "configs/experiment/diabetes_mlp.yaml", *SMOKE, "--data.dataset", "null", "--data.file", file]
     run([*args, "--run_dir", tmp_path / "run", "--data.scale", "quantile"])
     for kind in BOTH:
         run(["--run_dir", tmp_path / "run", "--format", kind, "--output", tmp_path / kind], command=src.export.main)
+        about = json.loads((tmp_path / kind / "model.json").read_text())["inputs"]
+        assert about["size"]["meaning"] == "in m2; NaN where it is missing"
+        assert about["day"]["meaning"] == "in seconds since 1970; NaN where it is missing"
+        assert about["place"]["dtype"] == ("string" if kind == "onnx" else "int64")
+        assert (words := [*about["place"]["codes"]])[: words.index("north")] == sorted(words[: words.index("north")])
     new = tmp_path / "new.csv"
     new.write_text("place,day,size\nnorth,2024-03-01,50\n,2025-01-01,\nelsewhere,,33.5\nTrue,2024-07-05,20\n")
     raw = {"place": np.array(["north", "", "elsewhere", "True"]), "size": np.array([50, np.nan, 33.5, 20])}
@@ -166,6 +188,18 @@ def test_words_dates_and_holes_of_a_table(run, tmp_path):
         assert used(tmp_path / kind, raw)["prediction"] == pytest.approx(wanted, abs=1e-4)
 
 
+@pytest.mark.in_fork
+def test_a_column_that_is_called_like_an_answer(run, tmp_path):
+    rng, file = np.random.default_rng(0), tmp_path / "named.csv"
+    lines = [f"{x},{2 * x + rng.normal()}" for x in rng.normal(size=240)]
+    file.write_text("\n".join(["prediction,target", *lines]) + "\n")
+    args = ["--config", "configs/experiment/diabetes_mlp.yaml", *SMOKE, "--data.dataset", "null", "--data.file", file]
+    run([*args, "--run_dir", tmp_path / "run"])
+    output = run(["--run_dir", tmp_path / "run"], command=src.export.main, code=2)
+    assert "error: prediction: an input and an answer -> rename that column" in output
+    run(["--run_dir", tmp_path / "run", "--format", "torch_export"], command=src.export.main)
+
+
 # end
 # kind: images
 @pytest.mark.in_fork
@@ -174,25 +208,37 @@ def test_the_server_of_the_docs_answers(exported, run, tmp_path):
     from PIL import Image
 
     folder, out = exported[1], tmp_path / "out"
-    run(["--run_dir", folder, "--output", out, "--int8"], command=src.export.main)
+    output = run(["--run_dir", folder, "--output", out, "--int8"], command=src.export.main)
     before, after = json.loads((out / "model.json").read_text())["int8"]
     assert (out / "model_int8.onnx").stat().st_size < (out / "model.onnx").stat().st_size / 2
     assert before["accuracy"] - 0.05 < after["accuracy"] <= 1
     assert before["accuracy"] > 0.3
+    assert ("; slower than float32" in output) == (after["batch_sec"] > before["batch_sec"])
     (code,) = re.findall(r"```python\n(# serve.py.*?)```", (ROOT / "docs/export.md").read_text(), re.DOTALL)
-    Image.fromarray(images()[0, 0].repeat(4, 0).repeat(5, 1)).save(tmp_path / "digit.png")
+    plain = Image.fromarray(images()[0, 0].repeat(4, 0).repeat(5, 1))
+    plain.save(tmp_path / "digit.png")
+    (turn := Image.Exif())[0x0112] = 6
+    plain.resize((500, 320), Image.Resampling.BICUBIC).save(tmp_path / "turned.jpg", exif=turn)
+    clear = plain.convert("RGBA")
+    clear.putalpha(Image.fromarray(np.pad(np.full((16, 40), 255, np.uint8), ((0, 16), (0, 0)))))
+    clear.save(tmp_path / "clear.png")
+    Image.fromarray(np.asarray(plain).astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    files = [tmp_path / name for name in ("digit.png", "turned.jpg", "clear.png", "deep.png")]
     server = subprocess.Popen([sys.executable, "-I", "-c", code, out, "0"], stdout=subprocess.PIPE, text=True)
     try:
         port = server.stdout.readline().split(":")[-1].strip()
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}", (tmp_path / "digit.png").read_bytes()) as reply:
-            answer = json.load(reply)
+        posted = [urllib.request.urlopen(f"http://127.0.0.1:{port}", file.read_bytes()) for file in files]
+        answers = [json.load(reply) for reply in posted]
     finally:
         server.kill()
         server.communicate()
-    wanted = load_run(folder).predict(tmp_path / "digit.png").row(0, named=True)
-    assert answer["prediction"] == wanted["prediction"]
-    for name, probability in answer["probabilities"].items():
-        assert probability == pytest.approx(wanted[f"probability_{name}"], abs=1e-5)
+    model = load_run(folder)
+    for file, answer in zip(files, answers, strict=True):
+        wanted = model.predict(file).row(0, named=True)
+        assert answer["prediction"] == wanted["prediction"]
+        for name, probability in answer["probabilities"].items():
+            assert probability == pytest.approx(wanted[f"probability_{name}"], abs=1e-5), file.name
+    assert answers[1]["probabilities"] != answers[0]["probabilities"] != answers[2]["probabilities"]
 
 
 @pytest.mark.in_fork
@@ -240,6 +286,9 @@ def test_what_is_refused_leaves_nothing(trained_once, copied, start, run, tmp_pa
     folder = trained_once(TINY)
     refused(2, "--int8: not in torch_export", "--format", "torch_export", "--int8", run_dir=folder)
     refused(2, "tensorrt", "--format", "tensorrt", run_dir=folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(src.exporting.graph, "MOST", 2**12)
+        refused(2, "over the 2 GiB that an ONNX file holds", run_dir=folder)
     refused(75, "cannot be written", "--format", "safetensors", "--output", "/proc/out", run_dir=folder)
     refused(4, "no run", run_dir=tmp_path / "none")
     damaged = copied(TINY)

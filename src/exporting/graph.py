@@ -18,6 +18,7 @@ from src.models.criterion import units
 from src.run.errors import ConfigError
 
 BATCH = 32  # samples that are measured at once
+MOST = 2**31  # bytes of an ONNX file
 Raw = dict[str, np.ndarray]  # by the names of `inputs`
 Run = Callable[[Raw], Raw]
 
@@ -27,7 +28,8 @@ class Served(nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model, self.inputs, self.units = model, model.data.inputs(), units(model.data)
+        self.model = model.requires_grad_(False).to(memory_format=torch.contiguous_format)  # others make torch warn
+        self.inputs, self.units = model.data.inputs(), units(model.data)
 
     def forward(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
         return self.model.named_outputs(self.model.data.from_raw(raw))
@@ -52,6 +54,12 @@ class Served(nn.Module):
         Raises:
             ConfigError: the format cannot carry the network, or not for any size of a batch.
         """
+        if kind == "onnx" and sum(one.nbytes for one in self.state_dict().values()) >= MOST:
+            raise ConfigError("the weights are over the 2 GiB that an ONNX file holds -> take --format torch_export")
+        if kind == "onnx" and (twice := {*answers} & {*raw}):
+            raise ConfigError(
+                f"{min(twice)}: an input and an answer -> rename that column, or take --format torch_export"
+            )
         three = self.coded({name: values[[0, -1, 0]] for name, values in raw.items()})
         try:
             with torch.no_grad():
@@ -67,8 +75,9 @@ class Served(nn.Module):
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # names folders of this machine
         torch.export.save(program, file := io.BytesIO())
+        self.inputs = {n: {**one, "dtype": "int64"} if "codes" in one else one for n, one in self.inputs.items()}
         loaded = torch.export.load(io.BytesIO(file.getvalue())).module()
-        return file.getvalue(), lambda raw: {k: v.detach().numpy() for k, v in loaded(self.coded(raw)).items()}
+        return file.getvalue(), lambda raw: {k: v.numpy() for k, v in loaded(self.coded(raw)).items()}
 
     def onnx(self, program: Any, answers: list[str]) -> tuple[bytes, Run]:
         """Columns of words are LabelEncoders of the words in it."""
@@ -124,8 +133,7 @@ def onnx_run(content: bytes) -> Run:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return lambda raw: dict(zip(names, session.run(None, raw), strict=True))
+    return lambda raw: dict(zip((one.name for one in session.get_outputs()), session.run(None, raw), strict=True))
 
 
 def parts(raw: Raw) -> list[Raw]:

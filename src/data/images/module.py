@@ -224,7 +224,8 @@ class ImageDataModule(PreparedDataModule):
 
     def inputs(self) -> dict[str, dict[str, Any]]:
         size, channels = self.facts["image_size"], len(self.statistics["mean"])
-        what = "grey or RGB, brought to height and width by PIL's ImageOps.fit(image, (width, height), BICUBIC)"
+        what = "by PIL: draft(None, (2 * longer side,) * 2), ImageOps.exif_transpose, 16 bits to (value + 128) // 257, "
+        what += f"on white where transparent, {'L' if channels == 1 else 'RGB'}, ImageOps.fit to width, height, BICUBIC"
         return {"images": {"dtype": "uint8", "shape": ["N", channels, *size], "meaning": what}}
 
     def views(self, x: Tensor) -> list[Tensor]:

@@ -23,21 +23,22 @@ CLOCK = "hour (with its minutes), weekday (Monday: 0), day - 1 and month - 1 of 
 def inputs(data: Any) -> dict[str, dict[str, Any]]:
     state, facts, cycles = data.statistics, data.facts, data.calendar
     names, length = state["inputs"]["names"], facts["window"] + (facts["horizon"] if facts["num_known"] else 0)
-    what = f"steps of {state['freq']}, in own units, NaN where missing or not known yet"
+    what = f"steps of {state['freq']}, in own units, NaN where missing or not known yet; at the first "
+    what += "step a column with a hole has the value before it, and NaN only where nothing ever came before"
     out = {"values": {"dtype": "float64", "shape": ["N", length, len(names)], "columns": names, "meaning": what}}
     told = {"dtype": "float64", "shape": ["N", length, len(cycles)], "columns": cycles, "meaning": CLOCK}
     return out | ({"calendar": told} if cycles else {})
 
 
 def raw(data: Any, split: str, index: Tensor) -> dict[str, Any]:
-    """From what was prepared, in which holes are filled."""
+    """From what was prepared, in which holes have the value before: what repeats it is a hole again."""
     windows, (mean, std) = data.splits[split], scale(data)
     rows = windows.starts[index][:, None] + torch.arange(windows.inputs.shape[1])
-    at = places(
-        pl.Series(windows.rows["time"][rows].flatten().numpy()).cast(pl.Datetime("us", data.report["time_zone"]))
-    )
+    time, kind = windows.rows["time"][rows].flatten().numpy(), pl.Datetime("us", data.report["time_zone"])
+    at = places(pl.Series(time).cast(kind))
     clock = [at[name].to_numpy().astype(np.float64).reshape(rows.shape) for name in data.calendar]
     values = windows.values[rows][..., : len(mean)].double() * std + mean
+    values[:, 1:][values[:, 1:] == values[:, :-1]] = torch.nan
     return {"values": values} | ({"calendar": np.stack(clock, -1)} if clock else {})
 
 

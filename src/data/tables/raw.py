@@ -33,10 +33,14 @@ def samples_of(data: Any, raw: Any, cleaning: Cleaning) -> Iterator[tuple[dict[s
 
 
 def inputs(data: Any) -> dict[str, dict[str, Any]]:
-    number = {"dtype": "float64", "shape": ["N"], "meaning": "dates in seconds since 1970; NaN where it is missing"}
+    units = {
+        c["name"]: "seconds since 1970" if c["kind"] == "date" else c.get("unit") for c in data.statistics["columns"]
+    }
     word, out = {"dtype": "string", "shape": ["N"], "meaning": "'' where it is missing"}, {}
     for feature in data.statistics["features"]:
-        codes = dict.fromkeys({*cells.MISSING, *data.format.missing} - {*data.format.present}, features.MISSING)
+        what = f"in {unit}; " if (unit := units[feature["column"]]) else ""
+        number = {"dtype": "float64", "shape": ["N"], "meaning": f"{what}NaN where it is missing"}
+        codes = dict.fromkeys(sorted({*cells.MISSING, *data.format.missing} - {*data.format.present}), features.MISSING)
         codes |= {name: features.FIRST + i for i, name in enumerate(feature.get("categories", ()))}
         codes |= {name: codes[plain] for name, plain in cells.BOOLEANS.items() if plain in codes}
         out[feature["column"]] = number if feature["kind"] == "number" else {**word, "codes": codes}
