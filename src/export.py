@@ -5,8 +5,8 @@
     python -m src.export --run_dir logs/digits_cnn/first --format torch_export   # model.pt2, for torch alone
     python -m src.export --run_dir logs/digits_cnn/first --format safetensors    # the weights, for model.init_from
 
-What the data module does to raw input, and the targets' own units, are in the graph; model.json says what goes in and
-comes out. The file is read back and compared with the run's model in float32 on samples of --split.
+What the data module does to raw input is in the graph; model.json says what goes in and comes out. The file is read
+back and compared with the run's model in float32 on samples of --split.
 """
 
 import json
@@ -74,8 +74,7 @@ def graph(model: Any, about: dict[str, Any], options: Any) -> dict[str, bytes]:
     apart, of = served.difference(run, raw, expected), f"{len(targets)} samples of {options.split}"
     about |= {"inputs": served.inputs, "outputs": outputs, "parity": {"difference": apart, "of": of}}
     if not apart <= TOLERANCE:
-        what = f"{type(model.network).__name__}: the export differs by {apart:.2g} from the model, over {TOLERANCE:g}"
-        raise ConfigError(f"{what} -> take another --format")
+        raise ConfigError(f"the export differs by {apart:.2g} from the model, over {TOLERANCE:g} -> another --format")
     rank_zero_print(f"The export differs by {apart:.2g} at most from the model, on {of}.")
     files = {NAMES[options.format]: content}
     if options.int8:

@@ -196,7 +196,7 @@ def test_a_column_that_is_called_like_an_answer(run, tmp_path):
     args = ["--config", "configs/experiment/diabetes_mlp.yaml", *SMOKE, "--data.dataset", "null", "--data.file", file]
     run([*args, "--run_dir", tmp_path / "run"])
     output = run(["--run_dir", tmp_path / "run"], command=src.export.main, code=2)
-    assert "error: prediction: an input and an answer -> rename that column" in output
+    assert "error: prediction: an input and an answer -> rename the column" in output
     run(["--run_dir", tmp_path / "run", "--format", "torch_export"], command=src.export.main)
 
 

@@ -17,8 +17,7 @@ from torch.export import Dim
 from src.models.criterion import units
 from src.run.errors import ConfigError
 
-BATCH = 32  # samples that are measured at once
-MOST = 2**31  # bytes of an ONNX file
+BATCH, MOST = 32, 2**31  # samples that are measured at once; bytes of an ONNX file
 Raw = dict[str, np.ndarray]  # by the names of `inputs`
 Run = Callable[[Raw], Raw]
 
@@ -57,9 +56,7 @@ class Served(nn.Module):
         if kind == "onnx" and sum(one.nbytes for one in self.state_dict().values()) >= MOST:
             raise ConfigError("the weights are over the 2 GiB that an ONNX file holds -> take --format torch_export")
         if kind == "onnx" and (twice := {*answers} & {*raw}):
-            raise ConfigError(
-                f"{min(twice)}: an input and an answer -> rename that column, or take --format torch_export"
-            )
+            raise ConfigError(f"{min(twice)}: an input and an answer -> rename the column, or --format torch_export")
         three = self.coded({name: values[[0, -1, 0]] for name, values in raw.items()})
         try:
             with torch.no_grad():

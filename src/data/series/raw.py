@@ -34,8 +34,8 @@ def raw(data: Any, split: str, index: Tensor) -> dict[str, Any]:
     """From what was prepared, in which holes have the value before: what repeats it is a hole again."""
     windows, (mean, std) = data.splits[split], scale(data)
     rows = windows.starts[index][:, None] + torch.arange(windows.inputs.shape[1])
-    time, kind = windows.rows["time"][rows].flatten().numpy(), pl.Datetime("us", data.report["time_zone"])
-    at = places(pl.Series(time).cast(kind))
+    time = pl.Series(windows.rows["time"][rows].flatten().numpy())
+    at = places(time.cast(pl.Datetime("us", data.report["time_zone"])))
     clock = [at[name].to_numpy().astype(np.float64).reshape(rows.shape) for name in data.calendar]
     values = windows.values[rows][..., : len(mean)].double() * std + mean
     values[:, 1:][values[:, 1:] == values[:, :-1]] = torch.nan

@@ -33,9 +33,8 @@ def samples_of(data: Any, raw: Any, cleaning: Cleaning) -> Iterator[tuple[dict[s
 
 
 def inputs(data: Any) -> dict[str, dict[str, Any]]:
-    units = {
-        c["name"]: "seconds since 1970" if c["kind"] == "date" else c.get("unit") for c in data.statistics["columns"]
-    }
+    date, known = "seconds since 1970", data.statistics["columns"]
+    units = {c["name"]: date if c["kind"] == "date" else c.get("unit") for c in known}
     word, out = {"dtype": "string", "shape": ["N"], "meaning": "'' where it is missing"}, {}
     for feature in data.statistics["features"]:
         what = f"in {unit}; " if (unit := units[feature["column"]]) else ""
