@@ -68,9 +68,9 @@ def predict(request: Any, output: Path) -> None:
     model.data.trainer = experiment.trainer
     model.to(experiment.trainer.strategy.root_device)
     samples = model.data.samples_of(raw, cleaning) if raw else of_split(request, model.data)
-    tables = answers(model, samples, cleaning, options.top_k, targets=raw is None)
-    first = next(tables)
-    console, rest = Console(stderr=True, **PLAIN), chain([first], tables)
+    found = answers(model, samples, cleaning, options.top_k, targets=raw is None)
+    first = next(found)
+    console, rest = Console(stderr=True, **PLAIN), chain([first], found)
     shown = track(rest, "predicting", console=console, transient=True, disable=not console.is_terminal)
     place = output if output.suffix else "standard output"
     rank_zero_print(f"{write(shown, first.schema, output)} predictions: {place}")
@@ -92,17 +92,17 @@ def of_split(request: Any, data: Any) -> Iterator[Any]:
         yield data.keys(data.predict_split, batch["index"][batch["index"] >= 0].numpy()), batch
 
 
-def write(tables: Any, schema: pyarrow.Schema, output: Path) -> int:
-    """Write tables as they come, to a file whole or not at all; gives the number of rows."""
+def write(found: Any, schema: pyarrow.Schema, output: Path) -> int:
+    """Write what is found as it comes, to a file whole or not at all; gives the number of rows."""
     rows, tmp, ending = 0, output.with_name(output.name + ".tmp"), output.suffix
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
         with open(tmp, "wb") if ending else os.fdopen(os.dup(1), "wb") as sink, ExitStack() as stack:
             kind = parquet.ParquetWriter if ending == ".parquet" else csv.CSVWriter
             writer = stack.enter_context(kind(sink, schema)) if ending != ".jsonl" else None
-            for table in tables:
-                writer.write_table(table) if writer else pl.DataFrame(table).write_ndjson(sink)
-                rows += table.num_rows
+            for rows_found in found:
+                writer.write_table(rows_found) if writer else pl.DataFrame(rows_found).write_ndjson(sink)
+                rows += rows_found.num_rows
         tmp.rename(output) if ending else None
     finally:
         tmp.unlink(missing_ok=True)

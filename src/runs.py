@@ -15,6 +15,7 @@ import argparse
 import base64
 import csv
 import math
+import mimetypes
 import re
 import statistics
 import sys
@@ -207,11 +208,11 @@ def write_report(file: Path, groups: Groups, axis: str) -> None:
 def svg(runs: drawing.Groups, kind: str, label: str) -> str:
     one = {name: [{k: v for k, v in run.items() if k.endswith(f"/{kind}")} for run in runs[name]] for name in runs}
     drawing.curves(one, label).savefig(file := BytesIO(), format="svg")
-    return inline(file.getvalue(), "svg+xml")
+    return inline(file.getvalue(), ".svg")
 
 
 def inline(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return f"data:{mimetypes.types_map[kind]};base64,{base64.b64encode(data).decode()}"
 
 
 def differences(groups: Groups) -> tuple[list[str], list[list[str]]]:

@@ -18,6 +18,7 @@ import src.networks
 from src import load_run
 
 pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.in_fork
 SMOKE = ["--config", "configs/trainer/smoke.yaml", "--pictures.enabled", "false", "--trainer.limit_train_batches", "10"]
 TINY = ["--config", "configs/experiment/digits_cnn.yaml", *SMOKE]  # kind: images
 BOTH = ("onnx", "torch_export")
@@ -42,7 +43,7 @@ FLAGS = {
 CLEAN = """
 import json, sys, numpy as np
 folder, root = sys.argv[1:]
-assert not [path for path in sys.path if root in path]
+assert root not in sys.path
 about = json.load(open(folder + "/model.json"))
 given = dict(np.load(folder + "/../raw.npz"))
 if about["format"] == "onnx":
@@ -72,6 +73,7 @@ def used(folder, raw: dict) -> dict[str, np.ndarray]:
     return dict(np.load(folder / "../found.npz"))
 
 
+# kind: images
 def images() -> np.ndarray:
     from src.data.images.datasets import digits
 
@@ -85,6 +87,7 @@ def check_images(model, ask):
     assert [model.classes[k] for k in found["prediction"]] == wanted["prediction"].to_list()
 
 
+# end
 def check_table(model, ask):
     frame = model.data.load()[:50]
     wanted, found = model.predict(frame.drop("target")), ask({n: frame[n].to_numpy() for n in model.data.inputs()})
@@ -124,6 +127,7 @@ def check_series(model, ask):
         assert found["prediction_east"][0] == pytest.approx(wanted["prediction_east"].to_numpy(), abs=1e-4)
 
 
+# kind: text
 def check_text(model, ask):
     from src.data.text.tokens import encode
 
@@ -136,7 +140,12 @@ def check_text(model, ask):
         assert wanted[f"top_{k + 1}_probability"][0] == pytest.approx(found[best[k]], abs=1e-5)
 
 
-CHECKS = {"digits": check_images, "seasons": check_series, "text": check_text}
+# end
+CHECKS = {
+    "digits": check_images,  # kind: images
+    "seasons": check_series,
+    "text": check_text,  # kind: text
+}
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +155,6 @@ def exported(request, trained_once):
     return name, trained_once(["--config", f"configs/experiment/{name}.yaml", *SMOKE, *FLAGS.get(name, [])])
 
 
-@pytest.mark.in_fork
 @pytest.mark.parametrize("exported", NETWORKS, indirect=True)
 def test_raw_input_gives_what_predict_says_without_this_project(exported, run, tmp_path):
     name, folder = exported
@@ -160,7 +168,6 @@ def test_raw_input_gives_what_predict_says_without_this_project(exported, run, t
 
 
 # kind: tables
-@pytest.mark.in_fork
 def test_words_dates_and_holes_of_a_table(run, tmp_path):
     rng, file = np.random.default_rng(0), tmp_path / "flats.csv"
     lines = ["place,day,size,target"]
@@ -188,7 +195,6 @@ def test_words_dates_and_holes_of_a_table(run, tmp_path):
         assert used(tmp_path / kind, raw)["prediction"] == pytest.approx(wanted, abs=1e-4)
 
 
-@pytest.mark.in_fork
 def test_a_column_that_is_called_like_an_answer(run, tmp_path):
     rng, file = np.random.default_rng(0), tmp_path / "named.csv"
     lines = [f"{x},{2 * x + rng.normal()}" for x in rng.normal(size=240)]
@@ -202,7 +208,6 @@ def test_a_column_that_is_called_like_an_answer(run, tmp_path):
 
 # end
 # kind: images
-@pytest.mark.in_fork
 @pytest.mark.parametrize("exported", ["digits_cnn"], indirect=True)
 def test_the_server_of_the_docs_answers(exported, run, tmp_path):
     from PIL import Image
@@ -241,7 +246,6 @@ def test_the_server_of_the_docs_answers(exported, run, tmp_path):
     assert answers[1]["probabilities"] != answers[0]["probabilities"] != answers[2]["probabilities"]
 
 
-@pytest.mark.in_fork
 @pytest.mark.parametrize("exported", ["digits_cnn"], indirect=True)
 def test_exported_weights_are_begun_with(exported, run, tmp_path):
     folder = exported[1]

@@ -18,6 +18,7 @@ KINDS = sorted(path.parent.name for path in ROOT.glob("src/data/*/__init__.py"))
 # Words of a kind that are plain words, too.
 pytestmark = pytest.mark.skipif(len(KINDS) < 2, reason="the last kind of data cannot be taken out")
 PLAIN = {"text", "files", "clean", "Samples", "channels"}
+PLAIN |= {"mean", "std", "Conv"}  # kind: images
 PLAIN |= {"time", "until", "known", "group", "targets", "time_zone", "Scaling", "past", "stride"}  # kind: series
 PLAIN |= {"table", "Table", "Regression", "target", "split", "scale", "keep"}  # kind: tables
 

@@ -201,14 +201,14 @@ class Model(LightningModule):
         return f"{type(self).__name__} of {self.run_dir}: {type(self.network).__name__}{listed}"
 
     def predict(self, raw: Any, top_k: int | None = None) -> "pl.DataFrame":
-        """The rows of `src.predict` for files, images, a frame or texts; with a warning where some are left out."""
+        """The rows of `src.predict` for raw input of any form; with a warning where some are left out."""
         import polars as pl
 
         cleaning = Cleaning("skip")
-        tables = [pl.DataFrame(table) for table in answers(self, self.data.samples_of(raw, cleaning), cleaning, top_k)]
+        found = [pl.DataFrame(rows) for rows in answers(self, self.data.samples_of(raw, cleaning), cleaning, top_k)]
         if cleaning.skipped:
             warnings.warn(cleaning.told(), stacklevel=2)
-        return pl.concat(tables)
+        return pl.concat(found)
 
     def named_outputs(self, batch: Batch) -> dict[str, Tensor]:
         """What an exported model gives for a batch of x alone, by names, in the data's own units."""

@@ -16,7 +16,7 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 OWN = "the network's own"  # weights, where its argument `pretrained` is true
 HOLDERS = ("state_dict", "model", "model_state_dict")  # under which a file may have the weights of a network
 WRAPPERS = re.compile(r"(network|module|model|_orig_mod)\.")  # which put this before the names of weights
-# What weights expect of images, and the key for it.
+# What weights expect of their input, and the key for it.
 KEYS = {"in_channels": "data.channels", "image_size": "data.image_size", "mean": "data.mean", "std": "data.std"}
 
 

@@ -123,5 +123,5 @@ def test_where_the_batch_cannot_be_run_again_the_error_is_told_all_the_same():
     def fetch(*place):
         raise OSError("disk gone")
 
-    trainer = SimpleNamespace(world_size=1, datamodule=SimpleNamespace(fetch=fetch))
+    trainer = SimpleNamespace(world_size=1, precision="32-true", datamodule=SimpleNamespace(fetch=fetch))
     assert "step 7: loss or gradient is not finite" in report(trainer, 7, [(0, 7)], 0)

@@ -69,7 +69,8 @@ def samples_of(data: Any, raw: Any, cleaning: Cleaning) -> Iterator[tuple[dict[s
     is_last = torch.from_numpy((series != series.shift(-1, fill_value=-1)).to_numpy())
     is_ahead = tiles.outputs[tiles.starts + data.window].isnan().flatten(1).all(1)
     for index in (is_last & is_ahead).nonzero().flatten().split(data.micro_batch_size):
-        yield other.keys("test", index.numpy()), tiles[index]
+        keys = other.keys("test", index.numpy())  # with targets, which are yet to come
+        yield {name: keys[name] for name in ("time", "series") if name in keys}, tiles[index]
 
 
 def scale(data: Any) -> list[Tensor]:
