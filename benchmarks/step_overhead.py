@@ -114,7 +114,7 @@ class Bare(pl.LightningModule):
         return self.optimizer(self.network.parameters())
 
 
-class Batches:
+class InTurn:
     """Whole batches of `arrays`, an epoch after the other in another order."""
 
     def __init__(self, arrays, batch_size):
@@ -135,7 +135,7 @@ def bare_step(args, folder):
     off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
     trainer = pl.Trainer(max_steps=args.steps, callbacks=[watch], accelerator="cpu", **dict.fromkeys(off, False))
     network = build_network(model.factory, data.facts)
-    trainer.fit(Bare(network, model.optimizer, data.standardize), Batches(data.splits["train"], args.batch_size))
+    trainer.fit(Bare(network, model.optimizer, data.standardize), InTurn(data.splits["train"], args.batch_size))
     return watch.seconds() * 1e3
 
 

@@ -257,7 +257,7 @@ def known(records: list[Record], name: str, flag: str) -> list[tuple[Any, Record
 def matching(records: list[Record], condition: str) -> list[Record]:
     name, sign, text = [*re.split("(!=|[=<>])", condition, maxsplit=1), "", ""][:3]
     wanted: Any = None
-    with suppress(ConfigError):  # of text that is no YAML, such as *CNN
+    with suppress(ConfigError):  # of text that is no YAML, such as *a
         wanted = read_text(text, "--filter")[0]
     if not text or (sign in ("<", ">") and not is_number(wanted)):
         raise ConfigError(f"--filter {condition}: not a condition -> NAME=VALUE, NAME!=VALUE, NAME<NUMBER, NAME>NUMBER")
