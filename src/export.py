@@ -1,9 +1,9 @@
 """Write a trained model as files that are used without this project: raw input goes in, named answers come out.
 
-    python -m src.export --run_dir logs/digits_cnn/first                         # model.onnx, for batches of any size
-    python -m src.export --run_dir logs/digits_cnn/first --int8                  # and model_int8.onnx, with its figures
+    python -m src.export --run_dir logs/digits_cnn/first                         # model.onnx, for any batch
+    python -m src.export --run_dir logs/digits_cnn/first --int8                  # and model_int8.onnx
     python -m src.export --run_dir logs/digits_cnn/first --format torch_export   # model.pt2, for torch alone
-    python -m src.export --run_dir logs/digits_cnn/first --format safetensors    # the weights, for model.init_from
+    python -m src.export --run_dir logs/digits_cnn/first --format safetensors    # the weights, for init_from
 
 What the data module does to raw input is in the graph; model.json says what goes in and comes out. The file is read
 back and compared with the run's model in float32 on samples of --split.

@@ -1,7 +1,7 @@
 """Write what a trained model predicts to a file.
 
     python -m src.predict --run_dir logs/digits_cnn/2026-01-31_12-00-00                     # its test split
-    python -m src.predict --run_dir logs/digits_cnn/2026-01-31_12-00-00 photos --top_k 3    # a folder, or one file
+    python -m src.predict --run_dir logs/digits_cnn/2026-01-31_12-00-00 photos --top_k 3    # a folder, a file
     python -m src.predict --run_dir logs/flats/first - --output - < new.csv                 # standard input and output
     python -m src.predict --run_dir logs/pets/2026-01-31_12-00-00 --data.data_dir new       # a split of other data
 
