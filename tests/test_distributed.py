@@ -109,7 +109,7 @@ def test_two_processes_go_on_bit_for_bit(start, run, tmp_path, signum):
     flags = [*TINY, *DDP, "--trainer.max_epochs", 15, "--checkpoints.every_n_steps", 7]
     run([*flags, "--run_dir", tmp_path / "whole"], twins=1)
     child = start([*flags, "--run_dir", tmp_path / "cut"], twins=1)
-    while not list((tmp_path / "cut").glob("checkpoints/step-*7.json")):
+    while not list((tmp_path / "cut").glob("checkpoints/step-*7.ckpt")):
         assert child.group_is_there()
         time.sleep(0.01)
     child.kill(signum)
@@ -125,7 +125,7 @@ def test_a_run_goes_on_with_fewer_processes(start, run, tmp_path):
     flags = [*TINY, "--trainer.max_epochs", 4, "--checkpoints.every_n_steps", 7]
     run([*flags, "--run_dir", tmp_path / "whole"])
     child = start([*flags, *DDP, "--run_dir", tmp_path / "cut"], twins=1)
-    while not list((tmp_path / "cut").glob("checkpoints/step-*7.json")):
+    while not list((tmp_path / "cut").glob("checkpoints/step-*7.ckpt")):
         assert child.group_is_there()
         time.sleep(0.01)
     child.kill(signal.SIGKILL)
