@@ -137,6 +137,19 @@ class LinearMLP(MLP):
         return self.head(x)
 
 
+class NormalLinear(LinearMLP):
+    """Weights and biases are drawn with a standard deviation of 1."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(widths=(30,), **kwargs)
+        for p in self.parameters():
+            nn.init.normal_(p)
+
+
+class PlainMLP(MLP):
+    """No fault: for data of all kinds."""
+
+
 class BlindMLP(MLP):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x * 0)
