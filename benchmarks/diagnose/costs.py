@@ -21,9 +21,10 @@ def key_of(case: Case, file: Path, seed: int, what: str = "train") -> str:
     return f"{what} {case.name} {seed} {digest(file.read_text())}"
 
 
-def jobs(cases: Iterable[Case], out: Path, seeds: Sequence[int] = SEEDS) -> Iterator[Job]:
-    """Of each case and of its base."""
-    for case in {c.name: c for case in cases if case.costs != "memory" for c in (base_of(case), case)}.values():
+def jobs(cases: Iterable[Case], out: Path, seeds: Sequence[int] = SEEDS, with_base: bool = True) -> Iterator[Job]:
+    """Of each case, and of its base."""
+    both = ((base_of(case), case) if with_base else (case,) for case in cases if case.costs != "memory")
+    for case in {one.name: one for pair in both for one in pair}.values():
         file = written(case, out / "configs")
         for seed in seeds:
             key, name = key_of(case, file, seed), f"{case.name}_{seed}"
@@ -89,5 +90,7 @@ def table(cases: Iterable[Case], out: Path, lines: Lines) -> str:
     for case in cases:
         found = cost(case, out, lines)
         figures = " | ".join(f"{found[name]:.4g}" for name in ("healthy", "faulty"))
-        rows.append(f"| `{case.name}` | {case.family} | {case.costs} | {figures} | {'yes' if found['counts'] else 'NO'} |")
+        rows.append(
+            f"| `{case.name}` | {case.family} | {case.costs} | {figures} | {'yes' if found['counts'] else 'NO'} |"
+        )
     return "\n".join(rows)

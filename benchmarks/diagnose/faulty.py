@@ -268,12 +268,12 @@ class NoisyLabels(Spoilt):
 
     def __init__(self, share: float = 0.3, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.share = share
+        self.part = share
 
     def spoil(self, rng: torch.Generator) -> None:
         train, classes = self.splits["train"], self.facts.get("num_classes", 0)
         n = len(train)
-        wrong = torch.rand(n, generator=rng) < self.share
+        wrong = torch.rand(n, generator=rng) < self.part
         if train.targets.is_floating_point():
             other = train.targets[torch.randperm(n, generator=rng)]
         else:
@@ -345,12 +345,12 @@ class Imbalanced(Spoilt):
 
     def __init__(self, share: float = 0.03, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.share = share
+        self.part = share
 
     def spoil(self, rng: torch.Generator) -> None:
         train = self.splits["train"]
         rare = train.targets >= self.facts["num_classes"] // 2
-        kept = ~rare | (torch.rand(len(train), generator=rng) < self.share)
+        kept = ~rare | (torch.rand(len(train), generator=rng) < self.part)
         self.splits["train"] = taken(train, kept.nonzero()[:, 0])
 
 

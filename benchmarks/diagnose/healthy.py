@@ -75,32 +75,54 @@ HEALTHY += controls("mnist", {}, {"model.network.widths": [16, 32, 32]})
 BARS |= {"wine": ("test/acc", 0.9), "cancer": ("test/acc", 0.93), "diabetes": ("test/r2", 0.35)}
 BARS |= {"housing": ("test/r2", 0.7)}
 HEALTHY += controls(
-    "wine", {}, {"model.optimizer.lr": 5e-3}, {"model.network.dim": 128}, {"data.batch_size": 16},
+    "wine",
+    {},
+    {"model.optimizer.lr": 5e-3},
+    {"model.network.dim": 128},
+    {"data.batch_size": 16},
     {"model.network.dropout": 0.1},
 )
 HEALTHY += controls(
-    "cancer", {}, {"model.optimizer.lr": 1e-3}, {"model.optimizer.lr": 5e-3, "trainer.max_epochs": 20},
-    {"data.batch_size": 64}, {"model.network.dropout": 0.5}, {"data.scale": "quantile"},
-    optimizer("SGD", 0.03, momentum=0.9), {"model.network.depth": 3},
+    "cancer",
+    {},
+    {"model.optimizer.lr": 1e-3},
+    {"model.optimizer.lr": 5e-3, "trainer.max_epochs": 20},
+    {"data.batch_size": 64},
+    {"model.network.dropout": 0.5},
+    {"data.scale": "quantile"},
+    optimizer("SGD", 0.03, momentum=0.9),
+    {"model.network.depth": 3},
 )
 HEALTHY += controls(
-    "diabetes", {}, {"model.optimizer.lr": 1.5e-3}, {"model.network.dim": 32}, {"data.batch_size": 64},
-    {"model.loss": "huber"}, {"model.network.dropout": 0.5}, optimizer("SGD", 0.01, momentum=0.9),
+    "diabetes",
+    {},
+    {"model.optimizer.lr": 1.5e-3},
+    {"model.network.dim": 32},
+    {"data.batch_size": 64},
+    {"model.loss": "huber"},
+    {"model.network.dropout": 0.5},
+    optimizer("SGD", 0.01, momentum=0.9),
 )
 HEALTHY += controls("housing", {"trainer.max_epochs": 10}, {"trainer.max_epochs": 10, "data.batch_size": 256})
 # end
 # kind: text
 BARS |= {"gpt": ("test/loss", 2.2)}
 HEALTHY += controls(
-    "gpt", {"trainer.max_steps": 800}, {"trainer.max_steps": 800, "model.optimizer.lr": 6e-3},
-    {"trainer.max_steps": 800, "data.batch_size": 32}, {"trainer.max_steps": 800, "model.network.dim": 96},
+    "gpt",
+    {"trainer.max_steps": 800},
+    {"trainer.max_steps": 800, "model.optimizer.lr": 6e-3},
+    {"trainer.max_steps": 800, "data.batch_size": 32},
+    {"trainer.max_steps": 800, "model.network.dim": 96},
 )
 # end
 # kind: series
 BARS |= {"seasons": ("test/mse", 0.16), "etth1": ("test/mse", 0.42)}
 HEALTHY += controls(
-    "seasons", {"trainer.max_epochs": 10}, {"trainer.max_epochs": 10, "data.batch_size": 128},
-    {"trainer.max_epochs": 10, "model.optimizer.lr": 2e-3}, {"model.loss": "mae", "trainer.max_epochs": 10},
+    "seasons",
+    {"trainer.max_epochs": 10},
+    {"trainer.max_epochs": 10, "data.batch_size": 128},
+    {"trainer.max_epochs": 10, "model.optimizer.lr": 2e-3},
+    {"model.loss": "mae", "trainer.max_epochs": 10},
 )
 HEALTHY += controls("etth1", {"trainer.max_epochs": 10})
 # end

@@ -8,8 +8,9 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ class Job:
     """A command with its arguments, and how to read what it left in its folder."""
 
     key: str
-    command: Callable[[Sequence[str]], int]
+    command: str  # the module, whose `main` is called
     args: list[str]
     folder: Path
     read: Callable[[Path, int], Line]
@@ -35,12 +36,10 @@ class Job:
 
 
 def training(key: str, files: Iterable[Path], seed: int, folder: Path, about: Line, flags: Flags | None = None) -> Job:
-    import src.train
-
     args = [part for file in files for part in ("--config", str(file))]
     args += ["--seed_everything", str(seed), "--run_dir", str(folder / "run")]
     args += [f"--{name}={value}" for name, value in (flags or {}).items()]
-    return Job(key, sys.modules["src.train"].main, args, folder, trained, about)  # type: ignore[attr-defined]
+    return Job(key, "src.train", args, folder, trained, about)
 
 
 def trained(folder: Path, code: int) -> Line:
@@ -79,8 +78,8 @@ class Lines:
 
 
 def carry_out(jobs: Iterable[Job], lines: Lines, at_once: int = 1) -> None:
-    """Those whose line is not there yet, some at a time."""
-    todo = [job for job in jobs if job.key not in lines.known]
+    """Those whose line is not there yet, or tells of a bug, some at a time."""
+    todo = [job for job in jobs if lines.known.get(job.key, {"exit_code": 1})["exit_code"] == 1]
     running: dict[int, tuple[Job, float]] = {}
     count = 0
     while todo or running:
@@ -124,7 +123,7 @@ def start(job: Job) -> int:
             for number in (1, 2):
                 os.dup2(log, number)
             os.environ.pop("RUN_DIR_OF_ALL_PROCESSES", None)
-            code = job.command(job.args)
+            code = import_module(job.command).main(job.args)
         except SystemExit as e:
             code = e.code
         except BaseException:
