@@ -26,8 +26,7 @@ Flags = dict[str, Any]
 
 @dataclass(frozen=True)
 class Base:
-    """A healthy run of some seconds, the metric that a fault costs, and what that is where nothing is learned: one answer
-    for all samples."""
+    """A healthy run of some seconds, the metric that a fault costs, and what that is of one answer for all samples."""
 
     experiment: str
     flags: Flags = field(default_factory=dict)

@@ -10,15 +10,11 @@ OTHER_OPTIMIZER = tuple(f"BADLY model.optimizer = torch.optim.{name}" for name i
 NO_HEAD = ("BADLY model.outputs = probabilities", "BADLY model.swap")
 RESET = ("BADLY model.reset = true",)
 FEWER = ("BADLY trainer.max_epochs", "BADLY trainer.max_steps", "BADLY trainer.callbacks")
-NOISE = (
-    "BADLY check label_noise|noisy_labels|conflicting_labels",
-    "BADLY data.without",
-    "BADLY model.label_smoothing",
-)
+NOISE = ("BADLY check label_noise|noisy_labels|conflicting_labels", "BADLY data.without", "BADLY model.label_smoothing")
 NOTHING = ("BADLY check label_noise|noisy_labels|nothing_to_learn|labels_unrelated|beats_nothing|no_signal",)
 ORDER = ("BADLY check not_shuffled|sorted_order|order",)
-LEAK = ("BADLY check leakage|train_in_val|leak|duplicates_across_splits",)
-SHIFT = ("BADLY check shift|val_shift|distribution_shift",)
+LEAK = ("BADLY check leakage|val_in_train|train_in_val|leak|duplicates_across_splits",)
+SHIFT = ("BADLY check drift|shift|val_shift|distribution_shift",)
 RARE = ("BADLY model.class_weights", "BADLY check imbalance|class_imbalance")
 SCALE = ("BADLY check input_scale|badly_scaled_inputs|feature_scale|scale",)
 UNTRAINED = ("BADLY check untrained_parameters|not_trained|parameters_not_trained|no_gradient",)
@@ -34,13 +30,12 @@ OVERFIT = (
     "BADLY model.label_smoothing",
     "BADLY model.network.widths",
     "BADLY model.network.dim",
-    "BADLY check overfitting|overfit|few_samples",
+    "BADLY check overfits|overfitting|overfit|few_samples",
     *FEWER,
 )
-MEMORY = tuple(
-    f"SPACE {key}"
-    for key in ("data.micro_batch_size", "data.batch_size", "model.activation_checkpointing", "model.loss_chunks")
-) + ("SPACE trainer.precision", "SPACE model.network", "SPACE model.optimizer", "SPACE check memory|does_not_fit")
+MEMORY_KEYS = ("data.micro_batch_size", "data.batch_size", "model.activation_checkpointing", "model.loss_chunks")
+MEMORY_KEYS += ("trainer.precision", "model.network", "model.optimizer")
+MEMORY = (*(f"SPACE {key}" for key in MEMORY_KEYS), "SPACE check memory|does_not_fit|out_of_memory")
 
 
 def fault(
@@ -59,6 +54,9 @@ def rate(name: str, base: str, lr: float, factor: float, seed: int = 0) -> Case:
 
 FAULTS: list[Case] = []
 # kind: images
+BASES["wide"] = Base(
+    "digits_mlp", {"model.network.widths": [1024, 1024], "trainer.max_epochs": 6, "trainer.log_every_n_steps": 10}
+)
 BASES["few"] = Base(
     "digits_mlp",
     {"data.val_frac": 0.85, "data.batch_size": 32, "trainer.max_epochs": 60, "trainer.log_every_n_steps": 10},
@@ -316,29 +314,31 @@ FAULTS += [
         "cnn_validates_often",
         "cnn",
         "validation",
-        {"trainer.val_check_interval": 4, "data.val_frac": 0.5},
+        {"trainer.val_check_interval": 2},
         "SLOW trainer.val_check_interval",
         "SLOW trainer.check_val_every_n_epoch",
         "SLOW trainer.limit_val_batches",
         costs="speed",
     ),
     fault(
-        "mlp_checkpoints_often",
-        "mlp",
+        "wide_checkpoints_often",
+        "wide",
         "checkpoints",
-        {"checkpoints.every_n_steps": 5, "model.network.widths": [1024, 1024], "trainer.max_epochs": 4},
+        {"checkpoints.every_n_steps": 5},
         "SLOW checkpoints.every_n_steps",
         costs="speed",
     ),
     fault(
-        "mlp_logs_often",
-        "mlp",
+        "wide_logs_often",
+        "wide",
         "logging",
-        {"trainer.log_every_n_steps": 1, "model.network.widths": [1024, 1024], "trainer.max_epochs": 6},
+        {"trainer.log_every_n_steps": 1},
         "SLOW trainer.log_every_n_steps > 3",
         costs="speed",
     ),
-    fault("cnn_16_threads", "cnn", "threads", {"threads": 16}, "SLOW threads < 8", costs="speed"),
+    fault(
+        "cnn_16_threads", "cnn", "threads", {"threads": 16, "trainer.max_epochs": 4}, "SLOW threads < 8", costs="speed"
+    ),
     fault(
         "mlp_anomalies", "mlp", "tools", {"trainer.detect_anomaly": True}, "SLOW trainer.detect_anomaly", costs="speed"
     ),

@@ -1,6 +1,7 @@
 """Networks, models, data modules and callbacks with one fault each, for the validation of src.diagnose."""
 
 import time
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -106,7 +107,7 @@ class DeepSigmoid(nn.Module):
         super().__init__()
         size = in_features or in_channels * image_size[0] * image_size[1]
         sizes = [size] + [width] * depth
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(a, b), nn.Sigmoid()) for a, b in zip(sizes, sizes[1:]))
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(a, b), nn.Sigmoid()) for a, b in pairwise(sizes))
         self.head = nn.Linear(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:

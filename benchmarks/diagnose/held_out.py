@@ -213,6 +213,6 @@ HELD_OUT += [
 # end
 # kind: series
 HELD_OUT += [
-    fault("etth1_lr_x100", "etth1", "rate too high", {"model.optimizer.lr": 0.5}, "BADLY model.optimizer.lr < 0.16"),
+    fault("etth1_lr_x100", "etth1", "rate too high", {"model.optimizer.lr": 0.5}, "BADLY model.optimizer.lr < 0.16")
 ]
 # end

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ def fired(s: Signals) -> set[str]:
     ratios = [row["norms"][0] / max(row["norms"][-1], 1e-30) for row in rows if len(row["norms"]) > 1]
     falling = [statistics.mean(part) for part in chunks(s.losses[::EVERY], 10)]
     poor = [max(v) / max(min(v), 1e-30) for row in rows[:1] if (v := row["weight_variances"])]
-    swings = [abs(a - b) >= 0.03 for a, b in zip(accs, accs[1:], strict=False)]
+    swings = [abs(a - b) >= 0.03 for a, b in pairwise(accs)]
     still = [all(flags) for flags in zip(*(row["unchanged"] for row in rows[:3]), strict=True)]
     finite = all(row["finite"] for row in rows) and all(map(math.isfinite, s.losses))
     tests = {
@@ -171,7 +172,7 @@ def fired(s: Signals) -> set[str]:
         "sagemaker update ratio": any(u > 10 or u < 1e-8 for row in rows for u in row["updates"]),
         "sagemaker poor weights": any(p > 10 for p in poor)
         or any(min(r["widths"], default=1) < 1e-3 for r in rows[:10]),
-        "sagemaker loss not decreasing": any(b > 0.999 * a for a, b in zip(falling, falling[1:], strict=False)),
+        "sagemaker loss not decreasing": any(b > 0.999 * a for a, b in pairwise(falling)),
         "sagemaker overfit": any((v - t) / max(abs(t), 1e-9) > 0.1 for v, t in zip(val, train, strict=True)),
         "sagemaker overtraining": len(val) > 5 and min(val[:-5]) <= min(val[-5:]) + 0.01,
         "sagemaker imbalance": s.imbalance > 10,
