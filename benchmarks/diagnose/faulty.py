@@ -14,7 +14,7 @@ from src.data.loader import Arrays, Batch
 from src.data.order import Order
 from src.data.tables.module import TableDataModule  # kind: tables
 from src.models.classification import Classification
-from src.models.regression import Regression
+from src.models.regression import Regression  # kind: tables
 from src.networks.cnn import CNN  # kind: images
 from src.networks.dlinear import DLinear  # kind: series
 from src.networks.mlp import MLP
@@ -228,6 +228,7 @@ class KeepsGradients(Classification):
         pass
 
 
+# kind: tables
 class Broadcasts(Regression):
     """[N, 1] minus [N] is [N, N]."""
 
@@ -237,6 +238,7 @@ class Broadcasts(Regression):
         return loss
 
 
+# end
 # Data
 
 
