@@ -52,13 +52,16 @@ def cost(case: Case, out: Path, lines: Lines, seeds: Sequence[int] = SEEDS) -> L
         return {"healthy": math.nan, "faulty": math.nan, "counts": False}
     if case.costs == "speed":
         return speed(case, healthy, faulty)
-    if case.costs == "trust":
-        before, after = ([trust(line, case.base) for line in side] for side in (healthy, faulty))
-    else:
-        before, after = ([metric(line, case.base) for line in side] for side in (healthy, faulty))
-    least = max(DEVIATIONS * spread(before), FLOOR * abs(statistics.mean(before)))
-    a, b = statistics.mean(before), statistics.mean(after)
-    return {"healthy": a, "faulty": b, "sd": spread(before), "counts": b - a > least}
+    found = worse(*([metric(line, case.base) for line in side] for side in (healthy, faulty)))
+    if case.costs == "trust" and not found["counts"]:
+        found = worse(*([trust(line) for line in side] for side in (healthy, faulty)))
+    return found
+
+
+def worse(healthy: list[float], faulty: list[float]) -> Line:
+    least = max(DEVIATIONS * spread(healthy), FLOOR * abs(statistics.mean(healthy)))
+    a, b = statistics.mean(healthy), statistics.mean(faulty)
+    return {"healthy": a, "faulty": b, "counts": b - a > least}
 
 
 def speed(case: Case, healthy: list[Line], faulty: list[Line]) -> Line:
@@ -66,7 +69,7 @@ def speed(case: Case, healthy: list[Line], faulty: list[Line]) -> Line:
     base as if it were as long."""
     a, b = (min(line["fit_sec"] for line in side) for side in (healthy, faulty))
     a *= length(case) / length(base_of(case))
-    return {"healthy": a, "faulty": b, "sd": 0.0, "counts": b > (1 + SLOWER) * a}
+    return {"healthy": a, "faulty": b, "counts": b > (1 + SLOWER) * a}
 
 
 def length(case: Case) -> float:
@@ -75,7 +78,7 @@ def length(case: Case) -> float:
     return flags.get("trainer.max_steps") or flags.get("trainer.max_epochs") or 1
 
 
-def trust(line: Line, base: str) -> float:
+def trust(line: Line) -> float:
     """By what factor, as a logarithm, val's loss differs from test's."""
     val, test = line["metrics"].get("val/loss"), line["metrics"].get("test/loss")
     return abs(math.log(max(val, 1e-6) / max(test, 1e-6))) if val and test else math.inf

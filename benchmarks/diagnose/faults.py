@@ -11,7 +11,7 @@ NO_HEAD = ("BADLY model.outputs = probabilities", "BADLY model.swap")
 RESET = ("BADLY model.reset = true",)
 FEWER = ("BADLY trainer.max_epochs", "BADLY trainer.max_steps", "BADLY trainer.callbacks")
 NOISE = ("BADLY check label_noise|noisy_labels|conflicting_labels", "BADLY data.without", "BADLY model.label_smoothing")
-NOTHING = ("BADLY check label_noise|noisy_labels|nothing_to_learn|labels_unrelated|beats_nothing|no_signal",)
+NOTHING = ("BADLY check label_noise|noisy_labels|labels_independent|nothing_to_learn|beats_nothing|no_signal",)
 ORDER = ("BADLY check not_shuffled|sorted_order|order",)
 LEAK = ("BADLY check leakage|val_in_train|train_in_val|leak|duplicates_across_splits",)
 SHIFT = ("BADLY check drift|shift|val_shift|distribution_shift",)
@@ -519,7 +519,7 @@ FAULTS += [
         "gpt_single_samples",
         "gpt",
         "batch",
-        {"data.micro_batch_size": 1, "trainer.max_steps": 100},
+        {"data.micro_batch_size": 1, "trainer.max_steps": 100, "trainer.val_check_interval": 1600},
         "SLOW data.micro_batch_size",
         costs="speed",
     ),
@@ -549,7 +549,7 @@ FAULTS += [
 # end
 # kind: series
 FAULTS += [
-    rate("seasons_lr_x100", "seasons", 1e-3, 100),
+    rate("seasons_lr_x3000", "seasons", 1e-3, 3000),
     rate("seasons_lr_1000th", "seasons", 1e-3, 0.001),
     fault(
         "seasons_tanh",
