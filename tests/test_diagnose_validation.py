@@ -177,6 +177,18 @@ def test_rules_of_others(run, tmp_path, flags, names):
     assert {*found["fired"]} <= rules.RIGHT.keys()
 
 
+def test_the_command_goes_on(run, tmp_path):
+    args = ["--only", "healthy", "--healthy", "1", "--minutes", "0.05", "--rules", "--out", tmp_path]
+    text = run(args, command=command.main)
+    assert "**healthy**: cases 1; false alarms" in text
+    assert "| **umlaut, any** | 1 of 1 | 0 of 0 | 0 |" in text  # standardized inputs are beyond 1
+    pages = [(tmp_path / name).read_bytes() for name in ("answers.jsonl", "trainings.jsonl", "page.md")]
+    assert (tmp_path / "diagnose.png").exists()
+    run(args, command=command.main)
+    assert pages == [(tmp_path / name).read_bytes() for name in ("answers.jsonl", "trainings.jsonl", "page.md")]
+    assert "there is no mlp_lr" in run(["--faults", "mlp_lr", "--out", tmp_path], code=2, command=command.main)
+
+
 def test_a_figure_of_nothing_is_none():
     assert math.isnan(report.share([]))
     assert report.figures([]) == {"cases": 0}

@@ -23,7 +23,7 @@ from benchmarks.diagnose.cases import Case, written
 from benchmarks.diagnose.faults import FAULTS
 from benchmarks.diagnose.healthy import BARS, HEALTHY
 from benchmarks.diagnose.held_out import HELD_OUT
-from benchmarks.diagnose.runs import Job, Line, Lines, carry_out, digest, preload, source_digest
+from benchmarks.diagnose.runs import Job, Line, Lines, carry_out, config_digest, digest, preload, source_digest
 
 GROUPS = {"faults": FAULTS, "healthy": HEALTHY, "held_out": HELD_OUT}
 
@@ -42,15 +42,17 @@ def options_of(args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("logs/diagnose_validation"))
     parser.add_argument("--costs", action="store_true", help="what the faults cost, and stop")
     parser.add_argument("--rules", action="store_true", help="published rules on the same cases")
-    return parser.parse_args(args)
+    options = parser.parse_args(args)
+    known = {case.name for case in (*FAULTS, *HELD_OUT)} | {""}
+    if unknown := {*(options.faults or "").split(",")} - known:
+        parser.error(f"--faults: there is no {sorted(unknown)[0]}")
+    return options
 
 
 def chosen(options: argparse.Namespace) -> dict[str, list[Case]]:
     groups = {name: GROUPS[name] for name in options.only}
     if options.faults is not None:
         names = options.faults.split(",")
-        if unknown := {*names} - {case.name for case in (*FAULTS, *HELD_OUT)} - {""}:
-            raise SystemExit(f"--faults: there is no {sorted(unknown)[0]}")
         groups = {g: [c for c in cases if c.healthy or c.name in names] for g, cases in groups.items()}
     if options.healthy is not None and "healthy" in groups:
         every = max(1, len(HEALTHY) // max(1, options.healthy))
@@ -62,7 +64,7 @@ def question(case: Case, out: Path, minutes: float, code: str) -> Job:
     """Asks src.diagnose of a case."""
     file, folder = written(case, out / "configs"), out / "runs" / f"ask_{case.name}"
     args = ["--config", str(file), "--minutes", str(minutes), "--json", str(folder / "found.json")]
-    key = f"ask {case.name} {digest(file.read_text(), minutes, code)}"
+    key = f"ask {case.name} {digest(config_digest(file), minutes, code)}"
     return Job(key, "src.diagnose", args, folder, answered, {"case": case.name})
 
 

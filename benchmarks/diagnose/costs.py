@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.diagnose.cases import BASES, Case, written
-from benchmarks.diagnose.runs import Job, Line, Lines, digest, training
+from benchmarks.diagnose.runs import Job, Line, Lines, config_digest, training
 
 SEEDS = (0, 1, 2)
 FLOOR, DEVIATIONS = 0.01, 2.0  # share of the healthy metric, and standard deviations of it, that a fault costs at least
@@ -18,7 +18,7 @@ def base_of(case: Case) -> Case:
 
 
 def key_of(case: Case, file: Path, seed: int, what: str = "train") -> str:
-    return f"{what} {case.name} {seed} {digest(file.read_text())}"
+    return f"{what} {case.name} {seed} {config_digest(file)}"
 
 
 def jobs(cases: Iterable[Case], out: Path, seeds: Sequence[int] = SEEDS, with_base: bool = True) -> Iterator[Job]:

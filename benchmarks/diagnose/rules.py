@@ -18,7 +18,7 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from benchmarks.diagnose.cases import Case, written
-from benchmarks.diagnose.runs import Job, Line, Lines, digest
+from benchmarks.diagnose.runs import Job, Line, Lines, config_digest, digest
 
 STEPS, EVERY = 400, 10
 HARMLESS = ("litlogger", "srun", "GPU available", "`isinstance(treespec")  # what Lightning says of the machine
@@ -231,7 +231,7 @@ def main(args: Sequence[str]) -> int:
 
 def job(case: Case, out: Path) -> Job:
     file, folder = written(case, out / "configs"), out / "runs" / f"rules_{case.name}"
-    key = f"rules {case.name} {digest(file.read_text(), Path(__file__).read_text())}"
+    key = f"rules {case.name} {digest(config_digest(file), Path(__file__).read_text())}"
     return Job(
         key, "benchmarks.diagnose.rules", [str(file), str(folder / "fired.json")], folder, read, {"case": case.name}
     )

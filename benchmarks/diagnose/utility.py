@@ -9,7 +9,7 @@ import yaml
 
 from benchmarks.diagnose import costs
 from benchmarks.diagnose.cases import BASES, Case, written
-from benchmarks.diagnose.runs import Job, Line, Lines, digest, training
+from benchmarks.diagnose.runs import Job, Line, Lines, config_digest, digest, training
 
 FIXED = 0.5  # share that comes back
 
@@ -20,7 +20,7 @@ def change_of(line: Line) -> dict:
 
 
 def key_of(file: Path, case: Case, change: dict, seed: int) -> str:
-    return f"fix {case.name} {seed} {digest(file.read_text(), sorted(map(str, change.items())))}"
+    return f"fix {case.name} {seed} {digest(config_digest(file), sorted(map(str, change.items())))}"
 
 
 def jobs(pairs: Iterable[tuple[Case, Line]], out: Path, seeds: Sequence[int]) -> Iterator[Job]:
