@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+from conftest import ROOT
 
 from benchmarks.diagnose import __main__ as command
 from benchmarks.diagnose import costs, report, rules, utility
@@ -132,16 +133,17 @@ def test_a_page_of_figures(tmp_path):
         Case("fine", "waves"), {"findings": [], "verdict": "healthy", "seconds": 20.0}, tmp_path, lines, [0]
     )
     loud = report.answer(Case("loud", "waves"), told[0], tmp_path, lines, [0])
-    text = report.page({"faults": answers, "healthy": [quiet, loud]}, "", "the command")
+    text = report.page({"faults": answers, "healthy": [quiet, loud]}, ["cheap"], "", "the command")
     assert "false alarms 50.0%" in text
     assert "- `loud`, healthy: a_check: model.optimizer.lr 0.01" in text
     assert "- `a_fault` (family): second or third; first a_check: model.optimizer.lr 9" in text
+    assert "Left out: cheap." in text
     report.draw({"faults": answers, "healthy": [quiet, loud]}, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 5000
 
 
 def test_what_is_trained_is_not_trained_again(loaded, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(report.Path(__file__).parent.parent)
+    monkeypatch.chdir(ROOT)
     case = Case("a_fault", "waves", SHORT | {"model.network": f"{HERE}.SoftmaxMLP"}, "family", ("BADLY model.swap",))
     jobs = [*costs.jobs([case], tmp_path, [0], with_base=False)]
     file = tmp_path / "lines.jsonl"
@@ -187,6 +189,13 @@ def test_the_command_goes_on(run, tmp_path):
     run(args, command=command.main)
     assert pages == [(tmp_path / name).read_bytes() for name in ("answers.jsonl", "trainings.jsonl", "page.md")]
     assert "there is no mlp_lr" in run(["--faults", "mlp_lr", "--out", tmp_path], code=2, command=command.main)
+
+
+def test_nothing_of_it_runs_while_a_model_is_trained():
+    """So there is no overhead to measure."""
+    others = [path for path in (ROOT / "src").rglob("*.py") if "diagnos" not in path.relative_to(ROOT).as_posix()]
+    assert len(others) > 50
+    assert [path for path in others if "src.diagnos" in path.read_text()] == []
 
 
 def test_a_figure_of_nothing_is_none():

@@ -15,7 +15,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.diagnose import costs, report, rules, utility
@@ -28,7 +28,7 @@ from benchmarks.diagnose.runs import Job, Line, Lines, carry_out, config_digest,
 GROUPS = {"faults": FAULTS, "healthy": HEALTHY, "held_out": HELD_OUT}
 
 
-def options_of(args: list[str] | None = None) -> argparse.Namespace:
+def options_of(args: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m benchmarks.diagnose", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -74,58 +74,89 @@ def answered(folder: Path, code: int) -> Line:
     return {name: found.get(name) for name in ("verdict", "findings", "unknown")}
 
 
-def not_well(cases: list[Case], out: Path, lines: Lines) -> Iterator[str]:
-    """Healthy runs that do not train well, and so are none."""
+def not_well(cases: list[Case], out: Path, lines: Lines) -> Iterator[tuple[str, str]]:
+    """Healthy runs that do not train well, and so are none; and why."""
     for case in cases:
         name, bar = BARS[case.base]
         for line in costs.lines_of(case, out, lines, [seed_of(case)]):
             value = line["metrics"].get(name)
             more_is_better = name.endswith(("acc", "r2"))
             if value is None or (value < bar if more_is_better else value > bar):
-                yield f"{case.name}: {name} {value}, not {bar}"
+                yield case.name, f"{name} {value}, not {bar}"
 
 
 def seed_of(case: Case) -> int:
     return case.flags.get("seed_everything", 0)
 
 
-def main(args: list[str] | None = None) -> int:
-    options, out = options_of(args), None
-    groups, out = chosen(options), options.out
-    out.mkdir(parents=True, exist_ok=True)
-    trainings, answers, code = Lines(out / "trainings.jsonl"), Lines(out / "answers.jsonl"), source_digest("src")
-    faults = [case for cases in groups.values() for case in cases if not case.healthy]
-    healthy = groups.get("healthy", [])
+class Validation:
+    """What is on disk of it, and the steps, each of which goes on from there."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.out, self.groups = options, options.out, chosen(options)
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.trainings, self.answers = (Lines(self.out / f"{name}.jsonl") for name in ("trainings", "answers"))
+        self.code, self.dropped = source_digest("src"), list[str]()
+
+    @property
+    def cases(self) -> list[Case]:
+        return [case for group in self.groups.values() for case in group]
+
+    def train(self, cases: list[Case], seeds: Sequence[int], with_base: bool) -> None:
+        carry_out(costs.jobs(cases, self.out, seeds, with_base), self.trainings, self.options.jobs)
+
+    def cost(self) -> str:
+        """Train all; leave out faults that cost too little, and healthy runs that do not train well."""
+        faults, healthy = ([case for case in self.cases if case.healthy == kind] for kind in (False, True))
+        self.train(faults, range(self.options.cost_seeds), with_base=True)
+        for case in healthy:
+            self.train([case], [seed_of(case)], with_base=False)
+        bad = dict(not_well(healthy, self.out, self.trainings))
+        bad |= {case.name: "costs too little" for case in faults if not self.counts(case)}
+        for name, group in self.groups.items():
+            self.groups[name] = [case for case in group if case.name not in bad]
+        self.dropped = [f"`{name}` ({why})" for name, why in bad.items()]
+        table = costs.table(faults, self.out, self.trainings)
+        (self.out / "costs.md").write_text(f"{table}\n")
+        return f"{table}\n\nleft out: {', '.join(self.dropped) or 'none'}"
+
+    def counts(self, case: Case) -> bool:
+        return costs.cost(case, self.out, self.trainings)["counts"]
+
+    def ask(self) -> dict[str, Line]:
+        """What src.diagnose says of each case."""
+        jobs = {case.name: question(case, self.out, self.options.minutes, self.code) for case in self.cases}
+        carry_out(jobs.values(), self.answers, self.options.jobs)
+        return {name: self.answers.known[job.key] for name, job in jobs.items()}
+
+    def mend(self, said: dict[str, Line]) -> dict[str, list[report.Answer]]:
+        """Apply each first change, and judge."""
+        seeds = range(self.options.seeds)
+        changes = ((case, said[case.name]) for case in self.cases)
+        carry_out(utility.jobs(changes, self.out, seeds), self.trainings, self.options.jobs)
+        self.train([c for c in self.cases if c.healthy and utility.change_of(said[c.name])], seeds, with_base=False)
+        judged = {
+            case.name: report.answer(case, said[case.name], self.out, self.trainings, seeds) for case in self.cases
+        }
+        return {name: [judged[case.name] for case in group] for name, group in self.groups.items()}
+
+    def rules(self) -> str:
+        cases = [case for case in self.cases if case.costs != "memory"]
+        carry_out([rules.job(case, self.out) for case in cases], self.answers, self.options.jobs)
+        return rules.table(cases, self.out, self.answers)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    args = [str(arg) for arg in (sys.argv[1:] if args is None else args)]
+    validation = Validation(options_of(args))
     preload()
-    carry_out(costs.jobs(faults, out, range(options.cost_seeds)), trainings, options.jobs)
-    for case in healthy:
-        carry_out(costs.jobs([case], out, [seed_of(case)], with_base=False), trainings, options.jobs)
-    (out / "costs.md").write_text(costs.table(faults, out, trainings) + "\n")
-    bad = [*not_well(healthy, out, trainings)]
-    print("\n".join([f"no healthy run: {line}" for line in bad]))
-    if options.costs:
-        print(costs.table(faults, out, trainings))
-        return 0
-    groups = {name: report.counted(cases, out, trainings) for name, cases in groups.items()}
-    cases = [case for group in groups.values() for case in group if f"{case.name}:" not in " ".join(bad)]
-    carry_out([question(case, out, options.minutes, code) for case in cases], answers, options.jobs)
-    said = {case.name: answers.known[question(case, out, options.minutes, code).key] for case in cases}
-    seeds = range(options.seeds)
-    carry_out(utility.jobs(((case, said[case.name]) for case in cases), out, seeds), trainings, options.jobs)
-    for case in cases:  # the same seeds without the change, of healthy runs that got one
-        if case.healthy and utility.change_of(said[case.name]):
-            carry_out(costs.jobs([case], out, seeds, with_base=False), trainings, options.jobs)
-    table = ""
-    if options.rules:
-        carry_out([rules.job(case, out) for case in cases if case.costs != "memory"], answers, options.jobs)
-        table = rules.table(cases, out, answers)
-    found = {
-        name: [report.answer(case, said[case.name], out, trainings, seeds) for case in group if case.name in said]
-        for name, group in groups.items()
-    }
-    text = report.page(found, table, shlex.join(["python", "-m", "benchmarks.diagnose", *(args or sys.argv[1:])]))
-    (out / "page.md").write_text(text)
-    report.draw(found, out / "diagnose.png")
+    text = validation.cost()
+    if not validation.options.costs:
+        found = validation.mend(validation.ask())
+        table = validation.rules() if validation.options.rules else ""
+        text = report.page(found, validation.dropped, table, shlex.join(["python", "-m", "benchmarks.diagnose", *args]))
+        (validation.out / "page.md").write_text(text)
+        report.draw(found, validation.out / "diagnose.png")
     print(text)
     return 0
 

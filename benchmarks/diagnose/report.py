@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.diagnose import costs, utility
+from benchmarks.diagnose import utility
 from benchmarks.diagnose.cases import Case, flat, is_right
 from benchmarks.diagnose.runs import Line, Lines
 from src.run.figures import figure
@@ -103,9 +103,20 @@ def failures(answers: Sequence[Answer]) -> str:
     return "\n".join(lines) or "none"
 
 
-def page(groups: dict[str, list[Answer]], rules: str, command: str) -> str:
-    """A part of docs/results.md."""
-    parts = ["## Diagnosis", ""]
+HEAD = """## Diagnosis
+
+A fault is a small change of a run that trains well; it counts where it costs more than two standard deviations of the
+healthy test metric over three seeds and a hundredth of it, or a tenth of the time. What is right to answer was written
+down before: a set of changes of the config, or the name of a finding where no key mends it. The first finding's change
+is then applied blindly; `fixed` is where at least half of what the fault costs comes back. Healthy runs differ in task,
+network, optimizer, rate, batch, regularization and seed; each trains well, and a finding on one is a false alarm.
+Seconds are without those in which Python loads torch. Nothing of `src.diagnose` runs while `src.train` trains.
+"""
+
+
+def page(groups: dict[str, list[Answer]], dropped: Sequence[str], rules: str, command: str) -> str:
+    """A part of docs/results.md. `dropped`: faults that cost too little, and healthy runs that do not train well."""
+    parts = [HEAD]
     for name, answers in groups.items():
         found = figures(answers)
         shown = [f"{key} {form(key, value)}" for key, value in found.items()]
@@ -113,6 +124,7 @@ def page(groups: dict[str, list[Answer]], rules: str, command: str) -> str:
         if answers and not answers[0].case.healthy:
             parts += [by_family(answers), ""]
         parts += ["Failures:", "", failures(answers), ""]
+    parts += [f"Left out: {', '.join(dropped) or 'none'}.", ""]
     return "\n".join([*parts, rules, "", f"Command: `{command}`", ""])
 
 
@@ -139,7 +151,3 @@ def draw(groups: dict[str, list[Answer]], file: Path) -> None:
     right.axhline(utility.FIXED, color="0.5", linewidth=0.8)
     right.set(title="what comes back of the loss or time, by change", xlabel="changes", ylim=(-1.05, 1.05))
     fig.savefig(file)
-
-
-def counted(cases: Iterable[Case], out: Path, lines: Lines) -> list[Case]:
-    return [case for case in cases if case.healthy or costs.cost(case, out, lines)["counts"]]
