@@ -8,18 +8,20 @@
 Each fault is trained with three seeds beside its base and counts if it costs something; then src.diagnose is asked, and
 the change of its first finding is applied blindly and trained. --rules asks published rules, too. Every training and
 answer is a line in --out: the same command goes on, and asks anew only where the code of src has changed. At the end
-there are a table, page.md and diagnose.png there. The faults' truth stands in faults.py and held_out.py.
+there are a table, page.md and diagnose.png there. The faults' truth stands in faults.py and held_out.py. Cases on data
+that need a download are left out where LEYDEN_DATA_DIR does not name their folder.
 """
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.diagnose import costs, report, rules, utility
-from benchmarks.diagnose.cases import Case, written
+from benchmarks.diagnose.cases import BASES, Case, written
 from benchmarks.diagnose.faults import FAULTS
 from benchmarks.diagnose.healthy import BARS, HEALTHY
 from benchmarks.diagnose.held_out import HELD_OUT
@@ -50,13 +52,14 @@ def options_of(args: list[str]) -> argparse.Namespace:
 
 
 def chosen(options: argparse.Namespace) -> dict[str, list[Case]]:
-    groups = {name: GROUPS[name] for name in options.only}
+    there = "LEYDEN_DATA_DIR" in os.environ
+    groups = {name: [c for c in GROUPS[name] if there or not BASES[c.base].reads_files] for name in options.only}
     if options.faults is not None:
         names = options.faults.split(",")
         groups = {g: [c for c in cases if c.healthy or c.name in names] for g, cases in groups.items()}
     if options.healthy is not None and "healthy" in groups:
-        every = max(1, len(HEALTHY) // max(1, options.healthy))
-        groups["healthy"] = HEALTHY[::every][: options.healthy]
+        every = max(1, len(groups["healthy"]) // max(1, options.healthy))
+        groups["healthy"] = groups["healthy"][::every][: options.healthy]
     return groups
 
 

@@ -33,6 +33,10 @@ class Base:
     metric: str = "test/loss"
     trivial: float = 2.303
 
+    @property
+    def reads_files(self) -> bool:
+        return not {"data.file", "data.data_dir"}.isdisjoint(self.flags)
+
 
 @dataclass(frozen=True)
 class Case:
