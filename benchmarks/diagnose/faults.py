@@ -442,7 +442,7 @@ FAULTS += [
         "BADLY check target_leak|target_in_features|feature_tells_target|leak",
     ),
     fault("cancer_badly_scaled", "cancer", "scale", {"data": f"{HERE}.BadlyScaledTable"}, *SCALE),
-    fault("cancer_in_order", "cancer", "order", {"data": f"{HERE}.TableInOrder"}, *ORDER),
+    fault("wine_in_order", "wine", "order", {"data": f"{HERE}.TableInOrder"}, *ORDER),
     fault("wine_other_val", "wine", "shift", {"data": f"{HERE}.OtherValTable"}, *SHIFT, costs="trust"),
     fault(
         "cancer_slow_storage",
