@@ -549,7 +549,6 @@ FAULTS += [
 # end
 # kind: series
 FAULTS += [
-    rate("seasons_lr_x3000", "seasons", 1e-3, 3000),
     rate("seasons_lr_1000th", "seasons", 1e-3, 0.001),
     fault(
         "seasons_tanh",
