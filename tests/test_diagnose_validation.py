@@ -77,10 +77,14 @@ def line(loss=0.1, val=0.1, fit_sec=1.0, exit_code=0, **more):
 def known(folder, case, healthy, faulty, fixed=(), found=None):
     """Lines as if these had been trained, with seeds 0, 1, ..."""
     lines = Lines(folder / "lines.jsonl")
-    for one, figures in ((costs.base_of(case), healthy), (case, faulty)):
-        file = written(one, folder / "configs")
+    beside = f"beside_{case.name}" if case.costs == "speed" else "train"
+    for one, figures, what in (
+        (costs.base_of(case), healthy, beside),
+        (case, faulty, "train"),
+        (case, faulty, "again"),
+    ):
         for seed, figure in enumerate(figures):
-            lines.known[costs.key_of(one, file, seed)] = figure
+            lines.known[costs.job(one, folder, seed, what).key] = figure
     for seed, figure in enumerate(fixed):
         change, file = utility.change_of(found), written(case, folder / "configs")
         lines.known[utility.key_of(file, case, change, seed)] = figure
@@ -96,9 +100,12 @@ def test_what_a_fault_costs(tmp_path):
     assert not costs.cost(case, tmp_path, lines)["counts"]  # less than a hundredth
     assert costs.cost(case, tmp_path, known(tmp_path, case, noisy, [line(exit_code=5)] * 3))["counts"]  # not finite
     slow = Case("slow", "waves", {"trainer.max_epochs": 6}, "family", ("SLOW threads",), costs="speed")
-    for seconds, counts in ((0.54, False), (0.6, True)):  # of half as many epochs as the base
-        lines = known(tmp_path, slow, [line(fit_sec=1.0), line(fit_sec=3.0)], [line(fit_sec=seconds), line(fit_sec=9)])
-        assert costs.cost(slow, tmp_path, lines)["counts"] == counts
+    bases = [line(fit_sec=1.0), line(fit_sec=3.0), line(fit_sec=1.0)]  # the machine was slow for a while
+    for ratio, counts in ((0.54, False), (0.6, True)):  # of half as many epochs as the base
+        slower = [line(fit_sec=one["fit_sec"] * ratio) for one in bases[:2]]
+        lines = known(tmp_path, slow, bases, [*slower, line(fit_sec=99)])
+        found = costs.cost(slow, tmp_path, lines)
+        assert (found["counts"], found["healthy"]) == (counts, 0.5)
     leak = Case("leak", "waves", {}, "leak", ("BADLY check leak",), costs="trust")
     lines = known(tmp_path, leak, [line(0.11, 0.1), line(0.1, 0.1), line(0.1, 0.12)], [line(0.1, 0.01)] * 3)
     assert costs.cost(leak, tmp_path, lines)["counts"]
@@ -114,6 +121,9 @@ def test_what_comes_back(tmp_path):
     lines = known(tmp_path, case, [line(0.1)], [line(exit_code=5)], [line(exit_code=5)], found)
     assert utility.come_back(case, found, tmp_path, lines, [0]) == -1
     assert utility.come_back(case, {"findings": [finding(check="leak")]}, tmp_path, lines, [0]) is None
+    slow = Case("slow", "waves", {}, "family", ("SLOW threads",), costs="speed")
+    lines = known(tmp_path, slow, [line(fit_sec=2)], [line(fit_sec=4)], [line(fit_sec=2.5)], found)
+    assert utility.come_back(slow, found, tmp_path, lines, [0]) == pytest.approx(0.75)
     healthy = Case("fine", "waves")
     for after, harm in ((0.1, False), (0.13, True)):
         lines = known(tmp_path, healthy, [], [line(0.1), line(0.104)], [line(after)] * 2, found)

@@ -23,17 +23,23 @@ def key_of(case: Case, file: Path, seed: int, what: str = "train") -> str:
 
 def jobs(cases: Iterable[Case], out: Path, seeds: Sequence[int] = SEEDS, with_base: bool = True) -> Iterator[Job]:
     """Of each case, and of its base."""
-    both = ((base_of(case), case) if with_base else (case,) for case in cases if case.costs != "memory")
-    for case in {one.name: one for pair in both for one in pair}.values():
-        file = written(case, out / "configs")
+    chosen = [case for case in cases if case.costs != "memory"]
+    bases = [base_of(case) for case in chosen if with_base and case.costs != "speed"]
+    for case in {one.name: one for one in (*bases, *chosen)}.values():
         for seed in seeds:
-            key, name = key_of(case, file, seed), f"{case.name}_{seed}"
-            yield training(key, [file], seed, out / "runs" / name, {"case": case.name, "seed": seed})
+            if case.costs == "speed" and with_base:  # just before, because a machine is now fast, now slow
+                yield job(base_of(case), out, seed, f"beside_{case.name}")
+            yield job(case, out, seed)
 
 
-def lines_of(case: Case, out: Path, lines: Lines, seeds: Sequence[int] = SEEDS) -> list[Line]:
+def job(case: Case, out: Path, seed: int, what: str = "train") -> Job:
     file = written(case, out / "configs")
-    found = (lines.known.get(key_of(case, file, seed)) for seed in seeds)
+    about, folder = {"case": case.name, "seed": seed}, out / "runs" / f"{what}_{case.name}_{seed}"
+    return training(key_of(case, file, seed, what), [file], seed, folder, about)
+
+
+def lines_of(case: Case, out: Path, lines: Lines, seeds: Sequence[int] = SEEDS, what: str = "train") -> list[Line]:
+    found = (lines.known.get(job(case, out, seed, what).key) for seed in seeds)
     return [line for line in found if line]
 
 
@@ -47,7 +53,8 @@ def cost(case: Case, out: Path, lines: Lines, seeds: Sequence[int] = SEEDS) -> L
     """The healthy and the faulty figure, means over seeds, and whether the fault counts."""
     if case.costs == "memory":
         return {"healthy": 0.0, "faulty": math.inf, "counts": True}
-    healthy, faulty = lines_of(base_of(case), out, lines, seeds), lines_of(case, out, lines, seeds)
+    what = f"beside_{case.name}" if case.costs == "speed" else "train"
+    healthy, faulty = lines_of(base_of(case), out, lines, seeds, what), lines_of(case, out, lines, seeds)
     if not healthy or not faulty:
         return {"healthy": math.nan, "faulty": math.nan, "counts": False}
     if case.costs == "speed":
@@ -65,11 +72,12 @@ def worse(healthy: list[float], faulty: list[float]) -> Line:
 
 
 def speed(case: Case, healthy: list[Line], faulty: list[Line]) -> Line:
-    """Seconds of training, the least of all seeds, because other work on the machine only adds to them; those of the
-    base as if it were as long."""
-    a, b = (min(line["fit_sec"] for line in side) for side in (healthy, faulty))
-    a *= length(case) / length(base_of(case))
-    return {"healthy": a, "faulty": b, "counts": b > (1 + SLOWER) * a}
+    """Seconds of training: the least of the base, as if it were as long, and by how much a fault is slower than the run
+    before it, the median of the pairs."""
+    long = length(case) / length(base_of(case))
+    times = [b["fit_sec"] / max(a["fit_sec"] * long, 1e-3) for a, b in zip(healthy, faulty, strict=False)]
+    least, ratio = min(line["fit_sec"] for line in healthy) * long, statistics.median(times)
+    return {"healthy": least, "faulty": least * ratio, "counts": ratio > 1 + SLOWER}
 
 
 def length(case: Case) -> float:

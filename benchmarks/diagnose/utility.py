@@ -32,6 +32,8 @@ def jobs(pairs: Iterable[tuple[Case, Line]], out: Path, seeds: Sequence[int]) ->
         overlay.parent.mkdir(exist_ok=True)
         overlay.write_text(yaml.safe_dump(change))
         for seed in seeds:
+            if case.costs == "speed":
+                yield costs.job(case, out, seed, "again")
             about = {"case": case.name, "seed": seed}
             folder = out / "runs" / f"fix_{case.name}_{seed}"
             yield training(key_of(file, case, change, seed), [file, overlay], seed, folder, about)
@@ -52,7 +54,11 @@ def come_back(case: Case, line: Line, out: Path, lines: Lines, seeds: Sequence[i
     cost = costs.cost(case, out, lines, seeds)
     healthy, faulty = cost["healthy"], cost["faulty"]
     if case.costs == "speed":
-        fixed = min(one["fit_sec"] if not one["exit_code"] else math.inf for one in after)
+        again = costs.lines_of(case, out, lines, seeds, "again")
+        times = [
+            b["fit_sec"] / a["fit_sec"] if not b["exit_code"] else math.inf for a, b in zip(again, after, strict=True)
+        ]
+        fixed = faulty * statistics.median(times)
     else:
         fixed = statistics.mean(costs.metric(one, case.base) for one in after)
         faulty = min(faulty, max(BASES[case.base].trivial, healthy * 1.01))
