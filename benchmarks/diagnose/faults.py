@@ -153,18 +153,6 @@ FAULTS += [
         *UNTRAINED,
     ),
     fault(
-        "cnn_eval_in_forward",
-        "cnn",
-        "mode",
-        {
-            "model.network": f"{HERE}.EvalCNN",
-            "model.network.padding": 1,
-            "model.network.batch_norm": True,
-            "model.network.dropout": 0.5,
-        },
-        *MODE,
-    ),
-    fault(
         "mlp_train_in_forward",
         "mlp",
         "mode",

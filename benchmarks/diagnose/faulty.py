@@ -197,14 +197,6 @@ class DetachedCNN(CNN):
         return self.head(x.flatten(1).detach())
 
 
-class EvalCNN(CNN):
-    """Its batch norms and dropout are never those of training."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.eval()
-        return super().forward(x)
-
-
 # end
 # kind: series
 class TanhDLinear(DLinear):
