@@ -3,16 +3,20 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from src.diagnosis.data import Data, examine
 from src.diagnosis.finding import BADLY, SPACE, Finding, Unknown, ranked
-from src.diagnosis.probe import Lab, Make, Probe
+from src.diagnosis.probe import LIMIT_SEC, Lab, Make, Probe, Watch, serve_short
+from src.diagnosis.rates import RangeTest
 from src.diagnosis.subject import Short, Subject
 from src.diagnosis.trials import Scale, Trials
+from src.run.files import write_text
 
 WATCHED, WATCHED_SEC = 40, 15.0  # steps of the first training, and the most seconds it may take
+RANGED, DATA_SEC = 100, 20.0  # steps of the range test; for the questions to the data
 CURVE_SEC, FEWEST = 5.0, 30  # of one of the trainings that are compared; its fewest steps
 NOTHING = 0.97  # of the trivial score: what is above it has learned nothing
 
@@ -66,26 +70,54 @@ class Examination:
         self.subject, self.folder, self.told = subject, folder, told
         self.lab = Lab(subject, folder / "probes.log", time.monotonic() + budget_sec)
         self.result = Diagnosis()
+        self.of_data: list[Finding] = []
 
     def run(self, watches: Make = tuple) -> Diagnosis:
-        self.told("the first steps")
-        first = self.lab.run([Short(steps=WATCHED)], watches, WATCHED_SEC)[0]
+        self.told("the first steps, rates, data")
+        one = self.lab.jobs > 1
+        watched = serve_short, (self.subject, Short(steps=WATCHED), watches, WATCHED_SEC, one)
+        ranged = serve_short, (self.subject, Short(steps=RANGED, validations=0), range_test, WATCHED_SEC, one)
+        asked = ask, (self.subject, DATA_SEC)
+        first, rates, data = self.lab.all([watched, ranged, asked], LIMIT_SEC)
+        first = first if isinstance(first, Probe) else Probe(**first)
         self.result.unknown += first.unknown
         self.result.measured |= first.measured
         if first.failed and not first.losses and first.code != 5:
             return self.broken(first)
+        self.take(rates, data)
         case = self.case(first)
         self.told("the config as it is")
         trials = Trials(self.lab, case.scale, case.steps, self.told)
         trials.run([{}], [0])
         case.base = [probe for probe in [trials.probe({}, 0)] if probe]
-        suspects = [one for one in first.findings if one.change] + self.suspects(case)
-        plain = [one for one in first.findings if not one.change]
+        seen = [*first.findings, *self.of_data]
+        suspects = [one for one in seen if one.change] + self.suspects(case)
+        plain = [one for one in seen if not one.change]
         found = trials.judge([one for one in suspects if one.question == BADLY])
         self.result.measured["trials"] = trials.log
         self.result.findings = ranked([*plain, *found])
         self.settle(case)
         return self.result
+
+    def take(self, rates: Any, data: Any) -> None:
+        """What a range test and the data have shown."""
+        if isinstance(rates, Probe):
+            self.result.measured |= rates.measured
+        if isinstance(data, dict):  # it has failed
+            self.result.unknown.append(("data", data["failed"]))
+            return
+        self.result.unknown += data.unknown
+        self.result.measured |= data.measured
+        self.of_data = [self.with_file(one) for one in data.findings]
+
+    def with_file(self, one: Finding) -> Finding:
+        """Samples that are suspicious go into a file, which the change names."""
+        samples = one.evidence.get("suspicious")
+        if not samples or not self.subject.config:
+            return one
+        file = self.folder / f"{one.check}.txt"
+        write_text(file, "".join([f"# {one.text}\n", *(f"{index}\n" for index in samples)]))
+        return replace(one, change={"data": {"init_args": {"without": str(file)}}})
 
     def broken(self, first: Probe) -> Diagnosis:
         """It cannot be trained at all."""
@@ -124,6 +156,16 @@ class Examination:
                 ("learning", f"the score is {score:.4g}, one answer for all gives {case.scale.trivial:.4g}")
             )
         self.result.verdict = "findings" if self.result.findings else "unknown" if poor else "healthy"
+
+
+def range_test() -> list[Watch]:
+    return [RangeTest(RANGED)]
+
+
+def ask(subject: Subject, budget_sec: float) -> Data:
+    """The questions to the data, in a process of their own."""
+    data = subject.data()
+    return examine(data, budget_sec) if data else Data(unknown=[("data", "samples and targets cannot be told apart")])
 
 
 def total_steps(config: dict[str, Any], first: Probe) -> float:
