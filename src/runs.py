@@ -31,10 +31,10 @@ from src.loggers import curves as drawing
 from src.run import figures
 from src.run.command import command
 from src.run.errors import CheckpointError, ConfigError, nearest
-from src.run.files import read_json
+from src.run.files import read_json, write_text
 from src.run.folder import LOGS, RunFolder, ending, flat, is_free
 from src.run.ledger import shares
-from src.run.page import svg, write_page
+from src.run.page import filled_in, svg
 from src.run.redact import redact
 from src.run.terminal import duration, print_table, rank_zero_print, relative_path
 
@@ -195,7 +195,7 @@ def write_report(file: Path, groups: Groups, axis: str) -> None:
     curves = curves_of(groups, axis)
     panels = {kind: panel(curves, kind, drawing.AXES[axis][1]) for kind in drawing.kinds_of(curves)}
     tools = {tool.__name__: tool for tool in (differences, duration, flat, line, measured, read_json, redact, shares)}
-    write_page(file, "report.html", groups=groups, header=HEADER, panels=panels, **tools)
+    write_text(file, filled_in("report.html", groups=groups, header=HEADER, panels=panels, **tools))
     rank_zero_print(f"\nReport: {relative_path(file)}")
 
 

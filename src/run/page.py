@@ -1,28 +1,23 @@
-"""HTML pages of one file, which hold their pictures, ask no network and run no script."""
+"""Text and HTML pages from the templates of configs/. A page holds its pictures, asks no network and runs no script."""
 
 import base64
 import mimetypes
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from src.run import figures
-from src.run.files import ROOT, write_text
+from src.run.figures import drawn
+from src.run.files import ROOT
 from src.run.redact import hide
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+
+def filled_in(template: str, **values: Any) -> str:
+    from jinja2 import Environment, FileSystemLoader, select_autoescape  # comes with torch
+
+    pages = Environment(autoescape=select_autoescape(), loader=FileSystemLoader(ROOT / "configs"))
+    return hide(pages.get_template(template).render(inline=inline, svg=svg, **values))
 
 
-def write_page(file: Path, template: str, **values: Any) -> None:
-    """Fill in a template of configs/ and write it, whole or not at all."""
-    from jinja2 import Environment, FileSystemLoader  # comes with torch
-
-    pages = Environment(autoescape=True, loader=FileSystemLoader(ROOT / "configs"))
-    write_text(file, hide(pages.get_template(template).render(inline=inline, **values)))
-
-
-def svg(fig: "Figure") -> str:
-    return inline(figures.drawn(fig, "svg"), ".svg")
+def svg(fig: Any) -> str:
+    return inline(drawn(fig, "svg"), ".svg")
 
 
 def inline(data: bytes, kind: str) -> str:
