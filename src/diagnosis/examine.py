@@ -66,6 +66,7 @@ class Examination:
         self.subject, self.folder, self.told = subject, folder, told
         self.lab = Lab(subject, folder / "probes.log", time.monotonic() + budget_sec)
         self.result = Diagnosis()
+        self.trials, self.total = Trials(self.lab, Scale(), FEWEST, told), math.inf
 
     def run(self, watches: Make = tuple) -> Diagnosis:
         self.told("the first steps")
@@ -76,7 +77,8 @@ class Examination:
             return self.broken(first)
         case = self.case(first)
         self.told("the config as it is")
-        trials = Trials(self.lab, case.scale, case.steps, self.told)
+        self.trials, self.total = Trials(self.lab, case.scale, case.steps, self.told), case.total
+        trials = self.trials
         trials.run([{}], [0])
         case.base = [probe for probe in [trials.probe({}, 0)] if probe]
         suspects = [one for one in first.findings if one.change] + self.suspects(case)

@@ -1,71 +1,44 @@
 """Pictures of what was measured; one whose numbers are missing is left out."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from src.loggers.curves import curves, kinds_of
+from src.loggers.curves import curves
 from src.run.figures import figure
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-SIDES = (("#0072B2", "o"), ("#D55E00", "s"))  # colours of Okabe and Ito, which all can tell apart
-STYLES = ("--", ":", "-.", "-")
-MOST_KINDS = 2  # of metrics
+SIDES = (("before", "#0072B2", "o"), ("after", "#D55E00", "s"))  # colours of Okabe and Ito, which all can tell apart
 
 
-def pictures(known: dict[str, Any]) -> "dict[str, Figure]":
-    """Of `curves`, metric -> steps and values, and `marks`, name -> step; of `trials`, with the scores `before` and
-    `after` of each seed; of `rates` with `losses` and `marks`; of `layers`, name -> `gradient` and `update`."""
-    found = {}
+def pictures(known: dict[str, Any]) -> dict[str, Any]:
+    """Of `curves`, metric -> steps and values, with `marks`, name -> step; of `rates` with `losses`, `config` and
+    `suggested`; of `trials`, with the scores `before` and `after` of each seed."""
+    found: dict[str, Any] = {}
     if known.get("curves"):
-        run = {name: (np.array(x, float), np.array(y, float)) for name, (x, y) in known["curves"].items()}
-        kinds = kinds_of({"": [run]})[:MOST_KINDS]
-        fig = curves({"": [{name: curve for name, curve in run.items() if name.partition("/")[2] in kinds}]})
+        run = {n: (np.array(x), np.array(y)) for n, (x, y) in known["curves"].items() if n.endswith("/loss")}
+        fig = found["learning curves"] = curves({"": [run]})
         for axes in fig.axes:
-            mark(axes, {f"{name} {step:,.0f}": step for name, step in known.get("marks", {}).items()})
-        found["learning curves"] = fig
-    if tried := [one for one in known.get("trials", ()) if np.isfinite(one["before"] or np.nan).all()]:
-        means = {side: [np.array(one[side], float) / abs(np.mean(one["before"])) for one in tried] for side in SCORES}
-        found["changes that were tried"] = dots(
-            means, [one["check"] for one in tried], "score, of that before; less is better"
-        )
+            mark(axes, {f"{name}: {step:,.0f}": step for name, step in known.get("marks", {}).items()})
     if rates := known.get("rates"):
         fig = found["learning rates"] = figure(6.4, 3.6)
-        axes = fig.subplots()
-        axes.semilogx(rates["rates"], np.array(rates["losses"], float), "o-", color=SIDES[0][0], label="loss")
-        mark(axes, {f"{name} {rate:.2g}": rate for name, rate in rates.get("marks", {}).items()})
-        axes.set(xlabel="learning rate")
-    if layers := known.get("layers"):
-        ratios = {f"{kind} / weights": [[one.get(kind) or np.nan] for one in layers.values()] for kind in RATIOS}
-        found["gradients and updates"] = dots(ratios, [*layers], "ratio of their norms")
-        found["gradients and updates"].axes[0].set_xscale("log")
+        (axes := fig.subplots()).set(xlabel="learning rate", ylabel="loss", xscale="log")
+        axes.plot(rates["rates"], np.array(rates["losses"], float), color=SIDES[0][1], label="loss, smoothed")
+        mark(axes, {f"{name}: {rates[name]:.2g}": rates[name] for name in ("config", "suggested") if rates.get(name)})
+    if tried := [one for one in known.get("trials") or () if one["before"] and None not in one["before"]]:
+        fig = found["changes that were tried"] = figure(6.4, 1.4 + 0.35 * len(tried))
+        (axes := fig.subplots()).set(xlabel="score over that before, less is better")
+        for number, one in enumerate(tried, 1):
+            for shift, (side, color, shape) in zip((-0.1, 0.1), SIDES, strict=True):
+                x = np.array(one[side], float) / abs(np.mean(one["before"]))
+                axes.plot(x, [number + shift] * len(x), shape, color=color, label=side if number == 1 else None)
+        axes.set_yticks(range(1, len(tried) + 1), [one["check"] for one in tried])
+        axes.invert_yaxis()
+        mark(axes, {})
     return found
 
 
-SCORES, RATIOS = ("before", "after"), ("gradient", "update")
-
-
-def dots(sides: Mapping[str, Sequence[Sequence[float]]], names: list[str], label: str) -> "Figure":
-    """A row for each name, of each side one below the other."""
-    fig = figure(6.4, 1.4 + 0.3 * len(names))
-    axes = fig.subplots()
-    for shift, ((side, rows), (color, mark_)) in zip(
-        (-0.15, 0.15), zip(sides.items(), SIDES, strict=True), strict=True
-    ):
-        points = [(x, y + shift) for y, values in enumerate(rows) for x in values]
-        axes.plot(*zip(*points, strict=True), mark_, color=color, label=side, alpha=0.8)
-    axes.set_yticks(range(len(names)), names, fontsize=7)
-    axes.invert_yaxis()
-    axes.set(xlabel=label)
-    mark(axes, {})
-    return fig
-
-
 def mark(axes: Any, marks: dict[str, float]) -> None:
-    for (name, x), style in zip(marks.items(), STYLES, strict=False):
+    for (name, x), style in zip(marks.items(), ("--", ":", "-.", "-"), strict=False):
         axes.axvline(x, color="black", linestyle=style, linewidth=1, label=name)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")

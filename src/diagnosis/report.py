@@ -11,40 +11,38 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from rich.text import Text
 
 from src.config.check import SECTIONS
 from src.config.strict_yaml import SPEC
-from src.diagnosis.examine import Diagnosis
+from src.diagnosis.examine import Diagnosis, Examination
 from src.diagnosis.pictures import pictures
+from src.loggers.wandb import WandbOptions, start
 from src.run.files import write_json, write_text
 from src.run.folder import RunFolder, hardware
 from src.run.page import filled_in
+from src.run.terminal import console, relative_path
 
 GROUPS = ("", "model", "data", *SECTIONS)
 COLUMNS = ("check", "question", "text", "gain", "confidence", "tried", "command", "todo")
+DRAW_SEC, MOST_DRAWN = 60.0, 32
 Told = dict[str, Any]
-dump = partial(yaml.safe_dump, sort_keys=False)
+dump: Any = partial(yaml.safe_dump, sort_keys=False)
 
 
 def told(found: Diagnosis, command: str, trains: Sequence[str], seconds: float) -> Told:
-    """What diagnose.json holds; what is no number is null.
-
-    Args:
-        trains: arguments with which src.train trains what was examined; none of a module without a config.
-    """
+    """What diagnose.json holds; what is no number is null. `trains` are the arguments of src.train."""
     plain = found.plain()
     for one in plain["findings"]:
         flags = ["python", "-m", "src.train", *trains, *flags_of(one["change"])]
-        one["command"] = shlex.join(flags) if trains and one["change"] else ""
+        one["command"] = shlex.join(flags) if one["change"] else ""
     plain["unknown"] = [{"check": check, "why": why} for check, why in found.unknown]
     made = {"date": time.strftime("%Y-%m-%d %H:%M"), **hardware(), **{n: version(n) for n in ("torch", "lightning")}}
-    text = json.dumps(plain | {"seconds": seconds, "command": command, "made": made}, default=listed)
+    values = plain | {"seconds": seconds, "command": command, "made": made}
+    text = json.dumps(values, default=lambda x: x.tolist() if hasattr(x, "tolist") else str(x))  # of numpy or torch
     return json.loads(text, parse_constant=lambda _: None)
-
-
-def listed(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else str(value)  # of numpy or torch
 
 
 def flags_of(change: Any, name: str = "") -> list[str]:
@@ -56,8 +54,8 @@ def flags_of(change: Any, name: str = "") -> list[str]:
     return [f"--{name}", yaml.safe_dump(change, default_flow_style=True, width=math.inf).removesuffix("...\n").strip()]
 
 
-def write(found: Told, folder: Path, title: str, more: Told) -> Told:
-    """The overlays, diagnose.json and diagnose.html; gives all figures, those of `more` among them."""
+def write(found: Told, folder: Path, title: str, examination: Examination) -> Told:
+    """The overlays, diagnose.json, diagnose.html; gives all figures."""
     for old in folder.glob("fix-*.yaml"):
         old.unlink()  # of a diagnosis before
     for number, one in enumerate(found["findings"], 1):
@@ -65,26 +63,38 @@ def write(found: Told, folder: Path, title: str, more: Told) -> Told:
             head = f"# {found['command']}\n# {one['text']}\n"
             write_text(folder / f"fix-{number}.yaml", head + dump(one["change"]))
     write_json(folder / "diagnose.json", found)
-    parts = [part for part in found["measured"].values() if isinstance(part, dict)]
-    known = {name: value for part in (*parts, found["measured"]) for name, value in part.items()}
-    figures = pictures(known) | more
-    page = filled_in("diagnose.html", told=found, known=known, title=title, pictures=figures, dump=dump)
+    figures = pictures(found["measured"])
+    if index := [row[0] for one in found["findings"] for row in one["evidence"].get("worst", ())][:MOST_DRAWN]:
+        drawn = examination.lab.all([(samples, (examination.subject, index))], DRAW_SEC)[0]
+        figures |= {} if drawn is None or isinstance(drawn, dict) else {"samples whose label looks wrong": drawn}
+    page = filled_in("diagnose.html", told=found, title=title, pictures=figures, dump=dump)
     write_text(folder / "diagnose.html", page)
     return figures
 
 
-def record(found: Told, figures: Told, run_dir: Path, config: Told) -> None:
-    """In W&B: findings as a table, pictures, the verdict in the summary. A run goes on with its own record."""
-    from lightning.pytorch.loggers import WandbLogger
+def samples(subject: Any, index: list[int]) -> Any:
+    """A figure of samples of train, as the network gets them in evaluation; in a child, because it reads data."""
+    data = subject.data()
+    return data.picture(data.on_after_batch_transfer(data.splits["train"][torch.tensor(index)], 0))
 
-    from src.loggers.wandb import WandbOptions, start
 
-    ended, name = RunFolder(run_dir).summary, RunFolder(run_dir).state.get("wandb_id")
-    logger = start(WandbOptions(**config["wandb"]), run_dir, name or f"diagnose-{time.time_ns():x}", config)
-    if logger:
-        cells = [[one[name] for name in COLUMNS] for one in found["findings"]]
-        log_table = partial(WandbLogger.log_table, logger, "diagnosis/findings", [*COLUMNS], cells)
-        logger.attempt(partial(log_table, step=ended.get("steps")))
-        for name, fig in figures.items():
-            logger.log_image(f"diagnosis/{name}", [fig], step=ended.get("steps"))
+def tell(found: Told, folder: Path) -> None:
+    """In the terminal."""
+    name = partial("{}/fix-{}.yaml".format, relative_path(folder))
+    text = Text(filled_in("diagnose.txt", told=found, overlay=name).rstrip())
+    text.highlight_regex(r"(?m)^[\w ]{9} (?=\S)", "bold")
+    console().print(text)
+
+
+def record(found: Told, figures: Told, folder: Path, config: Told) -> None:
+    """In W&B: findings as a table, pictures, the verdict in the summary. A run goes on with its own, if it has one."""
+    run = RunFolder(folder.parent if (folder.parent / "run.json").is_file() else folder)
+    if run.path != folder and not (run.path / "wandb").is_dir():
+        return
+    ended, name = run.summary, run.state.get("wandb_id") or f"diagnose-{time.time_ns():x}"
+    if logger := start(WandbOptions(**config["wandb"]), run.path, name, config):
+        cells = [[one[column] for column in COLUMNS] for one in found["findings"]]
+        logger.log_table("diagnosis/findings", [*COLUMNS], cells, step=ended.get("steps"))
+        for title, fig in figures.items():
+            logger.log_image(f"diagnosis/{title}", [fig], step=ended.get("steps"))
         logger.close({"diagnosis": found["verdict"]}, ended.get("exit_code", 0))

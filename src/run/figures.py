@@ -1,7 +1,6 @@
 """Figures drawn with matplotlib, without a display."""
 
 import warnings
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,16 +14,10 @@ def figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), dpi=100, layout="constrained")
 
 
-def drawn(fig: "Figure", kind: str) -> bytes:
-    """A file of this kind, such as png."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # of a script that matplotlib's font lacks, one for each letter
-        fig.savefig(file := BytesIO(), format=kind)
-    return file.getvalue()
-
-
 def save(fig: "Figure", path: Path) -> None:
     """Write a PNG file, whole or not at all."""
     tmp = path.with_name(path.name + ".tmp")
-    tmp.write_bytes(drawn(fig, "png"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # of a script that matplotlib's font lacks, one for each letter
+        fig.savefig(tmp, format="png")
     tmp.rename(path)

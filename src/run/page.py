@@ -2,9 +2,9 @@
 
 import base64
 import mimetypes
+from io import BytesIO
 from typing import Any
 
-from src.run.figures import drawn
 from src.run.files import ROOT
 from src.run.redact import hide
 
@@ -17,7 +17,8 @@ def filled_in(template: str, **values: Any) -> str:
 
 
 def svg(fig: Any) -> str:
-    return inline(drawn(fig, "svg"), ".svg")
+    fig.savefig(file := BytesIO(), format="svg")
+    return inline(file.getvalue(), ".svg")
 
 
 def inline(data: bytes, kind: str) -> str:
