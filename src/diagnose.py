@@ -56,10 +56,9 @@ def asked(args: Sequence[str]) -> tuple[Request, Path]:
         return read_request(diagnose_parser(), ["--config", f"{folder}/config.yaml", *args]), folder / "diagnose"
     request = read_request(diagnose_parser(), args)
     folder = folder if options.run_dir else LOGS / request.experiment / "diagnose"
-    if (folder / "config.yaml").is_file():
-        raise ConfigError(f"{folder}: a run is there -> leave out --config to examine it, or name another --run_dir")
-    if own := [name for name in options.config or () if Path(name).resolve().parent == folder.resolve()]:
-        raise ConfigError(f"{own[0]}: a diagnosis in its folder would replace it -> name another --run_dir")
+    there = [path for path in (folder / "config.yaml", *map(Path, options.config or ())) if path.is_file()]
+    if own := [path for path in there if path.resolve().parent == folder.resolve()]:
+        raise ConfigError(f"{own[0]}: where results would go -> another --run_dir; for a run, that without --config")
     return request, folder
 
 

@@ -21,9 +21,9 @@ LONGER, SEEDS = 2, range(10, 15)  # times the steps of the first trials, which h
 
 def fix(examination: Examination, request: Request, folder: Path, found: Told) -> str:
     """Try the first finding that a key mends; gives what to say. The overlay has its receipt as head."""
-    one = next((one for one in examination.result.findings if one.change), None)
-    if one is None:
+    if not (mended := [one for one in examination.result.findings if one.change]):
         return "nothing to fix: there is no finding that a key mends"
+    one = mended[0]
     try:
         receipt = tried(examination, one, request, 60 * request.options.minutes)
     except (Late, KnownError) as e:
@@ -40,27 +40,25 @@ def fix(examination: Examination, request: Request, folder: Path, found: Told) -
 
 def tried(examination: Examination, one: Finding, request: Request, budget_sec: float) -> dict[str, Any]:
     """Whether it is `kept`, then the numbers by which that was decided. Raises Late, KnownError: it cannot be timed."""
-    from src.diagnosis.space import plan_of
-
     trials, receipt = examination.trials, Told(kept=True)
     trials.lab.until = time.monotonic() + budget_sec
     if one.question == SPACE:
+        from src.diagnosis.space import plan_of
+
         changed = replace(request, config=on_top(request.config, one.change))
         plans = trials.lab.all([(plan_of, (asked,)) for asked in (request, changed)], budget_sec)
         return {"kept": plans[1].get("fits") is True, "needs_gib": [plan.get("memory_gib") for plan in plans]}
     if one.question == SLOW:
-        with (
-            TemporaryDirectory() as logs,
-            Search(request, Path(logs), {}, budget_sec / 2, trials.lab.waiting) as search,
-        ):
-            search.begin()
-            search.allow(1.0)
-            row = timed(search, search.compared({}, one.change, again=True))
+        with TemporaryDirectory() as tmp, Search(request, Path(tmp), {}, budget_sec / 2, trials.lab.waiting) as pair:
+            pair.begin()
+            pair.allow(1.0)
+            row = timed(pair, pair.compared({}, one.change, again=True))
         receipt = {name: row[name] for name in ("kept", "why", "step_sec", "ratio") if name in row}
     if receipt["kept"]:  # what is faster must lose nothing, what is better must win beyond noise
         steps = round(min(LONGER * trials.steps, examination.total))
         longer = replace(trials, steps=steps, seeds=SEEDS, done={}, log=[])
         longer.run([{}, one.change], SEEDS)
-        receipt["kept"] = longer.judged(replace(one, certain=one.question == SLOW)) is not None
-        receipt |= {"steps": steps, "seeds": [*SEEDS], **{name: longer.log[0][name] for name in ("before", "after")}}
+        found, (entry,) = longer.judged(replace(one, certain=one.question == SLOW)), longer.log
+        receipt |= {"kept": found is not None and len(entry["gains"]) == len(SEEDS), "steps": steps}
+        receipt |= {"seeds": [*SEEDS], "before": entry["before"], "after": entry["after"]}
     return receipt

@@ -7,6 +7,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from functools import partial
+from html import unescape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,6 @@ from src.run.folder import RunFolder, hardware
 from src.run.page import filled_in
 from src.run.terminal import console, relative_path
 
-GROUPS = ("", "model", "data", *SECTIONS)
 COLUMNS = ("check", "question", "text", "gain", "confidence", "tried", "command", "todo")
 DRAW_SEC, MOST_DRAWN = 60.0, 32
 Told = dict[str, Any]
@@ -40,17 +40,16 @@ def told(found: Diagnosis, command: str, trains: Sequence[str], seconds: float) 
         one["command"] = shlex.join(flags) if one["change"] else ""
     plain["unknown"] = [{"check": check, "why": why} for check, why in found.unknown]
     made = {"date": time.strftime("%Y-%m-%d %H:%M"), **hardware(), **{n: version(n) for n in ("torch", "lightning")}}
-    values = plain | {"seconds": seconds, "command": command, "made": made}
-    text = json.dumps(values, default=lambda x: x.tolist() if hasattr(x, "tolist") else str(x))  # of numpy or torch
+    plain |= {"seconds": seconds, "command": command, "made": made}
+    text = json.dumps(plain, default=lambda x: x.tolist() if hasattr(x, "tolist") else str(x))  # of numpy or torch
     return json.loads(text, parse_constant=lambda _: None)
 
 
 def flags_of(change: Any, name: str = "") -> list[str]:
     """A change as the flags that say the same; what is no class and no group of keys is one value."""
-    if isinstance(change, dict) and (name in GROUPS or (change and {*change} <= {*SPEC})):
+    if isinstance(change, dict) and (name in ("", "model", "data", *SECTIONS) or (change and {*change} <= {*SPEC})):
         inner = {key: value for key, value in change.items() if key != "init_args"} | change.get("init_args", {})
-        named = {key: name if key == "class_path" else f"{name}.{key}".lstrip(".") for key in inner}
-        return [flag for key, value in inner.items() for flag in flags_of(value, named[key])]
+        return [flag for key in inner for flag in flags_of(inner[key], f"{name}.{key}".lstrip("."))]
     return [f"--{name}", yaml.safe_dump(change, default_flow_style=True, width=math.inf).removesuffix("...\n").strip()]
 
 
@@ -60,15 +59,17 @@ def write(found: Told, folder: Path, title: str, examination: Examination) -> To
         old.unlink()  # of a diagnosis before
     for number, one in enumerate(found["findings"], 1):
         if one["command"]:
-            head = f"# {found['command']}\n# {one['text']}\n"
-            write_text(folder / f"fix-{number}.yaml", head + dump(one["change"]))
+            text = f"# {found['command']}\n# {one['text']}\n{dump(one['change'])}"
+            write_text(folder / f"fix-{number}.yaml", text)
     write_json(folder / "diagnose.json", found)
     figures = pictures(found["measured"])
     if index := [row[0] for one in found["findings"] for row in one["evidence"].get("worst", ())][:MOST_DRAWN]:
+        examination.lab.until = math.inf  # what is found is told, however long it took
         drawn = examination.lab.all([(samples, (examination.subject, index))], DRAW_SEC)[0]
         figures |= {} if drawn is None or isinstance(drawn, dict) else {"samples whose label looks wrong": drawn}
-    page = filled_in("diagnose.html", told=found, title=title, pictures=figures, dump=dump)
-    write_text(folder / "diagnose.html", page)
+    write_text(
+        folder / "diagnose.html", filled_in("diagnose.html", told=found, title=title, figures=figures, dump=dump)
+    )
     return figures
 
 
@@ -79,9 +80,7 @@ def samples(subject: Any, index: list[int]) -> Any:
 
 
 def tell(found: Told, folder: Path) -> None:
-    """In the terminal."""
-    name = partial("{}/fix-{}.yaml".format, relative_path(folder))
-    text = Text(filled_in("diagnose.txt", told=found, overlay=name).rstrip())
+    text = Text(unescape(filled_in("diagnose.txt", told=found, folder=relative_path(folder)).rstrip()))
     text.highlight_regex(r"(?m)^[\w ]{9} (?=\S)", "bold")
     console().print(text)
 
@@ -89,7 +88,7 @@ def tell(found: Told, folder: Path) -> None:
 def record(found: Told, figures: Told, folder: Path, config: Told) -> None:
     """In W&B: findings as a table, pictures, the verdict in the summary. A run goes on with its own, if it has one."""
     run = RunFolder(folder.parent if (folder.parent / "run.json").is_file() else folder)
-    if run.path != folder and not (run.path / "wandb").is_dir():
+    if run.state and not (run.path / "wandb").is_dir():
         return
     ended, name = run.summary, run.state.get("wandb_id") or f"diagnose-{time.time_ns():x}"
     if logger := start(WandbOptions(**config["wandb"]), run.path, name, config):

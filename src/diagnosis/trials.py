@@ -79,14 +79,14 @@ class Trials:
 
     def run(self, overlays: Sequence[Overlay], seeds: Sequence[int]) -> None:
         """Those that have not been run."""
-        wanted = {key(overlay, seed): self.short(overlay, seed) for overlay in overlays for seed in seeds}
+        wanted = {name_of([seed, overlay]): self.short(overlay, seed) for overlay in overlays for seed in seeds}
         new = {name: short for name, short in wanted.items() if name not in self.done}
         for name, probe in zip(new, self.lab.run(list(new.values())), strict=True):
             if probe.code != 75:  # for which there was no time
                 self.done[name] = probe
 
     def probe(self, overlay: Overlay, seed: int) -> Probe | None:
-        return self.done.get(key(overlay, seed))
+        return self.done.get(name_of([seed, overlay]))
 
     def gains(self, base: Overlay, overlay: Overlay, metric: str = "") -> list[float]:
         """By seed, of those that were run."""
@@ -160,10 +160,6 @@ def beyond_noise(gains: Sequence[float]) -> bool:
 
 def on_top(base: Overlay, overlay: Overlay) -> Overlay:
     return merge(copy.deepcopy(base), overlay)
-
-
-def key(overlay: Overlay, seed: int) -> str:
-    return name_of([seed, overlay])
 
 
 def scaled(change: Any, factor: float) -> Any:

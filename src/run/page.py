@@ -1,4 +1,4 @@
-"""Text and HTML pages from the templates of configs/. A page holds its pictures, asks no network and runs no script."""
+"""Pages from the templates of configs/, all that comes in escaped. They hold their pictures, and ask no network."""
 
 import base64
 import mimetypes
@@ -10,9 +10,9 @@ from src.run.redact import hide
 
 
 def filled_in(template: str, **values: Any) -> str:
-    from jinja2 import Environment, FileSystemLoader, select_autoescape  # comes with torch
+    from jinja2 import Environment, FileSystemLoader  # comes with torch
 
-    pages = Environment(autoescape=select_autoescape(), loader=FileSystemLoader(ROOT / "configs"))
+    pages = Environment(autoescape=True, loader=FileSystemLoader(ROOT / "configs"))
     return hide(pages.get_template(template).render(inline=inline, svg=svg, **values))
 
 
