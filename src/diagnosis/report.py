@@ -63,7 +63,7 @@ def write(found: Told, folder: Path, title: str, examination: Examination) -> To
             write_text(folder / f"fix-{number}.yaml", text)
     write_json(folder / "diagnose.json", found)
     figures = pictures(found["measured"])
-    if index := [row[0] for one in found["findings"] for row in one["evidence"].get("worst", ())][:MOST_DRAWN]:
+    if index := [row for one in found["findings"] for row in one["evidence"].get("suspicious", ())][:MOST_DRAWN]:
         examination.lab.until = math.inf  # what is found is told, however long it took
         drawn = examination.lab.all([(samples, (examination.subject, index))], DRAW_SEC)[0]
         figures |= {} if drawn is None or isinstance(drawn, dict) else {"samples whose label looks wrong": drawn}

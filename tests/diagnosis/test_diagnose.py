@@ -99,7 +99,7 @@ def test_in_wandb_a_run_goes_on_with_its_own_record(run, copied, tmp_path, monke
     (table,) = [row for row in rows if "diagnosis/findings._type" in row]
     assert (table["diagnosis/findings._type"], table["diagnosis/findings.nrows"]) == ("table-file", 1)
     assert table["trainer/global_step"] == json.loads((folder / "summary.json").read_text())["steps"]
-    (file,) = folder.glob("wandb/*/files/media/table/diagnosis/*.json")
+    (file,) = folder.glob("wandb/offline-run-*/files/media/table/diagnosis/*.json")
     assert "fewer than one batch" in file.read_text()
     assert exit_codes(folder) == [0, 0]
     ids = {record.run.run_id for record in records(folder) if record.WhichOneof("record_type") == "run"}
@@ -121,7 +121,7 @@ def test_in_wandb_a_config_has_a_record_with_pictures(run, tmp_path, monkeypatch
     assert "W&B: recorded offline" in run([], command=command)
     assert summary(tmp_path)["diagnosis"] == "findings"
     (names,) = [row[name] for row in history(tmp_path) for name in row if name == "diagnosis/learning rates.filenames"]
-    (file,) = tmp_path.glob(f"wandb/*/files/{names[0]}")
+    (file,) = tmp_path.glob(f"wandb/offline-run-*/files/{names[0]}")
     assert file.read_bytes()[:4] == b"\x89PNG"
 
 
