@@ -7,9 +7,7 @@ from typing import Any
 from src.config.planned import Menu, of_micro, planned
 from src.config.request import Request
 from src.diagnosis.finding import SPACE, Finding, Unknown
-from src.diagnosis.probe import Lab
 
-PLAN_SEC = 60.0
 ANY = dict.fromkeys(("device", "devices", "strategy", "tokens", "samples", "price"))  # options of `plan`
 
 
@@ -21,13 +19,12 @@ def plan_of(request: Request) -> dict[str, Any]:
     return {**plan, "taken": Menu(request, seen, plan).together() if plan["fits"] is False else {}}
 
 
-def space(request: Request, lab: Lab, died: str = "") -> tuple[list[Finding], dict[str, Any], list[Unknown]]:
-    """Of the device `request.options.device`, else of this machine's. `parts` has bytes by part.
+def space(plan: dict[str, Any], died: str = "") -> tuple[list[Finding], dict[str, Any], list[Unknown]]:
+    """What `plan_of` gave says. `parts` has bytes by part.
 
     Args:
         died: how a training of it ran out of memory, whatever the plan says.
     """
-    plan = lab.all([(plan_of, (request,))], PLAN_SEC)[0]
     if why := plan.get("failed") or plan["unknown"]:
         plan = {"parts": {}, "taken": {}, "fits": None, "memory_gib": None, "micro_batch_size": 1}
     unknown, (taken, parts) = [("memory", why)] if why else [], (plan["taken"], plan["parts"])
