@@ -73,6 +73,8 @@ def shortened(command: str) -> str:
     # kind: series
     command = re.sub(r"(benchmarks.lstm_forecaster .*)", r"\1 --batch_sizes 8 --hidden 8", command)
     # end
+    if "benchmarks.diagnose" in command:
+        return f"{command} --faults , --healthy 1 --minutes 0.05"
     if "benchmarks.levers" in command:
         network = "GPT"
         network = "ViT"  # kind: images

@@ -1,0 +1,1 @@
+"""The validation of src.diagnose: `python -m benchmarks.diagnose`."""
