@@ -1,0 +1,57 @@
+"""What a check says: what is wrong, by which numbers, and the change of the config that mends it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+BADLY, SLOW, SPACE = "does badly", "is slow", "does not fit"
+MOST = 3  # findings that are told
+Overlay = dict[str, Any]
+Unknown = tuple[str, str]  # a check that could not run, and why
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong, or, until it is tried, what may be.
+
+    Args:
+        check: its name, such as `lr_too_high`.
+        question: BADLY, SLOW or SPACE.
+        text: what is wrong, in one line.
+        evidence: numbers by name.
+        gain: share of what can be won that the change wins back, from 0 to 1: of the loss that can be learned, of the
+            time, of the memory that is missing. Expected, or measured where it was tried.
+        confidence: from 0 to 1.
+        change: overlay of the config; empty where no key mends it.
+        todo: what to do, where there is no change.
+        tried: whether the change was tried.
+        certain: whether structure shows it, so that a short trial need not.
+        metric: what a trial is judged by, if not by what the config monitors; more of it is better.
+        source: paper, tool or formula.
+    """
+
+    check: str
+    question: str
+    text: str
+    evidence: dict[str, Any] = field(default_factory=dict)
+    gain: float = 0.0
+    confidence: float = 0.5
+    change: Overlay = field(default_factory=dict)
+    todo: str = ""
+    tried: bool = False
+    certain: bool = False
+    metric: str = ""
+    source: str = ""
+
+    @property
+    def weight(self) -> float:
+        return self.gain * self.confidence
+
+
+def ranked(findings: Sequence[Finding]) -> list[Finding]:
+    """The heaviest first, one of each check; what does not fit goes before all else, because nothing trains then."""
+    best: dict[str, Finding] = {}
+    for one in findings:
+        if one.check not in best or one.weight > best[one.check].weight:
+            best[one.check] = one
+    return sorted(best.values(), key=lambda one: (one.question != SPACE, -one.weight))[:MOST]

@@ -1,0 +1,232 @@
+"""Short real trainings, each in a process of its own, watched by the checks."""
+
+import math
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from src.diagnosis.finding import Finding, Unknown
+from src.diagnosis.subject import Short, Subject
+from src.run.command import end_with_parent, exit_code, one_line
+from src.run.errors import KnownError
+from src.run.faults import out_of_memory
+from src.tuning.trial import PROCESSES, synchronize
+
+WARM = 4  # steps that are slow
+LIMIT_SEC = 90.0  # for one training, beside what its steps should take
+Make = Callable[[], Sequence["Watch"]]  # of the watches of one training
+clock = time.perf_counter
+
+
+class Watch(Callback):
+    """Looks at a short training, through the Trainer's hooks, and says what it has found. It must not change what is
+    trained, and works with any LightningModule: `trainer.datamodule` and `pl_module.network` may be missing."""
+
+    name = ""  # under which `measured` and what fails is told; by default that of the class
+
+    def found(self, trainer: Trainer, model: LightningModule) -> list[Finding]:
+        return []
+
+    def measured(self) -> dict[str, Any]:
+        """Numbers for the report."""
+        return {}
+
+
+def network_of(model: LightningModule) -> torch.nn.Module:
+    network = getattr(model, "network", None)
+    return network if isinstance(network, torch.nn.Module) else model
+
+
+@dataclass
+class Probe:
+    """What a short training gave.
+
+    Args:
+        losses: of each step, as far as it came; NaN where the model gives none.
+        scores: what each validation logged, `step` with it.
+        step_sec, wait_sec: seconds of each step after the first ones, and those in which it waited for data.
+        failed: the error, with its exit `code`; `memory` says whether that ran out.
+        extra: what the subject's data and model are like: sizes, device, names.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    scores: list[dict[str, float]] = field(default_factory=list)
+    step_sec: list[float] = field(default_factory=list)
+    wait_sec: list[float] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    unknown: list[Unknown] = field(default_factory=list)
+    measured: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+    failed: str = ""
+    code: int = 0
+    memory: bool = False
+
+
+class Recorder(Callback):
+    """Losses, times and validations of a training; it stops after `most_sec`."""
+
+    def __init__(self, most_sec: float) -> None:
+        self.probe, self.most_sec, self.t0 = Probe(), most_sec, clock()
+        self.losses: list[Any] = []
+        self.loss: Any = 0.0
+        self.step, self.waited, self.t_end = 0, 0.0, clock()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.t0 = self.t_end = self.t_step = clock()
+        self.probe.extra |= known_of(trainer, pl_module)
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self.waited += clock() - self.t_end
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        self.loss = self.loss + (loss.detach().float() if isinstance(loss, torch.Tensor) else math.nan)
+        self.t_end = clock()
+        if trainer.global_step == self.step:
+            return  # in the midst of a step
+        self.step = trainer.global_step
+        self.losses.append(self.loss)
+        if self.step > WARM:
+            synchronize(trainer)
+            self.probe.step_sec.append(clock() - self.t_step)
+            self.probe.wait_sec.append(self.waited)
+        self.loss, self.waited, self.t_end = 0.0, 0.0, clock()
+        self.t_step = self.t_end
+        trainer.should_stop = trainer.should_stop or self.t_end - self.t0 > self.most_sec
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.probe.scores.append({**scores, "step": self.step})
+        self.t_step = self.t_end = clock()
+
+    def whole(self) -> Probe:
+        self.probe.losses = [float(loss) for loss in self.losses]
+        return self.probe
+
+
+def known_of(trainer: Trainer, model: LightningModule) -> dict[str, Any]:
+    data: Any = getattr(trainer, "datamodule", None)
+    per_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
+    numbers = {"parameters": sum(p.numel() for p in model.parameters()), "steps_per_epoch": per_epoch}
+    sizes = {name: getattr(data, name, None) for name in ("batch_size", "micro_batch_size", "num_samples")}
+    rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    where = {"device": trainer.strategy.root_device.type, "precision": str(trainer.precision)}
+    network = type(network_of(model)).__name__
+    return {**numbers, **sizes, **where, "lr": max(rates, default=0.0), "network": network}
+
+
+class Lab:
+    """Runs short trainings, on a CPU as many at once as there are cores, one thread each.
+
+    Args:
+        log: gets what they print.
+        until: the time (of `time.monotonic`) at which none begins any more.
+        waiting: called a few times a second.
+    """
+
+    def __init__(self, subject: Subject, log: Path, until: float, waiting: Callable[[], Any] = int) -> None:
+        self.subject, self.log, self.until, self.waiting = subject, log, until, waiting
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.jobs = 1 if torch.accelerator.is_available() else min(cores, 4)
+
+    def late(self) -> bool:
+        return time.monotonic() > self.until
+
+    def run(self, shorts: Sequence[Short], watches: Make = tuple, most_sec: float = 60.0) -> list[Probe]:
+        """What each gives, in their order; those for which there is no time have failed."""
+        jobs = [(serve_short, (self.subject, short, watches, most_sec, self.jobs > 1)) for short in shorts]
+        limit = most_sec + LIMIT_SEC
+        return [p if isinstance(p, Probe) else Probe(**p) for p in self.all(jobs, limit)]
+
+    def all(self, jobs: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]], limit_sec: float) -> list[Any]:
+        """What functions give, each in a process of its own: `failed`, `code` and `memory` where that ends badly."""
+        answers: list[Any] = [{"failed": "no time was left", "code": 75}] * len(jobs)
+        left, running = list(enumerate(jobs)), dict[Any, tuple[int, Any, float]]()
+        try:
+            while (left and not self.late()) or running:
+                while left and len(running) < self.jobs and not self.late():
+                    number, (function, arguments) = left.pop(0)
+                    pipe, there = PROCESSES.Pipe()
+                    process = PROCESSES.Process(target=in_child, args=(there, self.log, function, arguments))
+                    process.start()
+                    there.close()
+                    running[pipe] = number, process, clock() + limit_sec
+                self.waiting()
+                ready = wait(list(running), timeout=0.2)
+                for pipe in [p for p in running if p in ready or clock() > running[p][2]]:
+                    number, process, _ = running.pop(pipe)
+                    answers[number] = (
+                        answer(pipe, process) if pipe in ready else {"failed": f"took over {limit_sec:.0f} s"}
+                    )
+                    process.kill()
+                    process.join()
+        finally:
+            for _, process, _ in running.values():
+                process.kill()
+                process.join()
+        return answers
+
+
+def answer(pipe: Any, process: Any) -> Any:
+    try:
+        return pipe.recv()
+    except (EOFError, ConnectionError):
+        process.join()
+        code = process.exitcode
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return {"failed": how, "code": 75, "memory": code == -signal.SIGKILL}  # which the kernel sends
+
+
+def in_child(pipe: Any, log: Path, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    """Call a function and send what it gives; it prints into the log, and nothing else is written."""
+    end_with_parent(signal.SIGKILL)
+    with suppress(OSError):  # where memory runs out, it is this process that goes
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    sys.stdout = sys.stderr = open(log, "a", buffering=1)  # noqa: SIM115
+    os.dup2(sys.stdout.fileno(), 1)
+    os.dup2(sys.stdout.fileno(), 2)
+    try:
+        pipe.send(function(*arguments))
+    except BaseException as e:
+        pipe.send(failure(e))
+
+
+def failure(e: BaseException) -> dict[str, Any]:
+    traceback.print_exc()
+    text = one_line(e) if isinstance(e, KnownError) else f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
+    return {"failed": text, "code": exit_code(e), "memory": out_of_memory(e) or out_of_memory(e.__cause__ or e)}
+
+
+def serve_short(subject: Subject, short: Short, watches: Make, most_sec: float, one_thread: bool) -> Probe:
+    torch.set_num_threads(1 if one_thread else torch.get_num_threads())  # a fork's pool of threads is made anew
+    recorder, watching = Recorder(most_sec), list(watches())
+    trainer, model, fit = subject.made(short, [recorder, *watching])
+    torch.set_num_threads(1 if one_thread else torch.get_num_threads())  # the config may have set it
+    failed: dict[str, Any] = {}
+    try:
+        with subject.faults(trainer, fit):
+            trainer.fit(model, **fit)
+    except Exception as e:
+        failed = failure(e)
+    probe = recorder.whole()
+    for name, value in failed.items():
+        setattr(probe, name, value)
+    for watch in watching:
+        try:
+            probe.findings += watch.found(trainer, model)
+            probe.measured[watch.name or type(watch).__name__] = watch.measured()
+        except Exception as e:  # one check's failure is not that of the others
+            traceback.print_exc()
+            probe.unknown.append((watch.name or type(watch).__name__, f"{type(e).__name__}: {str(e)[:200]}"))
+    return probe

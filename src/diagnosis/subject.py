@@ -1,0 +1,126 @@
+"""What is examined: a config, or any LightningModule with its loaders. It makes short trainings of itself."""
+
+import copy
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+
+from src.config.build import Experiment
+from src.config.request import Request, merge
+from src.diagnosis.finding import Overlay
+from src.run.faults import faults_of
+from src.tuning.trial import BRIEF
+
+VAL_SAMPLES = 2000  # of which a short training is judged
+OURS = ("Checkpoints", "Pictures", "ThrottledProgress", "Throughput")  # callbacks that write, or tell, what is no trial
+
+
+@dataclass(frozen=True)
+class Short:
+    """A short training.
+
+    Args:
+        overlay: of the config; of a module `{"lr_times": 10.0}`.
+        steps: of the optimizer, by which its schedule goes.
+        validations: how often it is measured, at even distances; the last time at its end.
+    """
+
+    overlay: Overlay = field(default_factory=dict)
+    steps: int = 40
+    seed: int = 0
+    validations: int = 1
+
+
+class Subject(Protocol):
+    config: dict[str, Any]  # empty for a module
+
+    def made(self, short: Short, callbacks: Sequence[Callback]) -> tuple[Trainer, LightningModule, dict[str, Any]]:
+        """The objects of a short training, and what its fit gets besides the model."""
+
+    def faults(self, trainer: Trainer, fit: dict[str, Any]) -> Any:
+        """A context in which what goes wrong is a known error, where it can be."""
+
+
+class OfConfig:
+    def __init__(self, request: Request) -> None:
+        self.request, self.config = request, request.config
+
+    def made(self, short: Short, callbacks: Sequence[Callback]) -> tuple[Trainer, LightningModule, dict[str, Any]]:
+        config = merge(copy.deepcopy(self.config), short.overlay)
+        brief = {**BRIEF, "max_steps": short.steps, "enable_progress_bar": False}
+        config = merge(config, {"trainer": brief, "seed_everything": short.seed})
+        experiment = Experiment(replace(self.request, config=config))
+        experiment.build(logger=False)
+        trainer, data = experiment.trainer, experiment.datamodule
+        trainer.callbacks = [*(c for c in trainer.callbacks if type(c).__name__ not in OURS), *callbacks]
+        if short.validations:
+            trainer.limit_val_batches = math.ceil(VAL_SAMPLES / data.micro_batch_size)
+            validate(trainer, short)
+        data.prepare_data()
+        return trainer, experiment.model, {"datamodule": data}
+
+    def faults(self, trainer: Trainer, fit: dict[str, Any]) -> Any:
+        nowhere: Any = SimpleNamespace(path=Path(), checkpoints=Path(), first_step=0)
+        return faults_of(trainer, fit["datamodule"], nowhere)
+
+
+class OfModule:
+    """Any LightningModule, as its own code trains it; of it a copy is trained.
+
+    Args:
+        loaders: for `Trainer.fit`: `train_dataloaders` and `val_dataloaders`, or `datamodule`.
+    """
+
+    def __init__(self, model: LightningModule, **loaders: Any) -> None:
+        self.model, self.loaders, self.config = model, loaders, dict[str, Any]()
+
+    def made(self, short: Short, callbacks: Sequence[Callback]) -> tuple[Trainer, LightningModule, dict[str, Any]]:
+        seed_everything(short.seed, verbose=False)
+        with quiet():
+            trainer = Trainer(
+                max_epochs=-1, max_steps=short.steps, logger=False, enable_checkpointing=False, devices=1,
+                enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+                callbacks=[*callbacks, Rate(short.overlay.get("lr_times", 1.0))],
+            )  # fmt: skip
+        if short.validations:
+            validate(trainer, short)
+        return trainer, copy.deepcopy(self.model), dict(self.loaders)
+
+    def faults(self, trainer: Trainer, fit: dict[str, Any]) -> Any:
+        return nullcontext()
+
+
+class Rate(Callback):
+    """Multiplies the learning rate, also where schedules set it."""
+
+    def __init__(self, times: float) -> None:
+        self.times = times
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                group |= {name: group[name] * self.times for name in ("lr", "initial_lr") if name in group}
+        for how in trainer.lr_scheduler_configs:
+            if hasattr(how.scheduler, "base_lrs"):
+                how.scheduler.base_lrs = [rate * self.times for rate in how.scheduler.base_lrs]
+
+
+def validate(trainer: Trainer, short: Short) -> None:
+    """Have it validate at even distances. Lightning counts micro-batches."""
+    trainer.check_val_every_n_epoch = None
+    every = max(1, short.steps // short.validations)
+    trainer.val_check_interval = every * trainer.accumulate_grad_batches
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,176 @@
+"""Paired short trainings: whether a change of the config wins back what the config as it is leaves."""
+
+import copy
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from src.config.request import merge
+from src.diagnosis.finding import Finding, Overlay
+from src.diagnosis.probe import Lab, Probe
+from src.diagnosis.subject import Short
+from src.tuning.judge import bounds, level
+
+SEEDS = 3
+LEAST = 0.08  # of what can be learned: a change that wins back less is not told
+VALIDATIONS = 8
+WALK = ("lr_too_low", "lr_too_high")  # changes that go on in the direction that helps
+MOST_WALKED = 2
+
+
+@dataclass
+class Scale:
+    """What a score is measured by.
+
+    Args:
+        metric: that is logged by a validation; empty: the losses of training.
+        mode: whether the least or the greatest is best.
+        trivial: the score of one answer for all samples; NaN where that is not known.
+        known: the score of a simple model, such as a linear one; NaN likewise.
+    """
+
+    metric: str = ""
+    mode: str = "min"
+    trivial: float = math.nan
+    known: float = math.nan
+
+    def score(self, probe: Probe, metric: str = "") -> float:
+        """Of a training, the less the better; infinite of one that failed or never gave a number."""
+        if probe.failed:
+            return math.inf
+        name, sign = metric or self.metric, -1 if metric or self.mode == "max" else 1
+        found = [sign * one[name] for one in probe.scores if math.isfinite(one.get(name, math.nan))]
+        return min(found, default=math.inf) if probe.scores and name else level(probe.losses)
+
+    def gain(self, before: float, after: float) -> float:
+        """Which share of what can be won a change wins back, below 0 where it loses."""
+        if not math.isfinite(after):
+            return -1.0
+        start = (
+            self.trivial if math.isfinite(self.trivial) else max(before, after) if math.isfinite(before) else after + 1
+        )
+        best = min(x for x in (before, after, self.known) if not math.isnan(x))
+        whole = max(start - best, abs(start) / 20, 1e-12)
+        return max(min((min(before, start) - min(after, start)) / whole, 1.0), -1.0)
+
+
+@dataclass
+class Trials:
+    """Tries changes.
+
+    Args:
+        steps: of each training.
+        told: gets the name of what is tried.
+    """
+
+    lab: Lab
+    scale: Scale
+    steps: int
+    told: Callable[[str], Any] = str
+    done: dict[str, Probe] = field(default_factory=dict)
+    log: list[dict[str, Any]] = field(default_factory=list)  # for the report
+
+    def short(self, overlay: Overlay, seed: int) -> Short:
+        return Short(overlay, self.steps, seed, VALIDATIONS)
+
+    def run(self, overlays: Sequence[Overlay], seeds: Sequence[int]) -> None:
+        """Those that have not been run."""
+        wanted = {key(overlay, seed): self.short(overlay, seed) for overlay in overlays for seed in seeds}
+        new = {name: short for name, short in wanted.items() if name not in self.done}
+        for name, probe in zip(new, self.lab.run(list(new.values())), strict=True):
+            if probe.code != 75:  # for which there was no time
+                self.done[name] = probe
+
+    def probe(self, overlay: Overlay, seed: int) -> Probe | None:
+        return self.done.get(key(overlay, seed))
+
+    def gains(self, base: Overlay, overlay: Overlay, metric: str = "") -> list[float]:
+        """By seed, of those that were run."""
+        pairs = [(self.probe(base, seed), self.probe(overlay, seed)) for seed in range(SEEDS)]
+        scale = replace(self.scale, trivial=0.0, known=-1.0) if metric else self.scale
+        whole = [(a, b) for a, b in pairs if a and b]
+        return [scale.gain(scale.score(a, metric), scale.score(b, metric)) for a, b in whole]
+
+    def judge(self, suspects: Sequence[Finding]) -> list[Finding]:
+        """Those that help beyond noise, with what they win back."""
+        self.told(f"{len(suspects)} changes")
+        self.run([{}, *(one.change for one in suspects)], [0])
+        likely = [one for one in suspects if one.certain or self.helps(one, {}, 1)]
+        likely = [self.walked(one) for one in likely]
+        self.run([{}, *(one.change for one in likely)], range(SEEDS))
+        kept = [judged for one in likely if (judged := self.judged(one))]
+        return self.without_echoes(sorted(kept, key=lambda one: -one.weight))
+
+    def helps(self, one: Finding, base: Overlay, least_seeds: int) -> bool:
+        gains = self.gains(base, on_top(base, one.change), one.metric)
+        return len(gains) >= least_seeds and statistics.fmean(gains) >= LEAST / 2
+
+    def walked(self, one: Finding) -> Finding:
+        """A rate that helps, moved on as long as that helps more."""
+        if one.check not in WALK:
+            return one
+        for _ in range(MOST_WALKED):
+            further = replace(one, change=scaled(one.change, 10 if one.check == "lr_too_low" else 0.1))
+            self.run([further.change], [0])
+            now, then = (self.gains({}, change)[:1] for change in (one.change, further.change))
+            if not then or then[0] <= now[0] + LEAST / 4:
+                break
+            one = further
+        return one
+
+    def judged(self, one: Finding) -> Finding | None:
+        gains = self.gains({}, one.change, one.metric)
+        pairs = [(self.probe({}, seed), self.probe(one.change, seed)) for seed in range(SEEDS)]
+        before, after = ([self.scale.score(p, one.metric) for p in side if p] for side in zip(*pairs, strict=True))
+        self.log.append({"check": one.check, "change": one.change, "before": before, "after": after, "gains": gains})
+        mean = statistics.fmean(gains) if gains else 0.0
+        clear = len(gains) == SEEDS and mean >= LEAST and beyond_noise(gains)
+        if not clear and not (one.certain and mean > -LEAST / 2):
+            return None
+        numbers = {"before": rounded(before), "after": rounded(after), "seeds": len(gains)}
+        sure = 0.95 if one.certain else 0.9 if clear else 0.6
+        gain = max(mean, 0.0) if clear else max(mean, one.gain * 0.5)
+        return replace(one, gain=gain, confidence=sure, tried=True, evidence={**one.evidence, **numbers})
+
+    def without_echoes(self, kept: list[Finding]) -> list[Finding]:
+        """Those that still help once the first is applied: others mend the same."""
+        if len(kept) < 2:
+            return kept
+        first, *others = kept
+        self.told("what is left with the first change")
+        together = [on_top(first.change, one.change) for one in others]
+        self.run([first.change, *together], range(SEEDS - 1))
+        return [first, *(one for one in others if one.certain or self.helps(one, first.change, 2))]
+
+
+def beyond_noise(gains: Sequence[float]) -> bool:
+    """Whether a mean of gains is above 0: by Student's t with 95 % confidence, or because all agree closely."""
+    _, low, _ = bounds([[0.0]] * len(gains), [[g] for g in gains])
+    return low > 0 or min(gains) > max(0.5 * statistics.fmean(gains), LEAST)
+
+
+def on_top(base: Overlay, overlay: Overlay) -> Overlay:
+    return merge(copy.deepcopy(base), overlay)
+
+
+def key(overlay: Overlay, seed: int) -> str:
+    return f"{seed} {sorted_text(overlay)}"
+
+
+def sorted_text(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {sorted_text(value[name])}" for name in sorted(value)) + "}"
+    return repr(value)
+
+
+def scaled(change: Any, factor: float) -> Any:
+    """The same change with its numbers multiplied."""
+    if isinstance(change, dict):
+        return {name: scaled(value, factor) for name, value in change.items()}
+    return float(f"{change * factor:.3g}") if isinstance(change, float) else change
+
+
+def rounded(values: Sequence[float]) -> list[float | None]:
+    return [float(f"{value:.4g}") if math.isfinite(value) else None for value in values]
