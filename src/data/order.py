@@ -7,11 +7,14 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from src.run.errors import ConfigError, DataError
 
 LARGE = 1_000_000  # above it a shuffled list of all indices costs too much memory and time at each epoch's start
 BLOCK = 4096  # indices that are made at once then: a few of them take almost as long
@@ -82,6 +85,48 @@ def in_blocks(order: Order) -> Order:
 def first_epoch(ordered: Callable[[int, int, int], Order], n: int, seed: int, epoch: int) -> Order:
     """The same in every epoch, for `trainer.overfit_batches`."""
     return ordered(n, seed, 0)
+
+
+def rest(ordered: Callable[[int, int, int], Order], left_out: Tensor, n: int, seed: int, epoch: int) -> Order:
+    """The order that `ordered` gives all samples, of the `n` that remain without those that are `left_out`."""
+    count = n + len(left_out)
+    order = ordered(count, seed, epoch)(0, count)
+    order = order[~torch.isin(order, left_out)]
+    return lambda start, stop: order[start:stop]
+
+
+def indices_in(file: str | None, num_samples: dict[str, int]) -> Tensor:
+    """Samples of train, in order, that a text file names by their indices, one a line; after a # is a comment.
+
+    Raises:
+        DataError: it cannot be read, names what is no sample, or leaves none.
+    """
+    try:
+        lines = Path(file).read_text().splitlines() if file else []
+    except (OSError, UnicodeDecodeError) as e:
+        raise DataError(f"data.without: {file} cannot be read: {e} -> name a text file of indices") from e
+    words, n = [line.partition("#")[0].strip() for line in lines], num_samples.get("train", 0)
+    for line, word in enumerate(words, 1):
+        if word and not (word.isdecimal() and int(word) < n):
+            raise DataError(f"data.without: {file}:{line}: {word} is no sample of train -> give 0 to {n - 1}")
+    found = sorted({int(word) for word in words if word})
+    if file and len(found) == n:
+        raise DataError(f"data.without: {file} leaves out all {n} samples of train -> leave some")
+    return torch.tensor(found, dtype=torch.int64)
+
+
+def divided(batch_size: int, micro_batch_size: int | None, world_size: int) -> tuple[int, int]:
+    """The size of micro-batches, and how many of them each device takes for one step."""
+    if batch_size % world_size:
+        low = batch_size // world_size * world_size
+        sizes = [n for n in (low, low + world_size) if n]
+        raise ConfigError(f"data.batch_size: {batch_size} over {world_size} devices -> take one of {sizes}")
+    share = batch_size // world_size
+    micro = micro_batch_size or share
+    if micro < 1 or share % micro:
+        sizes = [n for n in range(1, share + 1) if share % n == 0]
+        raise ConfigError(f"data.micro_batch_size: {micro} does not divide {share} -> take one of {sizes}")
+    return micro, share // micro
 
 
 @dataclass
