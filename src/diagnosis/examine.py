@@ -25,7 +25,7 @@ from src.tuning.candidates import rates
 
 WATCHED, WATCHED_SEC = 40, 15.0  # steps of the first training, and the most seconds it may take
 RANGED, DATA_SEC = 100, 20.0  # steps of the range test; for the questions to the data
-TRIED = 0.7  # of the time, after which no trial begins: the rest is for what makes training slow
+TIMED = 0.4  # of the time that is left: for what makes training slow
 RECORDED = ("overfitting", "too_short", "diverged")  # of a run's record, which no short trial can judge
 CURVE_SEC, FEWEST = 5.0, 30  # of one of the trainings that are compared; its fewest steps
 NOTHING = 0.97  # of the trivial score: what is above it has learned nothing
@@ -87,7 +87,7 @@ class Examination:
     ) -> None:
         self.subject, self.folder, self.told, self.past = subject, folder, told, past
         self.until = time.monotonic() + budget_sec
-        self.lab = Lab(subject, folder / "probes.log", self.until - (1 - TRIED) * budget_sec)
+        self.lab = Lab(subject, folder / "probes.log", self.until)
         self.result = Diagnosis()
         self.trials, self.total = Trials(self.lab, Scale(), FEWEST, told), math.inf
 
@@ -105,8 +105,8 @@ class Examination:
         if self.past:
             self.note(*record(self.past), [])
         case = self.case(first)
-        self.try_changes(case)
         self.time_changes()
+        self.try_changes(case)
         self.result.findings = ranked(self.result.findings)
         self.settle(case)
         return self.result
@@ -143,11 +143,11 @@ class Examination:
         self.result.measured["trials"] = self.trials.log
 
     def time_changes(self) -> None:
-        request, left = getattr(self.subject, "request", None), self.until - time.monotonic()
-        if request and left > 0:
+        """First, because what makes steps slow makes trials slow, too."""
+        if request := getattr(self.subject, "request", None):
             self.told("the time of a step")
-            self.lab.until = self.until
-            self.note(*slow(request, self.lab, self.folder, left))
+            left = self.until - time.monotonic()
+            self.note(*slow(request, self.lab, self.folder, TIMED * left))
 
     def with_file(self, one: Finding) -> Finding:
         """Samples that are suspicious go into a file, which the change names."""
@@ -205,7 +205,7 @@ def range_test() -> list[Watch]:
 def ask(subject: Subject, budget_sec: float) -> Data:
     """The questions to the data, in a process of their own."""
     data = subject.data()
-    return examine(data, budget_sec) if data else Data(unknown=[("data", "samples and targets cannot be told apart")])
+    return examine(data, budget_sec) if data else Data([], [("data", "samples and targets cannot be told apart")], {})
 
 
 def total_steps(config: dict[str, Any], first: Probe) -> float:
