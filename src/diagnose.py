@@ -12,13 +12,27 @@ own folder: diagnose.json, and a file for --config of each change. The exit code
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from src.config.request import CommandParser, command_parser, positive, read_request
 from src.run.command import command, loading
 from src.run.files import write_json
 from src.run.folder import LOGS
 from src.run.terminal import rank_zero_print
+
+if TYPE_CHECKING:
+    from src.diagnosis.examine import Diagnosis
+
+
+def diagnose(model: Any, minutes: float = 2.0, **loaders: Any) -> "Diagnosis":
+    """The same for any LightningModule, with `train_dataloaders` and `val_dataloaders`, or `datamodule`, as Trainer.fit
+    takes them. Copies are trained, in forks of this process, which must not have used a GPU."""
+    from src.diagnosis.examine import Examination
+    from src.diagnosis.subject import OfModule
+
+    with TemporaryDirectory() as folder:
+        return Examination(OfModule(model, **loaders), Path(folder), 60 * minutes).run()
 
 
 def diagnose_parser() -> CommandParser:

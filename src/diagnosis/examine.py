@@ -107,6 +107,12 @@ class Examination:
         return Case(config, first, steps, total, measured=self.result.measured, scale=scale)
 
     def suspects(self, case: Case) -> list[Finding]:
+        if not case.config:
+            text = "the learning rate is too"
+            return [
+                Finding(f"lr_too_{name}", BADLY, f"{text} {name}", change={"lr_times": times})
+                for name, times in (("low", 10.0), ("high", 0.1))
+            ]
         return []
 
     def settle(self, case: Case) -> None:

@@ -10,15 +10,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from torch import Tensor
 
 from src.config.build import Experiment
 from src.config.request import Request, merge
+from src.data.loader import Arrays
 from src.diagnosis.finding import Overlay
 from src.run.faults import faults_of
 from src.tuning.trial import BRIEF
 
 VAL_SAMPLES = 2000  # of which a short training is judged
+LOADED = 4000  # samples of a module's loaders that are looked at
 OURS = ("Checkpoints", "Pictures", "ThrottledProgress", "Throughput")  # callbacks that write, or tell, what is no trial
 
 
@@ -47,6 +51,9 @@ class Subject(Protocol):
     def faults(self, trainer: Trainer, fit: dict[str, Any]) -> Any:
         """A context in which what goes wrong is a known error, where it can be."""
 
+    def data(self) -> Any:
+        """A data module that is set up, or what has its `splits`; None where samples cannot be told apart."""
+
 
 class OfConfig:
     def __init__(self, request: Request) -> None:
@@ -69,6 +76,11 @@ class OfConfig:
     def faults(self, trainer: Trainer, fit: dict[str, Any]) -> Any:
         nowhere: Any = SimpleNamespace(path=Path(), checkpoints=Path(), first_step=0)
         return faults_of(trainer, fit["datamodule"], nowhere)
+
+    def data(self) -> Any:
+        data = self.made(Short(steps=1, validations=0), [])[2]["datamodule"]
+        data.setup("fit")
+        return data
 
 
 class OfModule:
@@ -95,6 +107,32 @@ class OfModule:
 
     def faults(self, trainer: Trainer, fit: dict[str, Any]) -> Any:
         return nullcontext()
+
+    def data(self) -> Any:
+        """The first samples of the loaders, where a batch is (x, targets), or a dict that has these names."""
+        whole = self.loaders.get("datamodule")
+        if whole is not None:
+            whole.prepare_data()
+            whole.setup("fit")
+        splits = {}
+        for split in ("train", "val"):
+            loader = getattr(whole, f"{split}_dataloader")() if whole else self.loaders.get(f"{split}_dataloaders")
+            splits[split] = first_samples(loader)
+        same: dict[str, Any] = {"on_after_batch_transfer": lambda batch, _: batch, "epoch_order": None}
+        return SimpleNamespace(splits=splits, **same) if all(splits.values()) else None
+
+
+def first_samples(loader: Any) -> Arrays | None:
+    """Of a loader; None where there is none, or its batches are of another kind."""
+    found: list[tuple[Tensor, Tensor]] = []
+    for batch in loader or ():
+        pair = [batch.get(name) for name in ("x", "targets")] if isinstance(batch, dict) else batch
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(t, Tensor) for t in pair):
+            return None
+        found.append((pair[0], pair[1]))
+        if sum(len(targets) for _, targets in found) >= LOADED:
+            break
+    return Arrays(*map(torch.cat, zip(*found, strict=True))) if found else None
 
 
 class Rate(Callback):

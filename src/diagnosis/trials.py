@@ -89,9 +89,14 @@ class Trials:
     def gains(self, base: Overlay, overlay: Overlay, metric: str = "") -> list[float]:
         """By seed, of those that were run."""
         pairs = [(self.probe(base, seed), self.probe(overlay, seed)) for seed in range(SEEDS)]
-        scale = replace(self.scale, trivial=0.0, known=-1.0) if metric else self.scale
+        scale = replace(self.scale, trivial=0.0, known=-1.0) if metric else replace(self.scale, known=self.best())
         whole = [(a, b) for a, b in pairs if a and b]
         return [scale.gain(scale.score(a, metric), scale.score(b, metric)) for a, b in whole]
+
+    def best(self) -> float:
+        """The best score that is known."""
+        scores = [self.scale.known, *map(self.scale.score, self.done.values())]
+        return min((score for score in scores if math.isfinite(score)), default=math.nan)
 
     def judge(self, suspects: Sequence[Finding]) -> list[Finding]:
         """Those that help beyond noise, with what they win back."""
