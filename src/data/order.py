@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -89,30 +90,20 @@ def first_epoch(ordered: Callable[[int, int, int], Order], n: int, seed: int, ep
 
 def rest(ordered: Callable[[int, int, int], Order], left_out: Tensor, n: int, seed: int, epoch: int) -> Order:
     """The order that `ordered` gives all samples, of the `n` that remain without those that are `left_out`."""
-    count = n + len(left_out)
-    order = ordered(count, seed, epoch)(0, count)
+    order = ordered(n + len(left_out), seed, epoch)(0, n + len(left_out))
     order = order[~torch.isin(order, left_out)]
     return lambda start, stop: order[start:stop]
 
 
 def indices_in(file: str | None, num_samples: dict[str, int]) -> Tensor:
-    """Samples of train, in order, that a text file names by their indices, one a line; after a # is a comment.
-
-    Raises:
-        DataError: it cannot be read, names what is no sample, or leaves none.
-    """
+    """Samples of train, in order, that a text file names by their indices, one a line; after a # is a comment."""
     try:
-        lines = Path(file).read_text().splitlines() if file else []
-    except (OSError, UnicodeDecodeError) as e:
-        raise DataError(f"data.without: {file} cannot be read: {e} -> name a text file of indices") from e
-    words, n = [line.partition("#")[0].strip() for line in lines], num_samples.get("train", 0)
-    for line, word in enumerate(words, 1):
-        if word and not (word.isdecimal() and int(word) < n):
-            raise DataError(f"data.without: {file}:{line}: {word} is no sample of train -> give 0 to {n - 1}")
-    found = sorted({int(word) for word in words if word})
-    if file and len(found) == n:
-        raise DataError(f"data.without: {file} leaves out all {n} samples of train -> leave some")
-    return torch.tensor(found, dtype=torch.int64)
+        found = np.unique(np.loadtxt(Path(file).read_text().splitlines(), np.int64)) if file else np.arange(0)
+    except (OSError, ValueError) as e:
+        raise DataError(f"data.without: {file}: {e} -> name a text file with one index of train a line") from e
+    if len(found) and not 0 <= found[0] <= found[-1] < num_samples["train"]:
+        raise DataError(f"data.without: {file}: give indices from 0 to {num_samples['train'] - 1}, the last of train")
+    return torch.from_numpy(found)
 
 
 def divided(batch_size: int, micro_batch_size: int | None, world_size: int) -> tuple[int, int]:
