@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -21,29 +22,24 @@ CLASSES = ("cross_entropy", "nll_loss", "binary_cross_entropy_with_logits")
 LOSSES = (*CLASSES, "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 MODES, MINUS = ("dropout", "batch_norm"), ("sub", "__sub__", "__rsub__")
 ENDS = {"relu": (0.0, math.inf), "sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}  # and what they give
-ANY = (-math.inf, math.inf)
+ANY, UNSURE = (-math.inf, math.inf), ("large_initial_weights", "vanishing_gradients")
 CALLS, LARGE, VANISHED = 8, 1.5, 1e-3  # losses that are looked at; of healthy runs the first was at most 4 % off
 FLAT = (nn.ReLU, nn.Tanh, nn.Sigmoid)  # at an end, where no gradient comes through
 Row = tuple[Any, str, str, Overlay, dict[str, Any]]  # whether it is so, check, text, what mends it, numbers
 
 
-class Seen(Watch, TorchFunctionMode):
+class Structure(Watch, TorchFunctionMode):
     """Notes what the checks look at, by hooks and by the calls of torch's functions, by modules too."""
 
     name = "structure"
+    inputs = out = head = last = end = cast(Any, None)  # end: name and module whose output is the network's
 
     def __init__(self) -> None:
         super().__init__()
-        self.losses: list[dict[str, Any]] = []
-        self.squares: list[Any] = []  # shapes of what is broadcast to a square
+        self.losses, self.squares = list[dict[str, Any]](), list[Any]()  # shapes of what is broadcast to a square
         self.modes: dict[tuple[bool, str], set[bool]] = {}  # of dropout and batch norm, in training or not
         self.kept = self.begun = 0
         self.called, self.graded, self.ratios = set[nn.Module](), set[nn.Parameter](), list[float]()
-        self.inputs: Any = None
-        self.out: Any = None
-        self.last: Any = None
-        self.end: Any = None  # name and module whose output is the network's
-        self.head: str | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.network, self.trainer = network_of(pl_module), trainer
@@ -98,12 +94,8 @@ class Seen(Watch, TorchFunctionMode):
         pairs = [(p.grad.norm(), p.detach().norm()) for p in self.weights.values() if p.grad is not None]
         self.ratios = [float(grad / weight.clamp(min=1e-12)) for grad, weight in pairs]
 
-    def found(self, trainer: Trainer, model: LightningModule) -> list[Finding]:
+    def on_train_end(self, *_: Any) -> None:
         self.__exit__(None, None, None)
-        recipe, looks = "Karpathy, A Recipe for Training Neural Networks, 2019", {the_end: "NeuraLint, 2021"}
-        looks |= {beginning: recipe, blind: recipe, updates: "TrainCheck, 2025"}
-        rows = [(row, source) for look, source in looks.items() for row in look(self, model)]
-        return [told(*row[1:], source) for row, source in rows if row[0]]
 
     def again(self, change: Callable[[str, Tensor], Tensor]) -> Any:
         """What the network gives for its last inputs, in evaluation, with other weights."""
@@ -136,17 +128,6 @@ def noted(name: str, given: dict[str, Any], value: Tensor, out: Any) -> dict[str
     return {"name": name, "kind": "".join(kinds[:1]), "targets": targets.flatten()[:10_000].float(), **numbers}
 
 
-# The checks: each says what is wrong, if anything
-
-
-def told(check: str, text: str, change: Overlay, numbers: dict[str, Any], source: str) -> Finding:
-    certain = check not in ("large_initial_weights", "vanishing_gradients")
-    gain, sure = (0.5, 0.95) if certain else (0.3, 0.6)
-    what, _, todo = text.partition(" -> ")
-    todo = "" if change else todo
-    return Finding(check, BADLY, what, numbers, gain, sure, change, todo, certain=certain, source=source)
-
-
 def in_model(model: Any, **keys: Any) -> Overlay:
     return {"model": {"init_args": keys}} if isinstance(model, Model) and all(keys.values()) else {}
 
@@ -155,7 +136,7 @@ def modules(names: Iterable[str], by: str) -> dict[str, Any]:
     return {name: {"class_path": f"torch.nn.{by}"} for name in names}
 
 
-def the_end(seen: Seen, model: Any) -> Iterator[Row]:
+def the_end(seen: Structure, model: Any) -> Iterator[Row]:
     """What the loss takes for logits, or for numbers of any size, is not: in all of the first steps, and also with
     1,000 times the last weights and their negatives."""
     for a, b in seen.squares[:1]:
@@ -177,20 +158,14 @@ def the_end(seen: Seen, model: Any) -> Iterator[Row]:
         cut = (above or (below and least >= -1 - 1e-6)) and beyond > 0.01
         numbers = {"loss": name, "least": low, "greatest": high, "targets_beyond": beyond}
         text, last = f"{name} wants logits, but gets", "-> let the network end in a linear layer"
-        yield (
-            few,
-            "one_class",
-            "a softmax over one class is always 1 -> give the network an output for each",
-            {},
-            numbers,
-        )
+        yield few, "one_class", "a softmax over one class is always 1 -> take an output for each", {}, numbers
         yield sums and not few, "softmax_before_loss", f"{text} probabilities {last}", log, numbers
         yield of and above and below, "sigmoid_before_loss", f"{text} what a sigmoid gives {last}", log, numbers
         yield of and above and not below, "head_activation", f"{text} none below 0 {last}", swap, numbers
         yield not of and cut, "head_activation", f"outputs are kept from what targets are {last}", swap, numbers
 
 
-def beginning(seen: Seen, model: Any) -> Iterator[Row]:
+def beginning(seen: Structure, model: Any) -> Iterator[Row]:
     """The first loss of a classifier is near ln C, and that of a regression near the mean square of its targets."""
     reset, rows = in_model(model, reset=True), () if seen.out is None else seen.out.shape[1:]
     hidden = {n for n, p in seen.weights.items() if len(p) not in rows}
@@ -204,14 +179,11 @@ def beginning(seen: Seen, model: Any) -> Iterator[Row]:
         yield large, "large_initial_weights", "the first loss is too large -> draw smaller weights", reset, numbers
     flat = [n for n, m in seen.network.named_modules() if isinstance(m, FLAT) and m is not (seen.end or [0, 0])[1]]
     for change in (reset, in_model(model, swap=modules(flat, "GELU"))) if len(seen.ratios) > 1 else ():
-        text, ends = (
-            "hardly a gradient comes to the first layer -> take ReLU or GELU",
-            (seen.ratios[0], seen.ratios[-1]),
-        )
-        yield ends[0] <= VANISHED * ends[1], "vanishing_gradients", text, change, {"first": ends[0], "last": ends[1]}
+        text, first, last = "hardly a gradient comes to the first layer -> take ReLU", seen.ratios[0], seen.ratios[-1]
+        yield first <= VANISHED * last, "vanishing_gradients", text, change, {"first": first, "last": last}
 
 
-def blind(seen: Seen, model: Any) -> Iterator[Row]:
+def blind(seen: Structure, model: Any) -> Iterator[Row]:
     """Samples that differ get one answer, with weights drawn anew, too."""
 
     def draw(name: str, p: Tensor) -> Tensor:
@@ -226,7 +198,7 @@ def blind(seen: Seen, model: Any) -> Iterator[Row]:
         yield same, "ignores_input", text, {}, {"samples": len(x)}
 
 
-def updates(seen: Seen, model: Any) -> Iterator[Row]:
+def updates(seen: Structure, model: Any) -> Iterator[Row]:
     """Layers that took part, and are in the optimizer, but get no gradient; weights that it does not know; modes."""
     own = {n: {*m.parameters(recurse=False)} for n, m in seen.network.named_modules() if m in seen.called}
     learn = {p for p in seen.optimized if p.requires_grad}
@@ -242,5 +214,23 @@ def updates(seen: Seen, model: Any) -> Iterator[Row]:
     yield kept, "gradients_not_reset", f"{text} -> call zero_grad() in each step", {}, {"steps": seen.kept}
 
 
+class Look(Watch):
+    """A check of what was seen, of which another's failure does not matter."""
+
+    def __init__(self, seen: Structure, look: Callable[[Structure, Any], Iterator[Row]], source: str) -> None:
+        self.seen, self.look, self.source, self.name = seen, look, source, look.__name__
+
+    def found(self, trainer: Trainer, model: LightningModule) -> list[Finding]:
+        return [self.told(*row[1:]) for row in self.look(self.seen, model) if row[0]]
+
+    def told(self, check: str, text: str, change: Overlay, numbers: dict[str, Any]) -> Finding:
+        certain, (what, _, todo) = check not in UNSURE, text.partition(" -> ")
+        gain, sure = (0.5, 0.95) if certain else (0.3, 0.6)
+        found = Finding(check, BADLY, what, numbers, gain, sure, change, certain=certain, source=self.source)
+        return found if change else replace(found, todo=todo)
+
+
 def watches() -> list[Watch]:
-    return [Seen()]
+    seen, recipe = Structure(), "Karpathy, A Recipe for Training Neural Networks, 2019"
+    looks = {the_end: "NeuraLint, 2021", beginning: recipe, blind: recipe, updates: "TrainCheck, 2025"}
+    return [seen, *(Look(seen, look, source) for look, source in looks.items())]

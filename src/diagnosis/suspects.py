@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Iterator
 from functools import reduce
+from itertools import chain
 from typing import Any
 
 from src.config.request import from_flag, merge
@@ -25,7 +26,7 @@ PLAIN, ADAM = (
     r"torch\.optim\.(SGD|ASGD|Adagrad|Adadelta)",
     {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}},
 )
-ENDS = ("trainer.max_epochs", "trainer.max_steps")
+ENDS, NUMBER = ("trainer.max_epochs", "trainer.max_steps"), (int, float)
 Row = tuple[str, dict[str, Any]]  # check, new values by key
 
 
@@ -36,14 +37,13 @@ def suspects(case: Any) -> list[Finding]:
     lost = bool(base.failed) or not all(map(math.isfinite, base.losses))
     left = 1.0 if lost or not base.losses else level(base.losses) / max(abs(base.losses[0]), 1e-12)
     found = []
-    for check, keys in [
-        *of_model(case, given, lost, left),
-        *of_data(case, given, left),
-        *of_end(case, base, given, left),
-    ]:
+    rows = (of_model(case, given, lost, left), of_data(case, given, left), of_end(case, base, given, left))
+    for check, keys in chain(*rows):
         change: dict[str, Any] = reduce(merge, (from_flag(k, json.dumps(v), case.config) for k, v in keys.items()), {})
         now = ", ".join(f"{key} {given.get(key, 'by default')}" for key in keys)
-        found += [Finding(check, BADLY, f"{check.replace('_', ' ')}: {now}", gain=0.3, change=change)] if keys else []
+        found += [
+            Finding(check, BADLY, f"{check.replace('_', ' ')}: {now}", {"loss_left": left}, 0.3, change=change)
+        ] * bool(keys)
     return found
 
 
@@ -52,10 +52,6 @@ def flat(node: Any, at: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in node.items():
         key = at if name in ("init_args", "class_path") else f"{at}.{name}".lstrip(".")
         yield from flat(value, key) if isinstance(value, dict) else [(key, value)]
-
-
-def is_number(value: Any) -> bool:
-    return type(value) in (int, float)
 
 
 def of_model(case: Any, given: dict[str, Any], lost: bool, left: float) -> Iterator[Row]:
@@ -69,10 +65,8 @@ def of_model(case: Any, given: dict[str, Any], lost: bool, left: float) -> Itera
     if left > 0.9 and re.fullmatch(PLAIN, optimizer["class_path"]):
         yield "optimizer_too_slow", {"model.optimizer": ADAM}
     for check, pattern, low, high, new in ODD:
-        yield (
-            check,
-            {k: new for k, v in given.items() if is_number(v) and low <= v <= high and re.fullmatch(pattern, k)},
-        )
+        fits = {k: v for k, v in given.items() if type(v) in NUMBER and re.fullmatch(pattern, k)}
+        yield check, {k: new for k, v in fits.items() if low <= v <= high}
     usual = takes(schedule) if str(schedule.get("class_path")).startswith("src.") else {}
     if schedule and (not usual or any(usual.get(n) != v for n, v in (schedule.get("init_args") or {}).items())):
         yield "schedule_too_slow", {"model.schedule": {"class_path": "src.optim.schedules.WarmupCosine"}}
@@ -94,7 +88,7 @@ def of_data(case: Any, given: dict[str, Any], left: float) -> Iterator[Row]:
         first = value[0] if isinstance(value, list) and value else None
         if isinstance(first, dict) and left > 0.5:
             yield f"{name}_too_strong", {f"data.{name}": []}
-        if (known.get(name, 0) is None and is_number(first)) or (value is False and known.get(name) is True):
+        if (known.get(name, 0) is None and type(first) in NUMBER) or (value is False and known.get(name) is True):
             yield "input_scale", {f"data.{name}": known[name]}
     size, of = given.get("data.batch_size", 0), (case.first.extra.get("num_samples") or {}).get("train", 0)
     if size > 32 and of < 8 * size:
@@ -105,10 +99,7 @@ def of_end(case: Any, base: Any, given: dict[str, Any], left: float) -> Iterator
     """Where the trial was as long as a run: it ends too soon, or too late."""
     third = len(base.losses) // 3
     if case.whole and third and level(base.losses[: 2 * third]) > 1.1 * level(base.losses):
-        yield (
-            "too_short",
-            {k: 3 * v for k, v in given.items() if k in ENDS and (v or 0) > 0},
-        )
+        yield "too_short", {k: 3 * given[k] for k in ENDS if (given.get(k) or 0) > 0}
     scores = [one.get(case.scale.metric, math.nan) for one in base.scores]
     if case.scale.mode == "min" and len(scores) > 3 and scores[-1] > 1.1 * min(scores) and left < 0.5:
         yield "overfitting", {k: 0.3 for k, v in given.items() if re.fullmatch(ODD[0][1], k) and v < 0.3}
