@@ -1,43 +1,50 @@
 """Which changes of a config are worth a trial, by what it says and how the config as it is trains."""
 
+import json
 import math
 import re
 from collections.abc import Iterator
+from functools import reduce
+from itertools import chain
 from typing import Any
-
-import yaml
 
 from src.config.request import from_flag, merge
 from src.diagnosis.finding import BADLY, Finding
 from src.tuning.candidates import takes
 from src.tuning.judge import level
 
-# Keys whose values from the first number to the second are worth a trial of another value.
-ODD: tuple[tuple[str, str, float, float, Any], ...] = (
-    ("dropout", r"model\.network\..*drop\w*", 0.5, 1.0, 0.1),
-    ("weight_decay", r"model\.optimizer\.weight_decay", 0.3, math.inf, 0.01),
-    ("label_smoothing", r"model\.label_smoothing", 0.3, 1.0, 0.0),
-    ("over_clipping", r"trainer\.gradient_clip_val", 1e-30, 0.1, 1.0),
-    ("small_batches", r"data\.batch_size", 1, 2, 32),
-    ("small_batches", r"data\.micro_batch_size", 1, 2, None),
-    ("average", r"ema\.decay", 0.995, 1.0, None),
+ODD: tuple[tuple[str, str, float, float, Any], ...] = (  # from the first number to the second the third is tried
+    ("dropout_too_strong", r"model\.network\..*drop\w*", 0.5, 1.0, 0.1),
+    ("weight_decay_too_strong", r"model\.optimizer\.weight_decay", 0.3, math.inf, 0.01),
+    ("labels_too_smooth", r"model\.label_smoothing", 0.3, 1.0, 0.0),
+    ("clipped_too_short", r"trainer\.gradient_clip_val", 1e-30, 0.1, 1.0),
+    ("batches_too_small", r"data\.batch_size", 1, 2, 32),
+    ("average_too_slow", r"ema\.decay", 0.995, 1.0, None),
 )
-WIDTHS = re.compile(r"model\.network\.(\w+_)?(dim|widths?|hidden|units|d_model)(_size)?")
-PLAIN = re.compile(r"torch\.optim\.(SGD|ASGD|Adagrad|Adadelta)")
-ADAM, COSINE = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}}, "src.optim.schedules.WarmupCosine"
-Change = tuple[str, str, dict[str, Any]]  # name of the check, what may be wrong, new values by key
+WIDTHS = r"model\.network\.(\w+_)?(dim|widths?|hidden|units|d_model)(_size)?"
+PLAIN, ADAM = (
+    r"torch\.optim\.(SGD|ASGD|Adagrad|Adadelta)",
+    {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}},
+)
+ENDS, NUMBER = ("trainer.max_epochs", "trainer.max_steps"), (int, float)
+Row = tuple[str, dict[str, Any]]  # check, new values by key
 
 
 def suspects(case: Any) -> list[Finding]:
     """The likeliest first; a case is what `examine` knows of the config as it is."""
-    given = dict(
-        flat({name: part for name, part in case.config.items() if name in ("model", "data", "trainer", "ema")})
-    )
+    given = dict(flat({name: case.config.get(name) or {} for name in ("model", "data", "trainer", "ema")}))
     base = case.base[0] if case.base else case.first
     lost = bool(base.failed) or not all(map(math.isfinite, base.losses))
     left = 1.0 if lost or not base.losses else level(base.losses) / max(abs(base.losses[0]), 1e-12)
-    found = [*of_rate(case.config, given, lost, left), *of_values(given, lost), *of_fit(case, given, lost, left)]
-    return [Finding(name, BADLY, text, gain=0.3, change=overlay(case.config, keys)) for name, text, keys in found]
+    found = []
+    rows = (of_model(case, given, lost, left), of_data(case, given, left), of_end(case, base, given, left))
+    for check, keys in chain(*rows):
+        change: dict[str, Any] = reduce(merge, (from_flag(k, json.dumps(v), case.config) for k, v in keys.items()), {})
+        now = ", ".join(f"{key} {given.get(key, 'by default')}" for key in keys)
+        found += [
+            Finding(check, BADLY, f"{check.replace('_', ' ')}: {now}", {"loss_left": left}, 0.3, change=change)
+        ] * bool(keys)
+    return found
 
 
 def flat(node: Any, at: str = "") -> Iterator[tuple[str, Any]]:
@@ -47,72 +54,53 @@ def flat(node: Any, at: str = "") -> Iterator[tuple[str, Any]]:
         yield from flat(value, key) if isinstance(value, dict) else [(key, value)]
 
 
-def overlay(config: dict[str, Any], keys: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in keys.items():
-        text = yaml.safe_dump(value, default_flow_style=True, width=math.inf).split("\n")[0]
-        found = merge(found, from_flag(key, text, config))
-    return found
-
-
-def of_rate(config: dict[str, Any], given: dict[str, Any], lost: bool, left: float) -> Iterator[Change]:
-    optimizer, schedule = config["model"]["init_args"]["optimizer"], config["model"]["init_args"].get("schedule")
-    known = takes(optimizer) | (optimizer.get("init_args") or {})
-    rates = {n: v for n, v in known.items() if (n == "lr" or n.endswith("_lr")) and isinstance(v, (int, float))}
-    for side, factor in (("high", 0.1), ("low", 10.0)):
-        if rates and not (lost and side == "low") and "model.schedule.max_lr" not in given:
-            keys = {f"model.optimizer.{n}": float(f"{v * factor:.3g}") for n, v in rates.items()}
-            yield f"lr_too_{side}", f"the learning rate may be too {side}: {rates}", keys
-    if PLAIN.fullmatch(optimizer["class_path"]) and left > 0.9:
-        yield "optimizer", "the loss hardly falls with this optimizer", {"model.optimizer": ADAM}
-    usual = schedule and schedule["class_path"].startswith("src.") and takes(schedule)
-    if schedule and (not usual or any(usual[n] != v for n, v in (schedule.get("init_args") or {}).items())):
-        yield "schedule", "the schedule may keep the rate low for too long", {"model.schedule": {"class_path": COSINE}}
-
-
-def of_values(given: dict[str, Any], lost: bool) -> Iterator[Change]:
-    for key, value in given.items():
-        for name, pattern, low, high, new in ODD:
-            if type(value) in (int, float) and low <= value <= high and re.fullmatch(pattern, key):
-                yield name, f"{key} is {value}", {key: new}
-    if "16" in (precision := str(given.get("trainer.precision"))) and (lost or "true" in precision):
-        yield "precision", f"{precision} may be too coarse", {"trainer.precision": "32-true"}
+def of_model(case: Any, given: dict[str, Any], lost: bool, left: float) -> Iterator[Row]:
+    optimizer, schedule = (case.config["model"]["init_args"].get(name) or {} for name in ("optimizer", "schedule"))
+    rates = {n: v for n, v in (takes(optimizer) | optimizer["init_args"]).items() if n == "lr" or n.endswith("_lr")}
+    for side, factor in (("high", 0.1), ("low", 10)):
+        if "model.schedule.max_lr" not in given and not (lost and side == "low"):
+            yield f"lr_too_{side}", {f"model.optimizer.{n}": float(f"{v * factor:.3g}") for n, v in rates.items()}
     if lost and not given.get("trainer.gradient_clip_val"):
-        yield "exploding", "the loss or a gradient is not finite", {"trainer.gradient_clip_val": 1.0}
+        yield "gradients_explode", {"trainer.gradient_clip_val": 1.0}
+    if left > 0.9 and re.fullmatch(PLAIN, optimizer["class_path"]):
+        yield "optimizer_too_slow", {"model.optimizer": ADAM}
+    for check, pattern, low, high, new in ODD:
+        fits = {k: v for k, v in given.items() if type(v) in NUMBER and re.fullmatch(pattern, k)}
+        yield check, {k: new for k, v in fits.items() if low <= v <= high}
+    usual = takes(schedule) if str(schedule.get("class_path")).startswith("src.") else {}
+    if schedule and (not usual or any(usual.get(n) != v for n, v in (schedule.get("init_args") or {}).items())):
+        yield "schedule_too_slow", {"model.schedule": {"class_path": "src.optim.schedules.WarmupCosine"}}
     if given.get("model.freeze"):
-        yield "untrained_parameters", f"{given['model.freeze']} are not trained", {"model.freeze": []}
+        yield "untrained_parameters", {"model.freeze": []}
     if isinstance(given.get("model.class_weights"), list):
-        yield "class_weights", "classes are weighted by hand", {"model.class_weights": None}
+        yield "class_weights", {"model.class_weights": None}
+    if "16" in str(given.get("trainer.precision")) and (lost or "true" in given["trainer.precision"]):
+        yield "precision_too_low", {"trainer.precision": "32-true"}
+    if left > 0.5 and not lost and case.first.extra.get("parameters", 0) < 100_000:
+        wide = {k: v if isinstance(v, list) else [v] for k, v in given.items() if re.fullmatch(WIDTHS, k)}
+        yield "too_narrow", {k: [4 * n for n in v] if v is given[k] else 4 * v[0] for k, v in wide.items()}
+        yield "initial_weights", {"model.reset": True}
 
 
-def of_fit(case: Any, given: dict[str, Any], lost: bool, left: float) -> Iterator[Change]:
-    """Too little can be learned, or too much; too soon an end."""
+def of_data(case: Any, given: dict[str, Any], left: float) -> Iterator[Row]:
     known = takes(case.config["data"])
     for name, value in (case.config["data"].get("init_args") or {}).items():
-        of = [value] if not isinstance(value, list) else value
-        if left > 0.5 and of and all(isinstance(one, dict) for one in of):
-            yield f"{name}_too_strong", f"data.{name} may change samples too much", {f"data.{name}": []}
-        if (value is False and known.get(name) is True) or (known.get(name, 0) is None and type(of[:1]) is float):
-            yield "input_scale", f"data.{name} is not as by default", {f"data.{name}": known[name]}
-    wide = {key: value for key, value in given.items() if WIDTHS.fullmatch(key)}
-    if wide and left > 0.5 and not lost and case.first.extra.get("parameters", 0) < 100_000:
-        by = {key: [4 * n for n in value] if isinstance(value, list) else 4 * value for key, value in wide.items()}
-        yield "too_narrow", "the network may be too narrow", by
-    losses = (case.base[0] if case.base else case.first).losses
-    ends = {
-        key: 3 * n for key, n in given.items() if key in ("trainer.max_epochs", "trainer.max_steps") and (n or -1) > 0
-    }
-    third = len(losses) // 3
-    if case.whole and ends and third and level(losses[: 2 * third]) - level(losses) > 0.1 * abs(level(losses)):
-        yield "too_short", "the loss still falls at the end", ends
-    scores = [one.get(case.scale.metric, math.nan) for one in case.base[0].scores] if case.base else []
+        first = value[0] if isinstance(value, list) and value else None
+        if isinstance(first, dict) and left > 0.5:
+            yield f"{name}_too_strong", {f"data.{name}": []}
+        if (known.get(name, 0) is None and type(first) in NUMBER) or (value is False and known.get(name) is True):
+            yield "input_scale", {f"data.{name}": known[name]}
+    size, of = given.get("data.batch_size", 0), (case.first.extra.get("num_samples") or {}).get("train", 0)
+    if size > 32 and of < 8 * size:
+        yield "batches_too_large", {"data.batch_size": max(size // 8, 16), "data.micro_batch_size": None}
+
+
+def of_end(case: Any, base: Any, given: dict[str, Any], left: float) -> Iterator[Row]:
+    """Where the trial was as long as a run: it ends too soon, or too late."""
+    third = len(base.losses) // 3
+    if case.whole and third and level(base.losses[: 2 * third]) > 1.1 * level(base.losses):
+        yield "too_short", {k: 3 * given[k] for k in ENDS if (given.get(k) or 0) > 0}
+    scores = [one.get(case.scale.metric, math.nan) for one in base.scores]
     if case.scale.mode == "min" and len(scores) > 3 and scores[-1] > 1.1 * min(scores) and left < 0.5:
-        drops = {key: 0.3 for key, v in given.items() if re.fullmatch(ODD[0][1], key) and v < 0.3}
-        decay = (
-            {"model.optimizer.weight_decay": 0.2}
-            if "weight_decay" in takes(case.config["model"]["init_args"]["optimizer"])
-            else {}
-        )
-        for keys in (drops, decay):
-            if keys:
-                yield "overfitting", "the score of validation rises while the loss falls", keys
+        yield "overfitting", {k: 0.3 for k, v in given.items() if re.fullmatch(ODD[0][1], k) and v < 0.3}
+        yield "overfitting", {k: 0.2 for k in given if k == "model.optimizer.weight_decay"}

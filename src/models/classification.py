@@ -17,8 +17,6 @@ from src.run.terminal import rank_zero_print
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LEAST = 1e-30  # of a probability: its logarithm stays finite
-
 
 class Classification(Model):
     """One of several classes for each sample, by cross-entropy: targets [N], and the network gives logits
@@ -73,7 +71,7 @@ class Classification(Model):
     def forward(self, x: Tensor) -> Tensor:
         """x [N, ...] -> logits [N, num_classes]"""
         given = super().forward(x)
-        return given if self.outputs == "logits" else given.float().clamp(min=LEAST).log()
+        return given if self.outputs == "logits" else given.float().clamp(min=1e-30).log()  # finite
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         logits, targets = self(batch["x"]).float(), batch.get("soft_targets", batch["targets"])

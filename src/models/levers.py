@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from src.models.blocks import named
+from src.models.factory import build
 from src.run.errors import ConfigError
 from src.run.private import check_compiler
 
@@ -74,17 +75,14 @@ def swap_modules(network: nn.Module, wanted: dict[str, Callable[..., nn.Module]]
     """
     for pattern, make in wanted.items():
         for name in named(network, pattern, "model.swap"):
-            try:
-                network.set_submodule(name, make())
-            except (TypeError, ValueError, RuntimeError) as e:
-                raise ConfigError(f"model.swap.{pattern}: {e}") from e
+            network.set_submodule(name, build(f"swap.{pattern}", lambda _, make=make: make(), None))
 
 
 def draw_anew(network: nn.Module) -> None:
     """All weights, as torch's modules draw them when they are made: parts first, then what they are parts of."""
     names = ("reset_parameters", "_reset_parameters")  # the second of attention
     found = [getattr(m, name) for m in reversed([*network.modules()]) for name in names if hasattr(m, name)]
-    if not found:
-        raise ConfigError(f"model.reset: no module of {type(network).__name__} has reset_parameters -> leave it out")
     for draw in found:
         draw()
+    if not found:
+        raise ConfigError(f"model.reset: no module of {type(network).__name__} has reset_parameters -> leave it out")
