@@ -1,0 +1,55 @@
+import time
+
+import pytest
+import yaml
+from conftest import SMALL
+
+import src.plan
+from src.config.request import read_request
+from src.diagnosis.probe import Lab
+from src.diagnosis.space import space
+from src.diagnosis.subject import OfConfig
+
+# Two weight matrices of 10 and 1 GB, and activations: more than a T4's 14.6 GiB in float32, less on an H200.
+WIDE = ["--model.network.widths", "[40000,40000]", "--data.batch_size", "1024"]
+
+
+@pytest.fixture
+def examine(loaded, start, tmp_path):
+    def examine(*flags, died=""):
+        request = read_request(src.plan.plan_parser(), [*SMALL, *flags])
+        request.options.facts = {}
+        return space(plan_of(request), died)
+
+    return examine
+
+
+def test_what_fits_is_silent_and_has_its_memory_by_part(examine):
+    found, measured, unknown = examine()
+    assert (found, unknown) == ([], [])
+    assert measured["parts"]["weights"] > 4 * 64 * 32
+
+
+def test_what_does_not_fit_gets_the_levers_of_plan(examine, run, tmp_path):
+    found, _, unknown = examine(*WIDE, "--device", "t4")
+    assert unknown == []
+    (one,) = found
+    assert one.evidence["needs_gib"] > one.evidence["has_gib"]
+    assert one.evidence["parts_mib"]["optimizer"] > 10_000
+    overlay = tmp_path / "fits.yaml"
+    run([*SMALL, *WIDE, "--device", "t4", "--overlay", overlay], command=src.plan.main)
+    assert one.change == (yaml.safe_load(overlay.read_text()) if overlay.exists() else {})
+    assert bool(one.change) != bool(one.todo)
+    assert examine(*WIDE, "--device", "h200")[0] == []
+
+
+def test_large_activations_are_mended_by_a_micro_batch(examine):
+    flags = ["--model.network.widths", f"[{','.join(['2000'] * 40)}]", "--data.batch_size", "1280"]
+    many = [*flags, "--model.optimizer", "{class_path: torch.optim.SGD, init_args: {lr: 0.1}}"]
+    assert examine(*many, "--device", "t4")[0] == []
+
+
+def test_a_death_by_memory_halves_the_micro_batch(examine):
+    found, _, _ = examine(died="out of memory after 2 steps")
+    assert found[0].text.startswith("out of memory")
+    assert found[0].change == {"data": {"init_args": {"micro_batch_size": 32}}}
