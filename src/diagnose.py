@@ -50,12 +50,11 @@ def diagnose_parser() -> CommandParser:
 def asked(args: Sequence[str]) -> tuple[Request, Path]:
     """What is to be examined, a config or that of a run, and the folder of the results."""
     options = diagnose_parser().parse_known_args(args)[0]
-    folder = Path(options.run_dir or "")
     if options.run_dir and not options.config:
-        RunFolder(folder).config()
-        return read_request(diagnose_parser(), ["--config", f"{folder}/config.yaml", *args]), folder / "diagnose"
+        (run := RunFolder(Path(options.run_dir))).config()
+        return read_request(diagnose_parser(), ["--config", f"{run.path}/config.yaml", *args]), run.path / "diagnose"
     request = read_request(diagnose_parser(), args)
-    folder = folder if options.run_dir else LOGS / request.experiment / "diagnose"
+    folder = Path(options.run_dir or LOGS / request.experiment / "diagnose")
     there = [path for path in (folder / "config.yaml", *map(Path, options.config or ())) if path.is_file()]
     if own := [path for path in there if path.resolve().parent == folder.resolve()]:
         raise ConfigError(f"{own[0]}: where results would go -> another --run_dir; for a run, that without --config")
@@ -81,8 +80,7 @@ def main(args: Sequence[str]) -> int:
     files = [part for path in options.config or () for part in ("--config", relative_path(Path(path)))]
     trains = [*files, *diagnose_parser().parse_known_args(args)[1]]
     found = report.told(examination.run(), command_line("src.diagnose", args), trains, time.monotonic() - began)
-    figures = report.write(found, folder, request.experiment, examination)
-    report.tell(found, folder)
+    figures = report.tell(found, folder, request.experiment, examination)
     if options.json:
         write_json(options.json, found)
     report.record(found, figures, folder, request.config)

@@ -10,7 +10,7 @@ from src.config.request import Request
 from src.diagnosis.examine import Examination
 from src.diagnosis.finding import SLOW, SPACE, Finding
 from src.diagnosis.report import Told, dump
-from src.diagnosis.trials import on_top
+from src.diagnosis.trials import on_top, rounded
 from src.run.errors import KnownError
 from src.run.files import write_json, write_text
 from src.tuning.choose import timed
@@ -60,5 +60,5 @@ def tried(examination: Examination, one: Finding, request: Request, budget_sec: 
         longer.run([{}, one.change], SEEDS)
         found, (entry,) = longer.judged(replace(one, certain=one.question == SLOW)), longer.log
         receipt |= {"kept": found is not None and len(entry["gains"]) == len(SEEDS), "steps": steps}
-        receipt |= {"seeds": [*SEEDS], "before": entry["before"], "after": entry["after"]}
+        receipt |= {"seeds": [*SEEDS], **{name: rounded(entry[name]) for name in ("before", "after")}}
     return receipt

@@ -40,4 +40,4 @@ def mark(axes: Any, marks: dict[str, float]) -> None:
     for (name, x), style in zip(marks.items(), ("--", ":", "-.", "-"), strict=False):
         axes.axvline(x, color="black", linestyle=style, linewidth=1, label=name)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))

@@ -53,15 +53,18 @@ def flags_of(change: Any, name: str = "") -> list[str]:
     return [f"--{name}", yaml.safe_dump(change, default_flow_style=True, width=math.inf).removesuffix("...\n").strip()]
 
 
-def write(found: Told, folder: Path, title: str, examination: Examination) -> Told:
-    """The overlays, diagnose.json, diagnose.html; gives all figures."""
+def tell(found: Told, folder: Path, title: str, examination: Examination) -> Told:
+    """In the terminal, diagnose.json, overlays and diagnose.html; gives all figures."""
     for old in folder.glob("fix-*.yaml"):
         old.unlink()  # of a diagnosis before
     for number, one in enumerate(found["findings"], 1):
         if one["command"]:
-            text = f"# {found['command']}\n# {one['text']}\n{dump(one['change'])}"
-            write_text(folder / f"fix-{number}.yaml", text)
+            head = f"# {found['command']}\n# {one['text']}\n"
+            write_text(folder / f"fix-{number}.yaml", head + dump(one["change"]))
     write_json(folder / "diagnose.json", found)
+    text = Text(unescape(filled_in("diagnose.txt", told=found, folder=relative_path(folder)).rstrip()))
+    text.highlight_regex(r"(?m)^[\w ]{9} (?=\S)", "bold")
+    console().print(text)
     figures = pictures(found["measured"])
     if index := [row for one in found["findings"] for row in one["evidence"].get("suspicious", ())][:MOST_DRAWN]:
         examination.lab.until = math.inf  # what is found is told, however long it took
@@ -77,12 +80,6 @@ def samples(subject: Any, index: list[int]) -> Any:
     """A figure of samples of train, as the network gets them in evaluation; in a child, because it reads data."""
     data = subject.data()
     return data.picture(data.on_after_batch_transfer(data.splits["train"][torch.tensor(index)], 0))
-
-
-def tell(found: Told, folder: Path) -> None:
-    text = Text(unescape(filled_in("diagnose.txt", told=found, folder=relative_path(folder)).rstrip()))
-    text.highlight_regex(r"(?m)^[\w ]{9} (?=\S)", "bold")
-    console().print(text)
 
 
 def record(found: Told, figures: Told, folder: Path, config: Told) -> None:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
-from conftest import SMALL
+from conftest import DIGITS, SMALL
 
 from src.config.request import command_parser, merge, read_request
 from src.diagnosis import report
@@ -46,6 +46,7 @@ def diagnosis() -> Diagnosis:
         "marks": {"best": 50.0, "overfits": 61.0},
         "rates": {"rates": [1e-5, 1e-4, 1e-3, 1e-2], "losses": [2.3, 2.2, 1.2, 1.9], "config": 1e-5, "suggested": 1e-3},
         "ledger": {"start": 2.0, "forward": 3.0, "backward": 4.5, "validation": 0.4, EVIL: 0.1},
+        "layers": {"blocks.0": {"gradient": 0.125, "update": 0.0625}},
         "parts": {"weights": 4 * 2**20, "activations": 9 * 2**20},
         "trials": [trial],
     }  # fmt: skip
@@ -63,7 +64,7 @@ def written(tmp_path, request_of_small):
     examination = Examination(OfConfig(request_of_small), tmp_path, 60)
     (tmp_path / "fix-9.yaml").touch()  # of a diagnosis before
     told = report.told(diagnosis(), "python -m src.diagnose", SMALL, 12.3)
-    return told, report.write(told, tmp_path, "waves", examination), tmp_path
+    return told, report.tell(told, tmp_path, "waves", examination), tmp_path
 
 
 def test_json_is_plain_finite_and_whole(written):
@@ -114,9 +115,8 @@ def test_a_value_that_is_a_mapping_is_one_flag():
     assert (flag, yaml.safe_load(value)) == ("--model.swap", change["model"]["init_args"]["swap"])
 
 
-def test_terminal(written, capsys):
+def test_terminal(capsys, written):
     told, _, folder = written
-    report.tell(told, folder)
     shown = capsys.readouterr().out
     for line in (
         "took      12 s",
@@ -144,13 +144,20 @@ def test_the_page_holds_all_escaped(written):
     assert "<script" not in page
     assert page.count(html.escape(EVIL)) >= 4
     texts = ["62 %</b>", "the loss that can be learned, measured", "gain not known", "split it anew", "lr: 0.001"]
-    for words in (*texts, "Smith, 2017", "--model.optimizer.lr 0.001", "45.0 %", "69.2 %"):
+    for words in (
+        *texts,
+        "Smith, 2017",
+        "--model.optimizer.lr 0.001",
+        "45.0 %",
+        "69.2 %",
+        "<th>blocks.0<td>0.125<td>0.0625",
+    ):
         assert words in page
 
 
 def test_a_picture_without_numbers_is_left_out(tmp_path, request_of_small):
     told = report.told(Diagnosis(), "python -m src.diagnose", SMALL, 1.0)
-    assert report.write(told, tmp_path, "waves", SimpleNamespace()) == {}
+    assert report.tell(told, tmp_path, "waves", SimpleNamespace()) == {}
     page = (tmp_path / "diagnose.html").read_text()
     assert "What was measured" not in page
     assert "healthy: nothing found by 0 checks" in page
@@ -174,3 +181,19 @@ def test_in_a_browser(width, written):
     assert min(looked["widths"]) > 300
     assert [round(share, 1) for share in looked["bars"]] == [1.0, 1.0]  # of time, and of memory
     assert (looked["fits"], looked["fired"]) == (True, 0)
+
+
+# kind: images
+def test_samples_whose_label_looks_wrong_are_shown(run, tmp_path):
+    noise = Finding("label_noise", BADLY, "labels look wrong", {"suspicious": [*range(40)]}, todo="look at them")
+
+    def command(args) -> None:
+        examination = Examination(OfConfig(read_request(command_parser("diagnose", None), args)), tmp_path, 0.0)
+        told = report.told(Diagnosis("findings", [noise]), "python -m src.diagnose", args, 1.0)
+        print([*report.tell(told, tmp_path, "digits", examination)])
+
+    assert run(DIGITS, command=command).endswith("\n['samples whose label looks wrong']\n")
+    assert "data:image/svg+xml" in (tmp_path / "diagnose.html").read_text()
+
+
+# end

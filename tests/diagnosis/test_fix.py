@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 
 import pytest
@@ -82,7 +83,7 @@ def test_what_is_slow_is_timed_in_turn(change, kept, run, low, tmp_path):
     (tmp_path / "low.yaml").write_text("data: {init_args: {micro_batch_size: 4}}\n")
     output = run(low, command=mend(Finding("micro_batch_too_small", SLOW, "16 micro-batches", change=change)))
     assert (tmp_path / "out/fixed.yaml").exists() == kept, output
-    assert ("helped (why below" if kept else "not help beyond noise (why no gain beyond noise") in output
+    assert re.search("helped [(]why below" if kept else "not help beyond noise [(]why (no gain|slower)", output)
     if kept:
         receipt = json.loads((tmp_path / "out/receipt.json").read_text())
         assert receipt["ratio"] < 0.7
