@@ -442,7 +442,7 @@ FAULTS += [
         "BADLY check target_leak|target_in_features|feature_tells_target|leak",
     ),
     fault("cancer_badly_scaled", "cancer", "scale", {"data": f"{HERE}.BadlyScaledTable"}, *SCALE),
-    fault("cancer_in_order", "cancer", "order", {"data": f"{HERE}.TableInOrder"}, *ORDER),
+    fault("wine_in_order", "wine", "order", {"data": f"{HERE}.TableInOrder"}, *ORDER),
     fault("wine_other_val", "wine", "shift", {"data": f"{HERE}.OtherValTable"}, *SHIFT, costs="trust"),
     fault(
         "cancer_slow_storage",
@@ -549,7 +549,6 @@ FAULTS += [
 # end
 # kind: series
 FAULTS += [
-    rate("seasons_lr_x3000", "seasons", 1e-3, 3000),
     rate("seasons_lr_1000th", "seasons", 1e-3, 0.001),
     fault(
         "seasons_tanh",

@@ -69,7 +69,8 @@ HEALTHY += controls(
 )
 HEALTHY += controls("lstm", {}, {"model.optimizer.lr": 3e-3, "trainer.max_epochs": 40})
 HEALTHY += controls("vit", {"trainer.max_epochs": 60}, {"model.optimizer.lr": 2e-3, "trainer.max_epochs": 80})
-HEALTHY += controls("mnist", {}, {"model.network.widths": [16, 32, 32]})
+WHOLE = {"trainer.limit_train_batches": 1.0, "trainer.max_epochs": 3}
+HEALTHY += controls("mnist", WHOLE, WHOLE | {"model.network.widths": [16, 32, 32]})
 # end
 # kind: tables
 BARS |= {"wine": ("test/acc", 0.9), "cancer": ("test/acc", 0.93), "diabetes": ("test/r2", 0.35)}

@@ -221,6 +221,6 @@ HELD_OUT += [
 # end
 # kind: series
 HELD_OUT += [
-    fault("etth1_lr_x100", "etth1", "rate too high", {"model.optimizer.lr": 0.5}, "BADLY model.optimizer.lr < 0.16")
+    fault("etth1_lr_1000th", "etth1", "rate too low", {"model.optimizer.lr": 5e-6}, "BADLY model.optimizer.lr > 1.5e-5")
 ]
 # end
