@@ -116,7 +116,8 @@ class Examination:
         one, request = self.lab.jobs > 1, getattr(self.subject, "request", None)
         watched = serve_short, (self.subject, Short(steps=WATCHED), watches, WATCHED_SEC, one)
         ranged = serve_short, (self.subject, Short(steps=RANGED, validations=0), range_test, WATCHED_SEC, one)
-        jobs = [watched, ranged, (ask, (self.subject, DATA_SEC)), *([(plan_of, (request,))] if request else [])]
+        jobs: list[Any] = [watched, ranged, (ask, (self.subject, DATA_SEC))]
+        jobs += [(plan_of, (request,))] if request else []
         first, rates, data, *plan = self.lab.all(jobs, LIMIT_SEC)
         return (first if isinstance(first, Probe) else Probe(**first)), rates, data, next(iter(plan), None)
 

@@ -1,14 +1,10 @@
-import time
-
 import pytest
 import yaml
 from conftest import SMALL
 
 import src.plan
 from src.config.request import read_request
-from src.diagnosis.probe import Lab
-from src.diagnosis.space import space
-from src.diagnosis.subject import OfConfig
+from src.diagnosis.space import plan_of, space
 
 # Two weight matrices of 10 and 1 GB, and activations: more than a T4's 14.6 GiB in float32, less on an H200.
 WIDE = ["--model.network.widths", "[40000,40000]", "--data.batch_size", "1024"]
