@@ -72,7 +72,7 @@ def main(args: Sequence[str]) -> int:
         from src.diagnosis.fix import fix
         from src.diagnosis.subject import OfConfig
 
-    Experiment(request)  # which ends it where the config is to be printed
+    config = Experiment(request).plain_config  # without secrets; it ends here where that is to be printed
     for path in (folder, *([options.json.parent] if options.json else ())):
         path.mkdir(parents=True, exist_ok=True)
     past = RunFolder(folder.parent) if options.run_dir and not options.config else None
@@ -83,7 +83,7 @@ def main(args: Sequence[str]) -> int:
     figures = report.tell(found, folder, request.experiment, examination)
     if options.json:
         write_json(options.json, found)
-    report.record(found, figures, folder, request.config)
+    report.record(found, figures, folder, config)
     if options.fix:
         rank_zero_print(f"\nfix       {fix(examination, request, folder, found)}")
     return 0

@@ -3,7 +3,6 @@ from what diagnose.json holds."""
 
 import json
 import math
-import shlex
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -21,6 +20,7 @@ from src.config.strict_yaml import SPEC
 from src.diagnosis.examine import Diagnosis, Examination
 from src.diagnosis.pictures import pictures
 from src.loggers.wandb import WandbOptions, start
+from src.run.command import command_line
 from src.run.files import write_json, write_text
 from src.run.folder import RunFolder, hardware
 from src.run.page import filled_in
@@ -36,8 +36,8 @@ def told(found: Diagnosis, command: str, trains: Sequence[str], seconds: float) 
     """What diagnose.json holds; what is no number is null. `trains` are the arguments of src.train."""
     plain = found.plain()
     for one in plain["findings"]:
-        flags = ["python", "-m", "src.train", *trains, *flags_of(one["change"])]
-        one["command"] = shlex.join(flags) if one["change"] else ""
+        flags = [*trains, *flags_of(one["change"])]
+        one["command"] = command_line("src.train", flags) if one["change"] else ""
     plain["unknown"] = [{"check": check, "why": why} for check, why in found.unknown]
     made = {"date": time.strftime("%Y-%m-%d %H:%M"), **hardware(), **{n: version(n) for n in ("torch", "lightning")}}
     plain |= {"seconds": seconds, "command": command, "made": made}

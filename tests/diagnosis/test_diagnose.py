@@ -92,6 +92,7 @@ def test_print_config_examines_nothing(run, tmp_path):
 def test_in_wandb_a_run_goes_on_with_its_own_record(run, copied, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder = copied([*SMALL, "--trainer.max_epochs", 1, "--wandb.mode", "offline"])
+    assert (folder / "wandb").is_dir()
     before = len(history(folder))
     asked(run, "--run_dir", folder, "--data.batch_size", "100000")  # of which there is a finding
     told, rows = summary(folder), history(folder)[before:]

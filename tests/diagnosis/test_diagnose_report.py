@@ -92,6 +92,11 @@ def test_overlays_and_flags_say_the_same(written, request_of_small):
     assert told["findings"][2]["command"] == ""
 
 
+def test_secrets_stay_out():
+    told = report.told(diagnosis(), "x", [*SMALL, "--data.api_key", "verysecretvalue"], 1.0)
+    assert "--data.api_key '***' --model.optimizer.lr 0.001" in told["findings"][0]["command"]
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -12,7 +12,7 @@ from conftest import SMALL
 from src.config.request import read_request
 from src.diagnose import diagnose_parser
 from src.diagnosis.examine import Examination
-from src.diagnosis.finding import BADLY, SLOW, Finding
+from src.diagnosis.finding import BADLY, SLOW, SPACE, Finding
 from src.diagnosis.fix import fix
 from src.diagnosis.subject import OfConfig
 from src.diagnosis.trials import Scale, Trials
@@ -89,6 +89,15 @@ def test_what_is_slow_is_timed_in_turn(change, kept, run, low, tmp_path):
         assert receipt["ratio"] < 0.7
         assert receipt["step_sec"][1] < receipt["step_sec"][0]
         assert receipt["after"] == pytest.approx(receipt["before"], rel=0.05)
+
+
+@pytest.mark.parametrize(("widths", "kept"), [([8, 8], True), ([90_000, 90_000], False)])
+def test_what_does_not_fit_is_planned(widths, kept, run, low, tmp_path):
+    (tmp_path / "low.yaml").write_text("model: {init_args: {network: {init_args: {widths: [100000, 100000]}}}}\n")
+    change = {"model": {"init_args": {"network": {"init_args": {"widths": widths}}}}}
+    output = run(low, command=mend(Finding("out_of_memory", SPACE, "it is too large", change=change)))
+    assert ("helped (needs_gib [1" if kept else "did not help beyond noise (needs_gib [1") in output
+    assert (tmp_path / "out/fixed.yaml").exists() == kept
 
 
 def test_without_time_nothing_is_kept(run, low, tmp_path):
