@@ -46,9 +46,9 @@ class Clock(Watch):
 
     def measured(self) -> Seen:
         parts, total = self.seen["parts"], sum(self.seen["parts"].values())
-        waits, turns, hooks = (parts.get(name, 0.0) / total for name in ("data_wait", "transform", "callbacks"))
+        waits, turns, *hooks = (parts.get(n, 0.0) / total for n in ("data_wait", "transform", "callbacks", "logging"))
         data = waits * (waits > WAITS) + turns * (turns > TRANSFORMS)
-        return self.seen | {"step_sec": total / self.seen["steps"], "data": data, "hooks": hooks}
+        return self.seen | {"step_sec": total / self.seen["steps"], "data": data, "hooks": sum(hooks)}
 
 
 def watched(lab: Lab, overlay: Overlay) -> Seen:
@@ -83,7 +83,7 @@ def slow(request: Request, lab: Lab, folder: Path, budget_sec: float) -> tuple[l
 
 def time_ratio(search: Search, lab: Lab, seen: Seen, check: str, change: Overlay) -> float:
     if check in HOOKS:
-        return watched(lab, change)["step_sec"] / seen["step_sec"]
+        return (1 - seen["hooks"]) / (1 - watched(lab, change)["hooks"])  # shares, which other work does not move
     if not hasattr(search, "facts"):
         search.begin()
         search.allow(1.0)

@@ -46,7 +46,6 @@ FAULTS = {
     "micro_batch": (["--data.micro_batch_size", "2"], {"data": {"init_args": {"micro_batch_size": 64}}}),
     "detect_anomaly": (["--trainer.detect_anomaly", "true"], {"trainer": {"detect_anomaly": False}}),
     "logs_too_often": (["--trainer.log_every_n_steps", "1"], {"trainer": {"log_every_n_steps": 50}}),
-    "data_bound": (["--data.num_workers", "2"], {"data": {"init_args": {"num_workers": 0}}}),
 }
 
 
