@@ -17,7 +17,7 @@ from src.tuning.candidates import takes
 RISE, MILD, STILL = 0.1, 0.25, 0.12  # of what was learned: lost again, with or without accuracy; of the second half
 
 
-class Line:
+class Track:
     """A curve, its running median of three, the noise of a value (the spread of differences), and its last fifth."""
 
     def __init__(self, curve: Curve | None) -> None:
@@ -36,7 +36,7 @@ def record(folder: RunFolder) -> tuple[list[Finding], dict[str, Any]]:
         curves = read_curves(folder.path, ("train/", "val/", "optim/", "perf/"))
     except ValueError as e:
         raise CheckpointError(f"{folder.path}/metrics.csv: damaged: {e} -> train anew with another --run_dir") from e
-    train, val, acc = (Line(curves.get(name)) for name in ("train/loss", "val/loss", "val/acc"))
+    train, val, acc = (Track(curves.get(name)) for name in ("train/loss", "val/loss", "val/acc"))
     found = ends(folder, ended) if ended["status"] not in ("finished", "training") else []
     found += overfitted(config, train, val, acc, marks) if val.size > 5 else []
     found += too_short(config, train, val) if ended["status"] == "finished" and not found else []
@@ -59,7 +59,7 @@ def of_length(trainer: dict[str, Any], times: float) -> Overlay:
     return {"trainer": {n: math.ceil(v * times) for n in ("max_epochs", "max_steps") if (v := trainer.get(n) or 0) > 0}}
 
 
-def overfitted(config: Overlay, train: Line, val: Line, acc: Line, marks: dict[str, float]) -> Iterator[Finding]:
+def overfitted(config: Overlay, train: Track, val: Track, acc: Track, marks: dict[str, float]) -> Iterator[Finding]:
     best, end, least = float(val.x[val.low]), float(val.x[-1]), float(val.smooth[val.low])
     later, rise, marks["best"] = train.y[train.x >= best], val.last - least, best
     learned = max([float(val.y[0]), *train.y[:1]]) - least
@@ -78,7 +78,7 @@ def overfitted(config: Overlay, train: Line, val: Line, acc: Line, marks: dict[s
     yield Finding("overfits", BADLY, text, numbers, rise / max(learned, rise) / (1 + mild), 0.9, change)
 
 
-def too_short(config: Overlay, train: Line, val: Line) -> Iterator[Finding]:
+def too_short(config: Overlay, train: Track, val: Track) -> Iterator[Finding]:
     """Much was learned in the second half, and validation is as good as training. The very end does not tell."""
     line = train if train.size > 2 else val
     first, middle = (float(line.smooth[i]) for i in (0, (line.size - 1) // 2)) if line.size > 2 else (0.0, 0.0)
