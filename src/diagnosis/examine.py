@@ -96,8 +96,8 @@ class Examination:
         first, rates, data, plan = self.looked()
         self.result.unknown += first.unknown
         self.result.measured |= first.measured
-        if plan or first.memory:
-            self.note(*space(plan, first.failed if first.memory else ""))
+        if plan:
+            self.note(*space(plan))
         if first.failed and not first.losses and first.code != NumericsError.code:
             return self.broken(first)
         self.result.measured |= rates.measured if isinstance(rates, Probe) else {}

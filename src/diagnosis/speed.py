@@ -2,18 +2,16 @@
 
 import json
 import math
-import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import perf_counter as clock
 from typing import Any
 
 from lightning.pytorch import Trainer
 
 from src.config.request import Request, from_flag
 from src.diagnosis.finding import SLOW, Finding, Overlay, Unknown
-from src.diagnosis.probe import WARM, Lab, Watch
+from src.diagnosis.probe import WARM, Lab, Watch, clock
 from src.diagnosis.subject import VAL_SAMPLES, Short
 from src.run.device import fastest_precision
 from src.run.errors import KnownError
@@ -26,7 +24,7 @@ LEAST, WAITS, TRANSFORMS = 0.2, 0.1, 0.5  # of the time: what wins back less is 
 MOST, AFTER, FEWEST = 0.25, 0.05, 5  # of a run, beside training; what it is brought to; validations that a run keeps
 STEPS, WATCHED_SEC, STARTS_SEC = 400, 4.0, 6.0  # that are watched, at most; of a run around training, about
 DEAR = {"threads": None, "trainer.profiler": None, "trainer.detect_anomaly": False, "trainer.deterministic": False}
-DEAR |= {"model.compile": False, "model.activation_checkpointing": False}  # and what each is where it costs nothing
+DEAR |= {"model.activation_checkpointing": False}  # and what each is where it costs nothing
 HOOKS = ("slow_callback", "logs_too_often")  # which `tune` leaves out
 Seen = dict[str, Any]
 
@@ -38,44 +36,39 @@ class Clock(Watch):
         if trainer.global_step <= WARM:
             self.begun, self.first = LEDGER.so_far(), trainer.global_step
 
-    def on_validation_start(self, trainer: Trainer, *_: Any) -> None:
-        self.parts = {name: sec - self.begun.get(name, 0.0) for name, sec in LEDGER.so_far().items()}
-        self.steps, self.t0 = max(trainer.global_step - self.first, 1), clock()
-
     def on_validation_end(self, trainer: Any, *_: Any) -> None:
-        self.t1 = clock()
+        parts = {name: sec - self.begun.get(name, 0.0) for name, sec in LEDGER.so_far().items()}
+        self.seen: Seen = {"validation": parts.pop("validation", 0.0), "parts": parts, "save": -clock()}
         with TemporaryDirectory() as folder:
             trainer.save_checkpoint(Path(folder, "step-0.ckpt"), storage_options=1)
             getattr(trainer.strategy.checkpoint_io, "finish", int)()
-        self.save = clock() - self.t1
+        self.seen |= {"save": self.seen["save"] + clock(), "steps": max(trainer.global_step - self.first, 1)}
 
     def measured(self) -> Seen:
-        times = {"step_sec": sum(self.parts.values()) / self.steps, "validation": self.t1 - self.t0, "save": self.save}
-        share = {part: sec / self.steps / times["step_sec"] for part, sec in self.parts.items()}.get
-        waits, turns = share("data_wait", 0.0), share("transform", 0.0)
+        parts, total = self.seen["parts"], sum(self.seen["parts"].values())
+        waits, turns, *hooks = (parts.get(n, 0.0) / total for n in ("data_wait", "transform", "callbacks", "logging"))
         data = waits * (waits > WAITS) + turns * (turns > TRANSFORMS)
-        return times | {"parts": self.parts, "steps": self.steps, "data": data, "hooks": share("callbacks", 0.0)}
+        return self.seen | {"step_sec": total / self.seen["steps"], "data": data, "hooks": sum(hooks)}
 
 
 def watched(lab: Lab, overlay: Overlay) -> Seen:
     probe = lab.run([Short(overlay, STEPS)], lambda: [Clock()], WATCHED_SEC)[0]
-    if probe.failed or "Clock" not in probe.measured:
+    if not (seen := probe.measured.get("Clock")):
         raise KnownError(probe.failed or "training ended within its first steps")
-    return probe.extra | probe.measured["Clock"]
+    return probe.extra | seen
 
 
 def slow(request: Request, lab: Lab, folder: Path, budget_sec: float) -> tuple[list[Finding], Seen, list[Unknown]]:
     """What makes training slow; `ledger` has the seconds of a whole run by part, and `folder` gets a log of timings."""
-    found, measured, config = list[Finding](), Seen(), request.config
+    found, measured, unknown, config = list[Finding](), Seen(), list[Unknown](), request.config
     try:
         seen = watched(lab, {})
         ledger, *counts = whole_run(config, seen)
-        measured = {"ledger": ledger, "step_sec": seen["step_sec"]}
-        found += overheads(ledger, config, *counts)
+        measured, found = {"ledger": ledger, "step_sec": seen["step_sec"]}, [*overheads(ledger, config, *counts)]
         with Search(request, folder, {}, budget_sec, lab.waiting) as search:
             for check, text, key, values in suspected(config, seen):
                 changes = [from_flag(key, json.dumps(value), config) for value in values]
-                ratios = [compared(search, lab, seen, check, change) for change in changes]
+                ratios = [time_ratio(search, lab, seen, check, change) for change in changes]
                 ratio, numbers = min(ratios), {"step_sec": seen["step_sec"], "time_ratio": min(*ratios, 1.0)}
                 if ratio < 1 - LEAST:
                     change = changes[ratios.index(ratio)]
@@ -84,22 +77,18 @@ def slow(request: Request, lab: Lab, folder: Path, budget_sec: float) -> tuple[l
                     todo = "no number of workers mends it: make it cheaper in the data module"
                     found.append(Finding(check, SLOW, text, numbers, seen["data"], 0.7, todo=todo))
     except (Late, KnownError) as e:
-        return found, measured, [("speed", str(e) or "no time was left to time all changes")]
-    return found, measured, []
+        unknown.append(("speed", str(e) or "no time was left to time all changes"))
+    return found, measured, unknown
 
 
-def compared(search: Search, lab: Lab, seen: Seen, check: str, change: Overlay) -> float:
-    """The time with the change over that without; infinite where it fails, or is not clearly faster."""
+def time_ratio(search: Search, lab: Lab, seen: Seen, check: str, change: Overlay) -> float:
     if check in HOOKS:
-        return watched(lab, change)["step_sec"] / seen["step_sec"]
+        return (1 - seen["hooks"]) / (1 - watched(lab, change)["hooks"])  # shares, which other work does not move
     if not hasattr(search, "facts"):
         search.begin()
         search.allow(1.0)
-    found = search.compared({}, change)
-    if "ratios" in found and check == "compile":  # its start counts
-        (a, b), (c, d), steps = found["first_sec"], found["step_sec"], search.facts["steps"]
-        return (b + steps * d) / (a + steps * c)
-    return statistics.median(found["ratios"]) if "ratios" in found and is_faster(found["ratios"]) else math.inf
+    ratios = sorted(search.compared({}, change).get("ratios", []))
+    return ratios[len(ratios) // 2] if ratios and is_faster(ratios) else math.inf  # it fails, or gains nothing
 
 
 def whole_run(config: Overlay, seen: Seen) -> tuple[dict[str, float], float, float]:
@@ -110,8 +99,9 @@ def whole_run(config: Overlay, seen: Seen) -> tuple[dict[str, float], float, flo
     interval, every = trainer.get("val_check_interval") or 1.0, trainer.get("check_val_every_n_epoch", 1) or 1
     validations = steps * each / every / (interval if type(interval) is int else interval * per_epoch * each)
     ledger = {part: sec * steps / seen["steps"] for part, sec in seen["parts"].items()} | {"start": STARTS_SEC}
+    ledger["checkpoints"] = seen["save"] * (steps / saves if saves else 1)
     ledger["validation"] = validations * seen["validation"] * max(seen["num_samples"]["val"] / VAL_SAMPLES, 1)
-    return ledger | {"checkpoints": seen["save"] * (steps / saves if saves else 1)}, steps * each, validations
+    return ledger, steps * each, validations
 
 
 def overheads(ledger: dict[str, float], config: Overlay, batches: float, validations: float) -> Iterator[Finding]:
@@ -121,8 +111,6 @@ def overheads(ledger: dict[str, float], config: Overlay, batches: float, validat
         times = max(share * (1 - AFTER) / (1 - share) / AFTER, 1)
         kept = max(validations / times, min(FEWEST, validations), 1)
         how: Overlay = {"val_check_interval": max(1, round(batches / kept)), "check_val_every_n_epoch": None}
-        if (shorter := validations / kept / times) < 0.8:
-            how["limit_val_batches"] = float(f"{shorter:.2g}")
         rarely = part == "checkpoints" and saves and {"checkpoints": {"every_n_steps": math.ceil(saves * times)}}
         text, numbers = f"{share:.0%} of a run goes for {part}", {"share": share, "seconds": ledger.get(part)}
         if share > MOST:

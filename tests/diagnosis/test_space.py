@@ -12,10 +12,10 @@ WIDE = ["--model.network.widths", "[40000,40000]", "--data.batch_size", "1024"]
 
 @pytest.fixture
 def examine(loaded, start, tmp_path):
-    def examine(*flags, died=""):
+    def examine(*flags):
         request = read_request(src.plan.plan_parser(), [*SMALL, *flags])
         request.options.facts = {}
-        return space(plan_of(request), died)
+        return space(plan_of(request))
 
     return examine
 
@@ -37,15 +37,3 @@ def test_what_does_not_fit_gets_the_levers_of_plan(examine, run, tmp_path):
     assert one.change == (yaml.safe_load(overlay.read_text()) if overlay.exists() else {})
     assert bool(one.change) != bool(one.todo)
     assert examine(*WIDE, "--device", "h200")[0] == []
-
-
-def test_large_activations_are_mended_by_a_micro_batch(examine):
-    flags = ["--model.network.widths", f"[{','.join(['2000'] * 40)}]", "--data.batch_size", "1280"]
-    many = [*flags, "--model.optimizer", "{class_path: torch.optim.SGD, init_args: {lr: 0.1}}"]
-    assert examine(*many, "--device", "t4")[0] == []
-
-
-def test_a_death_by_memory_halves_the_micro_batch(examine):
-    found, _, _ = examine(died="out of memory after 2 steps")
-    assert found[0].text.startswith("out of memory")
-    assert found[0].change == {"data": {"init_args": {"micro_batch_size": 32}}}
