@@ -19,8 +19,8 @@ from src.models.base import Model
 from src.models.factory import is_weight
 
 CLASSES = ("cross_entropy", "nll_loss", "binary_cross_entropy_with_logits")
-LOSSES = (*CLASSES, "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
-MODES, MINUS = ("dropout", "batch_norm"), ("sub", "__sub__", "__rsub__")
+NUMBERS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
+MODES, PAIRED = ("dropout", "batch_norm"), (*NUMBERS, "sub", "__sub__", "__rsub__")
 ENDS = {"relu": (0.0, math.inf), "sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}  # and what they give
 ANY, UNSURE = (-math.inf, math.inf), ("large_initial_weights", "vanishing_gradients")
 CALLS, LARGE, VANISHED = 8, 1.5, 1e-3  # losses that are looked at; of healthy runs the first was at most 4 % off
@@ -63,18 +63,16 @@ class Structure(Watch, TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out, name, training = func(*args, **(kwargs or {})), getattr(func, "__name__", ""), self.trainer.training
-        if name in LOSSES + MODES:
+        if name in CLASSES + NUMBERS + MODES:
             bound = signature(func).bind(*args, **(kwargs or {}))
             bound.apply_defaults()
             given = bound.arguments
             if name in MODES and given.get("p", 1) and given.get("running_mean", 0) is not None:
                 whole = training and self.network.training  # a part of it may be meant to be frozen
                 self.modes.setdefault((training, name), set()).add(given["training"] or whole)
-            elif name in LOSSES and training and len(self.losses) < CALLS:
-                if name not in CLASSES[:2]:
-                    self.pair(given["input"], given["target"])
+            elif name not in MODES and training and len(self.losses) < CALLS:
                 self.losses.append(noted(name, given, out, self.out))
-        elif name in MINUS and training and all(isinstance(a, Tensor) for a in args):
+        if name in PAIRED and training and len(args) > 1 and all(isinstance(a, Tensor) for a in args[:2]):
             self.pair(*args[:2])
         return out
 
