@@ -21,7 +21,7 @@ CLASSES = ("cross_entropy", "nll_loss", "binary_cross_entropy_with_logits")
 NUMBERS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 MODES, PAIRED = ("dropout", "batch_norm"), (*NUMBERS, "sub", "__sub__", "__rsub__")
 CALLS, LARGE = 8, 1.5  # losses that are looked at; of healthy runs the first was at most 4 % off
-Row = tuple[Any, str, str, Overlay, dict[str, Any]]  # whether it is so, check, text, what mends it, numbers
+Row = tuple[Any, str, str, Overlay, dict[str, Any]]  # whether it is so, check, line, what mends it, numbers
 
 
 class Structure(Watch, TorchFunctionMode):
@@ -112,8 +112,8 @@ def noted(name: str, given: dict[str, Any], value: Tensor, out: Any) -> dict[str
     return {"name": name, "same": same, "targets": targets.flatten()[:10_000].float(), **numbers}
 
 
-def told(check: str, text: str, change: Overlay, numbers: dict[str, Any]) -> Finding:
-    certain, (what, _, todo) = check != "large_initial_weights", text.partition(" -> ")
+def told(check: str, line: str, change: Overlay, numbers: dict[str, Any]) -> Finding:
+    certain, (what, _, todo) = check != "large_initial_weights", line.partition(" -> ")
     gain, sure = (0.5, 0.95) if certain else (0.3, 0.6)
     return Finding(check, BADLY, what, numbers, gain, sure, change, "" if change else todo, certain=certain)
 
@@ -126,8 +126,8 @@ def the_end(seen: Structure, model: Any) -> Iterator[Row]:
     """What the loss takes for logits, or for numbers of any size, is not: in all of the first steps, and also with
     1,000 times the last weights and their negatives."""
     for a, b in seen.squares[:1]:
-        text = "the loss compares each output with all targets -> squeeze one of them, or unsqueeze the other"
-        yield True, "shape_broadcast", text, {}, {"shapes": [a, b]}
+        line = "the loss compares each output with all targets -> squeeze one of them, or unsqueeze the other"
+        yield True, "shape_broadcast", line, {}, {"shapes": [a, b]}
     for one in seen.losses[:1]:
         name, known = one["name"], seen.head is not None and all(c["same"] for c in seen.losses)
         least, most = seen.bounds() if known else (-math.inf, math.inf)
@@ -142,10 +142,10 @@ def the_end(seen: Structure, model: Any) -> Iterator[Row]:
         beyond = float(((targets < least) | (targets > most)).float().mean())
         cut = (above or (below and least >= -1 - 1e-6)) and beyond > 0.01
         numbers = {"loss": name, "least": low, "greatest": high, "targets_beyond": beyond}
-        text, last = f"{name} wants logits, but gets", "-> let the network end in a linear layer"
-        yield sums, "softmax_before_loss", f"{text} probabilities {last}", log, numbers
-        yield of and above and below, "sigmoid_before_loss", f"{text} what a sigmoid gives {last}", log, numbers
-        yield of and above and not below, "head_activation", f"{text} none below 0 {last}", swap, numbers
+        line, last = f"{name} wants logits, but gets", "-> let the network end in a linear layer"
+        yield sums, "softmax_before_loss", f"{line} probabilities {last}", log, numbers
+        yield of and above and below, "sigmoid_before_loss", f"{line} what a sigmoid gives {last}", log, numbers
+        yield of and above and not below, "head_activation", f"{line} none below 0 {last}", swap, numbers
         yield not of and cut, "head_activation", f"outputs are kept from what targets are {last}", swap, numbers
 
 
@@ -154,8 +154,8 @@ def beginning(seen: Structure, model: Any) -> Iterator[Row]:
     reset, rows = in_model(model, reset=True), () if seen.out is None else seen.out.shape[1:]
     hidden = {n for n, p in seen.weights.items() if len(p) not in rows}
     alike = sorted(seen.alike & hidden)
-    text = "units begin alike, and stay so -> draw the weights at random"
-    yield 2 * len(alike) > len(hidden), "constant_weights", text, reset, {"layers": alike[:5]}
+    line = "units begin alike, and stay so -> draw the weights at random"
+    yield 2 * len(alike) > len(hidden), "constant_weights", line, reset, {"layers": alike[:5]}
     for one in seen.losses[:1]:
         square = 2 * float(one["targets"].square().mean())
         usual = {"cross_entropy": math.log(max(one["classes"], 2)), "mse_loss": square}.get(one["name"], math.inf)
@@ -174,8 +174,8 @@ def blind(seen: Structure, model: Any) -> Iterator[Row]:
     if x is not None and x.ndim > 1 and not single and bool((x != x[:1]).any()):
         out = seen.again(draw)
         same = len(out) == len(x) and float((out - out[:1]).abs().max()) <= 1e-6 * float(out.abs().max())
-        text = "the network gives one answer for all inputs -> see what it does to x"
-        yield same, "ignores_input", text, {}, {"samples": len(x)}
+        line = "the network gives one answer for all inputs -> see what it does to x"
+        yield same, "ignores_input", line, {}, {"samples": len(x)}
 
 
 def updates(seen: Structure, model: Any) -> Iterator[Row]:
@@ -184,9 +184,9 @@ def updates(seen: Structure, model: Any) -> Iterator[Row]:
     learn = {p for p in seen.optimized if p.requires_grad}
     lost = [n for n, params in own.items() if params & learn and not params & seen.graded and seen.graded]
     alien = [n for n, p in seen.network.named_parameters() if p in seen.graded and p not in seen.optimized]
-    for names, text in ((lost, "get no gradient"), (alien, "are not in the optimizer")):
-        text = f"{len(names)} parts of the network {text} -> see what detaches them, or leaves them out"
-        yield names, "untrained_parameters", text, {}, {"names": names[:5]}
+    for names, line in ((lost, "get no gradient"), (alien, "are not in the optimizer")):
+        line = f"{len(names)} parts of the network {line} -> see what detaches them, or leaves them out"
+        yield names, "untrained_parameters", line, {}, {"names": names[:5]}
     wrong = [n for n in MODES if seen.modes.get((True, n)) == {False} or True in seen.modes.get((False, n), ())]
-    text = f"{' and '.join(wrong)} take training for evaluation, or the other way round"
-    yield wrong, "wrong_mode", f"{text} -> leave train() and eval() to the Trainer", {}, {"of": wrong}
+    line = f"{' and '.join(wrong)} take training for evaluation, or the other way round"
+    yield wrong, "wrong_mode", f"{line} -> leave train() and eval() to the Trainer", {}, {"of": wrong}
