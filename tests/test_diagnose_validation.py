@@ -159,6 +159,18 @@ def test_what_is_trained_is_not_trained_again(loaded, tmp_path, monkeypatch, cap
     assert capsys.readouterr().err.count("a_fault") == 1
 
 
+def test_advice_is_applied_blindly(loaded, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    flags = {"trainer.max_epochs": 3, "model.optimizer.lr": 3e-7}
+    case = Case("a_fault", "waves", flags, "rate too low", ("BADLY model.optimizer.lr > 1e-6",))
+    line, lines = {"findings": [finding(model=lr(6e-3))], "verdict": "findings", "seconds": 1.0}, Lines(tmp_path / "l")
+    carry_out(costs.jobs([case], tmp_path, [0]), lines)
+    carry_out(utility.jobs([(case, line)], tmp_path, [0]), lines)
+    found = report.answer(case, line, tmp_path, lines, [0])
+    assert found.first
+    assert 0.6 < found.back <= 1
+
+
 @pytest.mark.parametrize(
     ("flags", "names"),
     [
