@@ -25,7 +25,7 @@ ENDS = {"relu": (0.0, math.inf), "sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}  # 
 ANY, UNSURE = (-math.inf, math.inf), ("large_initial_weights", "vanishing_gradients")
 CALLS, LARGE, VANISHED = 8, 1.5, 1e-3  # losses that are looked at; of healthy runs the first was at most 4 % off
 FLAT = (nn.ReLU, nn.Tanh, nn.Sigmoid)  # at an end, where no gradient comes through
-Row = tuple[Any, str, str, Overlay, dict[str, Any]]  # whether it is so, check, text, what mends it, numbers
+Row = tuple[Any, str, str, Overlay, dict[str, Any]]  # whether it is so, check, line, what mends it, numbers
 
 
 class Structure(Watch, TorchFunctionMode):
@@ -138,8 +138,8 @@ def the_end(seen: Structure, model: Any) -> Iterator[Row]:
     """What the loss takes for logits, or for numbers of any size, is not: in all of the first steps, and also with
     1,000 times the last weights and their negatives."""
     for a, b in seen.squares[:1]:
-        text = "the loss compares each output with all targets -> squeeze one of them, or unsqueeze the other"
-        yield True, "shape_broadcast", text, {}, {"shapes": [a, b]}
+        line = "the loss compares each output with all targets -> squeeze one of them, or unsqueeze the other"
+        yield True, "shape_broadcast", line, {}, {"shapes": [a, b]}
     for one in seen.losses[:1]:
         name, kind = one["name"], one["kind"] if all(c["kind"] == one["kind"] for c in seen.losses) else ""
         least, most = seen.bounds() if kind == "nothing" and seen.head is not None else ENDS.get(kind, ANY)
@@ -155,11 +155,11 @@ def the_end(seen: Structure, model: Any) -> Iterator[Row]:
         beyond = float(((targets < least) | (targets > most)).float().mean())
         cut = (above or (below and least >= -1 - 1e-6)) and beyond > 0.01
         numbers = {"loss": name, "least": low, "greatest": high, "targets_beyond": beyond}
-        text, last = f"{name} wants logits, but gets", "-> let the network end in a linear layer"
+        line, last = f"{name} wants logits, but gets", "-> let the network end in a linear layer"
         yield few, "one_class", "a softmax over one class is always 1 -> take an output for each", {}, numbers
-        yield sums and not few, "softmax_before_loss", f"{text} probabilities {last}", log, numbers
-        yield of and above and below, "sigmoid_before_loss", f"{text} what a sigmoid gives {last}", log, numbers
-        yield of and above and not below, "head_activation", f"{text} none below 0 {last}", swap, numbers
+        yield sums and not few, "softmax_before_loss", f"{line} probabilities {last}", log, numbers
+        yield of and above and below, "sigmoid_before_loss", f"{line} what a sigmoid gives {last}", log, numbers
+        yield of and above and not below, "head_activation", f"{line} none below 0 {last}", swap, numbers
         yield not of and cut, "head_activation", f"outputs are kept from what targets are {last}", swap, numbers
 
 
@@ -168,8 +168,8 @@ def beginning(seen: Structure, model: Any) -> Iterator[Row]:
     reset, rows = in_model(model, reset=True), () if seen.out is None else seen.out.shape[1:]
     hidden = {n for n, p in seen.weights.items() if len(p) not in rows}
     alike = sorted(seen.alike & hidden)
-    text = "units begin alike, and stay so -> draw the weights at random"
-    yield 2 * len(alike) > len(hidden), "constant_weights", text, reset, {"layers": alike[:5]}
+    line = "units begin alike, and stay so -> draw the weights at random"
+    yield 2 * len(alike) > len(hidden), "constant_weights", line, reset, {"layers": alike[:5]}
     for one in seen.losses[:1]:
         square = 2 * float(one["targets"].square().mean())
         usual = {"cross_entropy": math.log(max(one["classes"], 2)), "mse_loss": square}.get(one["name"], math.inf)
@@ -177,8 +177,8 @@ def beginning(seen: Structure, model: Any) -> Iterator[Row]:
         yield large, "large_initial_weights", "the first loss is too large -> draw smaller weights", reset, numbers
     flat = [n for n, m in seen.network.named_modules() if isinstance(m, FLAT) and m is not (seen.end or [0, 0])[1]]
     for change in (reset, in_model(model, swap=modules(flat, "GELU"))) if len(seen.ratios) > 1 else ():
-        text, first, last = "hardly a gradient comes to the first layer -> take ReLU", seen.ratios[0], seen.ratios[-1]
-        yield first <= VANISHED * last, "vanishing_gradients", text, change, {"first": first, "last": last}
+        line, first, last = "hardly a gradient comes to the first layer -> take ReLU", seen.ratios[0], seen.ratios[-1]
+        yield first <= VANISHED * last, "vanishing_gradients", line, change, {"first": first, "last": last}
 
 
 def blind(seen: Structure, model: Any) -> Iterator[Row]:
@@ -192,8 +192,8 @@ def blind(seen: Structure, model: Any) -> Iterator[Row]:
     if x is not None and x.ndim > 1 and not single and bool((x != x[:1]).any()):
         out = seen.again(draw)
         same = len(out) == len(x) and float((out - out[:1]).abs().max()) <= 1e-6 * float(out.abs().max())
-        text = "the network gives one answer for all inputs -> see what it does to x"
-        yield same, "ignores_input", text, {}, {"samples": len(x)}
+        line = "the network gives one answer for all inputs -> see what it does to x"
+        yield same, "ignores_input", line, {}, {"samples": len(x)}
 
 
 def updates(seen: Structure, model: Any) -> Iterator[Row]:
@@ -202,14 +202,14 @@ def updates(seen: Structure, model: Any) -> Iterator[Row]:
     learn = {p for p in seen.optimized if p.requires_grad}
     lost = [n for n, params in own.items() if params & learn and not params & seen.graded and seen.graded]
     alien = [n for n, p in seen.network.named_parameters() if p in seen.graded and p not in seen.optimized]
-    for names, text in ((lost, "get no gradient"), (alien, "are not in the optimizer")):
-        text = f"{len(names)} parts of the network {text} -> see what detaches them, or leaves them out"
-        yield names, "untrained_parameters", text, {}, {"names": names[:5]}
+    for names, line in ((lost, "get no gradient"), (alien, "are not in the optimizer")):
+        line = f"{len(names)} parts of the network {line} -> see what detaches them, or leaves them out"
+        yield names, "untrained_parameters", line, {}, {"names": names[:5]}
     wrong = [n for n in MODES if seen.modes.get((True, n)) == {False} or True in seen.modes.get((False, n), ())]
-    text = f"{' and '.join(wrong)} take training for evaluation, or the other way round"
-    yield wrong, "wrong_mode", f"{text} -> leave train() and eval() to the Trainer", {}, {"of": wrong}
-    kept, text = seen.begun > 2 and seen.kept == seen.begun, "gradients of earlier steps are there when a step begins"
-    yield kept, "gradients_not_reset", f"{text} -> call zero_grad() in each step", {}, {"steps": seen.kept}
+    line = f"{' and '.join(wrong)} take training for evaluation, or the other way round"
+    yield wrong, "wrong_mode", f"{line} -> leave train() and eval() to the Trainer", {}, {"of": wrong}
+    kept, line = seen.begun > 2 and seen.kept == seen.begun, "gradients of earlier steps are there when a step begins"
+    yield kept, "gradients_not_reset", f"{line} -> call zero_grad() in each step", {}, {"steps": seen.kept}
 
 
 class Look(Watch):
@@ -221,8 +221,8 @@ class Look(Watch):
     def found(self, trainer: Trainer, model: LightningModule) -> list[Finding]:
         return [self.told(*row[1:]) for row in self.look(self.seen, model) if row[0]]
 
-    def told(self, check: str, text: str, change: Overlay, numbers: dict[str, Any]) -> Finding:
-        certain, (what, _, todo) = check not in UNSURE, text.partition(" -> ")
+    def told(self, check: str, line: str, change: Overlay, numbers: dict[str, Any]) -> Finding:
+        certain, (what, _, todo) = check not in UNSURE, line.partition(" -> ")
         gain, sure = (0.5, 0.95) if certain else (0.3, 0.6)
         found = Finding(check, BADLY, what, numbers, gain, sure, change, certain=certain, source=self.source)
         return found if change else replace(found, todo=todo)
