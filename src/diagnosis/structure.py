@@ -1,7 +1,8 @@
 """What the first steps of a training show: the end of the network and its loss, weights, modes, gradients, units."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from inspect import signature
 from typing import Any, cast
@@ -20,7 +21,10 @@ from src.models.factory import is_weight
 CLASSES = ("cross_entropy", "nll_loss", "binary_cross_entropy_with_logits")
 NUMBERS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 MODES, PAIRED = ("dropout", "batch_norm"), (*NUMBERS, "sub", "__sub__", "__rsub__")
-CALLS, LARGE = 8, 1.5  # losses that are looked at; of healthy runs the first was at most 4 % off
+ENDS = {"relu": (0.0, math.inf), "sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}  # and what they give
+ANY, UNSURE = (-math.inf, math.inf), ("large_initial_weights", "vanishing_gradients")
+CALLS, LARGE, VANISHED = 8, 1.5, 1e-3  # losses that are looked at; of healthy runs the first was at most 4 % off
+FLAT = (nn.ReLU, nn.Tanh, nn.Sigmoid)  # at an end, where no gradient comes through
 Row = tuple[Any, str, str, Overlay, dict[str, Any]]  # whether it is so, check, line, what mends it, numbers
 
 
@@ -34,7 +38,8 @@ class Structure(Watch, TorchFunctionMode):
         super().__init__()
         self.losses, self.squares = list[dict[str, Any]](), list[Any]()  # shapes of what is broadcast to a square
         self.modes: dict[tuple[bool, str], set[bool]] = {}  # of dropout and batch norm, in training or not
-        self.called, self.graded = set[nn.Module](), set[nn.Parameter]()
+        self.kept = self.begun = 0
+        self.called, self.graded, self.ratios = set[nn.Module](), set[nn.Parameter](), list[float]()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.network, self.trainer = network_of(pl_module), trainer
@@ -76,12 +81,19 @@ class Structure(Watch, TorchFunctionMode):
         if len(one) == 1 and one[0] > 1 and other == [*one, 1] and a.requires_grad != b.requires_grad:
             self.squares.append([list(a.shape), list(b.shape)])
 
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        first = trainer.fit_loop.epoch_loop.batch_idx % trainer.accumulate_grad_batches == 0
+        if pl_module.automatic_optimization and trainer.global_step and first:
+            self.begun += 1
+            self.kept += any(p.grad is not None and bool(p.grad.any()) for p in self.network.parameters())
+
     def on_before_optimizer_step(self, *_: Any) -> None:
         self.graded |= {p for p in self.network.parameters() if p.grad is not None}
+        pairs = [(p.grad.norm(), p.detach().norm()) for p in self.weights.values() if p.grad is not None]
+        self.ratios = [float(grad / weight.clamp(min=1e-12)) for grad, weight in pairs]
 
-    def found(self, trainer: Trainer, model: LightningModule) -> list[Finding]:
+    def on_train_end(self, *_: Any) -> None:
         self.__exit__(None, None, None)
-        return [told(*row[1:]) for look in (the_end, beginning, blind, updates) for row in look(self, model) if row[0]]
 
     def again(self, change: Callable[[str, Tensor], Tensor]) -> Any:
         """What the network gives for its last inputs, in evaluation, with other weights."""
@@ -103,23 +115,23 @@ def tensor_of(out: Any) -> Any:
 
 
 def noted(name: str, given: dict[str, Any], value: Tensor, out: Any) -> dict[str, Any]:
-    """What a loss function got, [N, C, ...], and whether that is the network's output."""
+    """What a loss function got, [N, C, ...], and what the network's output has gone through before."""
     x, targets = given["input"].detach().float(), given["target"]
-    same = out is not None and out.numel() == x.numel() and torch.equal(out.float().flatten(), x.flatten())
+    same = out is not None and out.numel() == x.numel()
+    through = {"nothing": out.float() if same else out} | {n: getattr(torch, n)(out.float()) for n in ENDS if same}
+    kinds = [n for n, z in through.items() if same and torch.allclose(z.flatten(), x.flatten(), atol=1e-5)]
     numbers = {"low": float(x.min()), "high": float(x.max()), "classes": x.shape[min(1, x.ndim - 1)]}
     numbers["off"] = float((x.sum(min(1, x.ndim - 1)) - 1).abs().max())  # from a sum of 1
     numbers["value"] = float(value.detach().mean()) / (targets.numel() if given.get("reduction") == "sum" else 1)
-    return {"name": name, "same": same, "targets": targets.flatten()[:10_000].float(), **numbers}
-
-
-def told(check: str, line: str, change: Overlay, numbers: dict[str, Any]) -> Finding:
-    certain, (what, _, todo) = check != "large_initial_weights", line.partition(" -> ")
-    gain, sure = (0.5, 0.95) if certain else (0.3, 0.6)
-    return Finding(check, BADLY, what, numbers, gain, sure, change, "" if change else todo, certain=certain)
+    return {"name": name, "kind": "".join(kinds[:1]), "targets": targets.flatten()[:10_000].float(), **numbers}
 
 
 def in_model(model: Any, **keys: Any) -> Overlay:
     return {"model": {"init_args": keys}} if isinstance(model, Model) and all(keys.values()) else {}
+
+
+def modules(names: Iterable[str], by: str) -> dict[str, Any]:
+    return {name: {"class_path": f"torch.nn.{by}"} for name in names}
 
 
 def the_end(seen: Structure, model: Any) -> Iterator[Row]:
@@ -129,21 +141,23 @@ def the_end(seen: Structure, model: Any) -> Iterator[Row]:
         line = "the loss compares each output with all targets -> squeeze one of them, or unsqueeze the other"
         yield True, "shape_broadcast", line, {}, {"shapes": [a, b]}
     for one in seen.losses[:1]:
-        name, known = one["name"], seen.head is not None and all(c["same"] for c in seen.losses)
-        least, most = seen.bounds() if known else (-math.inf, math.inf)
+        name, kind = one["name"], one["kind"] if all(c["kind"] == one["kind"] for c in seen.losses) else ""
+        least, most = seen.bounds() if kind == "nothing" and seen.head is not None else ENDS.get(kind, ANY)
         end, of = seen.end or ("", None), name in CLASSES
         is_activation = type(end[1]).__module__ == "torch.nn.modules.activation"
-        swap = in_model(model, swap={end[0]: {"class_path": "torch.nn.Identity"}}) if is_activation else {}
+        swap = in_model(model, swap=modules(end[:1], "Identity")) if is_activation else {}
         log = swap or (in_model(model, outputs="probabilities") if hasattr(model, "outputs") else {})
         low, high = min(c["low"] for c in seen.losses), max(c["high"] for c in seen.losses)
         sums = low >= 0 and all(c["off"] < 1e-3 for c in seen.losses) and name in CLASSES[:2]
         above, below = least >= 0 and most > 0 and not sums, most <= 1 + 1e-6
+        few = one["classes"] == 1 and name in CLASSES[:2]
         targets = torch.cat([c["targets"] for c in seen.losses])
         beyond = float(((targets < least) | (targets > most)).float().mean())
         cut = (above or (below and least >= -1 - 1e-6)) and beyond > 0.01
         numbers = {"loss": name, "least": low, "greatest": high, "targets_beyond": beyond}
         line, last = f"{name} wants logits, but gets", "-> let the network end in a linear layer"
-        yield sums, "softmax_before_loss", f"{line} probabilities {last}", log, numbers
+        yield few, "one_class", "a softmax over one class is always 1 -> take an output for each", {}, numbers
+        yield sums and not few, "softmax_before_loss", f"{line} probabilities {last}", log, numbers
         yield of and above and below, "sigmoid_before_loss", f"{line} what a sigmoid gives {last}", log, numbers
         yield of and above and not below, "head_activation", f"{line} none below 0 {last}", swap, numbers
         yield not of and cut, "head_activation", f"outputs are kept from what targets are {last}", swap, numbers
@@ -161,6 +175,10 @@ def beginning(seen: Structure, model: Any) -> Iterator[Row]:
         usual = {"cross_entropy": math.log(max(one["classes"], 2)), "mse_loss": square}.get(one["name"], math.inf)
         large, numbers = one["value"] > LARGE * usual, {"loss": one["value"], "usual": usual}
         yield large, "large_initial_weights", "the first loss is too large -> draw smaller weights", reset, numbers
+    flat = [n for n, m in seen.network.named_modules() if isinstance(m, FLAT) and m is not (seen.end or [0, 0])[1]]
+    for change in (reset, in_model(model, swap=modules(flat, "GELU"))) if len(seen.ratios) > 1 else ():
+        line, first, last = "hardly a gradient comes to the first layer -> take ReLU", seen.ratios[0], seen.ratios[-1]
+        yield first <= VANISHED * last, "vanishing_gradients", line, change, {"first": first, "last": last}
 
 
 def blind(seen: Structure, model: Any) -> Iterator[Row]:
@@ -190,3 +208,27 @@ def updates(seen: Structure, model: Any) -> Iterator[Row]:
     wrong = [n for n in MODES if seen.modes.get((True, n)) == {False} or True in seen.modes.get((False, n), ())]
     line = f"{' and '.join(wrong)} take training for evaluation, or the other way round"
     yield wrong, "wrong_mode", f"{line} -> leave train() and eval() to the Trainer", {}, {"of": wrong}
+    kept, line = seen.begun > 2 and seen.kept == seen.begun, "gradients of earlier steps are there when a step begins"
+    yield kept, "gradients_not_reset", f"{line} -> call zero_grad() in each step", {}, {"steps": seen.kept}
+
+
+class Look(Watch):
+    """A check of what was seen, of which another's failure does not matter."""
+
+    def __init__(self, seen: Structure, look: Callable[[Structure, Any], Iterator[Row]], source: str) -> None:
+        self.seen, self.look, self.source, self.name = seen, look, source, look.__name__
+
+    def found(self, trainer: Trainer, model: LightningModule) -> list[Finding]:
+        return [self.told(*row[1:]) for row in self.look(self.seen, model) if row[0]]
+
+    def told(self, check: str, line: str, change: Overlay, numbers: dict[str, Any]) -> Finding:
+        certain, (what, _, todo) = check not in UNSURE, line.partition(" -> ")
+        gain, sure = (0.5, 0.95) if certain else (0.3, 0.6)
+        found = Finding(check, BADLY, what, numbers, gain, sure, change, certain=certain, source=self.source)
+        return found if change else replace(found, todo=todo)
+
+
+def watches() -> list[Watch]:
+    seen, recipe = Structure(), "Karpathy, A Recipe for Training Neural Networks, 2019"
+    looks = {the_end: "NeuraLint, 2021", beginning: recipe, blind: recipe, updates: "TrainCheck, 2025"}
+    return [seen, *(Look(seen, look, source) for look, source in looks.items())]

@@ -26,7 +26,7 @@ PLAIN, ADAM = (
     r"torch\.optim\.(SGD|ASGD|Adagrad|Adadelta)",
     {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}},
 )
-NUMBER = (int, float)
+ENDS, NUMBER = ("trainer.max_epochs", "trainer.max_steps"), (int, float)
 Row = tuple[str, dict[str, Any]]  # check, new values by key
 
 
@@ -37,7 +37,8 @@ def suspects(case: Any) -> list[Finding]:
     lost = bool(base.failed) or not all(map(math.isfinite, base.losses))
     left = 1.0 if lost or not base.losses else level(base.losses) / max(abs(base.losses[0]), 1e-12)
     found = []
-    for check, keys in chain(of_model(case, given, lost, left), of_data(case, given, left)):
+    rows = (of_model(case, given, lost, left), of_data(case, given, left), of_end(case, base, given, left))
+    for check, keys in chain(*rows):
         change: dict[str, Any] = reduce(merge, (from_flag(k, json.dumps(v), case.config) for k, v in keys.items()), {})
         now = ", ".join(f"{key} {given.get(key, 'by default')}" for key in keys)
         found += [
@@ -71,6 +72,10 @@ def of_model(case: Any, given: dict[str, Any], lost: bool, left: float) -> Itera
         yield "schedule_too_slow", {"model.schedule": {"class_path": "src.optim.schedules.WarmupCosine"}}
     if given.get("model.freeze"):
         yield "untrained_parameters", {"model.freeze": []}
+    if isinstance(given.get("model.class_weights"), list):
+        yield "class_weights", {"model.class_weights": None}
+    if "16" in str(given.get("trainer.precision")) and (lost or "true" in given["trainer.precision"]):
+        yield "precision_too_low", {"trainer.precision": "32-true"}
     if left > 0.5 and not lost and case.first.extra.get("parameters", 0) < 100_000:
         wide = {k: v if isinstance(v, list) else [v] for k, v in given.items() if re.fullmatch(WIDTHS, k)}
         yield "too_narrow", {k: [4 * n for n in v] if v is given[k] else 4 * v[0] for k, v in wide.items()}
@@ -85,3 +90,17 @@ def of_data(case: Any, given: dict[str, Any], left: float) -> Iterator[Row]:
             yield f"{name}_too_strong", {f"data.{name}": []}
         if (known.get(name, 0) is None and type(first) in NUMBER) or (value is False and known.get(name) is True):
             yield "input_scale", {f"data.{name}": known[name]}
+    size, of = given.get("data.batch_size", 0), (case.first.extra.get("num_samples") or {}).get("train", 0)
+    if size > 32 and of < 8 * size:
+        yield "batches_too_large", {"data.batch_size": max(size // 8, 16), "data.micro_batch_size": None}
+
+
+def of_end(case: Any, base: Any, given: dict[str, Any], left: float) -> Iterator[Row]:
+    """Where the trial was as long as a run: it ends too soon, or too late."""
+    third = len(base.losses) // 3
+    if case.whole and third and level(base.losses[: 2 * third]) > 1.1 * level(base.losses):
+        yield "too_short", {k: 3 * given[k] for k in ENDS if (given.get(k) or 0) > 0}
+    scores = [one.get(case.scale.metric, math.nan) for one in base.scores]
+    if case.scale.mode == "min" and len(scores) > 3 and scores[-1] > 1.1 * min(scores) and left < 0.5:
+        yield "overfitting", {k: 0.3 for k, v in given.items() if re.fullmatch(ODD[0][1], k) and v < 0.3}
+        yield "overfitting", {k: 0.2 for k in given if k == "model.optimizer.weight_decay"}

@@ -1,6 +1,7 @@
 """What the first steps show: a fault and a healthy control of each check, on modules of others and on ours."""
 
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -13,16 +14,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from src.data.waves import WavesDataModule
 from src.diagnosis.probe import serve_short
-from src.diagnosis.structure import Structure
+from src.diagnosis.structure import watches
 from src.diagnosis.subject import OfModule, Short
 from src.models.classification import Classification
 from src.networks.mlp import MLP
 
 IDENTITY = {"class_path": "torch.nn.Identity"}
-
-
-def watches():
-    return [Structure()]
 
 
 def layers(*more, out=3, width=16):
@@ -126,11 +123,12 @@ def binary(end):
     [
         (softmaxed, layers, "classes", "softmax_before_loss"),
         (lambda z, y: F.nll_loss(z.softmax(1), y), layers, "classes", "softmax_before_loss"),
-        (binary(lambda z: z), partial(layers, nn.Sigmoid(), out=1), "one", "sigmoid_before_loss"),
+        (binary(torch.sigmoid), partial(layers, out=1), "one", "sigmoid_before_loss"),
         (F.mse_loss, partial(layers, nn.Tanh(), out=1), "column", "head_activation"),
         (F.l1_loss, partial(layers, nn.ReLU(), out=1), "column", "head_activation"),
         (lambda z, y: (z - y).square().mean(), partial(layers, out=1), "numbers", "shape_broadcast"),
         (lambda z, y: F.mse_loss(z, y), partial(layers, out=1), "numbers", "shape_broadcast"),
+        (lambda z, y: F.cross_entropy(z[:, :1], y * 0), layers, "classes", "one_class"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Using a target size")
@@ -212,7 +210,7 @@ class Part(nn.Module):
     [("blind", "ignores_input"), ("detached", "untrained_parameters"), ("dropout", "wrong_mode"), ("healthy", None)],
 )
 def test_faults_of_a_forward_pass(fault, check):
-    assert found(Foreign(Part(fault))).keys() == ({check} if check else set())
+    assert found(Foreign(Part(fault))).keys() - {"vanishing_gradients"} == ({check} if check else set())
 
 
 def test_what_is_not_in_the_optimizer():
@@ -243,8 +241,14 @@ class Stays(Foreign):
         self.eval()
 
 
-def test_a_mode_that_stays():
+class Keeps(Foreign):
+    def optimizer_zero_grad(self, *_):
+        pass
+
+
+def test_modes_and_gradients_that_stay():
     assert list(found(Stays(Part("healthy")))) == ["wrong_mode"]
+    assert list(found(Keeps())) == ["gradients_not_reset"]
 
 
 class Manual(Foreign):
@@ -268,7 +272,32 @@ def test_manual_optimization():
     assert (probe.failed, probe.unknown, probe.findings) == ("", [], [])
 
 
-def test_ours_is_healthy():
+def deep(activation):
+    def made(in_features: int, num_classes: int) -> nn.Sequential:
+        sizes = [in_features] + [32] * 8
+        body = [part for a, b in pairwise(sizes) for part in (nn.Linear(a, b), activation())]
+        return nn.Sequential(*body, nn.Linear(32, num_classes))
+
+    return made
+
+
+def test_gradients_that_vanish():
+    change = ours(deep(nn.Sigmoid))["vanishing_gradients"].change["model"]["init_args"]["swap"]
+    assert change == {str(i): {"class_path": "torch.nn.GELU"} for i in range(1, 17, 2)}
+    assert "vanishing_gradients" not in ours(deep(nn.ReLU))
+
+
+def dead(in_features: int, num_classes: int) -> MLP:
+    network = MLP(in_features=in_features, num_classes=num_classes)
+    nn.init.constant_(network.blocks[1][0].bias, -10.0)
+    return network
+
+
+def test_dead_units():
+    assert ours(dead)["vanishing_gradients"].change in (
+        {"model": {"init_args": {"reset": True}}},
+        {"model": {"init_args": {"swap": {f"blocks.{i}.1": {"class_path": "torch.nn.GELU"} for i in (0, 1)}}}},
+    )
     assert ours(MLP) == {}
 
 

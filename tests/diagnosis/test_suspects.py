@@ -61,7 +61,10 @@ def test_a_healthy_config_has_few():
         ("clipped_too_short", ("--trainer.gradient_clip_val", 1e-3), "trainer.gradient_clip_val", 1.0),
         ("average_too_slow", ("--ema.decay", 0.9999), "ema.decay", None),
         ("untrained_parameters", ("--model.freeze", "[blocks.*]"), "model.freeze", []),
+        ("class_weights", ("--model.class_weights", [1] * 9 + [50]), "model.class_weights", None),
+        ("precision_too_low", ("--trainer.precision", "bf16-true"), "trainer.precision", "32-true"),
         ("batches_too_small", ("--data.batch_size", 2), "data.batch_size", 32),
+        ("batches_too_large", ("--data.batch_size", 1280), "data.batch_size", 160),
         ("schedule_too_slow", ("--model.schedule.warmup_frac", 0.9), "model.schedule.class_path", COSINE),
         ("schedule_too_slow", FALLS, "model.schedule.class_path", COSINE),
     ],
@@ -82,3 +85,12 @@ def test_what_is_tried_where_numbers_are_lost():
     lost = found(losses=[2.3, math.nan])
     assert at(lost["gradients_explode"][0], "trainer.gradient_clip_val") == 1.0
     assert "lr_too_low" not in lost
+
+
+def test_an_end_too_soon_or_too_late():
+    assert found()["too_short"] == [{"trainer": {"max_epochs": 9}}]
+    rising = [0.5, 0.3, 0.2, 0.3, 0.6]
+    changes = found(scores=rising)["overfitting"]
+    assert at(changes[0], "model.network.dropout") == 0.3
+    assert at(changes[1], "model.optimizer.weight_decay") == 0.2
+    assert "overfitting" not in found(scores=sorted(rising, reverse=True))
