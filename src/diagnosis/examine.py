@@ -9,7 +9,7 @@ from typing import Any
 
 from src.diagnosis.data import Data, examine
 from src.diagnosis.finding import BADLY, SPACE, Finding, Unknown, ranked
-from src.diagnosis.probe import LIMIT_SEC, Lab, Probe, Watch, serve_short
+from src.diagnosis.probe import LIMIT_SEC, Lab, Probe, Witness, serve_short
 from src.diagnosis.rates import RangeTest, rate_suspects
 from src.diagnosis.record import record
 from src.diagnosis.space import plan_of, space
@@ -26,7 +26,7 @@ from src.tuning.candidates import rates
 WATCHED, WATCHED_SEC = 40, 15.0  # steps of the first training, and the most seconds it may take
 RANGED, DATA_SEC = 100, 20.0  # steps of the range test; for the questions to the data
 TIMED = 0.4  # of the time that is left: for what makes training slow
-RECORDED = ("overfitting", "too_short", "diverged")  # of a run's record, which no short trial can judge
+RECORDED = ("overfits", "too_short")  # of a run's record, which no short trial can judge
 CURVE_SEC, FEWEST = 5.0, 30  # of one of the trainings that are compared; its fewest steps
 NOTHING = 0.97  # of the trivial score: what is above it has learned nothing
 
@@ -63,7 +63,7 @@ class Diagnosis:
     findings: list[Finding] = field(default_factory=list)
     unknown: list[Unknown] = field(default_factory=list)
     measured: dict[str, Any] = field(default_factory=dict)
-    checked: int = 0
+    trainings: int = 0
 
     def plain(self) -> dict[str, Any]:
         return asdict(self)
@@ -107,7 +107,7 @@ class Examination:
         case = self.case(first)
         self.time_changes()
         self.try_changes(case)
-        self.result.findings = ranked(self.result.findings)
+        self.result.findings, self.result.trainings = ranked(self.result.findings), self.lab.count
         self.settle(case)
         return self.result
 
@@ -199,7 +199,7 @@ class Examination:
         self.result.verdict = "findings" if self.result.findings else "unknown" if poor else "healthy"
 
 
-def range_test() -> list[Watch]:
+def range_test() -> list[Witness]:
     return [RangeTest(RANGED)]
 
 

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 
 from src.config.request import Request, from_flag
 from src.diagnosis.finding import SLOW, Finding, Overlay, Unknown
-from src.diagnosis.probe import WARM, Lab, Watch, clock
+from src.diagnosis.probe import WARM, Lab, Witness, clock
 from src.diagnosis.subject import VAL_SAMPLES, Short
 from src.run.device import fastest_precision
 from src.run.errors import KnownError
@@ -29,7 +29,7 @@ HOOKS = ("slow_callback", "logs_too_often")  # which `tune` leaves out
 Seen = dict[str, Any]
 
 
-class Clock(Watch):
+class Clock(Witness):
     """Seconds of the steps after the first ones by part, of the validation after them, and of a checkpoint."""
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:

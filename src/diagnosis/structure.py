@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from src.diagnosis.finding import BADLY, Finding, Overlay
-from src.diagnosis.probe import Watch, network_of
+from src.diagnosis.probe import Witness, network_of
 from src.models.base import Model
 from src.models.factory import is_weight
 
@@ -28,7 +28,7 @@ FLAT = (nn.ReLU, nn.Tanh, nn.Sigmoid)  # at an end, where no gradient comes thro
 Row = tuple[Any, str, str, Overlay, dict[str, Any]]  # whether it is so, check, line, what mends it, numbers
 
 
-class Structure(Watch, TorchFunctionMode):
+class Structure(Witness, TorchFunctionMode):
     """Notes what the checks look at, by hooks and by the calls of torch's functions, by modules too."""
 
     name = "structure"
@@ -212,7 +212,7 @@ def updates(seen: Structure, model: Any) -> Iterator[Row]:
     yield kept, "gradients_not_reset", f"{line} -> call zero_grad() in each step", {}, {"steps": seen.kept}
 
 
-class Look(Watch):
+class Look(Witness):
     """A check of what was seen, of which another's failure does not matter."""
 
     def __init__(self, seen: Structure, look: Callable[[Structure, Any], Iterator[Row]], source: str) -> None:
@@ -228,7 +228,7 @@ class Look(Watch):
         return found if change else replace(found, todo=todo)
 
 
-def watches() -> list[Watch]:
+def watches() -> list[Witness]:
     seen, recipe = Structure(), "Karpathy, A Recipe for Training Neural Networks, 2019"
     looks = {the_end: "NeuraLint, 2021", beginning: recipe, blind: recipe, updates: "TrainCheck, 2025"}
     return [seen, *(Look(seen, look, source) for look, source in looks.items())]

@@ -75,7 +75,7 @@ class Trials:
     log: list[dict[str, Any]] = field(default_factory=list)  # for the report
 
     def short(self, overlay: Overlay, seed: int) -> Short:
-        return Short(overlay, self.steps, seed, VALIDATIONS)
+        return Short(overlay, round(self.steps * longer(self.lab.subject.config, overlay)), seed, VALIDATIONS)
 
     def run(self, overlays: Sequence[Overlay], seeds: Sequence[int]) -> None:
         """Those that have not been run."""
@@ -165,6 +165,18 @@ def beyond_noise(gains: Sequence[float]) -> bool:
     """Whether a mean of gains is above 0: by Student's t with 95 % confidence, or because all agree closely."""
     _, low, _ = bounds([[0.0]] * len(gains), [[g] for g in gains])
     return low > 0 or min(gains) > max(0.5 * statistics.fmean(gains), LEAST)
+
+
+def longer(config: Overlay, overlay: Overlay) -> float:
+    """How many times as many steps a run has with a change: of its end, or of the batch, where epochs end it."""
+    trainer, changed = config.get("trainer") or {}, overlay.get("trainer") or {}
+    ends = [
+        changed[name] / trainer[name] for name in ("max_epochs", "max_steps") if changed.get(name) and trainer.get(name)
+    ]
+    size = (overlay.get("data") or {}).get("init_args", {}).get("batch_size")
+    if size and (trainer.get("max_steps") or -1) < 0:
+        ends.append(config["data"]["init_args"].get("batch_size", size) / size)
+    return max(min(math.prod(ends), 4.0), 0.1)
 
 
 def on_top(base: Overlay, overlay: Overlay) -> Overlay:

@@ -71,7 +71,7 @@ def test_json_is_plain_finite_and_whole(written):
     told, figures, folder = written
     found = json.loads((folder / "diagnose.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert found == told
-    assert (found["verdict"], found["checked"], found["seconds"]) == ("findings", 23, 12.3)
+    assert (found["verdict"], found["trainings"], found["seconds"]) == ("findings", 23, 12.3)
     assert found["unknown"] == [{"check": "shift", "why": f"no time {EVIL}"}]
     assert found["findings"][0]["evidence"]["before"] == [1.9, None, 1.8]
     assert found["findings"][2]["evidence"]["share"] == 0.25
