@@ -106,7 +106,7 @@ class View:
 
     def input_scale(self) -> Iterator[Finding]:
         mean, std, off = abs(float(self.x.mean())), float(self.x.std()), dict[str, Any]()
-        for name, option in (p for c in type(self.data).__mro__ for p in signature(c.__init__).parameters.items()):
+        for name, option in (p for c in self.data.__class__.__mro__ for p in signature(c.__init__).parameters.items()):
             on = name.startswith(("normal", "standard", "scal")) and option.default not in (*OFF, option.empty)
             off |= {name: option.default} if on and getattr(self.data, name, True) in OFF else {}
         if std and (off or mean > 5 * std or not 0.1 < std < 10):
