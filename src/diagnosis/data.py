@@ -17,8 +17,8 @@ from threadpoolctl import threadpool_limits
 from src.diagnosis.finding import BADLY, Finding, Unknown
 
 DRAWN, HASHED, MOST, FEATURES, COMPONENTS = 3000, 60_000, 10**6, 4096, 50  # samples; numbers of an x
-POWER, ABOVE_CHANCE, AGREE, NOISE = 100, 3.0, 0.5, 0.03  # samples, standard deviations, kappa, share of wrong labels
-IN_VAL, DRIFT, DRIFT_IN_TIME, ORDERED, RECALL = 0.02, 0.3, 0.9, 0.3, 0.1
+POWER, ABOVE_CHANCE, AGREE, NOISE = 200, 2.5, 0.78, 0.03  # samples, standard deviations, kappa, share of wrong labels
+IN_VAL, DRIFT, DRIFT_IN_TIME, ORDERED, BETTER = 0.02, 0.3, 0.9, 0.3, 0.04
 OFF, EVEN = (None, False, "", "none"), {"model": {"init_args": {"class_weights": "balanced"}}}
 
 
@@ -60,7 +60,7 @@ class View:
         """In random order, without what is left out of train, while there is time."""
         until, arrays = time.monotonic() + self.seconds / 8, self.data.splits[split]
         index = torch.randperm(len(arrays), generator=torch.Generator().manual_seed(0))
-        index = index[~torch.isin(index, self.data.left_out)] if split == "train" else index
+        index = index[~torch.isin(index, getattr(self.data, "left_out", index[:0]))] if split == "train" else index
         for start in range(first, min(most, len(index)), 500):
             yield arrays[index[start : start + 500]]
             if time.monotonic() > until:
@@ -86,7 +86,7 @@ class View:
         self.target = lambda y: 1.0 * (y[:, None] == self.classes) if self.is_class else y[:, None]
         pca = decomposition.PCA(min(COMPONENTS, *self.x.shape), random_state=0)
         self.reduce = make_pipeline(StandardScaler(with_std=not self.wide), pca).fit(self.x).transform
-        linear: Any = linear_model.LogisticRegression(C=0.1) if self.is_class else linear_model.Ridge(10.0)
+        linear: Any = linear_model.LogisticRegression(C=50 / len(self.y)) if self.is_class else linear_model.Ridge(10.0)
         near = neighbors.KNeighborsClassifier(15) if self.is_class else neighbors.KNeighborsRegressor(15)
         self.z, self.models = self.reduce(self.x), [make_pipeline(StandardScaler(), linear), near]
         self.guesses = [self.guess(model) for model in self.models if self.plain]  # by models that err differently
@@ -96,7 +96,6 @@ class View:
         return cross_val_predict(model, self.z, self.labels, cv=KFold(5, shuffle=True, random_state=0), method=how)
 
     def baselines(self) -> None:
-        """Loss, and accuracy or R2, of one answer for all samples and of a linear model, on val."""
         known = np.isin(self.val_y, self.classes) | (not self.is_class)
         z, y, simple = self.reduce(self.val_x[known]), self.val_y[known], (dummy.DummyRegressor, dummy.DummyClassifier)
         for name, model in (("trivial", simple[self.is_class]()), ("linear", self.models[0])):
@@ -106,9 +105,8 @@ class View:
             self.measured[f"{name}_loss"] = float(how(y, answers, **{"labels": self.classes} if self.is_class else {}))
 
     def input_scale(self) -> Iterator[Finding]:
-        """Whether an option of the data's own that is off mends it, a trial shows."""
         mean, std, off = abs(float(self.x.mean())), float(self.x.std()), dict[str, Any]()
-        for name, option in (pair for c in type(self.data).__mro__[:-1] for pair in signature(c).parameters.items()):
+        for name, option in (p for c in self.data.__class__.__mro__ for p in signature(c.__init__).parameters.items()):
             on = name.startswith(("normal", "standard", "scal")) and option.default not in (*OFF, option.empty)
             off |= {name: option.default} if on and getattr(self.data, name, True) in OFF else {}
         if std and (off or mean > 5 * std or not 0.1 < std < 10):
@@ -131,7 +129,7 @@ class View:
             yield Finding("val_in_train", BADLY, text, evidence, share, 0.95, {}, todo, source="deepchecks")
 
     def drift(self) -> Iterator[Finding]:
-        """Whether a forest tells train from val, in spans that it has not seen, as windows of a span are alike."""
+        """Whether a forest tells train from val in spans that it has not seen; of loaders, one may augment, and not."""
         n, parts = min(len(self.x), len(self.val_x), 1000), []
         for x, index in ((self.x[:n], self.index), (self.val_x[:n], self.val_index)):
             parts.append(np.column_stack([self.reduce(x), x.mean(1), x.std(1)])[index[:n].argsort()])
@@ -139,17 +137,17 @@ class View:
         forest, how = ensemble.ExtraTreesClassifier(min_samples_leaf=5, random_state=0), {"method": "predict_proba"}
         guess = cross_val_predict(forest, np.concatenate(parts), of, groups=spans, cv=GroupKFold(5), **how)
         auc, error = metrics.roc_auc_score(of, guess[:, 1]), np.sqrt((2 * n + 1) / (12 * n * n))
-        if (drift := 2 * (auc - 3 * error) - 1) > (DRIFT if self.plain else DRIFT_IN_TIME):
+        if (drift := 2 * (auc - 3 * error) - 1) > (DRIFT if self.plain else DRIFT_IN_TIME) and self.data.epoch_order:
             text = f"val's inputs are unlike train's: a classifier tells them apart, area under the curve {auc:.2f}"
             evidence, todo = {"auc": auc, "drift": drift}, "prepare them alike, and split at random or by groups"
             yield Finding("drift", BADLY, text, evidence, drift / 2, 0.7, {}, todo, source="deepchecks")
 
     def not_shuffled(self) -> Iterator[Finding]:
-        arrays, n = self.data.splits["train"], len(self.data.splits["train"])
-        y = arrays[self.data.epoch_order(n, self.data.seed, 0)(0, min(n, 2000))]["targets"].numpy()
+        arrays, order = self.data.splits["train"], self.data.epoch_order or (lambda *_: torch.arange)
+        y = arrays[order(len(arrays), 0, 0)(0, min(len(arrays), 2000))]["targets"].numpy()
         apart = (np.diff(self.target(y), axis=0) ** 2).mean(0).sum() / 2
         alike = float(1 - apart / self.target(self.y).var(0).sum())
-        if alike > ORDERED and n >= POWER:
+        if alike > ORDERED and len(y) >= POWER:
             text = "training gets samples in the order of their targets"
             yield Finding("not_shuffled", BADLY, text, {"alike": alike}, 0.7, 0.9, {}, "shuffle each epoch")
 
@@ -166,9 +164,11 @@ class View:
     def wrong_labels(self) -> Iterator[Finding]:
         """Two models agree on another label where they are surest; where data is hard but right, they do not agree."""
         lower, (likely, other) = np.minimum(*self.guesses), (guess.argmax(1) for guess in self.guesses)
-        surest = (likely == other) & (lower.max(1) >= np.median(lower.max(1)[likely == other]))
-        share, kappa = float((likely != self.labels)[surest].mean()), float(metrics.cohen_kappa_score(likely, other))
-        if kappa < AGREE or not share - 2 * np.sqrt(share * (1 - share) / surest.sum()) > NOISE:
+        agreed = np.flatnonzero(likely == other)
+        wrong = (likely != self.labels)[agreed[lower.max(1)[agreed].argsort()[::-1]]]  # the surest first
+        n, kappa = len(wrong) // 2, float(metrics.cohen_kappa_score(likely, other))
+        share, least = float(wrong[:n].mean()), 2 * wrong[: n // 2].mean()  # noise does not end where they are surest
+        if kappa < AGREE or least < share or share - 2 * np.sqrt(share * (1 - share) / n) < NOISE:
             return
         fit, bad = [model.fit(self.z, self.labels) for model in self.models], list[tuple[float, int, int, int]]()
         rest = (([m.predict_proba(self.reduce(x)) for m in fit], y, i) for x, y, i in self.fetch("train", MOST, DRAWN))
@@ -182,12 +182,12 @@ class View:
         yield Finding("label_noise", BADLY, text, evidence, share, 0.9, {}, "correct them", source="Northcutt, 2021")
 
     def imbalance(self) -> Iterator[Finding]:
-        """Weights help a linear model to find classes that are rare."""
-        even = make_pipeline(StandardScaler(), linear_model.LogisticRegression(C=0.1, class_weight="balanced"))
-        rare = np.bincount(self.labels) < 0.4 * len(self.labels) / len(self.classes)
-        guesses = (guess.argmax(1) for guess in (self.guesses[0], self.guess(even)))
-        before, after = (metrics.recall_score(self.labels, one, average=None)[rare].mean() for one in guesses)
-        if after - before > max(RECALL, np.isin(self.labels, np.flatnonzero(rare)).sum() ** -0.5):
-            text = f"rare classes are hardly found: a linear model finds {before:.0%} of them, with weights {after:.0%}"
-            evidence, gain = {"recall": float(before), "weighted": float(after)}, float(after - before) / 2
+        """Classes are rare, and weights help a linear model by the mean of the classes' F1."""
+        linear = linear_model.LogisticRegression(C=50 / len(self.y), class_weight="balanced")
+        guesses = self.guesses[0], self.guess(make_pipeline(StandardScaler(), linear))
+        before, after = (float(metrics.f1_score(self.labels, one.argmax(1), average="macro")) for one in guesses)
+        share = float(np.bincount(self.labels).min() / len(self.labels))
+        if share * len(self.classes) < 0.4 and after - before > BETTER:
+            text = f"rare classes are hardly found: mean F1 of a linear model {before:.2f}, with weights {after:.2f}"
+            evidence, gain = {"f1": before, "weighted": after, "rarest": share}, (after - before) / (1 - before)
             yield Finding("imbalance", BADLY, text, evidence, gain, 0.6, EVEN, metric="val/f1")

@@ -254,8 +254,8 @@ def test_targets_of_other_samples():
 def test_rare_classes():
     data, draw = DataModule(), torch.Generator().manual_seed(0)
     for split, size in (("train", 2000), ("val", 500)):
-        y = (torch.rand(size, generator=draw) < 0.06).long()
-        put(data, split, torch.randn(size, 5, generator=draw) + 0.9 * y[:, None], y)
+        y = (torch.rand(size, generator=draw) < 0.1).long()
+        put(data, split, torch.randn(size, 5, generator=draw) + 0.6 * y[:, None], y)
     one = only(data, "imbalance")
     assert one.change == {"model": {"init_args": {"class_weights": "balanced"}}}
     clear = changed(data, lambda x: x + 5 * data.splits["train"].targets[:, None])
@@ -284,3 +284,26 @@ def test_what_cannot_be_looked_at_is_unknown():
     assert time.monotonic() - begun < 5
     assert out.unknown
     assert all("no time was left" in why for _, why in out.unknown)
+
+
+def test_classes_that_overlap_are_no_noise():
+    """Clusters that lie on each other: models agree, and are often wrong, as nothing tells the labels."""
+    data, draw = DataModule(), np.random.default_rng(1)
+    centers = draw.uniform(-10, 10, (6, 2))
+    for split, size in (("train", 2000), ("val", 500)):
+        y = draw.integers(0, 6, size)
+        x = (centers[y] + draw.normal(scale=3, size=(size, 2))) / 6
+        put(data, split, torch.from_numpy(x).float(), torch.from_numpy(y))
+    assert found(data) == {}
+
+
+def test_samples_of_loaders():
+    """Of any module's loaders the samples are there as they come, and nothing else."""
+    from types import SimpleNamespace
+
+    data = waves()
+    order = data.splits["train"].targets.argsort()
+    loaded = SimpleNamespace(splits=dict(data.splits), epoch_order=None, on_after_batch_transfer=lambda batch, _: batch)
+    assert found(loaded) == {}
+    loaded.splits["train"] = Arrays(data.splits["train"].x[order], data.splits["train"].targets[order])
+    assert only(loaded, "not_shuffled").change == {}
