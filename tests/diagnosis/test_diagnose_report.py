@@ -125,7 +125,7 @@ def test_terminal(capsys, written):
     shown = capsys.readouterr().out
     for line in (
         "took      12 s",
-        f"verdict   3 findings by 23 checks; not examined: shift: no time {EVIL}",
+        f"verdict   3 findings by 23 short trainings; not examined: shift: no time {EVIL}",
         f"1         does badly: too low {EVIL}",
         f"evidence  now 1e-05, before 1.9, None, 1.8, name {EVIL}",
         "gain      62 % of the loss that can be learned, measured by trials; confidence 90 %",
@@ -137,7 +137,7 @@ def test_terminal(capsys, written):
     ):
         assert f"{line}\n" in shown
     for verdict, said in (
-        ("healthy", "healthy: nothing found by 23 checks; not examined: shift: no time"),
+        ("healthy", "healthy: nothing found by 23 short trainings; not examined: shift: no time"),
         ("unknown", "unknown: shift: no time"),
     ):
         assert said in filled_in("diagnose.txt", told={**told, "verdict": verdict, "findings": []})
@@ -165,7 +165,7 @@ def test_a_picture_without_numbers_is_left_out(tmp_path, request_of_small):
     assert report.tell(told, tmp_path, "waves", SimpleNamespace()) == {}
     page = (tmp_path / "diagnose.html").read_text()
     assert "What was measured" not in page
-    assert "healthy: nothing found by 0 checks" in page
+    assert "healthy: nothing found by 0 short trainings" in page
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs chromium or google-chrome on the PATH")

@@ -19,6 +19,7 @@ from src.diagnosis.subject import OfModule, Short
 from src.models.classification import Classification
 from src.networks.mlp import MLP
 
+pytestmark = pytest.mark.in_fork  # a process that has trained cannot be forked to train
 IDENTITY = {"class_path": "torch.nn.Identity"}
 
 
