@@ -1,25 +1,29 @@
 """Why a model does badly, why its training is slow, or does not fit: with numbers, and a change that helps.
 
     python -m src.diagnose --config configs/experiment/digits_cnn.yaml
+    python -m src.diagnose --config configs/experiment/digits_cnn.yaml --fix
     python -m src.diagnose --run_dir logs/digits_cnn/first
 
 The config is trained in short trials in processes of their own, and watched; its data are examined; changes of the
 config that may help are tried in the same way, and told where they help beyond noise. At most three findings, the
-heaviest first, or `healthy`, or `unknown`. Nothing is written but logs/<experiment>/diagnose/, or a run's
-own folder: diagnose.json, and a file for --config of each change. The exit code is 0 whatever is found.
+heaviest first, or `healthy`, or `unknown`. Nothing is written but logs/<experiment>/diagnose/, or --run_dir, or
+`diagnose` in a run's own folder: diagnose.json, a page diagnose.html, a file for --config of each change. --fix tries
+the first change once more, for longer; what helps is fixed.yaml. The exit code is 0 whatever is found.
 """
 
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from src.config.request import CommandParser, command_parser, positive, read_request
-from src.run.command import command, loading
+from src.config.request import CommandParser, Request, command_parser, positive, read_request
+from src.run.command import command, command_line, loading
+from src.run.errors import ConfigError
 from src.run.files import write_json
-from src.run.folder import LOGS
-from src.run.terminal import rank_zero_print
+from src.run.folder import LOGS, RunFolder
+from src.run.terminal import rank_zero_print, relative_path
 
 if TYPE_CHECKING:
     from src.diagnosis.examine import Diagnosis
@@ -38,26 +42,50 @@ def diagnose(model: Any, minutes: float = 2.0, **loaders: Any) -> "Diagnosis":
 def diagnose_parser() -> CommandParser:
     parser = command_parser("diagnose", __doc__)
     parser.add_argument("--minutes", type=positive, default=2.0, metavar="M", help="about as long as it may take: 2")
-    parser.add_argument("--json", metavar="FILE", help="write what was found here, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found here, too")
+    parser.add_argument("--fix", action="store_true", help="try the first change once more, keep it if it helps")
     return parser
+
+
+def asked(args: Sequence[str]) -> tuple[Request, Path]:
+    """What is to be examined, a config or that of a run, and the folder of the results."""
+    options = diagnose_parser().parse_known_args(args)[0]
+    if options.run_dir and not options.config:
+        (run := RunFolder(Path(options.run_dir))).config()
+        return read_request(diagnose_parser(), ["--config", f"{run.path}/config.yaml", *args]), run.path / "diagnose"
+    request = read_request(diagnose_parser(), args)
+    folder = Path(options.run_dir or LOGS / request.experiment / "diagnose")
+    there = [path for path in (folder / "config.yaml", *map(Path, options.config or ())) if path.is_file()]
+    if own := [path for path in there if path.resolve().parent == folder.resolve()]:
+        raise ConfigError(f"{own[0]}: where results would go -> another --run_dir; for a run, that without --config")
+    return request, folder
 
 
 @command
 def main(args: Sequence[str]) -> int:
-    request = read_request(diagnose_parser(), args)
+    began, (request, folder) = time.monotonic(), asked(args)
     options = request.options
     with loading():
+        from src.config.build import Experiment
+        from src.diagnosis import report
         from src.diagnosis.examine import Examination
+        from src.diagnosis.fix import fix
         from src.diagnosis.subject import OfConfig
 
-    folder = Path(options.run_dir or LOGS / request.experiment / "diagnose")
-    folder.mkdir(parents=True, exist_ok=True)
-    found: Any = Examination(OfConfig(request), folder, 60 * options.minutes, rank_zero_print).run()
-    for file in (folder / "diagnose.json", *([Path(options.json)] if options.json else [])):
-        write_json(file, found.plain())
-    for one in found.findings:
-        rank_zero_print(f"{one.question}: {one.text}  {one.evidence}  {one.change or one.todo}")
-    rank_zero_print(found.verdict)
+    config = Experiment(request).plain_config  # without secrets; it ends here where that is to be printed
+    for path in (folder, *([options.json.parent] if options.json else ())):
+        path.mkdir(parents=True, exist_ok=True)
+    past = RunFolder(folder.parent) if options.run_dir and not options.config else None
+    examination = Examination(OfConfig(request), folder, 60 * options.minutes, rank_zero_print, past)
+    files = [part for path in options.config or () for part in ("--config", relative_path(Path(path)))]
+    trains = [*files, *diagnose_parser().parse_known_args(args)[1]]
+    found = report.told(examination.run(), command_line("src.diagnose", args), trains, time.monotonic() - began)
+    figures = report.tell(found, folder, request.experiment, examination)
+    if options.json:
+        write_json(options.json, found)
+    report.record(found, figures, folder, config)
+    if options.fix:
+        rank_zero_print(f"\nfix       {fix(examination, request, folder, found)}")
     return 0
 
 

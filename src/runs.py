@@ -12,10 +12,8 @@ A NAME is a key of the config, a metric (of the best checkpoint), or status, ste
 """
 
 import argparse
-import base64
 import csv
 import math
-import mimetypes
 import re
 import statistics
 import sys
@@ -24,7 +22,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +31,11 @@ from src.loggers import curves as drawing
 from src.run import figures
 from src.run.command import command
 from src.run.errors import CheckpointError, ConfigError, nearest
-from src.run.files import ROOT, read_json, write_text
+from src.run.files import read_json, write_text
 from src.run.folder import LOGS, RunFolder, ending, flat, is_free
 from src.run.ledger import shares
-from src.run.redact import hide, redact
+from src.run.page import filled_in, svg
+from src.run.redact import redact
 from src.run.terminal import duration, print_table, rank_zero_print, relative_path
 
 HEADER = ["run", "state", "steps", "time", "result", "why"]
@@ -194,25 +192,16 @@ def curves_of(groups: Groups, axis: str) -> dict[str, list[dict[str, drawing.Cur
 
 def write_report(file: Path, groups: Groups, axis: str) -> None:
     """A page that holds its pictures and curves, asks no network and runs no script."""
-    from jinja2 import Environment  # comes with torch
-
     curves = curves_of(groups, axis)
-    panels = {kind: svg(curves, kind, drawing.AXES[axis][1]) for kind in drawing.kinds_of(curves)}
-    tools = (differences, duration, flat, inline, line, measured, read_json, redact, shares)
-    page = Environment(autoescape=True).from_string((ROOT / "configs/report.html").read_text(encoding="utf-8"))
-    shown = page.render(groups=groups, header=HEADER, panels=panels, **{tool.__name__: tool for tool in tools})
-    write_text(file, hide(shown))
+    panels = {kind: panel(curves, kind, drawing.AXES[axis][1]) for kind in drawing.kinds_of(curves)}
+    tools = {tool.__name__: tool for tool in (differences, duration, flat, line, measured, read_json, redact, shares)}
+    write_text(file, filled_in("report.html", groups=groups, header=HEADER, panels=panels, **tools))
     rank_zero_print(f"\nReport: {relative_path(file)}")
 
 
-def svg(runs: drawing.Groups, kind: str, label: str) -> str:
+def panel(runs: drawing.Groups, kind: str, label: str) -> str:
     one = {name: [{k: v for k, v in run.items() if k.endswith(f"/{kind}")} for run in runs[name]] for name in runs}
-    drawing.curves(one, label).savefig(file := BytesIO(), format="svg")
-    return inline(file.getvalue(), ".svg")
-
-
-def inline(data: bytes, kind: str) -> str:
-    return f"data:{mimetypes.types_map[kind]};base64,{base64.b64encode(data).decode()}"
+    return svg(drawing.curves(one, label))
 
 
 def differences(groups: Groups) -> tuple[list[str], list[list[str]]]:

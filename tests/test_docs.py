@@ -59,6 +59,7 @@ def shortened(command: str) -> str:
     command = re.sub(r" --\w+ (PYTHON|PATH|CHECKOUT)\b", "", command)  # of peers, which are not here
     command = re.sub(r"--rows \d+", "--rows 20000", command)
     command = re.sub(r"(src\.tune [^`]*)", r"\1 --only threads --minutes 0.02", command)
+    command = re.sub(r"(src\.diagnose [^`]*)", r"\1 --minutes 0.05", command)
     if "src.sweep" in command:
         return f"{command} --num_trials 2 {SMOKE} --pictures.enabled false"
     command = re.sub(r"precision --repeats \d+", "precision --repeats 1 --batch_size 4", command)

@@ -119,11 +119,12 @@ def plan(
     frozen_text = f", {frozen:,} frozen" if frozen else ""
     splits = ", ".join(f"{split} {n:,}" for split, n in data.num_samples.items())
     same = " (test is val)" if "same_as" in data.report.get("test", {}) else ""
+    without = f", without {len(data.left_out):,} of train" if len(data.left_out) else ""
     at_once = f" ({data.micro_batch_size} at once on a device)" if data.micro_batch_size < data.batch_size else ""
     epochs_text = f" in {epochs:,} epochs" if math.isfinite(epochs) else ""
     table = {
         "network": f"{model.network_name}, {parameters:,} parameters{frozen_text}",
-        "data": f"{splits} samples{same}",
+        "data": f"{splits} samples{same}{without}",
         "steps": f"{steps:,} of {data.batch_size} samples{at_once}{epochs_text}".replace("inf of", "without end, of"),
     }
     if model.flops_per_sample:

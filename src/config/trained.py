@@ -45,7 +45,6 @@ def load_run(path: str | Path, checkpoint: str = "best") -> "Model":
 
 def load_model(request: Request, **trainer: Any) -> tuple["Experiment", "Model"]:
     """The objects of a run, its network with the weights of --checkpoint. No data is read."""
-    from src.models.factory import build_network
     from src.run import checkpoint as files
 
     experiment, path = trained(request, **trainer)
@@ -53,7 +52,7 @@ def load_model(request: Request, **trainer: Any) -> tuple["Experiment", "Model"]
     data.fitted = state = saved[trained_with(request)]
     data.facts, data.statistics = state["facts"], state["statistics"]
     model.data, model.facts = data, {**data.facts, **model.own_facts()}
-    model.network, model.precision = build_network(model.factory, model.facts), experiment.trainer.precision_plugin
+    model.network, model.precision = model.make_network(), experiment.trainer.precision_plugin
     files.fit_weights(model, saved["state_dict"])
     return experiment, model.eval()
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from src.data import cache
 from src.data.loader import Arrays, Batch, Loader
-from src.data.order import EvalOrder, Order, TrainOrder, first_epoch, shuffled
+from src.data.order import EvalOrder, Order, TrainOrder, divided, first_epoch, indices_in, key, rest, shuffled
 from src.data.placing import placed
 from src.data.report import SPLITS, Cleaning, check_facts
 from src.run.errors import ConfigError, DataError
@@ -43,6 +43,7 @@ class DataModule(LightningDataModule):
         worker_timeout_sec: how long to wait for a worker's batch before the run ends; 0 waits for ever.
         on_device: keep train in the device's memory, where each batch is then gathered, by no workers. `auto` does so
             on a GPU if they are at most 2 GiB and a sixteenth of its free memory.
+        without: a text file with indices of train's samples, one a line, that are not trained on.
     """
 
     sources: tuple[str, ...] = ()  # the arguments that say which data it is
@@ -57,11 +58,12 @@ class DataModule(LightningDataModule):
         cache_dir: str = ".cache",
         worker_timeout_sec: float = 120.0,
         on_device: bool | Literal["auto"] = "auto",
+        without: str | None = None,
     ) -> None:
         super().__init__()
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
         self.num_workers, self.worker_timeout_sec, self.on_device = num_workers, worker_timeout_sec, on_device
-        self.seed, self.cache_dir, self.predict_split = seed, Path(cache_dir), "test"
+        self.seed, self.cache_dir, self.predict_split, self.without = seed, Path(cache_dir), "test", without
         self.epoch_order: Callable[[int, int, int], Order] = shuffled  # of (number of samples, seed, epoch)
         self.splits: dict[str, Arrays] = {}
         self.facts: dict[str, Any] = {}
@@ -69,6 +71,7 @@ class DataModule(LightningDataModule):
         self.report: dict[str, Any] = {}
         self.content: dict[str, Any] = {}  # of the prepared arrays, by which other data is told from the run's own
         self.fitted: State | None = None  # of a checkpoint, for `setup` to take on
+        self.indices: Tensor | None = None  # of `left_out`
         self.same_source = False  # whether it names the data that this was fitted on
         for name, least in (("batch_size", 1), ("num_workers", 0), ("worker_timeout_sec", 0)):
             if getattr(self, name) < least:
@@ -78,17 +81,13 @@ class DataModule(LightningDataModule):
 
     def divide_batch(self, world_size: int) -> int:
         """Settle `micro_batch_size` for so many devices; gives the number of micro-batches of one optimizer step."""
-        if self.batch_size % world_size:
-            low = self.batch_size // world_size * world_size
-            sizes = [n for n in (low, low + world_size) if n]
-            raise ConfigError(f"data.batch_size: {self.batch_size} over {world_size} devices -> take one of {sizes}")
-        share = self.batch_size // world_size
-        micro = self.micro_batch_size or share
-        if micro < 1 or share % micro:
-            sizes = [n for n in range(1, share + 1) if share % n == 0]
-            raise ConfigError(f"data.micro_batch_size: {micro} does not divide {share} -> take one of {sizes}")
-        self.micro_batch_size = micro
-        return share // micro
+        self.micro_batch_size, count = divided(self.batch_size, self.micro_batch_size, world_size)
+        return count
+
+    @property
+    def left_out(self) -> Tensor:  # what `without` named when it was first asked for
+        self.indices = indices_in(self.without, self.num_samples) if self.indices is None else self.indices
+        return self.indices
 
     def share(self) -> tuple[int, int, int]:
         """Samples that this process takes at once, its rank, and the number of processes."""
@@ -111,7 +110,7 @@ class DataModule(LightningDataModule):
         for split, arrays in self.splits.items():
             if not len(arrays):
                 raise DataError(f"the {split} split is empty -> give it samples")
-        if (n := len(self.splits["train"])) < self.batch_size:
+        if (n := len(self.splits["train"]) - len(self.left_out)) < self.batch_size:
             todo = f"lower data.batch_size from {self.batch_size}"
             raise DataError(f"train has {n} samples, fewer than one batch -> {todo}")
 
@@ -119,8 +118,9 @@ class DataModule(LightningDataModule):
         self.check_sizes()
         arrays, (micro, rank, world_size) = self.splits["train"], self.share()
         same = bool(self.trainer and self.trainer.overfit_batches)  # type: ignore[attr-defined]
-        ordered = partial(first_epoch, self.epoch_order) if same else self.epoch_order
-        order = TrainOrder(len(arrays), self.batch_size, micro, self.seed, self.position, rank, world_size, ordered)
+        ordered = partial(rest, self.epoch_order, self.left_out) if len(self.left_out) else self.epoch_order
+        ordered, n = partial(first_epoch, ordered) if same else ordered, len(arrays) - len(self.left_out)
+        order = TrainOrder(n, self.batch_size, micro, self.seed, self.position, rank, world_size, ordered)
         device = self.trainer.strategy.root_device if self.trainer and not self.num_workers else None
         arrays, device = placed(arrays, device, self.on_device)
         return Loader(arrays, order, self.num_workers, self.worker_timeout_sec, device)
@@ -192,7 +192,8 @@ class DataModule(LightningDataModule):
         return {}
 
     def state_dict(self) -> State:
-        return {name: getattr(self, name) for name in ("facts", "statistics", "num_samples", "content")}
+        state = {name: getattr(self, name) for name in ("facts", "statistics", "num_samples", "content")}
+        return state | {"left_out": f"{len(self.left_out)} samples ({key(*self.left_out.tolist()):08x})"}
 
     def load_state_dict(self, state: State) -> None:
         """Refuse to train on with other data; evaluation takes other data, with the checkpoint's statistics."""
@@ -256,9 +257,8 @@ class PreparedDataModule(DataModule, ABC):
     def as_fitted(self, name: str, fitted: State) -> Path:
         """The data as a trained model takes it."""
         with suppress(DataError):  # what cannot be divided, or lacks a class, is other data
-            folder = self.built(name)
-            now, before = cache.content(folder), fitted["content"]
-            if all(now[file] == before.get(file) for file in now if file.startswith("train_")):
+            folder, before = self.built(name), fitted["content"]
+            if all(one == before.get(file) for file, one in cache.content(folder).items() if file.startswith("train_")):
                 return folder
         return self.built(f"{name}-{cache.fingerprint(fitted)}", fitted)
 

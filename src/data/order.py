@@ -7,11 +7,15 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from src.run.errors import ConfigError, DataError
 
 LARGE = 1_000_000  # above it a shuffled list of all indices costs too much memory and time at each epoch's start
 BLOCK = 4096  # indices that are made at once then: a few of them take almost as long
@@ -82,6 +86,38 @@ def in_blocks(order: Order) -> Order:
 def first_epoch(ordered: Callable[[int, int, int], Order], n: int, seed: int, epoch: int) -> Order:
     """The same in every epoch, for `trainer.overfit_batches`."""
     return ordered(n, seed, 0)
+
+
+def rest(ordered: Callable[[int, int, int], Order], left_out: Tensor, n: int, seed: int, epoch: int) -> Order:
+    """The order that `ordered` gives all samples, of the `n` that remain without those that are `left_out`."""
+    order = ordered(n + len(left_out), seed, epoch)(0, n + len(left_out))
+    order = order[~torch.isin(order, left_out)]
+    return lambda start, stop: order[start:stop]
+
+
+def indices_in(file: str | None, num_samples: dict[str, int]) -> Tensor:
+    """Samples of train, in order, that a text file names by their indices, one a line; after a # is a comment."""
+    try:
+        found = np.unique(np.loadtxt(Path(file).read_text().splitlines(), np.int64)) if file else np.arange(0)
+    except (OSError, ValueError) as e:
+        raise DataError(f"data.without: {file}: {e} -> name a text file with one index of train a line") from e
+    if len(found) and not 0 <= found[0] <= found[-1] < num_samples["train"]:
+        raise DataError(f"data.without: {file}: give indices from 0 to {num_samples['train'] - 1}, the last of train")
+    return torch.from_numpy(found)
+
+
+def divided(batch_size: int, micro_batch_size: int | None, world_size: int) -> tuple[int, int]:
+    """The size of micro-batches, and how many of them each device takes for one step."""
+    if batch_size % world_size:
+        low = batch_size // world_size * world_size
+        sizes = [n for n in (low, low + world_size) if n]
+        raise ConfigError(f"data.batch_size: {batch_size} over {world_size} devices -> take one of {sizes}")
+    share = batch_size // world_size
+    micro = micro_batch_size or share
+    if micro < 1 or share % micro:
+        sizes = [n for n in range(1, share + 1) if share % n == 0]
+        raise ConfigError(f"data.micro_batch_size: {micro} does not divide {share} -> take one of {sizes}")
+    return micro, share // micro
 
 
 @dataclass

@@ -2,17 +2,31 @@
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from src.diagnosis.data import Data, examine
 from src.diagnosis.finding import BADLY, SPACE, Finding, Unknown, ranked
-from src.diagnosis.probe import Lab, Make, Probe
+from src.diagnosis.probe import LIMIT_SEC, Lab, Probe, Witness, serve_short
+from src.diagnosis.rates import RangeTest, rate_suspects
+from src.diagnosis.record import record
+from src.diagnosis.space import plan_of, space
+from src.diagnosis.speed import slow
+from src.diagnosis.structure import watches
 from src.diagnosis.subject import Short, Subject
+from src.diagnosis.suspects import suspects
 from src.diagnosis.trials import Scale, Trials
+from src.run.errors import NumericsError
+from src.run.files import write_text
+from src.run.folder import RunFolder
+from src.tuning.candidates import rates
 
 WATCHED, WATCHED_SEC = 40, 15.0  # steps of the first training, and the most seconds it may take
+RANGED, DATA_SEC = 100, 20.0  # steps of the range test; for the questions to the data
+TIMED = 0.4  # of the time that is left: for what makes training slow
+RECORDED = ("overfits", "too_short")  # of a run's record, which no short trial can judge
 CURVE_SEC, FEWEST = 5.0, 30  # of one of the trainings that are compared; its fewest steps
 NOTHING = 0.97  # of the trivial score: what is above it has learned nothing
 
@@ -49,7 +63,7 @@ class Diagnosis:
     findings: list[Finding] = field(default_factory=list)
     unknown: list[Unknown] = field(default_factory=list)
     measured: dict[str, Any] = field(default_factory=dict)
-    checked: int = 0
+    trainings: int = 0
 
     def plain(self) -> dict[str, Any]:
         return asdict(self)
@@ -58,41 +72,99 @@ class Diagnosis:
 class Examination:
     """Args:
     folder: of the log, and files that changes name.
+    past: a run, whose record is read, too.
     budget_sec: for all of it.
     told: gets what is done next, for a progress bar.
     """
 
-    def __init__(self, subject: Subject, folder: Path, budget_sec: float, told: Callable[[str], Any] = str) -> None:
-        self.subject, self.folder, self.told = subject, folder, told
-        self.lab = Lab(subject, folder / "probes.log", time.monotonic() + budget_sec)
+    def __init__(
+        self,
+        subject: Subject,
+        folder: Path,
+        budget_sec: float,
+        told: Callable[[str], Any] = str,
+        past: RunFolder | None = None,
+    ) -> None:
+        self.subject, self.folder, self.told, self.past = subject, folder, told, past
+        self.until = time.monotonic() + budget_sec
+        self.lab = Lab(subject, folder / "probes.log", self.until)
         self.result = Diagnosis()
+        self.trials, self.total = Trials(self.lab, Scale(), FEWEST, told), math.inf
 
-    def run(self, watches: Make = tuple) -> Diagnosis:
-        self.told("the first steps")
-        first = self.lab.run([Short(steps=WATCHED)], watches, WATCHED_SEC)[0]
+    def run(self) -> Diagnosis:
+        self.told("the first steps, rates, data, memory")
+        first, rates, data, plan = self.looked()
         self.result.unknown += first.unknown
         self.result.measured |= first.measured
-        if first.failed and not first.losses and first.code != 5:
+        if plan:
+            self.note(*space(plan))
+        if first.failed and not first.losses and first.code != NumericsError.code:
             return self.broken(first)
+        self.result.measured |= rates.measured if isinstance(rates, Probe) else {}
+        self.note(*self.of_data(data))
+        if self.past:
+            self.note(*record(self.past), [])
         case = self.case(first)
-        self.told("the config as it is")
-        trials = Trials(self.lab, case.scale, case.steps, self.told)
-        trials.run([{}], [0])
-        case.base = [probe for probe in [trials.probe({}, 0)] if probe]
-        suspects = [one for one in first.findings if one.change] + self.suspects(case)
-        plain = [one for one in first.findings if not one.change]
-        found = trials.judge([one for one in suspects if one.question == BADLY])
-        self.result.measured["trials"] = trials.log
-        self.result.findings = ranked([*plain, *found])
+        self.time_changes()
+        self.try_changes(case)
+        self.result.findings, self.result.trainings = ranked(self.result.findings), self.lab.count
         self.settle(case)
         return self.result
+
+    def looked(self) -> tuple[Probe, Any, Any, Any]:
+        """What all that can go on at once has given."""
+        one, request = self.lab.jobs > 1, getattr(self.subject, "request", None)
+        watched = serve_short, (self.subject, Short(steps=WATCHED), watches, WATCHED_SEC, one)
+        ranged = serve_short, (self.subject, Short(steps=RANGED, validations=0), range_test, WATCHED_SEC, one)
+        jobs: list[Any] = [watched, ranged, (ask, (self.subject, DATA_SEC))]
+        jobs += [(plan_of, (request,))] if request else []
+        first, rates, data, *plan = self.lab.all(jobs, LIMIT_SEC)
+        return (first if isinstance(first, Probe) else Probe(**first)), rates, data, next(iter(plan), None)
+
+    def note(self, findings: Sequence[Finding], measured: dict[str, Any], unknown: Sequence[Unknown]) -> None:
+        self.result.findings += findings
+        self.result.measured |= measured
+        self.result.unknown += unknown
+
+    def of_data(self, data: Any) -> tuple[list[Finding], dict[str, Any], list[Unknown]]:
+        if isinstance(data, dict):  # it has failed
+            return [], {}, [("data", data["failed"])]
+        return [self.with_file(one) for one in data.findings], data.measured, data.unknown
+
+    def try_changes(self, case: Case) -> None:
+        """What a short trial can judge is tried; a run's record speaks for itself."""
+        self.told("the config as it is")
+        self.trials, self.total = Trials(self.lab, case.scale, case.steps, self.told), case.total
+        self.trials.run([{}], [0])
+        case.base = [probe for probe in [self.trials.probe({}, 0)] if probe]
+        seen = [*case.first.findings, *(one for one in self.result.findings if one.question == BADLY)]
+        tried = [one for one in seen if one.change and one.check not in RECORDED] + self.suspects(case)
+        plain = [one for one in self.result.findings + case.first.findings if one not in tried]
+        self.result.findings = plain + self.trials.judge(tried)
+        self.result.measured["trials"] = self.trials.log
+
+    def time_changes(self) -> None:
+        """First, because what makes steps slow makes trials slow, too."""
+        if request := getattr(self.subject, "request", None):
+            self.told("the time of a step")
+            left = self.until - time.monotonic()
+            self.note(*slow(request, self.lab, self.folder, TIMED * left))
+
+    def with_file(self, one: Finding) -> Finding:
+        """Samples that are suspicious go into a file, which the change names."""
+        samples = one.evidence.get("suspicious")
+        if not samples or not self.subject.config:
+            return one
+        file = self.folder / f"{one.check}.txt"
+        write_text(file, "".join([f"# {one.text}\n", *(f"{index}\n" for index in samples)]))
+        return replace(one, change={"data": {"init_args": {"without": str(file)}}})
 
     def broken(self, first: Probe) -> Diagnosis:
         """It cannot be trained at all."""
         check, question = ("out_of_memory", SPACE) if first.memory else ("does_not_train", BADLY)
         what, _, todo = first.failed.partition(" -> ")
         found = Finding(check, question, what, {"exit_code": first.code}, 1.0, 1.0, todo=todo or what, certain=True)
-        self.result.findings, self.result.verdict = [found], "findings"
+        self.result.findings, self.result.verdict = self.result.findings[:1] or [found], "findings"
         return self.result
 
     def case(self, first: Probe) -> Case:
@@ -113,7 +185,8 @@ class Examination:
                 Finding(f"lr_too_{name}", BADLY, f"{text} {name}", change={"lr_times": times})
                 for name, times in (("low", 10.0), ("high", 0.1))
             ]
-        return []
+        request, test = self.subject.request, case.measured.get("rates") or {}  # type: ignore[attr-defined]
+        return [*rate_suspects(case.config, rates(request), test), *suspects(case)]
 
     def settle(self, case: Case) -> None:
         """The verdict: what has learned nothing, without a finding that says why, is not healthy."""
@@ -124,6 +197,16 @@ class Examination:
                 ("learning", f"the score is {score:.4g}, one answer for all gives {case.scale.trivial:.4g}")
             )
         self.result.verdict = "findings" if self.result.findings else "unknown" if poor else "healthy"
+
+
+def range_test() -> list[Witness]:
+    return [RangeTest(RANGED)]
+
+
+def ask(subject: Subject, budget_sec: float) -> Data:
+    """The questions to the data, in a process of their own."""
+    data = subject.data()
+    return examine(data, budget_sec) if data else Data([], [("data", "samples and targets cannot be told apart")], {})
 
 
 def total_steps(config: dict[str, Any], first: Probe) -> float:

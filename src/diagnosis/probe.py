@@ -25,11 +25,11 @@ from src.tuning.trial import PROCESSES, synchronize
 
 WARM = 4  # steps that are slow
 LIMIT_SEC = 90.0  # for one training, beside what its steps should take
-Make = Callable[[], Sequence["Watch"]]  # of the watches of one training
+Make = Callable[[], Sequence["Witness"]]  # of the watches of one training
 clock = time.perf_counter
 
 
-class Watch(Callback):
+class Witness(Callback):
     """Looks at a short training, through the Trainer's hooks, and says what it has found. It must not change what is
     trained, and works with any LightningModule: `trainer.datamodule` and `pl_module.network` may be missing."""
 
@@ -138,6 +138,7 @@ class Lab:
     def __init__(self, subject: Subject, log: Path, until: float, waiting: Callable[[], Any] = int) -> None:
         self.subject, self.log, self.until, self.waiting = subject, log, until, waiting
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.count = 0  # of trainings
         self.jobs = 1 if torch.accelerator.is_available() else min(cores, 4)
 
     def late(self) -> bool:
@@ -161,6 +162,7 @@ class Lab:
                     process = PROCESSES.Process(target=in_child, args=(there, self.log, function, arguments))
                     process.start()
                     there.close()
+                    self.count += function is serve_short
                     running[pipe] = number, process, clock() + limit_sec
                 self.waiting()
                 ready = wait(list(running), timeout=0.2)

@@ -12,6 +12,7 @@ from src.diagnosis.finding import Finding, Overlay
 from src.diagnosis.probe import Lab, Probe
 from src.diagnosis.subject import Short
 from src.tuning.judge import bounds, level
+from src.tuning.search import name_of
 
 SEEDS = 3
 LEAST = 0.08  # of what can be learned: a change that wins back less is not told
@@ -69,26 +70,27 @@ class Trials:
     scale: Scale
     steps: int
     told: Callable[[str], Any] = str
+    seeds: Sequence[int] = range(SEEDS)
     done: dict[str, Probe] = field(default_factory=dict)
     log: list[dict[str, Any]] = field(default_factory=list)  # for the report
 
     def short(self, overlay: Overlay, seed: int) -> Short:
-        return Short(overlay, self.steps, seed, VALIDATIONS)
+        return Short(overlay, round(self.steps * longer(self.lab.subject.config, overlay)), seed, VALIDATIONS)
 
     def run(self, overlays: Sequence[Overlay], seeds: Sequence[int]) -> None:
         """Those that have not been run."""
-        wanted = {key(overlay, seed): self.short(overlay, seed) for overlay in overlays for seed in seeds}
+        wanted = {name_of([seed, overlay]): self.short(overlay, seed) for overlay in overlays for seed in seeds}
         new = {name: short for name, short in wanted.items() if name not in self.done}
         for name, probe in zip(new, self.lab.run(list(new.values())), strict=True):
             if probe.code != 75:  # for which there was no time
                 self.done[name] = probe
 
     def probe(self, overlay: Overlay, seed: int) -> Probe | None:
-        return self.done.get(key(overlay, seed))
+        return self.done.get(name_of([seed, overlay]))
 
     def gains(self, base: Overlay, overlay: Overlay, metric: str = "") -> list[float]:
         """By seed, of those that were run."""
-        pairs = [(self.probe(base, seed), self.probe(overlay, seed)) for seed in range(SEEDS)]
+        pairs = [(self.probe(base, seed), self.probe(overlay, seed)) for seed in self.seeds]
         scale = replace(self.scale, trivial=0.0, known=-1.0) if metric else replace(self.scale, known=self.best())
         whole = [(a, b) for a, b in pairs if a and b]
         return [scale.gain(scale.score(a, metric), scale.score(b, metric)) for a, b in whole]
@@ -103,14 +105,23 @@ class Trials:
         self.told(f"{len(suspects)} changes")
         self.run([{}, *(one.change for one in suspects)], [0])
         likely = [one for one in suspects if one.certain or self.helps(one, {}, 1)]
-        likely = [self.walked(one) for one in likely]
-        self.run([{}, *(one.change for one in likely)], range(SEEDS))
+        likely = [self.walked(one) for one in self.best_of_each(likely)]
+        self.run([{}, *(one.change for one in likely)], self.seeds)
         kept = [judged for one in likely if (judged := self.judged(one))]
         return self.without_echoes(sorted(kept, key=lambda one: -one.weight))
 
     def helps(self, one: Finding, base: Overlay, least_seeds: int) -> bool:
         gains = self.gains(base, on_top(base, one.change), one.metric)
         return len(gains) >= least_seeds and statistics.fmean(gains) >= LEAST / 2
+
+    def best_of_each(self, likely: Sequence[Finding]) -> list[Finding]:
+        """Of the changes for one check that which wins back most with the first seed."""
+        best: dict[str, tuple[float, Finding]] = {}
+        for one in likely:
+            gain = next(iter(self.gains({}, one.change, one.metric)), -1.0)
+            if one.check not in best or gain > best[one.check][0]:
+                best[one.check] = gain, one
+        return [one for _, one in best.values()]
 
     def walked(self, one: Finding) -> Finding:
         """A rate that helps, moved on as long as that helps more."""
@@ -127,11 +138,11 @@ class Trials:
 
     def judged(self, one: Finding) -> Finding | None:
         gains = self.gains({}, one.change, one.metric)
-        pairs = [(self.probe({}, seed), self.probe(one.change, seed)) for seed in range(SEEDS)]
+        pairs = [(self.probe({}, seed), self.probe(one.change, seed)) for seed in self.seeds]
         before, after = ([self.scale.score(p, one.metric) for p in side if p] for side in zip(*pairs, strict=True))
         self.log.append({"check": one.check, "change": one.change, "before": before, "after": after, "gains": gains})
         mean = statistics.fmean(gains) if gains else 0.0
-        clear = len(gains) == SEEDS and mean >= LEAST and beyond_noise(gains)
+        clear = len(gains) == len(self.seeds) and mean >= LEAST and beyond_noise(gains)
         if not clear and not (one.certain and mean > -LEAST / 2):
             return None
         numbers = {"before": rounded(before), "after": rounded(after), "seeds": len(gains)}
@@ -156,18 +167,20 @@ def beyond_noise(gains: Sequence[float]) -> bool:
     return low > 0 or min(gains) > max(0.5 * statistics.fmean(gains), LEAST)
 
 
+def longer(config: Overlay, overlay: Overlay) -> float:
+    """How many times as many steps a run has with a change: of its end, or of the batch, where epochs end it."""
+    trainer, changed = config.get("trainer") or {}, overlay.get("trainer") or {}
+    ends = [
+        changed[name] / trainer[name] for name in ("max_epochs", "max_steps") if changed.get(name) and trainer.get(name)
+    ]
+    size = (overlay.get("data") or {}).get("init_args", {}).get("batch_size")
+    if size and (trainer.get("max_steps") or -1) < 0:
+        ends.append(config["data"]["init_args"].get("batch_size", size) / size)
+    return max(min(math.prod(ends), 4.0), 0.1)
+
+
 def on_top(base: Overlay, overlay: Overlay) -> Overlay:
     return merge(copy.deepcopy(base), overlay)
-
-
-def key(overlay: Overlay, seed: int) -> str:
-    return f"{seed} {sorted_text(overlay)}"
-
-
-def sorted_text(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{name}: {sorted_text(value[name])}" for name in sorted(value)) + "}"
-    return repr(value)
 
 
 def scaled(change: Any, factor: float) -> Any:

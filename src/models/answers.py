@@ -1,5 +1,6 @@
 """What a trained model says of samples, as named columns, batch by batch."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -38,6 +39,24 @@ def answers(
         model.to(dtype)  # users may go on with numbers as they are
     if schema is None:
         raise DataError(f"{cleaning.told() if cleaning.skipped else 'no sample is there'} -> give what can be read")
+
+
+def rows(model: Any, raw: Any, top_k: int | None) -> Any:
+    """All answers for raw input of any form, as a frame."""
+    import polars as pl
+
+    cleaning = Cleaning("skip")
+    found = [pl.DataFrame(part) for part in answers(model, model.data.samples_of(raw, cleaning), cleaning, top_k)]
+    if cleaning.skipped:
+        warnings.warn(cleaning.told(), stacklevel=3)
+    return pl.concat(found)
+
+
+def described(model: Any) -> str:
+    """What a trained model is, for a notebook."""
+    known = {"facts": model.facts, "classes": model.classes, "units": model.units}
+    listed = "".join(f"\n  {name}: {value}" for name, value in known.items() if value)
+    return f"{type(model).__name__} of {model.run_dir}: {type(model.network).__name__}{listed}"
 
 
 def ranked(probabilities: Tensor, name: Callable[[int], Any], top_k: int) -> dict[str, Any]:

@@ -1,4 +1,3 @@
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -13,12 +12,11 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
 
 from src.data.module import Batch
-from src.data.report import Cleaning
-from src.models.answers import answers
+from src.models.answers import described, rows
 from src.models.blocks import find_blocks
 from src.models.factory import build, build_network, build_schedule, check_takes, parameter_groups, try_network
 from src.models.finetuning import OWN, chosen, freeze, load_weights
-from src.models.levers import compile_blocks, recompute_activations
+from src.models.levers import compile_blocks, draw_anew, recompute_activations, swap_modules
 from src.run.checkpoint import fit_weights, gathered
 from src.run.errors import ConfigError
 from src.run.private import check_compiler, leave_unscaling_to_scaler
@@ -38,6 +36,9 @@ class Model(LightningModule):
             (`num_classes` and so on) that it has as arguments.
         optimizer: gets the parameters, in groups: norms, biases, tokens and positions have no weight decay.
         schedule: gets the optimizer; a `num_steps` or `total_steps` argument is filled in from the trainer.
+        swap: other modules of the network's, by patterns as of `blocks`, such as `{head.2: {class_path:
+            torch.nn.Identity}}`; what its forward does without a module, such as F.relu, stays.
+        reset: draw the weights anew, as each module's own reset_parameters does; a module without one keeps them.
         init_from: weights to begin with, where name and shape fit: a run folder, a checkpoint, a file of weights (of
             torch or safetensors), or the name of torchvision's, such as `ResNet18_Weights.DEFAULT`.
         freeze: parameters that are not trained, by patterns of their names in the network, such as `blocks.0.*`.
@@ -65,9 +66,12 @@ class Model(LightningModule):
         blocks: Sequence[str] = (),
         activation_checkpointing: bool = False,
         compile: bool = False,
+        swap: dict[str, Callable[..., nn.Module]] | None = None,
+        reset: bool = False,
     ) -> None:
         super().__init__()
         self.factory, self.optimizer, self.schedule = network, optimizer, schedule
+        self.swap, self.reset = swap or {}, reset
         self.init_from, self.frozen, self.block_names = init_from, freeze, blocks
         if getattr(network, "keywords", {}).get("pretrained") is True:  # of timm's, say: only for a run that begins
             self.factory, self.init_from = partial(network, pretrained=False), init_from or OWN
@@ -88,9 +92,8 @@ class Model(LightningModule):
             if lacks := sorted({*data.facts} - {*getattr(data, "provides", data.facts)}):
                 raise ConfigError(f"{type(data).__name__}.provides lacks the fact {lacks[0]} -> add it there")
             check_takes(self.factory, data.must_take())
-            make = partial(build_network, self.factory, self.facts)
             sharded = self.trainer.strategy if isinstance(self.trainer.strategy, FSDP) else None
-            self.network = sharded.build(make) if sharded else make()
+            self.network = sharded.build(self.make_network) if sharded else self.make_network()
             self.network_name = type(self.network).__name__
             if self.init_from is not None and self.trainer.state.fn == TrainerFn.FITTING:
                 own = partial(build_network, partial(self.factory, pretrained=True), self.facts)
@@ -103,6 +106,13 @@ class Model(LightningModule):
                 if self.trainer.state.fn == TrainerFn.FITTING:
                     sharded.first(self.try_network)  # a part of a network cannot be tried
                 sharded.divide(self.network, self.blocks())
+
+    def make_network(self) -> nn.Module:
+        network = build_network(self.factory, self.facts)
+        swap_modules(network, self.swap)
+        if self.reset:
+            draw_anew(network)
+        return network
 
     def pull_levers(self, network: nn.Module) -> None:
         if self.activation_checkpointing:
@@ -194,21 +204,11 @@ class Model(LightningModule):
         raise ConfigError(f"{type(self).__name__} predicts no rows -> give it predict_step and columns: docs/add.md")
 
     def __repr__(self) -> str:
-        if not self.run_dir:
-            return super().__repr__()
-        known = {"facts": self.facts, "classes": self.classes, "units": self.units}
-        listed = "".join(f"\n  {name}: {value}" for name, value in known.items() if value)
-        return f"{type(self).__name__} of {self.run_dir}: {type(self.network).__name__}{listed}"
+        return described(self) if self.run_dir else super().__repr__()
 
     def predict(self, raw: Any, top_k: int | None = None) -> "pl.DataFrame":
         """The rows of `src.predict` for raw input of any form; with a warning where some are left out."""
-        import polars as pl
-
-        cleaning = Cleaning("skip")
-        found = [pl.DataFrame(rows) for rows in answers(self, self.data.samples_of(raw, cleaning), cleaning, top_k)]
-        if cleaning.skipped:
-            warnings.warn(cleaning.told(), stacklevel=2)
-        return pl.concat(found)
+        return rows(self, raw, top_k)
 
     def named_outputs(self, batch: Batch) -> dict[str, Tensor]:
         """What an exported model gives for a batch of x alone, by names, in the data's own units."""

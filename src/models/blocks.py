@@ -17,19 +17,22 @@ def find_blocks(network: nn.Module, patterns: Sequence[str] = ()) -> list[nn.Mod
     """
     if not patterns:
         return list(getattr(network, "blocks", ()))
-    modules = {name: module for name, module in network.named_modules() if name}
     found: dict[str, nn.Module] = {}
     for pattern in patterns:
-        fits = {name: module for name, module in modules.items() if matches(name, pattern)}
-        if not fits:
-            raise ConfigError(
-                f"model.blocks: no module {pattern} in {type(network).__name__}{nearest(pattern, modules)}"
-            )
-        found |= fits
+        found |= named(network, pattern, "model.blocks")
     for outer in found:
         if inner := next((name for name in found if name.startswith(f"{outer}.")), None):
             raise ConfigError(f"model.blocks: {inner} lies within {outer} -> name one of the two")
-    return [modules[name] for name in modules if name in found]
+    return [module for module in network.modules() if module in found.values()]
+
+
+def named(network: nn.Module, pattern: str, key: str) -> dict[str, nn.Module]:
+    """The modules that a pattern of this key names, a shared one by each of its names."""
+    modules = dict(network.named_modules(remove_duplicate=False))
+    fits = {name: module for name, module in modules.items() if name and matches(name, pattern)}
+    if not fits:
+        raise ConfigError(f"{key}: no module {pattern} in {type(network).__name__}{nearest(pattern, modules)}")
+    return fits
 
 
 def matches(name: str, pattern: str) -> bool:

@@ -26,6 +26,7 @@ class Classification(Model):
     cannot be measured, because a split has none of their samples, are left out of these means, with a warning.
 
     Args:
+        outputs: of a network that ends in a softmax or sigmoid, `probabilities`, whose logarithms are then taken.
         label_smoothing: share of the target's probability spread over all classes, in training.
         class_weights: factors of the classes' losses in training, or `balanced`: each class weighs as much as the
             others.
@@ -37,12 +38,13 @@ class Classification(Model):
         self,
         label_smoothing: float = 0.0,
         class_weights: list[float] | Literal["balanced"] | None = None,
+        outputs: Literal["logits", "probabilities"] = "logits",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if not 0 <= label_smoothing <= 1:
             raise ConfigError(f"model.label_smoothing: {label_smoothing} is not from 0 to 1")
-        self.label_smoothing, self.class_weights = label_smoothing, class_weights
+        self.label_smoothing, self.class_weights, self.outputs = label_smoothing, class_weights, outputs
         self.weights: Tensor | None = None
         self.mean_loss = MaskedMean()
         self.warned: set[str] = set()  # splits
@@ -65,6 +67,11 @@ class Classification(Model):
         if self.class_weights is not None:
             targets = self.trainer.datamodule.splits["train"].targets  # type: ignore[attr-defined]
             self.weights = loss_weights(self.class_weights, targets, self.facts["num_classes"]).to(self.device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N, ...] -> logits [N, num_classes]"""
+        given = super().forward(x)
+        return given if self.outputs == "logits" else given.float().clamp(min=1e-30).log()  # finite
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         logits, targets = self(batch["x"]).float(), batch.get("soft_targets", batch["targets"])

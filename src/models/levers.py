@@ -1,5 +1,5 @@
-"""What makes a network fit into less memory, or go faster, and gives the same losses. Where the network is divided into
-blocks (src/models/blocks.py), each of them is a piece."""
+"""What makes a network fit into less memory, or go faster, and gives the same losses: where it is divided into blocks
+(src/models/blocks.py), each of them is a piece. And what mends a network of others."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from src.models.blocks import named
+from src.models.factory import build
 from src.run.errors import ConfigError
 from src.run.private import check_compiler
 
@@ -63,3 +65,24 @@ def compile_blocks(network: nn.Module, blocks: list[nn.Module], device: torch.de
     config.recompile_limit = max(config.recompile_limit, 8 * len(parts))
     for part in parts:
         part.compile()
+
+
+def swap_modules(network: nn.Module, wanted: dict[str, Callable[..., nn.Module]]) -> None:
+    """Put a new module in the place of each that a pattern names.
+
+    Raises:
+        ConfigError: a pattern names no module, or the new one cannot be made.
+    """
+    for pattern, make in wanted.items():
+        for name in named(network, pattern, "model.swap"):
+            network.set_submodule(name, build(f"swap.{pattern}", lambda _, make=make: make(), None))
+
+
+def draw_anew(network: nn.Module) -> None:
+    """All weights, as torch's modules draw them when they are made: parts first, then what they are parts of."""
+    names = ("reset_parameters", "_reset_parameters")  # the second of attention
+    found = [getattr(m, name) for m in reversed([*network.modules()]) for name in names if hasattr(m, name)]
+    for draw in found:
+        draw()
+    if not found:
+        raise ConfigError(f"model.reset: no module of {type(network).__name__} has reset_parameters -> leave it out")

@@ -18,11 +18,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from src import evaluate, load_run
+from src import evaluate, load_run, plan
 from src.models.factory import forward_flops
 from src.models.finetuning import freeze
 from src.models.language import check_head, chunked_losses  # kind: text
-from src.models.levers import compile_blocks, recompute_activations
+from src.models.levers import compile_blocks, draw_anew, recompute_activations, swap_modules
 from src.networks.gpt import GPT  # kind: text
 from src.networks.mlp import MLP
 from src.networks.text_rnn import TextRNN  # kind: text
@@ -430,3 +430,87 @@ def test_8_bit_states_with_recomputed_activations_go_on_bit_for_bit(start, run, 
     assert load_run(tmp_path / "cut").network is not None
     output = run([*args, "--model.optimizer.lr", 1e30, "--run_dir", tmp_path / "bad"], code=5)
     assert "loss or gradient is not finite" in output.splitlines()[-1]
+
+
+def test_modules_are_swapped_by_their_names_each_for_a_new_one():
+    network, shared = Convolutions(), nn.ReLU()
+    network.blocks[0][0][2] = network.blocks[1][0][2] = shared
+    swap_modules(network, {"blocks.*.0.2": nn.GELU, "stem": partial(nn.Conv2d, 3, 8, 3, padding=1)})
+    kinds = {type(network.blocks[i][0][2]) for i in range(2)}, {type(block[1][2]) for block in network.blocks}
+    assert kinds == ({nn.GELU}, {nn.ReLU})
+    assert network.blocks[0][0][2] is not network.blocks[1][0][2]
+    assert network(IMAGES).shape == (6, 10)
+    assert network.stem.kernel_size == (3, 3)
+
+
+def test_weights_drawn_anew_are_those_of_a_new_module():
+    network = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.MultiheadAttention(64, 4))
+    wanted = [p.std().item() for p in network.parameters()]
+    for p in network.parameters():
+        nn.init.constant_(p, 7.0)
+    draw_anew(network)
+    assert [p.std().item() for p in network.parameters()] == pytest.approx(wanted, rel=0.2, abs=1e-6)
+    assert network[2].out_proj.bias.abs().max() == 0  # as attention itself sets it, after its parts
+    with pytest.raises(ConfigError, match=r"model.reset: no module of ReLU has reset_parameters -> leave it out"):
+        draw_anew(nn.ReLU())
+
+
+SWAPPED = ["--model.swap", "{blocks.*.1: {class_path: torch.nn.GELU}}", "--model.reset", "true"]
+
+
+def test_a_run_with_swapped_modules_is_loaded_evaluated_and_planned(run, trained_once, tmp_path):
+    folder = trained_once([*SMALL, *SWAPPED])
+    network, score = load_run(folder).network, ending(folder)[0]["test/loss"]
+    assert {type(block[1]) for block in network.blocks} == {nn.GELU}
+    assert f"test/loss {score:.4f}" in run(["--run_dir", folder], command=evaluate.main)
+    assert score != ending(trained_once(SMALL))[0]["test/loss"]
+    assert "memory" in run([*SMALL, *SWAPPED], command=plan.main).lower()
+
+
+def test_a_divided_network_is_swapped_too(run, trained_once, tmp_path):
+    fsdp = ["--config", "configs/trainer/fsdp.yaml", "--trainer.accelerator", "cpu", "--trainer.devices", 2]
+    flags = [*SMALL, *SWAPPED, "--model.network.dropout", 0]
+    run([*flags, *fsdp, "--run_dir", tmp_path / "two"], twins=1)
+    one, two = (ending(folder)[0]["test/loss"] for folder in (trained_once(flags), tmp_path / "two"))
+    assert two == pytest.approx(one, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ("{heed: {class_path: torch.nn.Identity}}", "error: model.swap: no module heed in MLP; did you mean head?"),
+        ("{head: {class_path: torch.nn.Linear}}", "error: model.swap.head: "),
+        ("{head: {class_path: torch.optim.SGD}}", "torch.optim.SGD is not derived from torch.nn.modules.module.Module"),
+        ("{head: {class_path: torch.nn.Flatten}}", "MLP gives [2, 16] for x [2, 64], where logits [2, 10] are wanted"),
+    ],
+)
+def test_a_wrong_swap_is_refused_in_a_line(run, tmp_path, flags, line):
+    output = run([*SMALL, "--model.swap", flags, "--run_dir", tmp_path / "run"], code=2)
+    assert line in output.splitlines()[-1]
+    assert "Traceback" not in output
+
+
+def test_probabilities_are_trained_measured_and_predicted_as_logits_would_be(run, trained_once, tmp_path):
+    """With a softmax at the end and its logarithm taken, all is as without both."""
+
+    def softmax():
+        plain = MLP.forward
+        MLP.forward = lambda self, x: plain(self, x).softmax(1)
+
+    run([*SMALL, "--run_dir", tmp_path / "wrong"], first=softmax)
+    run([*SMALL, "--model.outputs", "probabilities", "--run_dir", tmp_path / "run"], first=softmax)
+    wanted, found, wrong = (
+        ending(f)[0]["test/loss"] for f in (trained_once(SMALL), tmp_path / "run", tmp_path / "wrong")
+    )
+    assert found == pytest.approx(wanted, rel=1e-3)
+    assert wrong > 1.5 * wanted
+
+    def predicted():
+        softmax()
+        model = load_run(tmp_path / "run")
+        x = torch.randn(5, 64)
+        probabilities = model.classify(x).softmax(1)
+        torch.testing.assert_close(probabilities, model.network(x))
+        assert model(1e4 * x).isfinite().all()
+
+    in_fork(predicted)

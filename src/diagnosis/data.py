@@ -1,0 +1,193 @@
+"""Questions to the data before any training: are labels right, is val apart from train, can inputs be learned from?"""
+
+import time
+import warnings
+from collections.abc import Iterator
+from inspect import signature
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from sklearn import decomposition, dummy, ensemble, linear_model, metrics, neighbors
+from sklearn.model_selection import GroupKFold, KFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+
+from src.diagnosis.finding import BADLY, Finding, Unknown
+
+DRAWN, HASHED, MOST, FEATURES, COMPONENTS = 3000, 60_000, 10**6, 4096, 50  # samples; numbers of an x
+POWER, ABOVE_CHANCE, AGREE, NOISE = 200, 2.5, 0.78, 0.03  # samples, standard deviations, kappa, share of wrong labels
+IN_VAL, DRIFT, DRIFT_IN_TIME, ORDERED, BETTER = 0.02, 0.3, 0.9, 0.3, 0.04
+OFF, EVEN = (None, False, "", "none"), {"model": {"init_args": {"class_weights": "balanced"}}}
+
+
+class Data(NamedTuple):
+    findings: list[Finding]
+    unknown: list[Unknown]
+    measured: dict[str, float]  # what one answer for all samples, and a linear model, score on val
+
+
+def examine(data: Any, budget_sec: float) -> Data:
+    """Ask a data module that was set up; in one thread, so that this may be a forked process."""
+    out, until = Data([], [], {}), time.monotonic() + budget_sec
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for check in View(data, budget_sec, out.measured).checks():
+            try:
+                if time.monotonic() > until:
+                    raise TimeoutError(f"no time was left of {budget_sec:g} s")
+                out.findings.extend(check() or ())
+            except Exception as e:  # anyone's code
+                out.unknown.append((check.__name__, f"{type(e).__name__}: {e}"))
+    return out
+
+
+class View:
+    """x float32 [N, F], as a network gets it, y [N, ...], index [N]. `plain`: x is measured, y one number or label."""
+
+    def __init__(self, data: Any, seconds: float, measured: dict[str, float]) -> None:
+        self.data, self.seconds, self.measured = data, seconds, measured
+
+    def checks(self) -> Iterator[Any]:
+        yield self.read
+        if hasattr(self, "guesses"):
+            yield from [self.val_in_train] + [self.input_scale, self.drift] * (not self.tokens)
+            yield from [self.baselines, self.not_shuffled, self.independent] * self.plain
+            yield from [self.wrong_labels, self.imbalance] * self.is_class
+
+    def batches(self, split: str, most: int, first: int = 0) -> Iterator[dict[str, torch.Tensor]]:
+        """In random order, without what is left out of train, while there is time."""
+        until, arrays = time.monotonic() + self.seconds / 8, self.data.splits[split]
+        index = torch.randperm(len(arrays), generator=torch.Generator().manual_seed(0))
+        index = index[~torch.isin(index, getattr(self.data, "left_out", index[:0]))] if split == "train" else index
+        for start in range(first, min(most, len(index)), 500):
+            yield arrays[index[start : start + 500]]
+            if time.monotonic() > until:
+                return
+
+    def fetch(self, split: str, most: int = DRAWN, first: int = 0) -> Iterator[tuple[np.ndarray, ...]]:
+        for raw in self.batches(split, most, first):
+            x = self.data.on_after_batch_transfer(raw, 0)["x"]
+            self.wide, self.tokens, x = x.ndim > 2, not x.is_floating_point(), x.flatten(1)
+            yield x[:, :: 1 + x.shape[1] // FEATURES].float().numpy(), raw["targets"].numpy(), raw["index"].numpy()
+
+    def read(self) -> Iterator[Finding]:
+        train, val = ([np.concatenate(a) for a in zip(*self.fetch(s), strict=True)] for s in ("train", "val"))
+        (self.x, self.y, self.index), (self.val_x, self.val_y, self.val_index) = train, val
+        if bad := 1 - min(float(np.isfinite(a).mean()) for a in [self.x] + [self.y] * (self.y.ndim == 1)):
+            text = f"{bad:.2%} of the numbers of train's inputs or targets are not finite"
+            yield Finding("not_finite", BADLY, text, {"share": bad}, 1.0, 1.0, {}, "fill them in", certain=True)
+            return
+        self.plain = self.y.ndim == 1 and not self.tokens
+        self.is_class = self.plain and self.y.dtype.kind in "iu"
+        self.classes = np.unique(self.y) if self.is_class else self.y[:0]
+        self.labels = np.searchsorted(self.classes, self.y) if self.is_class else self.y
+        self.target = lambda y: 1.0 * (y[:, None] == self.classes) if self.is_class else y[:, None]
+        pca = decomposition.PCA(min(COMPONENTS, *self.x.shape), random_state=0)
+        self.reduce = make_pipeline(StandardScaler(with_std=not self.wide), pca).fit(self.x).transform
+        linear: Any = linear_model.LogisticRegression(C=50 / len(self.y)) if self.is_class else linear_model.Ridge(10.0)
+        near = neighbors.KNeighborsClassifier(15) if self.is_class else neighbors.KNeighborsRegressor(15)
+        self.z, self.models = self.reduce(self.x), [make_pipeline(StandardScaler(), linear), near]
+        self.guesses = [self.guess(model) for model in self.models if self.plain]  # by models that err differently
+
+    def guess(self, model: Any) -> np.ndarray:  # of each sample, by a model that was fitted on others
+        how = "predict_proba" if self.is_class else "predict"
+        return cross_val_predict(model, self.z, self.labels, cv=KFold(5, shuffle=True, random_state=0), method=how)
+
+    def baselines(self) -> None:
+        known = np.isin(self.val_y, self.classes) | (not self.is_class)
+        z, y, simple = self.reduce(self.val_x[known]), self.val_y[known], (dummy.DummyRegressor, dummy.DummyClassifier)
+        for name, model in (("trivial", simple[self.is_class]()), ("linear", self.models[0])):
+            self.measured[f"{name}_score"] = float(model.fit(self.z, self.y).score(z, y))
+            answers = model.predict_proba(z) if self.is_class else model.predict(z)
+            how = metrics.log_loss if self.is_class else metrics.mean_squared_error
+            self.measured[f"{name}_loss"] = float(how(y, answers, **{"labels": self.classes} if self.is_class else {}))
+
+    def input_scale(self) -> Iterator[Finding]:
+        mean, std, off = abs(float(self.x.mean())), float(self.x.std()), dict[str, Any]()
+        for name, option in (p for c in self.data.__class__.__mro__ for p in signature(c.__init__).parameters.items()):
+            on = name.startswith(("normal", "standard", "scal")) and option.default not in (*OFF, option.empty)
+            off |= {name: option.default} if on and getattr(self.data, name, True) in OFF else {}
+        if std and (off or mean > 5 * std or not 0.1 < std < 10):
+            text = f"inputs are not on the usual scale: mean {mean:.3g}, standard deviation {std:.3g}"
+            how: Any = {"change": {"data": {"init_args": off}}} if off else {"todo": "standardize them, by train"}
+            yield Finding("input_scale", BADLY, text, {"mean": mean, "std": std}, 0.3, 0.6, **how)
+
+    def val_in_train(self) -> Iterator[Finding]:
+        """By exact equality; where train's own samples are equal nearly as often, it is chance."""
+        found: dict[str, dict[int, int]] = {"train": {}, "val": {}}
+        for split, hashes in found.items():
+            for batch in self.batches(split, HASHED):
+                hashes |= zip(batch["index"].tolist(), (hash(x.tobytes()) for x in batch["x"].numpy()), strict=True)
+        train, val = found.values()
+        both = {*train.values()} & {*val.values()}
+        share = sum(one in both for one in val.values()) / len(val)
+        if share > max(IN_VAL, 2 - 2 * len({*train.values()}) / len(train)):
+            text, todo = f"{share:.1%} of val's samples are in train too", "split so that equal ones stay together"
+            evidence = {"share": share, "indices": sorted(i for i, one in train.items() if one in both)}
+            yield Finding("val_in_train", BADLY, text, evidence, share, 0.95, {}, todo, source="deepchecks")
+
+    def drift(self) -> Iterator[Finding]:
+        """Whether a forest tells train from val in spans that it has not seen; of loaders, one may augment, and not."""
+        n, parts = min(len(self.x), len(self.val_x), 1000), []
+        for x, index in ((self.x[:n], self.index), (self.val_x[:n], self.val_index)):
+            parts.append(np.column_stack([self.reduce(x), x.mean(1), x.std(1)])[index[:n].argsort()])
+        of, spans = np.repeat([0, 1], n), np.tile(np.arange(n) * 5 // n, 2)
+        forest, how = ensemble.ExtraTreesClassifier(min_samples_leaf=5, random_state=0), {"method": "predict_proba"}
+        guess = cross_val_predict(forest, np.concatenate(parts), of, groups=spans, cv=GroupKFold(5), **how)
+        auc, error = metrics.roc_auc_score(of, guess[:, 1]), np.sqrt((2 * n + 1) / (12 * n * n))
+        if (drift := 2 * (auc - 3 * error) - 1) > (DRIFT if self.plain else DRIFT_IN_TIME) and self.data.epoch_order:
+            text = f"val's inputs are unlike train's: a classifier tells them apart, area under the curve {auc:.2f}"
+            evidence, todo = {"auc": auc, "drift": drift}, "prepare them alike, and split at random or by groups"
+            yield Finding("drift", BADLY, text, evidence, drift / 2, 0.7, {}, todo, source="deepchecks")
+
+    def not_shuffled(self) -> Iterator[Finding]:
+        arrays, order = self.data.splits["train"], self.data.epoch_order or (lambda *_: torch.arange)
+        y = arrays[order(len(arrays), 0, 0)(0, min(len(arrays), 2000))]["targets"].numpy()
+        apart = (np.diff(self.target(y), axis=0) ** 2).mean(0).sum() / 2
+        alike = float(1 - apart / self.target(self.y).var(0).sum())
+        if alike > ORDERED and len(y) >= POWER:
+            text = "training gets samples in the order of their targets"
+            yield Finding("not_shuffled", BADLY, text, {"alike": alike}, 0.7, 0.9, {}, "shuffle each epoch")
+
+    def independent(self) -> Iterator[Finding]:
+        """No model's answers go with the targets more than with permuted ones."""
+        target, rng, best = self.target(self.y), np.random.default_rng(0), 0.0
+        for answers in (guess.reshape(target.shape) for guess in self.guesses):
+            chance = [(rng.permutation(target) * answers).sum() for _ in range(50)]
+            best = max(best, float((target * answers).sum() - np.mean(chance)) / max(np.std(chance), 1e-12))
+        if best < ABOVE_CHANCE and len(self.y) >= POWER:
+            text, todo = "the targets do not depend on the inputs", "see how they come together: is one shuffled alone?"
+            yield Finding("labels_independent", BADLY, text, {"best": best}, 1.0, 0.7, {}, todo, source="Ojala, 2010")
+
+    def wrong_labels(self) -> Iterator[Finding]:
+        """Two models agree on another label where they are surest; where data is hard but right, they do not agree."""
+        lower, (likely, other) = np.minimum(*self.guesses), (guess.argmax(1) for guess in self.guesses)
+        agreed = np.flatnonzero(likely == other)
+        wrong = (likely != self.labels)[agreed[lower.max(1)[agreed].argsort()[::-1]]]  # the surest first
+        n, kappa = len(wrong) // 2, float(metrics.cohen_kappa_score(likely, other))
+        share, least = float(wrong[:n].mean()), 2 * wrong[: n // 2].mean()  # noise does not end where they are surest
+        if kappa < AGREE or least < share or share - 2 * np.sqrt(share * (1 - share) / n) < NOISE:
+            return
+        fit, bad = [model.fit(self.z, self.labels) for model in self.models], list[tuple[float, int, int, int]]()
+        rest = (([m.predict_proba(self.reduce(x)) for m in fit], y, i) for x, y, i in self.fetch("train", MOST, DRAWN))
+        for guesses, y, index in [(self.guesses, self.y, self.index), *rest]:
+            likely, sure = guesses[0].argmax(1), np.minimum(*guesses).max(1)
+            rows = (likely == guesses[1].argmax(1)) & (self.classes[likely] != y)
+            bad += zip(*(a[rows].tolist() for a in (sure, index, y, self.classes[likely])), strict=True)
+        bad.sort(reverse=True)
+        text = f"about {share:.0%} of train's labels look wrong: two models are sure of another class"
+        evidence = {"share": share, "agreement": kappa, "worst": bad[:50], "suspicious": [i for _, i, *_ in bad]}
+        yield Finding("label_noise", BADLY, text, evidence, share, 0.9, {}, "correct them", source="Northcutt, 2021")
+
+    def imbalance(self) -> Iterator[Finding]:
+        """Classes are rare, and weights help a linear model by the mean of the classes' F1."""
+        linear = linear_model.LogisticRegression(C=50 / len(self.y), class_weight="balanced")
+        guesses = self.guesses[0], self.guess(make_pipeline(StandardScaler(), linear))
+        before, after = (float(metrics.f1_score(self.labels, one.argmax(1), average="macro")) for one in guesses)
+        share = float(np.bincount(self.labels).min() / len(self.labels))
+        if share * len(self.classes) < 0.4 and after - before > BETTER:
+            text = f"rare classes are hardly found: mean F1 of a linear model {before:.2f}, with weights {after:.2f}"
+            evidence, gain = {"f1": before, "weighted": after, "rarest": share}, (after - before) / (1 - before)
+            yield Finding("imbalance", BADLY, text, evidence, gain, 0.6, EVEN, metric="val/f1")

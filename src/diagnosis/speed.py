@@ -1,0 +1,138 @@
+"""Why training is slow: the parts of some steps, and changes there is a reason for, timed in turn with the config."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from src.config.request import Request, from_flag
+from src.diagnosis.finding import SLOW, Finding, Overlay, Unknown
+from src.diagnosis.probe import WARM, Lab, Witness, clock
+from src.diagnosis.subject import VAL_SAMPLES, Short
+from src.run.device import fastest_precision
+from src.run.errors import KnownError
+from src.run.folder import flat
+from src.run.ledger import LEDGER
+from src.tuning.judge import is_faster
+from src.tuning.search import Late, Search
+
+LEAST, WAITS, TRANSFORMS = 0.2, 0.1, 0.5  # of the time: what wins back less is no fault; for data that are suspect
+MOST, AFTER, FEWEST = 0.25, 0.05, 5  # of a run, beside training; what it is brought to; validations that a run keeps
+STEPS, WATCHED_SEC, STARTS_SEC = 400, 4.0, 6.0  # that are watched, at most; of a run around training, about
+DEAR = {"threads": None, "trainer.profiler": None, "trainer.detect_anomaly": False, "trainer.deterministic": False}
+DEAR |= {"model.activation_checkpointing": False}  # and what each is where it costs nothing
+HOOKS = ("slow_callback", "logs_too_often")  # which `tune` leaves out
+Seen = dict[str, Any]
+
+
+class Clock(Witness):
+    """Seconds of the steps after the first ones by part, of the validation after them, and of a checkpoint."""
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step <= WARM:
+            self.begun, self.first = LEDGER.so_far(), trainer.global_step
+
+    def on_validation_end(self, trainer: Any, *_: Any) -> None:
+        parts = {name: sec - self.begun.get(name, 0.0) for name, sec in LEDGER.so_far().items()}
+        self.seen: Seen = {"validation": parts.pop("validation", 0.0), "parts": parts, "save": -clock()}
+        with TemporaryDirectory() as folder:
+            trainer.save_checkpoint(Path(folder, "step-0.ckpt"), storage_options=1)
+            getattr(trainer.strategy.checkpoint_io, "finish", int)()
+        self.seen |= {"save": self.seen["save"] + clock(), "steps": max(trainer.global_step - self.first, 1)}
+
+    def measured(self) -> Seen:
+        parts, total = self.seen["parts"], sum(self.seen["parts"].values())
+        waits, turns, *hooks = (parts.get(n, 0.0) / total for n in ("data_wait", "transform", "callbacks", "logging"))
+        data = waits * (waits > WAITS) + turns * (turns > TRANSFORMS)
+        return self.seen | {"step_sec": total / self.seen["steps"], "data": data, "hooks": sum(hooks)}
+
+
+def watched(lab: Lab, overlay: Overlay) -> Seen:
+    probe = lab.run([Short(overlay, STEPS)], lambda: [Clock()], WATCHED_SEC)[0]
+    if not (seen := probe.measured.get("Clock")):
+        raise KnownError(probe.failed or "training ended within its first steps")
+    return probe.extra | seen
+
+
+def slow(request: Request, lab: Lab, folder: Path, budget_sec: float) -> tuple[list[Finding], Seen, list[Unknown]]:
+    """What makes training slow; `ledger` has the seconds of a whole run by part, and `folder` gets a log of timings."""
+    found, measured, unknown, config = list[Finding](), Seen(), list[Unknown](), request.config
+    try:
+        seen = watched(lab, {})
+        ledger, *counts = whole_run(config, seen)
+        measured, found = {"ledger": ledger, "step_sec": seen["step_sec"]}, [*overheads(ledger, config, *counts)]
+        with Search(request, folder, {}, budget_sec, lab.waiting) as search:
+            for check, text, key, values in suspected(config, seen):
+                changes = [from_flag(key, json.dumps(value), config) for value in values]
+                ratios = [time_ratio(search, lab, seen, check, change) for change in changes]
+                ratio, numbers = min(ratios), {"step_sec": seen["step_sec"], "time_ratio": min(*ratios, 1.0)}
+                if ratio < 1 - LEAST:
+                    change = changes[ratios.index(ratio)]
+                    found.append(Finding(check, SLOW, text, numbers, 1 - ratio, 0.9, change, tried=True))
+                elif check == "data_bound" and 0 not in values and seen["data"] > LEAST and seen["device"] == "cpu":
+                    todo = "no number of workers mends it: make it cheaper in the data module"
+                    found.append(Finding(check, SLOW, text, numbers, seen["data"], 0.7, todo=todo))
+    except (Late, KnownError) as e:
+        unknown.append(("speed", str(e) or "no time was left to time all changes"))
+    return found, measured, unknown
+
+
+def time_ratio(search: Search, lab: Lab, seen: Seen, check: str, change: Overlay) -> float:
+    if check in HOOKS:
+        return (1 - seen["hooks"]) / (1 - watched(lab, change)["hooks"])  # shares, which other work does not move
+    if not hasattr(search, "facts"):
+        search.begin()
+        search.allow(1.0)
+    ratios = sorted(search.compared({}, change).get("ratios", []))
+    return ratios[len(ratios) // 2] if ratios and is_faster(ratios) else math.inf  # it fails, or gains nothing
+
+
+def whole_run(config: Overlay, seen: Seen) -> tuple[dict[str, float], float, float]:
+    """Of a run: seconds by part, micro-batches, validations."""
+    trainer, per_epoch, saves = config["trainer"], seen["steps_per_epoch"], config["checkpoints"].get("every_n_steps")
+    ends = (trainer.get("max_steps") or -1, (trainer.get("max_epochs") or -1) * per_epoch)
+    steps, each = min((n for n in ends if n > 0), default=10**6), seen["batch_size"] / seen["micro_batch_size"]
+    interval, every = trainer.get("val_check_interval") or 1.0, trainer.get("check_val_every_n_epoch", 1) or 1
+    validations = steps * each / every / (interval if type(interval) is int else interval * per_epoch * each)
+    ledger = {part: sec * steps / seen["steps"] for part, sec in seen["parts"].items()} | {"start": STARTS_SEC}
+    ledger["checkpoints"] = seen["save"] * (steps / saves if saves else 1)
+    ledger["validation"] = validations * seen["validation"] * max(seen["num_samples"]["val"] / VAL_SAMPLES, 1)
+    return ledger, steps * each, validations
+
+
+def overheads(ledger: dict[str, float], config: Overlay, batches: float, validations: float) -> Iterator[Finding]:
+    """What takes more than a quarter of a run; how seldom takes a twentieth. The best is saved after a validation."""
+    saves, total = config["checkpoints"].get("every_n_steps"), sum(ledger.values()) + 1
+    for part, share in [(part, ledger.get(part, 0.0) / total) for part in ("validation", "checkpoints")]:
+        times = max(share * (1 - AFTER) / (1 - share) / AFTER, 1)
+        kept = max(validations / times, min(FEWEST, validations), 1)
+        how: Overlay = {"val_check_interval": max(1, round(batches / kept)), "check_val_every_n_epoch": None}
+        rarely = part == "checkpoints" and saves and {"checkpoints": {"every_n_steps": math.ceil(saves * times)}}
+        text, numbers = f"{share:.0%} of a run goes for {part}", {"share": share, "seconds": ledger.get(part)}
+        if share > MOST:
+            yield Finding(f"{part}_too_often", SLOW, text, numbers, share - AFTER, 0.9, rarely or {"trainer": how})
+
+
+def suspected(config: Overlay, seen: Seen) -> list[tuple[str, str, str, list[Any]]]:
+    """What there is a reason to time: check, what is wrong, key, and values of which one is to mend it."""
+    given, callbacks, hooks = flat(config), config["trainer"].get("callbacks") or [], seen["hooks"] > LEAST
+    precision, batch, micro = (seen[name] for name in ("precision", "batch_size", "micro_batch_size"))
+    best = "32-true" if seen["device"] == "cpu" else precision if "16" in precision else fastest_precision("auto")
+    workers, logs = given.get("data.num_workers", 0), given.get("trainer.log_every_n_steps", 50)
+    data, others = f"data take {seen['data']:.0%} of a step", [n for n in (0, 2, 4) if n != workers]
+    rows: list[tuple[Any, str, str, str, list[Any]]] = [
+        (precision != best, "precision", f"precision is {precision}", "trainer.precision", [best]),
+        (4 * micro <= batch, "micro_batch", f"{batch // micro} micro-batches a step", "data.micro_batch_size", [batch]),
+        (workers or seen["data"], "data_bound", f"{data}, with {workers} workers", "data.num_workers", others),
+        (hooks and logs < 10, HOOKS[1], f"a log each {logs} steps", "trainer.log_every_n_steps", [50]),
+    ]
+    on = {key: given.get(key) or given.get(f"{key}.class_path") for key in DEAR}
+    rows += [(on[key], key.split(".")[-1], f"{key} is {on[key]}", key, [cheap]) for key, cheap in DEAR.items()]
+    for one in callbacks:
+        text, left = f"{one['class_path'].split('.')[-1]} is slow", [other for other in callbacks if other is not one]
+        rows.append((hooks, HOOKS[0], text, "trainer.callbacks", [left]))
+    return [(check, text, key, values) for reason, check, text, key, values in rows if reason]

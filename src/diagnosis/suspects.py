@@ -1,0 +1,106 @@
+"""Which changes of a config are worth a trial, by what it says and how the config as it is trains."""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from functools import reduce
+from itertools import chain
+from typing import Any
+
+from src.config.request import from_flag, merge
+from src.diagnosis.finding import BADLY, Finding
+from src.tuning.candidates import takes
+from src.tuning.judge import level
+
+ODD: tuple[tuple[str, str, float, float, Any], ...] = (  # from the first number to the second the third is tried
+    ("dropout_too_strong", r"model\.network\..*drop\w*", 0.5, 1.0, 0.1),
+    ("weight_decay_too_strong", r"model\.optimizer\.weight_decay", 0.3, math.inf, 0.01),
+    ("labels_too_smooth", r"model\.label_smoothing", 0.3, 1.0, 0.0),
+    ("clipped_too_short", r"trainer\.gradient_clip_val", 1e-30, 0.1, 1.0),
+    ("batches_too_small", r"data\.batch_size", 1, 2, 32),
+    ("average_too_slow", r"ema\.decay", 0.995, 1.0, None),
+)
+WIDTHS = r"model\.network\.(\w+_)?(dim|widths?|hidden|units|d_model)(_size)?"
+PLAIN, ADAM = (
+    r"torch\.optim\.(SGD|ASGD|Adagrad|Adadelta)",
+    {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}},
+)
+ENDS, NUMBER = ("trainer.max_epochs", "trainer.max_steps"), (int, float)
+Row = tuple[str, dict[str, Any]]  # check, new values by key
+
+
+def suspects(case: Any) -> list[Finding]:
+    """The likeliest first; a case is what `examine` knows of the config as it is."""
+    given = dict(flat({name: case.config.get(name) or {} for name in ("model", "data", "trainer", "ema")}))
+    base = case.base[0] if case.base else case.first
+    lost = bool(base.failed) or not all(map(math.isfinite, base.losses))
+    left = 1.0 if lost or not base.losses else level(base.losses) / max(abs(base.losses[0]), 1e-12)
+    found = []
+    rows = (of_model(case, given, lost, left), of_data(case, given, left), of_end(case, base, given, left))
+    for check, keys in chain(*rows):
+        change: dict[str, Any] = reduce(merge, (from_flag(k, json.dumps(v), case.config) for k, v in keys.items()), {})
+        now = ", ".join(f"{key} {given.get(key, 'by default')}" for key in keys)
+        found += [
+            Finding(check, BADLY, f"{check.replace('_', ' ')}: {now}", {"loss_left": left}, 0.3, change=change)
+        ] * bool(keys)
+    return found
+
+
+def flat(node: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    """Values by the keys of flags; a class is a value, too."""
+    for name, value in node.items():
+        key = at if name in ("init_args", "class_path") else f"{at}.{name}".lstrip(".")
+        yield from flat(value, key) if isinstance(value, dict) else [(key, value)]
+
+
+def of_model(case: Any, given: dict[str, Any], lost: bool, left: float) -> Iterator[Row]:
+    optimizer, schedule = (case.config["model"]["init_args"].get(name) or {} for name in ("optimizer", "schedule"))
+    rates = {n: v for n, v in (takes(optimizer) | optimizer["init_args"]).items() if n == "lr" or n.endswith("_lr")}
+    for side, factor in (("high", 0.1), ("low", 10)):
+        if "model.schedule.max_lr" not in given and not (lost and side == "low"):
+            yield f"lr_too_{side}", {f"model.optimizer.{n}": float(f"{v * factor:.3g}") for n, v in rates.items()}
+    if lost and not given.get("trainer.gradient_clip_val"):
+        yield "gradients_explode", {"trainer.gradient_clip_val": 1.0}
+    if left > 0.9 and re.fullmatch(PLAIN, optimizer["class_path"]):
+        yield "optimizer_too_slow", {"model.optimizer": ADAM}
+    for check, pattern, low, high, new in ODD:
+        fits = {k: v for k, v in given.items() if type(v) in NUMBER and re.fullmatch(pattern, k)}
+        yield check, {k: new for k, v in fits.items() if low <= v <= high}
+    usual = takes(schedule) if str(schedule.get("class_path")).startswith("src.") else {}
+    if schedule and (not usual or any(usual.get(n) != v for n, v in (schedule.get("init_args") or {}).items())):
+        yield "schedule_too_slow", {"model.schedule": {"class_path": "src.optim.schedules.WarmupCosine"}}
+    if given.get("model.freeze"):
+        yield "untrained_parameters", {"model.freeze": []}
+    if isinstance(given.get("model.class_weights"), list):
+        yield "class_weights", {"model.class_weights": None}
+    if "16" in str(given.get("trainer.precision")) and (lost or "true" in given["trainer.precision"]):
+        yield "precision_too_low", {"trainer.precision": "32-true"}
+    if left > 0.5 and not lost and case.first.extra.get("parameters", 0) < 100_000:
+        wide = {k: v if isinstance(v, list) else [v] for k, v in given.items() if re.fullmatch(WIDTHS, k)}
+        yield "too_narrow", {k: [4 * n for n in v] if v is given[k] else 4 * v[0] for k, v in wide.items()}
+        yield "initial_weights", {"model.reset": True}
+
+
+def of_data(case: Any, given: dict[str, Any], left: float) -> Iterator[Row]:
+    known = takes(case.config["data"])
+    for name, value in (case.config["data"].get("init_args") or {}).items():
+        first = value[0] if isinstance(value, list) and value else None
+        if isinstance(first, dict) and left > 0.5:
+            yield f"{name}_too_strong", {f"data.{name}": []}
+        if (known.get(name, 0) is None and type(first) in NUMBER) or (value is False and known.get(name) is True):
+            yield "input_scale", {f"data.{name}": known[name]}
+    size, of = given.get("data.batch_size", 0), (case.first.extra.get("num_samples") or {}).get("train", 0)
+    if size > 32 and of < 8 * size:
+        yield "batches_too_large", {"data.batch_size": max(size // 8, 16), "data.micro_batch_size": None}
+
+
+def of_end(case: Any, base: Any, given: dict[str, Any], left: float) -> Iterator[Row]:
+    """Where the trial was as long as a run: it ends too soon, or too late."""
+    third = len(base.losses) // 3
+    if case.whole and third and level(base.losses[: 2 * third]) > 1.1 * level(base.losses):
+        yield "too_short", {k: 3 * given[k] for k in ENDS if (given.get(k) or 0) > 0}
+    scores = [one.get(case.scale.metric, math.nan) for one in base.scores]
+    if case.scale.mode == "min" and len(scores) > 3 and scores[-1] > 1.1 * min(scores) and left < 0.5:
+        yield "overfitting", {k: 0.3 for k, v in given.items() if re.fullmatch(ODD[0][1], k) and v < 0.3}
+        yield "overfitting", {k: 0.2 for k in given if k == "model.optimizer.weight_decay"}

@@ -1,0 +1,320 @@
+"""What the first steps show: a fault and a healthy control of each check, on modules of others and on ours."""
+
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import torch
+from conftest import SMALL
+from lightning.pytorch import LightningModule
+from processes import in_fork
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from src.data.waves import WavesDataModule
+from src.diagnosis.probe import serve_short
+from src.diagnosis.structure import watches
+from src.diagnosis.subject import OfModule, Short
+from src.models.classification import Classification
+from src.networks.mlp import MLP
+
+pytestmark = pytest.mark.in_fork  # a process that has trained cannot be forked to train
+IDENTITY = {"class_path": "torch.nn.Identity"}
+
+
+def layers(*more, out=3, width=16):
+    return nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, out), *more)
+
+
+class Foreign(LightningModule):
+    """Somebody's: no network of that name, batches are pairs."""
+
+    def __init__(self, body=None, loss=F.cross_entropy, rate=0.05):
+        super().__init__()
+        self.body, self.loss, self.rate = body or layers(), loss, rate
+
+    def forward(self, x):
+        return self.body(x)
+
+    def training_step(self, batch, batch_idx):
+        loss = self.loss(self(batch[0]), batch[1])
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.loss(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=self.rate)
+
+
+def loaders(targets="classes", shape=(8,)):
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(512, *shape, generator=rng)
+    y = {"classes": x.flatten(1)[:, :3].argmax(1), "numbers": 2 * x.flatten(1)[:, 0]}
+    y |= {"column": y["numbers"][:, None], "one": (x.flatten(1)[:, 0] > 0).float()[:, None]}
+    loader = DataLoader(TensorDataset(x, y[targets]), batch_size=32)
+    return {"train_dataloaders": loader, "val_dataloaders": loader}
+
+
+def found(model, steps=24, **data):
+    """{check: finding} of a short training."""
+    probe = serve_short(OfModule(model, **(data or loaders())), Short(steps=steps), watches, 60, True)
+    assert probe.failed == ""
+    assert probe.unknown == []
+    assert len(probe.losses) == steps
+    return {one.check: one for one in probe.findings}
+
+
+def ours(network, **how):
+    model = Classification(network=network, optimizer=partial(torch.optim.AdamW, lr=3e-3), **how)
+    return found(model, datamodule=WavesDataModule(batch_size=64))
+
+
+class Ended(MLP):
+    def __init__(self, end, **kwargs):
+        super().__init__(**kwargs)
+        self.end = end
+
+    def forward(self, x):
+        return self.end(super().forward(x))
+
+
+def ending(end):
+    def made(in_features: int, num_classes: int) -> Ended:
+        return Ended(end, in_features=in_features, num_classes=num_classes)
+
+    return made
+
+
+@pytest.mark.parametrize(
+    ("end", "check", "change"),
+    [
+        (nn.Softmax(1), "softmax_before_loss", {"swap": {"end": IDENTITY}}),
+        (partial(torch.softmax, dim=1), "softmax_before_loss", {"outputs": "probabilities"}),
+        (nn.Sigmoid(), "sigmoid_before_loss", {"swap": {"end": IDENTITY}}),
+        (torch.sigmoid, "sigmoid_before_loss", {"outputs": "probabilities"}),
+        (nn.ReLU(), "head_activation", {"swap": {"end": IDENTITY}}),
+        (F.relu, "head_activation", None),
+    ],
+)
+def test_the_end_of_a_network_of_ours(end, check, change):
+    assert ours(ending(end))[check].change == ({"model": {"init_args": change}} if change else {})
+
+
+@pytest.mark.parametrize(
+    "end", [nn.Identity(), nn.LogSoftmax(1), lambda z: z + 30, lambda z: z * 0.01 + 0.5, nn.Tanh()]
+)
+def test_healthy_ends(end):
+    """Among them logits that happen to be positive, or between 0 and 1."""
+    assert ours(ending(end)).keys() <= {"large_initial_weights"}
+
+
+def softmaxed(logits, y):
+    return F.cross_entropy(logits.softmax(1), y)
+
+
+def binary(end):
+    return lambda logits, y: F.binary_cross_entropy_with_logits(end(logits), y)
+
+
+@pytest.mark.parametrize(
+    ("loss", "body", "targets", "check"),
+    [
+        (softmaxed, layers, "classes", "softmax_before_loss"),
+        (lambda z, y: F.nll_loss(z.softmax(1), y), layers, "classes", "softmax_before_loss"),
+        (binary(torch.sigmoid), partial(layers, out=1), "one", "sigmoid_before_loss"),
+        (F.mse_loss, partial(layers, nn.Tanh(), out=1), "column", "head_activation"),
+        (F.l1_loss, partial(layers, nn.ReLU(), out=1), "column", "head_activation"),
+        (lambda z, y: (z - y).square().mean(), partial(layers, out=1), "numbers", "shape_broadcast"),
+        (lambda z, y: F.mse_loss(z, y), partial(layers, out=1), "numbers", "shape_broadcast"),
+        (lambda z, y: F.cross_entropy(z[:, :1], y * 0), layers, "classes", "one_class"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Using a target size")
+def test_losses_of_others(loss, body, targets, check):
+    assert check in found(Foreign(body(), loss), **loaders(targets))
+
+
+@pytest.mark.parametrize(
+    ("loss", "body", "targets"),
+    [
+        (F.cross_entropy, layers, "classes"),
+        (lambda z, y: F.nll_loss(z.log_softmax(1), y), layers, "classes"),
+        (binary(lambda z: z), partial(layers, out=1), "one"),
+        (lambda z, y: F.mse_loss(z.sigmoid(), y), partial(layers, out=1), "one"),
+        (F.mse_loss, partial(layers, nn.ReLU(), out=1), "one"),
+        (lambda z, y: F.mse_loss(z.squeeze(1), y), partial(layers, out=1), "numbers"),
+        (lambda z, y: (z - z.detach().mean(0) - y).square().mean(), partial(layers, out=1), "column"),
+    ],
+)
+def test_healthy_losses_of_others(loss, body, targets):
+    assert found(Foreign(body(), loss), **loaders(targets)) == {}
+
+
+def filled(value):
+    body = layers()
+    for p in body.parameters():
+        nn.init.constant_(p, value)
+    return body
+
+
+def scaled(factor):
+    body = layers()
+    with torch.no_grad():
+        for p in body.parameters():
+            p *= factor
+    return body
+
+
+@pytest.mark.parametrize(
+    ("body", "check"),
+    [
+        (partial(filled, 0.0), "constant_weights"),
+        (partial(filled, 0.01), "constant_weights"),
+        (partial(scaled, 20.0), "large_initial_weights"),
+    ],
+)
+def test_wrong_weights_at_the_start(body, check):
+    assert check in found(Foreign(body(), rate=1e-4))
+
+
+def test_an_end_of_zeros_and_a_linear_model_are_healthy():
+    body = layers()
+    nn.init.zeros_(body[2].weight)
+    linear = nn.Linear(8, 3)
+    nn.init.constant_(linear.weight, 0.1)
+    assert found(Foreign(body)) == found(Foreign(nn.Sequential(linear))) == {}
+
+
+class Part(nn.Module):
+    """A forward pass with a fault in it."""
+
+    def __init__(self, fault):
+        super().__init__()
+        self.first, self.norm, self.last, self.fault = nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 3), fault
+        self.unused = nn.Linear(4, 4)
+
+    def forward(self, x):
+        if self.fault == "blind":
+            x = x.mean(0, keepdim=True).expand_as(x)
+        x = F.relu(self.norm(self.first(x)))
+        x = x.detach() if self.fault == "detached" else x
+        if self.fault in ("dropout", "healthy"):
+            x = F.dropout(x, 0.5, **({} if self.fault == "dropout" else {"training": self.training}))
+        return self.last(x)
+
+
+@pytest.mark.parametrize(
+    ("fault", "check"),
+    [("blind", "ignores_input"), ("detached", "untrained_parameters"), ("dropout", "wrong_mode"), ("healthy", None)],
+)
+def test_faults_of_a_forward_pass(fault, check):
+    assert found(Foreign(Part(fault))).keys() - {"vanishing_gradients"} == ({check} if check else set())
+
+
+def test_what_is_not_in_the_optimizer():
+    class Half(Foreign):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.body[2].parameters(), lr=0.05)
+
+    finding = found(Half())["untrained_parameters"]
+    assert finding.text == "2 parts of the network are not in the optimizer"
+    assert finding.evidence == {"names": ["body.0.weight", "body.0.bias"]}
+
+
+def test_rare_tokens_and_frozen_layers_are_no_fault():
+    class Tokens(Foreign):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(((batch[0].abs() * 3).long().clamp(max=90), batch[1]), batch_idx)
+
+        def validation_step(self, batch, batch_idx):
+            return super().validation_step(((batch[0].abs() * 3).long().clamp(max=90), batch[1]), batch_idx)
+
+    body = nn.Sequential(nn.Embedding(100, 4), nn.Flatten(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 3))
+    body[2].requires_grad_(False)
+    assert found(Tokens(body)) == {}
+
+
+class Stays(Foreign):
+    def on_train_batch_start(self, batch, batch_idx):
+        self.eval()
+
+
+class Keeps(Foreign):
+    def optimizer_zero_grad(self, *_):
+        pass
+
+
+def test_modes_and_gradients_that_stay():
+    assert list(found(Stays(Part("healthy")))) == ["wrong_mode"]
+    assert list(found(Keeps())) == ["gradients_not_reset"]
+
+
+class Manual(Foreign):
+    """Two optimizers by hand, and a network that the loss sees in two calls."""
+
+    automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+            self.manual_backward(self.loss(self(batch[0]), batch[1]))
+            optimizer.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(self.body[i].parameters(), lr=0.05) for i in (0, 2)]
+
+
+def test_manual_optimization():
+    model = Manual()
+    probe = serve_short(OfModule(model, **loaders()), Short(steps=24), watches, 60, True)
+    assert (probe.failed, probe.unknown, probe.findings) == ("", [], [])
+
+
+def deep(activation):
+    def made(in_features: int, num_classes: int) -> nn.Sequential:
+        sizes = [in_features] + [32] * 8
+        body = [part for a, b in pairwise(sizes) for part in (nn.Linear(a, b), activation())]
+        return nn.Sequential(*body, nn.Linear(32, num_classes))
+
+    return made
+
+
+def test_gradients_that_vanish():
+    change = ours(deep(nn.Sigmoid))["vanishing_gradients"].change["model"]["init_args"]["swap"]
+    assert change == {str(i): {"class_path": "torch.nn.GELU"} for i in range(1, 17, 2)}
+    assert "vanishing_gradients" not in ours(deep(nn.ReLU))
+
+
+def dead(in_features: int, num_classes: int) -> MLP:
+    network = MLP(in_features=in_features, num_classes=num_classes)
+    nn.init.constant_(network.blocks[1][0].bias, -10.0)
+    return network
+
+
+def test_dead_units():
+    assert ours(dead)["vanishing_gradients"].change in (
+        {"model": {"init_args": {"reset": True}}},
+        {"model": {"init_args": {"swap": {f"blocks.{i}.1": {"class_path": "torch.nn.GELU"} for i in (0, 1)}}}},
+    )
+    assert ours(MLP) == {}
+
+
+def watched(losses):
+    from src.config.request import command_parser, read_request
+    from src.diagnosis.subject import OfConfig
+
+    request = read_request(command_parser("diagnose", None), [*SMALL, "--model.optimizer.lr", "1e-3"])
+    probe = serve_short(OfConfig(request), Short(steps=12), losses, 60, True)
+    return probe.losses, [one.check for one in probe.findings], probe.failed
+
+
+def test_a_watched_training_is_the_same_to_the_bit(loaded):
+    def check():
+        plain, with_watches = watched(tuple), watched(watches)
+        assert plain == with_watches
+        assert plain[1:] == ([], "")
+
+    in_fork(check)
