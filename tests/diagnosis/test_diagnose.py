@@ -143,3 +143,23 @@ def test_it_is_a_room_that_can_be_taken_out():
     named = re.findall(r"`([\w./]+)`", section)
     assert {"src/diagnose.py", "src/diagnosis/", "tests/diagnosis/", "docs/diagnose.md"} <= set(named)
     assert [name for name in named if "/" in name and not (ROOT / name).exists()] == []
+
+
+def test_the_page_names_the_checks_that_there_are():
+    page = (ROOT / "docs/diagnose.md").read_text().split("## What is checked")[1].split("## ")[0]
+    named = {
+        name
+        for row in page.splitlines()[4:]
+        for name in re.findall(r"`(\w+)`", row.split("|")[1:2][0] if "|" in row else "")
+    }
+    code = "\n".join(path.read_text() for path in (ROOT / "src/diagnosis").glob("*.py"))
+    made = re.findall(r'(?:Finding\(|yield |, )"([a-z]+(?:_[a-z]+)+)"', code)
+    assert {
+        name
+        for name in named
+        if not re.search(
+            rf"\b{name.removesuffix('_too_often').removesuffix('_too_strong').removeprefix('lr_too_')}", code
+        )
+    } == set()
+    checks = {name for name in made if re.search(rf'(?:Finding\(|yield )"{name}"', code)}
+    assert checks - named == set()
