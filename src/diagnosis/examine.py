@@ -1,6 +1,7 @@
 """The examination: the config as it is, its data, changes that may help, and what is left of all that as findings."""
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -95,7 +96,7 @@ class Examination:
         self.told("the first steps, rates, data, memory")
         first, rates, data, plan = self.looked()
         self.result.unknown += first.unknown
-        self.result.measured |= first.measured
+        self.result.measured |= first.measured.get("structure") or {}
         if plan:
             self.note(*space(plan))
         if first.failed and not first.losses and first.code != NumericsError.code:
@@ -142,6 +143,8 @@ class Examination:
         plain = [one for one in self.result.findings + case.first.findings if one not in tried]
         self.result.findings = plain + self.trials.judge(tried)
         self.result.measured["trials"] = self.trials.log
+        if case.base and "curves" not in self.result.measured:
+            self.result.measured["curves"] = curves_of(case.base[0], case.scale.metric)
 
     def time_changes(self) -> None:
         """First, because what makes steps slow makes trials slow, too."""
@@ -175,8 +178,16 @@ class Examination:
         checkpoints = config.get("checkpoints") or {}
         losses = [name for name in names if "loss" in name]
         scale = Scale(checkpoints.get("monitor") or next(iter(losses), ""), checkpoints.get("mode") or "min")
-        scale.trivial = self.result.measured.get("trivial_loss", first.losses[0] if first.losses else math.nan)
+        scale.trivial, scale.known = self.simple(scale, first)
         return Case(config, first, steps, total, measured=self.result.measured, scale=scale)
+
+    def simple(self, scale: Scale, first: Probe) -> tuple[float, float]:
+        """What one answer for all and a linear model score by what is monitored, the less the better."""
+        kind, sign = ("loss", 1) if scale.mode == "min" else ("score", -1)
+        known = [sign * self.result.measured.get(f"{name}_{kind}", math.nan) for name in ("trivial", "linear")]
+        if not scale.metric.endswith(("loss", "acc", "r2")) or math.isnan(known[0]):
+            known = [first.losses[0] if first.losses and scale.mode == "min" else math.nan, math.nan]
+        return known[0], known[1]
 
     def suspects(self, case: Case) -> list[Finding]:
         if not case.config:
@@ -191,7 +202,10 @@ class Examination:
     def settle(self, case: Case) -> None:
         """The verdict: what has learned nothing, without a finding that says why, is not healthy."""
         score = case.scale.score(case.base[0]) if case.base else math.inf
-        poor = score > NOTHING * case.scale.trivial
+        trivial = case.scale.trivial
+        poor = score > trivial - (1 - NOTHING) * abs(trivial)
+        if not poor:  # its network has found what simple models have not
+            self.result.findings = [one for one in self.result.findings if one.check != "labels_independent"]
         if poor and not self.result.findings:
             self.result.unknown.append(
                 ("learning", f"the score is {score:.4g}, one answer for all gives {case.scale.trivial:.4g}")
@@ -207,6 +221,15 @@ def ask(subject: Subject, budget_sec: float) -> Data:
     """The questions to the data, in a process of their own."""
     data = subject.data()
     return examine(data, budget_sec) if data else Data([], [("data", "samples and targets cannot be told apart")], {})
+
+
+def curves_of(base: Probe, metric: str) -> dict[str, Any]:
+    """The losses of training, each a mean of some steps, and the scores of validation, over steps."""
+    each = max(1, len(base.losses) // 100)
+    means = [statistics.fmean(base.losses[i : i + each]) for i in range(0, len(base.losses), each)]
+    found = {"train/loss": ([each * (i + 1) for i in range(len(means))], means)}
+    scores = [(one["step"], one[metric]) for one in base.scores if metric in one]
+    return found | ({metric: tuple(zip(*scores, strict=True))} if scores else {})
 
 
 def total_steps(config: dict[str, Any], first: Probe) -> float:

@@ -40,6 +40,8 @@ class Structure(Witness, TorchFunctionMode):
         self.modes: dict[tuple[bool, str], set[bool]] = {}  # of dropout and batch norm, in training or not
         self.kept = self.begun = 0
         self.called, self.graded, self.ratios = set[nn.Module](), set[nn.Parameter](), list[float]()
+        self.before: dict[str, Tensor] = {}  # weights before a step
+        self.layers: dict[str, dict[str, float]] = {}  # gradient and update of each, over the weights
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.network, self.trainer = network_of(pl_module), trainer
@@ -89,8 +91,18 @@ class Structure(Witness, TorchFunctionMode):
 
     def on_before_optimizer_step(self, *_: Any) -> None:
         self.graded |= {p for p in self.network.parameters() if p.grad is not None}
-        pairs = [(p.grad.norm(), p.detach().norm()) for p in self.weights.values() if p.grad is not None]
-        self.ratios = [float(grad / weight.clamp(min=1e-12)) for grad, weight in pairs]
+        pairs = {n: (p.grad.norm(), p.detach()) for n, p in self.weights.items() if p.grad is not None}
+        self.before = {n: p.clone() for n, (_, p) in pairs.items()}
+        self.ratios = [float(gradient / p.norm().clamp(min=1e-12)) for gradient, p in pairs.values()]
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        for (name, before), gradient in zip(self.before.items(), self.ratios, strict=True):
+            change = (self.weights[name].detach() - before).norm() / before.norm().clamp(min=1e-12)
+            self.layers[name] = {"gradient": gradient, "update": float(change)}
+        self.before = {}
+
+    def measured(self) -> dict[str, Any]:
+        return {"layers": self.layers}
 
     def on_train_end(self, *_: Any) -> None:
         self.__exit__(None, None, None)
