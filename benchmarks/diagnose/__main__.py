@@ -157,7 +157,8 @@ def main(args: Sequence[str] | None = None) -> int:
     if not validation.options.costs:
         found = validation.mend(validation.ask())
         table = validation.rules() if validation.options.rules else ""
-        text = report.page(found, validation.dropped, table, shlex.join(["python", "-m", "benchmarks.diagnose", *args]))
+        again = shlex.join(["python", "-m", "benchmarks.diagnose", *args])
+        text = report.page(found, validation.dropped, table, again, validation.options.cost_seeds)
         (validation.out / "page.md").write_text(text)
         report.draw(found, validation.out / "diagnose.png")
     print(text)

@@ -106,17 +106,17 @@ def failures(answers: Sequence[Answer]) -> str:
 HEAD = """## Diagnosis
 
 A fault is a small change of a run that trains well; it counts where it costs more than two standard deviations of the
-healthy test metric over three seeds and a hundredth of it, or a tenth of the time. What is right to answer was written
-down before: a set of changes of the config, or the name of a finding where no key mends it. The first finding's change
-is then applied blindly; `fixed` is where at least half of what the fault costs comes back. Healthy runs differ in task,
-network, optimizer, rate, batch, regularization and seed; each trains well, and a finding on one is a false alarm.
-Seconds are without those in which Python loads torch. Nothing of `src.diagnose` runs while `src.train` trains.
+healthy test metric over {seeds} seeds and a hundredth of it, or a tenth of the time. What is right to answer was
+written down before: a set of changes of the config, or the name of a finding where no key mends it. The first finding's
+change is then applied blindly; `fixed` is where at least half of what the fault costs comes back. Healthy runs differ
+in task, network, optimizer, rate, batch, regularization and seed; each trains well, and a finding on one is a false
+alarm. Seconds are without those in which Python loads torch. Nothing of `src.diagnose` runs while `src.train` trains.
 """
 
 
-def page(groups: dict[str, list[Answer]], dropped: Sequence[str], rules: str, command: str) -> str:
+def page(groups: dict[str, list[Answer]], dropped: Sequence[str], rules: str, command: str, seeds: int = 3) -> str:
     """A part of docs/results.md. `dropped`: faults that cost too little, and healthy runs that do not train well."""
-    parts = [HEAD]
+    parts = [HEAD.format(seeds=seeds)]
     for name, answers in groups.items():
         found = figures(answers)
         shown = [f"{key} {form(key, value)}" for key, value in found.items()]

@@ -62,7 +62,7 @@ RIGHT: dict[str, set[str]] = {
     "deeplocalize variance": {"weights at the start", "scale"},
     "deeplocalize rate": RATES | {"rate too low"},
     "deeplocalize not finite": RATES,
-    "lightning warnings": {"data", "batch", "logging", "tools", "mode", "shapes"},
+    "lightning warnings": {"data", "batch", "logging"},
 }
 
 
