@@ -113,7 +113,7 @@ def overheads(ledger: dict[str, float], config: Overlay, batches: float, validat
         how: Overlay = {"val_check_interval": max(1, round(batches / kept)), "check_val_every_n_epoch": None}
         rarely = part == "checkpoints" and saves and {"checkpoints": {"every_n_steps": math.ceil(saves * times)}}
         text, numbers = f"{share:.0%} of a run goes for {part}", {"share": share, "seconds": ledger.get(part)}
-        if share > MOST:
+        if share > (MOST / 2 if rarely else MOST):  # how often it saves was asked for
             yield Finding(f"{part}_too_often", SLOW, text, numbers, share - AFTER, 0.9, rarely or {"trainer": how})
 
 

@@ -78,8 +78,12 @@ def of_model(case: Any, given: dict[str, Any], lost: bool, left: float) -> Itera
         yield "precision_too_low", {"trainer.precision": "32-true"}
     if left > 0.5 and not lost and case.first.extra.get("parameters", 0) < 100_000:
         wide = {k: v if isinstance(v, list) else [v] for k, v in given.items() if re.fullmatch(WIDTHS, k)}
-        yield "too_narrow", {k: [4 * n for n in v] if v is given[k] else 4 * v[0] for k, v in wide.items()}
+        yield "too_narrow", {k: [wider(n) for n in v] if v is given[k] else wider(v[0]) for k, v in wide.items()}
         yield "initial_weights", {"model.reset": True}
+
+
+def wider(n: int) -> int:
+    return n * max(4, math.ceil(32 / n))
 
 
 def of_data(case: Any, given: dict[str, Any], left: float) -> Iterator[Row]:
@@ -97,8 +101,8 @@ def of_data(case: Any, given: dict[str, Any], left: float) -> Iterator[Row]:
 
 def of_end(case: Any, base: Any, given: dict[str, Any], left: float) -> Iterator[Row]:
     """Where the trial was as long as a run: it ends too soon, or too late."""
-    third = len(base.losses) // 3
-    if case.whole and third and level(base.losses[: 2 * third]) > 1.1 * level(base.losses):
+    third, end = len(base.losses) // 3, level(base.losses)
+    if case.whole and third and level(base.losses[: 2 * third]) - end > 0.1 * (base.losses[0] - end) > 0:
         yield "too_short", {k: 3 * given[k] for k in ENDS if (given.get(k) or 0) > 0}
     scores = [one.get(case.scale.metric, math.nan) for one in base.scores]
     if case.scale.mode == "min" and len(scores) > 3 and scores[-1] > 1.1 * min(scores) and left < 0.5:

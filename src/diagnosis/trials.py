@@ -16,6 +16,7 @@ from src.tuning.search import name_of
 
 SEEDS = 3
 LEAST = 0.08  # of what can be learned: a change that wins back less is not told
+LEAST_OF = {"too_short": 0.2}  # to train for longer nearly always helps
 VALIDATIONS = 8
 WALK = ("lr_too_low", "lr_too_high")  # changes that go on in the direction that helps
 MOST_WALKED = 2
@@ -142,7 +143,7 @@ class Trials:
         before, after = ([self.scale.score(p, one.metric) for p in side if p] for side in zip(*pairs, strict=True))
         self.log.append({"check": one.check, "change": one.change, "before": before, "after": after, "gains": gains})
         mean = statistics.fmean(gains) if gains else 0.0
-        clear = len(gains) == len(self.seeds) and mean >= LEAST and beyond_noise(gains)
+        clear = len(gains) == len(self.seeds) and mean >= LEAST_OF.get(one.check, LEAST) and beyond_noise(gains)
         if not clear and not (one.certain and mean > -LEAST / 2):
             return None
         numbers = {"before": rounded(before), "after": rounded(after), "seeds": len(gains)}
