@@ -151,9 +151,7 @@ class View:
         if (share := float(rows.mean())) > CONFLICTS:
             text, todo = f"{share:.1%} of train's samples have an equal one with another label", "correct them"
             found = {"share": share, "suspicious": np.sort(index[rows]).tolist()}
-            yield Finding(
-                "conflicting_labels", BADLY, text, found, share, 1, {}, todo, certain=True, source="deepchecks"
-            )
+            yield Finding("conflicting_labels", BADLY, text, found, share, 1, {}, todo, certain=True, source="cleanlab")
 
     def drift(self) -> Iterator[Finding]:
         """Whether a forest tells train from val in spans that it has not seen; of loaders, one may augment, and not."""
@@ -183,7 +181,7 @@ class View:
         target, rng, best = self.target(self.y), np.random.default_rng(0), 0.0
         for answers in (guess.reshape(target.shape) for guess in self.guesses):
             chance = [(rng.permutation(target) * answers).sum() for _ in range(50)]
-            best = max(best, float((target * answers).sum() - np.mean(chance)) / max(np.std(chance), 1e-12))
+            best = max(best, float(((target * answers).sum() - np.mean(chance)) / max(np.std(chance), 1e-12)))
         if best < ABOVE_CHANCE and len(self.y) >= POWER:
             text, todo = "the targets do not depend on the inputs", "see how they come together: is one shuffled alone?"
             yield Finding("labels_independent", BADLY, text, {"best": best}, 1.0, 0.7, {}, todo, source="Ojala, 2010")
