@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from sklearn import decomposition, dummy, ensemble, linear_model, metrics, neighbors
+from sklearn import decomposition, dummy, ensemble, feature_selection, linear_model, metrics, neighbors
 from sklearn.model_selection import GroupKFold, KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -19,6 +19,7 @@ from src.diagnosis.finding import BADLY, Finding, Unknown
 DRAWN, HASHED, MOST, FEATURES, COMPONENTS = 3000, 60_000, 10**6, 4096, 50  # samples; numbers of an x
 POWER, ABOVE_CHANCE, AGREE, NOISE = 200, 2.5, 0.78, 0.03  # samples, standard deviations, kappa, share of wrong labels
 IN_VAL, DRIFT, DRIFT_IN_TIME, ORDERED, BETTER = 0.02, 0.3, 0.9, 0.3, 0.04
+REPEATED, CONFLICTS, OPEN, TIMES = 0.1, 0.01, 0.05, 5  # shares of samples; of the variance, and others leave more
 OFF, EVEN = (None, False, "", "none"), {"model": {"init_args": {"class_weights": "balanced"}}}
 
 
@@ -47,13 +48,14 @@ class View:
     """x float32 [N, F], as a network gets it, y [N, ...], index [N]. `plain`: x is measured, y one number or label."""
 
     def __init__(self, data: Any, seconds: float, measured: dict[str, float]) -> None:
-        self.data, self.seconds, self.measured = data, seconds, measured
+        self.data, self.seconds, self.measured, self.repeated = data, seconds, measured, False
 
     def checks(self) -> Iterator[Any]:
         yield self.read
         if hasattr(self, "guesses"):
-            yield from [self.val_in_train] + [self.input_scale, self.drift] * (not self.tokens)
-            yield from [self.baselines, self.not_shuffled, self.independent] * self.plain
+            yield from [self.val_in_train, self.copies] + [self.input_scale] * (not self.tokens)
+            yield from [self.drift] * (not self.tokens and not self.repeated)  # copies are in all spans
+            yield from [self.baselines, self.not_shuffled, self.independent, self.target_leak] * self.plain
             yield from [self.wrong_labels, self.imbalance] * self.is_class
 
     def batches(self, split: str, most: int, first: int = 0) -> Iterator[dict[str, torch.Tensor]]:
@@ -70,14 +72,15 @@ class View:
         for raw in self.batches(split, most, first):
             x = self.data.on_after_batch_transfer(raw, 0)["x"]
             self.wide, self.tokens, x = x.ndim > 2, not x.is_floating_point(), x.flatten(1)
-            yield x[:, :: 1 + x.shape[1] // FEATURES].float().numpy(), raw["targets"].numpy(), raw["index"].numpy()
+            self.step = 1 + x.shape[1] // FEATURES
+            yield x[:, :: self.step].float().numpy(), raw["targets"].numpy(), raw["index"].numpy()
 
     def read(self) -> Iterator[Finding]:
         train, val = ([np.concatenate(a) for a in zip(*self.fetch(s), strict=True)] for s in ("train", "val"))
         (self.x, self.y, self.index), (self.val_x, self.val_y, self.val_index) = train, val
         if bad := 1 - min(float(np.isfinite(a).mean()) for a in [self.x] + [self.y] * (self.y.ndim == 1)):
             text = f"{bad:.2%} of the numbers of train's inputs or targets are not finite"
-            yield Finding("not_finite", BADLY, text, {"share": bad}, 1.0, 1.0, {}, "fill them in", certain=True)
+            yield Finding("not_finite", BADLY, text, {"share": bad}, 1, 1, {}, "fill in", certain=True, source="UMLAUT")
             return
         self.plain = self.y.ndim == 1 and not self.tokens
         self.is_class = self.plain and self.y.dtype.kind in "iu"
@@ -91,9 +94,9 @@ class View:
         self.z, self.models = self.reduce(self.x), [make_pipeline(StandardScaler(), linear), near]
         self.guesses = [self.guess(model) for model in self.models if self.plain]  # by models that err differently
 
-    def guess(self, model: Any) -> np.ndarray:  # of each sample, by a model that was fitted on others
-        how = "predict_proba" if self.is_class else "predict"
-        return cross_val_predict(model, self.z, self.labels, cv=KFold(5, shuffle=True, random_state=0), method=how)
+    def guess(self, model: Any, z: np.ndarray | None = None) -> np.ndarray:  # by a model that was fitted on others
+        how, z = "predict_proba" if self.is_class else "predict", self.z if z is None else z
+        return cross_val_predict(model, z, self.labels, cv=KFold(5, shuffle=True, random_state=0), method=how)
 
     def baselines(self) -> None:
         known = np.isin(self.val_y, self.classes) | (not self.is_class)
@@ -112,21 +115,43 @@ class View:
         if std and (off or mean > 5 * std or not 0.1 < std < 10):
             text = f"inputs are not on the usual scale: mean {mean:.3g}, standard deviation {std:.3g}"
             how: Any = {"change": {"data": {"init_args": off}}} if off else {"todo": "standardize them, by train"}
-            yield Finding("input_scale", BADLY, text, {"mean": mean, "std": std}, 0.3, 0.6, **how)
+            yield Finding("input_scale", BADLY, text, {"mean": mean, "std": std}, 0.3, 0.6, source="LeCun, 1998", **how)
+
+    def hashed(self, split: str) -> np.ndarray:
+        """[4, N]: the index of each sample, hashes of its x, of every other number of that, and of its targets."""
+        rows: list[tuple[int, ...]] = []
+        for batch in self.batches(split, HASHED):
+            x, y = batch["x"].flatten(1).numpy(), batch["targets"].numpy()
+            hashes = ([hash(one.tobytes()) for one in part] for part in (x, x[:, ::2], y))
+            rows += zip(batch["index"].tolist(), *hashes, strict=True)
+        return np.array(rows).T
 
     def val_in_train(self) -> Iterator[Finding]:
         """By exact equality; where train's own samples are equal nearly as often, it is chance."""
-        found: dict[str, dict[int, int]] = {"train": {}, "val": {}}
-        for split, hashes in found.items():
-            for batch in self.batches(split, HASHED):
-                hashes |= zip(batch["index"].tolist(), (hash(x.tobytes()) for x in batch["x"].numpy()), strict=True)
-        train, val = found.values()
-        both = {*train.values()} & {*val.values()}
-        share = sum(one in both for one in val.values()) / len(val)
-        if share > max(IN_VAL, 2 - 2 * len({*train.values()}) / len(train)):
+        self.train, val = self.hashed("train"), self.hashed("val")[1]
+        index, train = self.train[:2]
+        share = float(np.isin(val, train).mean())
+        if share > max(IN_VAL, 2 - 2 * len(np.unique(train)) / len(train)):
             text, todo = f"{share:.1%} of val's samples are in train too", "split so that equal ones stay together"
-            evidence = {"share": share, "indices": sorted(i for i, one in train.items() if one in both)}
+            evidence = {"share": share, "indices": np.sort(index[np.isin(train, val)]).tolist()}
             yield Finding("val_in_train", BADLY, text, evidence, share, 0.95, {}, todo, source="deepchecks")
+
+    def copies(self) -> Iterator[Finding]:
+        """Where half of the numbers tell samples apart nearly as well as all do, equal ones are no chance."""
+        index, x, half, y = self.train
+        values, first = np.unique(x, return_index=True)
+        if self.x.shape[1] < 2 or len(np.unique(half)) < 0.9 * len(values):
+            return
+        if (share := 1 - len(values) / len(x)) > REPEATED:
+            self.repeated, text = True, f"{share:.0%} of train are copies: the same few are seen again and again"
+            found = {"share": share, "different": len(values), "indices": np.sort(np.delete(index, first)).tolist()}
+            yield Finding("duplicates", BADLY, text, found, share / 2, 0.8, {}, "get others", source="cleanlab")
+        several, count = np.unique(np.unique([x, y], axis=1)[0], return_counts=True)
+        rows = np.isin(x, several[count > 1]) & (self.y.ndim == 1 and self.y.dtype.kind in "iu")
+        if (share := float(rows.mean())) > CONFLICTS:
+            text, todo = f"{share:.1%} of train's samples have an equal one with another label", "correct them"
+            found = {"share": share, "suspicious": np.sort(index[rows]).tolist()}
+            yield Finding("conflicting_labels", BADLY, text, found, share, 1, {}, todo, certain=True, source="cleanlab")
 
     def drift(self) -> Iterator[Finding]:
         """Whether a forest tells train from val in spans that it has not seen; of loaders, one may augment, and not."""
@@ -149,17 +174,32 @@ class View:
         alike = float(1 - apart / self.target(self.y).var(0).sum())
         if alike > ORDERED and len(y) >= POWER:
             text = "training gets samples in the order of their targets"
-            yield Finding("not_shuffled", BADLY, text, {"alike": alike}, 0.7, 0.9, {}, "shuffle each epoch")
+            yield Finding("not_shuffled", BADLY, text, {"alike": alike}, 0.7, 0.9, {}, "shuffle", source="Bengio, 2012")
 
     def independent(self) -> Iterator[Finding]:
         """No model's answers go with the targets more than with permuted ones."""
         target, rng, best = self.target(self.y), np.random.default_rng(0), 0.0
         for answers in (guess.reshape(target.shape) for guess in self.guesses):
             chance = [(rng.permutation(target) * answers).sum() for _ in range(50)]
-            best = max(best, float((target * answers).sum() - np.mean(chance)) / max(np.std(chance), 1e-12))
+            best = max(best, float(((target * answers).sum() - np.mean(chance)) / max(np.std(chance), 1e-12)))
         if best < ABOVE_CHANCE and len(self.y) >= POWER:
             text, todo = "the targets do not depend on the inputs", "see how they come together: is one shuffled alone?"
             yield Finding("labels_independent", BADLY, text, {"best": best}, 1.0, 0.7, {}, todo, source="Ojala, 2010")
+
+    def target_leak(self) -> Iterator[Finding]:
+        """One number of x tells the target nearly alone, and models of all others leave several times as much open."""
+        test = feature_selection.f_classif if self.is_class else feature_selection.f_regression
+        best, x, target = int(np.nan_to_num(test(self.x, self.y)[0]).argmax()), self.x.copy(), self.target(self.y)
+        left = lambda *of: float(((target - self.guess(*of).reshape(target.shape)) ** 2).mean() / target.var(0).mean())  # noqa: E731
+        alone = left(self.models[1], x[:, [best]])
+        x[:, best] = x[:, best].mean()
+        rest = min(left(m, self.reduce(x)) for m in self.models) if alone < OPEN and len(x) > x.shape[1] > 1 else 0
+        if rest > TIMES * alone:
+            name, options = getattr(self.data, "without_number", lambda n: (f"number {n}", {}))(best * self.step)
+            text = f"{name} of x all but tells the target, all else does not: is it known when a prediction is made?"
+            found = {"column": best * self.step, "name": name, "alone": 1 - alone, "others": 1 - rest}
+            how: Any = {"change": {"data": {"init_args": options}}} if options else {"todo": "if not, leave it out"}
+            yield Finding("target_leak", BADLY, text, found, 0.6, 0.8, source="Kaufman, 2012", **how)
 
     def wrong_labels(self) -> Iterator[Finding]:
         """Two models agree on another label where they are surest; where data is hard but right, they do not agree."""
@@ -190,4 +230,4 @@ class View:
         if share * len(self.classes) < 0.4 and after - before > BETTER:
             text = f"rare classes are hardly found: mean F1 of a linear model {before:.2f}, with weights {after:.2f}"
             evidence, gain = {"f1": before, "weighted": after, "rarest": share}, (after - before) / (1 - before)
-            yield Finding("imbalance", BADLY, text, evidence, gain, 0.6, EVEN, metric="val/f1")
+            yield Finding("imbalance", BADLY, text, evidence, gain, 0.6, EVEN, metric="val/f1", source="King, 2001")

@@ -27,7 +27,7 @@ from src.tuning.candidates import rates
 WATCHED, WATCHED_SEC = 40, 15.0  # steps of the first training, and the most seconds it may take
 RANGED, DATA_SEC = 100, 20.0  # steps of the range test; for the questions to the data
 TIMED = 0.4  # of the time that is left: for what makes training slow
-RECORDED = ("overfits", "too_short")  # of a run's record, which no short trial can judge
+UNTRIED = ("overfits", "too_short", "target_leak")  # no short trial can judge a record, or a leak that val has, too
 CURVE_SEC, FEWEST = 5.0, 30  # of one of the trainings that are compared; its fewest steps
 NOTHING = 0.97  # of the trivial score: what is above it has learned nothing
 
@@ -139,7 +139,7 @@ class Examination:
         self.trials.run([{}], [0])
         case.base = [probe for probe in [self.trials.probe({}, 0)] if probe]
         seen = [*case.first.findings, *(one for one in self.result.findings if one.question == BADLY)]
-        tried = [one for one in seen if one.change and one.check not in RECORDED] + self.suspects(case)
+        tried = [one for one in seen if one.change and one.check not in UNTRIED] + self.suspects(case)
         plain = [one for one in self.result.findings + case.first.findings if one not in tried]
         self.result.findings = plain + self.trials.judge(tried)
         self.result.measured["trials"] = self.trials.log

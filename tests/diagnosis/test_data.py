@@ -1,5 +1,6 @@
 """Each check of the data has a fault that it finds, on data that is healthy without it."""
 
+import json
 import time
 
 import numpy as np
@@ -54,6 +55,8 @@ def flipped(data: DataModule, share: float, pair: bool = False) -> tuple[DataMod
 def found(data: DataModule) -> dict:
     out = examine(data, 60)
     assert out.unknown == []
+    assert all(one.source for one in out.findings)
+    json.dumps([one.evidence for one in out.findings])
     return {one.check: one for one in out.findings}
 
 
@@ -228,6 +231,76 @@ def test_rows_of_few_values_that_are_equal_by_chance():
     assert found(data) == {}
 
 
+def test_copies_in_train():
+    few = torch.arange(60)
+    data = waves()
+    data = changed(data, lambda x: x[few.repeat(10)], lambda y: y[few.repeat(10)])
+    one = only(data, "duplicates")
+    assert one.evidence["different"] == 60
+    assert one.evidence["share"] == pytest.approx(0.9)
+    assert len(one.evidence["indices"]) == 540
+    first = torch.cat([torch.arange(950), torch.arange(50)])  # a twentieth are copies: too few to matter
+    assert found(changed(numbers(), lambda x: x[first], lambda y: y[first])) == {}
+
+
+def test_equal_samples_with_other_labels():
+    data = waves()
+    x, y = data.splits["train"].x, data.splits["train"].targets
+    data = put(data, "train", torch.cat([x, x[:40]]), torch.cat([y, (y[:40] + 1) % 3]))
+    one = found(data)["conflicting_labels"]
+    assert one.evidence["suspicious"] == [*range(40), *range(len(x), len(x) + 40)]
+    assert one.certain
+    assert found(put(data, "train", torch.cat([x, x[:40]]), torch.cat([y, y[:40]]))) == {}  # the same labels
+    data, twice = numbers(), torch.arange(1000) % 950  # measured twice, with some noise
+    assert found(changed(data, lambda x: x[twice], lambda y: y[twice] + torch.randn(1000) / 10)) == {}
+
+
+def leaking(data: DataModule, noise: float = 0.05, column: int = 4) -> DataModule:
+    for split, arrays in data.splits.items():
+        x, y = arrays.x.clone(), arrays.targets.float()
+        draw = torch.randn(len(y), generator=torch.Generator().manual_seed(0))
+        x[:, column] = (y - y.mean()) / y.std() + noise * draw
+        put(data, split, x, arrays.targets)
+    return data
+
+
+def test_target_among_the_inputs():
+    one = only(leaking(numbers()), "target_leak")
+    assert (one.evidence["column"], one.change) == (4, {})
+    assert "leave it out" in one.todo
+    assert one.evidence["alone"] > 0.95 > 0.8 > one.evidence["others"]
+    assert found(leaking(numbers(), noise=0.5)) == {}  # it tells much, but not all
+    data = leaking(leaking(numbers()), column=5)  # as a sensor that is there twice: no number tells it alone
+    assert found(data) == {}
+
+
+def test_one_number_that_is_all_there_is():
+    data = numbers()
+    for split in data.splits:
+        data = put(data, split, data.splits[split].x[:, :1], data.splits[split].x[:, 0] * 2)
+    assert found(data) == {}
+
+
+# kind: tables
+@pytest.mark.parametrize("name", ["breast_cancer", "diabetes"])
+def test_target_among_the_columns(name, tmp_path, monkeypatch):
+    """The change leaves that column out, besides those that are."""
+    from src.data.tables.module import TableDataModule
+
+    monkeypatch.chdir(tmp_path)
+    dropped = {"diabetes": "sex", "breast_cancer": "mean_texture"}[name]
+    data = ready(TableDataModule(dataset=name, scale="standard", drop=[dropped]))
+    one = only(leaking(data, column=2), "target_leak")
+    column = one.evidence["name"]
+    assert one.change == {"data": {"init_args": {"drop": [dropped, column]}}}
+    left = ready(TableDataModule(dataset=name, scale="standard", **one.change["data"]["init_args"]))
+    names = [feature["column"] for feature in data.statistics["features"]]
+    assert names[2] == column
+    assert [feature["column"] for feature in left.statistics["features"]] == [*names[:2], *names[3:]]
+    assert found(left) == {}
+
+
+# end
 def test_val_that_is_otherwise():
     assert only(changed(waves(), lambda x: 1.7 * x, split="val"), "drift").evidence["auc"] > 0.9
     assert only(changed(numbers(), lambda x: x + 1, split="val"), "drift").evidence["drift"] > 0.3

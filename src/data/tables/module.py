@@ -275,6 +275,11 @@ class TableDataModule(FrameDataModule):
         """Rows as a network gets them, from columns of numbers, dates and text as `read` gives them."""
         return features.encode(frame, self.statistics["features"])
 
+    def without_number(self, number: int) -> tuple[str, dict[str, Any]]:
+        """The column that a number of x is made of, and the options that leave it out."""
+        name = [f["column"] for f in self.statistics["features"] for _ in features.names(f)][number]
+        return name, {"drop": [*self.drop, name]}
+
     inputs, raw, from_raw, samples_of = outside.inputs, outside.raw, outside.from_raw, outside.samples_of
 
     def keys(self, split: str, index: np.ndarray) -> dict[str, Any]:
