@@ -29,7 +29,10 @@ RANGED, DATA_SEC = 100, 20.0  # steps of the range test; for the questions to th
 TIMED = 0.4  # of the time that is left: for what makes training slow
 UNTRIED = ("overfits", "too_short", "target_leak")  # no short trial can judge a record, or a leak that val has, too
 CURVE_SEC, FEWEST = 5.0, 30  # of one of the trainings that are compared; its fewest steps
+UNITS = {"min": ("loss", "mse"), "max": ("acc", "r2")}  # metrics of which simple models are known
+SQUARES = ("cross_entropy", "nll_loss", "mse_loss")  # losses that have this unit, likewise
 NOTHING = 0.97  # of the trivial score: what is above it has learned nothing
+WORSE = 0.15  # of what a linear model learns: a network that lacks more is no better than that
 
 
 @dataclass
@@ -108,14 +111,14 @@ class Examination:
         case = self.case(first)
         self.time_changes()
         self.try_changes(case)
-        self.result.findings, self.result.trainings = ranked(self.result.findings), self.lab.count
+        self.result.trainings = self.lab.count
         self.settle(case)
         return self.result
 
     def looked(self) -> tuple[Probe, Any, Any, Any]:
         """What all that can go on at once has given."""
         one, request = self.lab.jobs > 1, getattr(self.subject, "request", None)
-        watched = serve_short, (self.subject, Short(steps=WATCHED), watches, WATCHED_SEC, one)
+        watched = serve_short, (self.subject, Short(steps=WATCHED, untrained=True), watches, WATCHED_SEC, one)
         ranged = serve_short, (self.subject, Short(steps=RANGED, validations=0), range_test, WATCHED_SEC, one)
         jobs: list[Any] = [watched, ranged, (ask, (self.subject, DATA_SEC))]
         jobs += [(plan_of, (request,))] if request else []
@@ -182,12 +185,17 @@ class Examination:
         return Case(config, first, steps, total, measured=self.result.measured, scale=scale)
 
     def simple(self, scale: Scale, first: Probe) -> tuple[float, float]:
-        """What one answer for all and a linear model score by what is monitored, the less the better."""
-        kind, sign = ("loss", 1) if scale.mode == "min" else ("score", -1)
-        known = [sign * self.result.measured.get(f"{name}_{kind}", math.nan) for name in ("trivial", "linear")]
-        if not scale.metric.endswith(("loss", "acc", "r2")) or math.isnan(known[0]):
-            known = [first.losses[0] if first.losses and scale.mode == "min" else math.nan, math.nan]
-        return known[0], known[1]
+        """What one answer for all and a linear model score by what is monitored, the less the better. Where their unit
+        is another, the first is what the untrained model scores."""
+        kind, sign, numbers = ("loss", 1, SQUARES) if scale.mode == "min" else ("score", -1, ())
+        if not (
+            scale.metric.endswith(UNITS[scale.mode]) and (not numbers or self.result.measured.get("loss") in numbers)
+        ):
+            return sign * first.untrained.get(scale.metric, math.nan), math.nan
+        trivial, linear = (
+            sign * self.result.measured.get(f"{name}_{kind}", math.nan) for name in ("trivial", "linear")
+        )
+        return trivial if math.isfinite(trivial) else sign * first.untrained.get(scale.metric, math.nan), linear
 
     def suspects(self, case: Case) -> list[Finding]:
         if not case.config:
@@ -200,17 +208,22 @@ class Examination:
         return [*rate_suspects(case.config, rates(request), test), *suspects(case)]
 
     def settle(self, case: Case) -> None:
-        """The verdict: what has learned nothing, without a finding that says why, is not healthy."""
-        score = case.scale.score(case.base[0]) if case.base else math.inf
-        trivial = case.scale.trivial
-        poor = score > trivial - (1 - NOTHING) * abs(trivial)
-        if not poor:  # its network has found what simple models have not
-            self.result.findings = [one for one in self.result.findings if one.check != "labels_independent"]
-        if poor and not self.result.findings:
-            self.result.unknown.append(
-                ("learning", f"the score is {score:.4g}, one answer for all gives {case.scale.trivial:.4g}")
-            )
-        self.result.verdict = "findings" if self.result.findings else "unknown" if poor else "healthy"
+        """The verdict: what has learned nothing, or less than a simple model, is not healthy, whatever was found."""
+        scale, ends = case.scale, [case.scale.score(probe) for probe in case.base]
+        score, best = min(ends, default=math.inf), min(map(scale.score, self.trials.done.values()), default=math.inf)
+        poor = not score < scale.trivial - (1 - NOTHING) * abs(scale.trivial)
+        worse = case.whole and score > scale.known + WORSE * (scale.trivial - scale.known)
+        learns = best < scale.trivial - (1 - NOTHING) * abs(scale.trivial)
+        self.result.findings = ranked([one for one in self.result.findings if not (learns and is_doubtful(one))])
+        if (poor or worse) and not self.result.findings:
+            against = f"one answer for all gives {scale.trivial:.4g}, a linear model {scale.known:.4g}"
+            self.result.unknown.append(("learning", f"the score is {score:.4g}; {against}"))
+        self.result.verdict = "findings" if self.result.findings else "unknown" if poor or worse else "healthy"
+
+
+def is_doubtful(one: Finding) -> bool:
+    """What simple models have found in the data, where the network learns all the same."""
+    return one.check == "labels_independent" or (one.check == "input_scale" and not one.tried)
 
 
 def range_test() -> list[Witness]:

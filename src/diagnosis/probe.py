@@ -54,7 +54,7 @@ class Probe:
 
     Args:
         losses: of each step, as far as it came; NaN where the model gives none.
-        scores: what each validation logged, `step` with it.
+        scores: what each validation logged, `step` with it; `untrained`: what one before the first step did.
         step_sec, wait_sec: seconds of each step after the first ones, and those in which it waited for data.
         failed: the error, with its exit `code`; `memory` says whether that ran out.
         extra: what the subject's data and model are like: sizes, device, names.
@@ -62,6 +62,7 @@ class Probe:
 
     losses: list[float] = field(default_factory=list)
     scores: list[dict[str, float]] = field(default_factory=list)
+    untrained: dict[str, float] = field(default_factory=dict)
     step_sec: list[float] = field(default_factory=list)
     wait_sec: list[float] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -107,6 +108,9 @@ class Recorder(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if trainer.sanity_checking:
+            self.probe.untrained = scores
+            return
         self.probe.scores.append({**scores, "step": self.step})
         self.t_step = self.t_end = clock()
 
@@ -198,6 +202,7 @@ def in_child(pipe: Any, log: Path, function: Callable[..., Any], arguments: tupl
     sys.stdout = sys.stderr = open(log, "a", buffering=1)  # noqa: SIM115
     os.dup2(sys.stdout.fileno(), 1)
     os.dup2(sys.stdout.fileno(), 2)
+    torch.set_num_threads(torch.get_num_threads())  # a fork's pool of threads is made anew
     try:
         pipe.send(function(*arguments))
     except BaseException as e:
@@ -211,7 +216,7 @@ def failure(e: BaseException) -> dict[str, Any]:
 
 
 def serve_short(subject: Subject, short: Short, watches: Make, most_sec: float, one_thread: bool) -> Probe:
-    torch.set_num_threads(1 if one_thread else torch.get_num_threads())  # a fork's pool of threads is made anew
+    torch.set_num_threads(1 if one_thread else torch.get_num_threads())
     recorder, watching = Recorder(most_sec), list(watches())
     trainer, model, fit = subject.made(short, [recorder, *watching])
     torch.set_num_threads(1 if one_thread else torch.get_num_threads())  # the config may have set it

@@ -25,6 +25,7 @@ MOST, AFTER, FEWEST = 0.25, 0.05, 5  # of a run, beside training; what it is bro
 STEPS, WATCHED_SEC, STARTS_SEC = 400, 4.0, 6.0  # that are watched, at most; of a run around training, about
 DEAR = {"threads": None, "trainer.profiler": None, "trainer.detect_anomaly": False, "trainer.deterministic": False}
 DEAR |= {"model.activation_checkpointing": False}  # and what each is where it costs nothing
+TINY, MANY = "batches_too_small", 0.5  # and what a sample must take of its time in a larger batch
 HOOKS = ("slow_callback", "logs_too_often")  # which `tune` leaves out
 Seen = dict[str, Any]
 
@@ -70,7 +71,7 @@ def slow(request: Request, lab: Lab, folder: Path, budget_sec: float) -> tuple[l
                 changes = [from_flag(key, json.dumps(value), config) for value in values]
                 ratios = [time_ratio(search, lab, seen, check, change) for change in changes]
                 ratio, numbers = min(ratios), {"step_sec": seen["step_sec"], "time_ratio": min(*ratios, 1.0)}
-                if ratio < 1 - LEAST:
+                if ratio < (MANY if check == TINY else 1 - LEAST):
                     change = changes[ratios.index(ratio)]
                     found.append(Finding(check, SLOW, text, numbers, 1 - ratio, 0.9, change, tried=True))
                 elif check == "data_bound" and 0 not in values and seen["data"] > LEAST and seen["device"] == "cpu":
@@ -87,7 +88,8 @@ def time_ratio(search: Search, lab: Lab, seen: Seen, check: str, change: Overlay
     if not hasattr(search, "facts"):
         search.begin()
         search.allow(1.0)
-    ratios = sorted(search.compared({}, change).get("ratios", []))
+    samples = change["data"]["init_args"]["batch_size"] / seen["batch_size"] if check == TINY else 1
+    ratios = sorted(ratio / samples for ratio in search.compared({}, change).get("ratios", []))
     return ratios[len(ratios) // 2] if ratios and is_faster(ratios) else math.inf  # it fails, or gains nothing
 
 
@@ -128,6 +130,7 @@ def suspected(config: Overlay, seen: Seen) -> list[tuple[str, str, str, list[Any
         (precision != best, "precision", f"precision is {precision}", "trainer.precision", [best]),
         (4 * micro <= batch, "micro_batch", f"{batch // micro} micro-batches a step", "data.micro_batch_size", [batch]),
         (workers or seen["data"], "data_bound", f"{data}, with {workers} workers", "data.num_workers", others),
+        (batch <= 8, TINY, f"a step has {batch} samples", "data.batch_size", [32]),
         (hooks and logs < 10, HOOKS[1], f"a log each {logs} steps", "trainer.log_every_n_steps", [50]),
     ]
     on = {key: given.get(key) or given.get(f"{key}.class_path") for key in DEAR}

@@ -102,7 +102,7 @@ class Structure(Witness, TorchFunctionMode):
         self.before = {}
 
     def measured(self) -> dict[str, Any]:
-        return {"layers": self.layers}
+        return {"layers": self.layers, "loss": self.losses[0]["name"] if self.losses else ""}
 
     def on_train_end(self, *_: Any) -> None:
         self.__exit__(None, None, None)

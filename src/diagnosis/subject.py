@@ -34,12 +34,14 @@ class Short:
         overlay: of the config; of a module `{"lr_times": 10.0}`.
         steps: of the optimizer, by which its schedule goes.
         validations: how often it is measured, at even distances; the last time at its end.
+        untrained: measure it before the first step, too.
     """
 
     overlay: Overlay = field(default_factory=dict)
     steps: int = 40
     seed: int = 0
     validations: int = 1
+    untrained: bool = False
 
 
 class Subject(Protocol):
@@ -153,6 +155,7 @@ class Rate(Callback):
 def validate(trainer: Trainer, short: Short) -> None:
     """Have it validate at even distances. Lightning counts micro-batches."""
     trainer.check_val_every_n_epoch = None
+    trainer.num_sanity_val_steps = math.inf if short.untrained else 0
     every = max(1, short.steps // short.validations)
     trainer.val_check_interval = every * trainer.accumulate_grad_batches
 

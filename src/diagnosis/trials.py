@@ -14,7 +14,8 @@ from src.diagnosis.subject import Short
 from src.tuning.judge import bounds, level
 from src.tuning.search import name_of
 
-SEEDS = 3
+SEEDS = range(1, 4)  # by which changes are judged; seed 0 has only chosen which
+CHOOSE = (0,)
 LEAST = 0.08  # of what can be learned: a change that wins back less is not told
 LEAST_OF = {"too_short": 0.2}  # to train for longer nearly always helps
 VALIDATIONS = 8
@@ -71,7 +72,7 @@ class Trials:
     scale: Scale
     steps: int
     told: Callable[[str], Any] = str
-    seeds: Sequence[int] = range(SEEDS)
+    seeds: Sequence[int] = SEEDS
     done: dict[str, Probe] = field(default_factory=dict)
     log: list[dict[str, Any]] = field(default_factory=list)  # for the report
 
@@ -89,9 +90,9 @@ class Trials:
     def probe(self, overlay: Overlay, seed: int) -> Probe | None:
         return self.done.get(name_of([seed, overlay]))
 
-    def gains(self, base: Overlay, overlay: Overlay, metric: str = "") -> list[float]:
+    def gains(self, base: Overlay, overlay: Overlay, metric: str, seeds: Sequence[int]) -> list[float]:
         """By seed, of those that were run."""
-        pairs = [(self.probe(base, seed), self.probe(overlay, seed)) for seed in self.seeds]
+        pairs = [(self.probe(base, seed), self.probe(overlay, seed)) for seed in seeds]
         scale = replace(self.scale, trivial=0.0, known=-1.0) if metric else replace(self.scale, known=self.best())
         whole = [(a, b) for a, b in pairs if a and b]
         return [scale.gain(scale.score(a, metric), scale.score(b, metric)) for a, b in whole]
@@ -104,22 +105,22 @@ class Trials:
     def judge(self, suspects: Sequence[Finding]) -> list[Finding]:
         """Those that help beyond noise, with what they win back."""
         self.told(f"{len(suspects)} changes")
-        self.run([{}, *(one.change for one in suspects)], [0])
-        likely = [one for one in suspects if one.certain or self.helps(one, {}, 1)]
+        self.run([{}, *(one.change for one in suspects)], CHOOSE)
+        likely = [one for one in suspects if one.certain or self.helps(one, {}, CHOOSE)]
         likely = [self.walked(one) for one in self.best_of_each(likely)]
         self.run([{}, *(one.change for one in likely)], self.seeds)
         kept = [judged for one in likely if (judged := self.judged(one))]
         return self.without_echoes(sorted(kept, key=lambda one: -one.weight))
 
-    def helps(self, one: Finding, base: Overlay, least_seeds: int) -> bool:
-        gains = self.gains(base, on_top(base, one.change), one.metric)
-        return len(gains) >= least_seeds and statistics.fmean(gains) >= LEAST / 2
+    def helps(self, one: Finding, base: Overlay, seeds: Sequence[int]) -> bool:
+        gains = self.gains(base, on_top(base, one.change), one.metric, seeds)
+        return len(gains) == len(seeds) and statistics.fmean(gains) >= LEAST / 2
 
     def best_of_each(self, likely: Sequence[Finding]) -> list[Finding]:
         """Of the changes for one check that which wins back most with the first seed."""
         best: dict[str, tuple[float, Finding]] = {}
         for one in likely:
-            gain = next(iter(self.gains({}, one.change, one.metric)), -1.0)
+            gain = next(iter(self.gains({}, one.change, one.metric, CHOOSE)), -1.0)
             if one.check not in best or gain > best[one.check][0]:
                 best[one.check] = gain, one
         return [one for _, one in best.values()]
@@ -130,15 +131,15 @@ class Trials:
             return one
         for _ in range(MOST_WALKED):
             further = replace(one, change=scaled(one.change, 10 if one.check == "lr_too_low" else 0.1))
-            self.run([further.change], [0])
-            now, then = (self.gains({}, change)[:1] for change in (one.change, further.change))
+            self.run([further.change], CHOOSE)
+            now, then = (self.gains({}, change, "", CHOOSE) for change in (one.change, further.change))
             if not then or then[0] <= now[0] + LEAST / 4:
                 break
             one = further
         return one
 
     def judged(self, one: Finding) -> Finding | None:
-        gains = self.gains({}, one.change, one.metric)
+        gains = self.gains({}, one.change, one.metric, self.seeds)
         pairs = [(self.probe({}, seed), self.probe(one.change, seed)) for seed in self.seeds]
         before, after = ([self.scale.score(p, one.metric) for p in side if p] for side in zip(*pairs, strict=True))
         self.log.append({"check": one.check, "change": one.change, "before": before, "after": after, "gains": gains})
@@ -158,8 +159,8 @@ class Trials:
         first, *others = kept
         self.told("what is left with the first change")
         together = [on_top(first.change, one.change) for one in others]
-        self.run([first.change, *together], range(SEEDS - 1))
-        return [first, *(one for one in others if one.certain or self.helps(one, first.change, 2))]
+        self.run([first.change, *together], self.seeds[:2])
+        return [first, *(one for one in others if one.certain or self.helps(one, first.change, self.seeds[:2]))]
 
 
 def beyond_noise(gains: Sequence[float]) -> bool:
