@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.config.request import CommandParser, Request, command_parser, positive, read_request
 from src.run.command import command, command_line, loading
-from src.run.errors import ConfigError
+from src.run.errors import ConfigError, EnvironmentFault
 from src.run.files import write_json
 from src.run.folder import LOGS, RunFolder
 from src.run.terminal import rank_zero_print, relative_path
@@ -43,27 +43,29 @@ def diagnose_parser() -> CommandParser:
     parser = command_parser("diagnose", __doc__)
     parser.add_argument("--minutes", type=positive, default=2.0, metavar="M", help="about as long as it may take: 2")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found here, too")
+    parser.add_argument("--run", dest="run_dir", metavar="DIR", help="another name of --run_dir")
     parser.add_argument("--fix", action="store_true", help="try the first change once more, keep it if it helps")
     return parser
 
 
-def asked(args: Sequence[str]) -> tuple[Request, Path]:
-    """What is to be examined, a config or that of a run, and the folder of the results."""
+def asked(args: Sequence[str]) -> tuple[Request, Path, RunFolder | None]:
+    """What is to be examined, a config or that of a run; the folder of the results; the run."""
     options = diagnose_parser().parse_known_args(args)[0]
     if options.run_dir and not options.config:
-        (run := RunFolder(Path(options.run_dir))).config()
-        return read_request(diagnose_parser(), ["--config", f"{run.path}/config.yaml", *args]), run.path / "diagnose"
+        (past := RunFolder(Path(options.run_dir))).config()
+        request = read_request(diagnose_parser(), ["--config", f"{past.path}/config.yaml", *args])
+        return request, past.path / "diagnose", past
     request = read_request(diagnose_parser(), args)
     folder = Path(options.run_dir or LOGS / request.experiment / "diagnose")
     there = [path for path in (folder / "config.yaml", *map(Path, options.config or ())) if path.is_file()]
     if own := [path for path in there if path.resolve().parent == folder.resolve()]:
         raise ConfigError(f"{own[0]}: where results would go -> another --run_dir; for a run, that without --config")
-    return request, folder
+    return request, folder, None
 
 
 @command
 def main(args: Sequence[str]) -> int:
-    began, (request, folder) = time.monotonic(), asked(args)
+    began, (request, folder, past) = time.monotonic(), asked(args)
     options = request.options
     with loading():
         from src.config.build import Experiment
@@ -74,8 +76,10 @@ def main(args: Sequence[str]) -> int:
 
     config = Experiment(request).plain_config  # without secrets; it ends here where that is to be printed
     for path in (folder, *([options.json.parent] if options.json else ())):
-        path.mkdir(parents=True, exist_ok=True)
-    past = RunFolder(folder.parent) if options.run_dir and not options.config else None
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise EnvironmentFault(f"{path}: cannot be written: {e.strerror} -> name another --run_dir") from e
     examination = Examination(OfConfig(request), folder, 60 * options.minutes, rank_zero_print, past)
     files = [part for path in options.config or () for part in ("--config", relative_path(Path(path)))]
     trains = [*files, *diagnose_parser().parse_known_args(args)[1]]

@@ -86,7 +86,7 @@ def read_file(path: Path) -> tuple[dict[str, Any], Lines]:
         raise ConfigError(f"{path}: not UTF-8 text (byte {e.start}) -> is it a config?") from None
     except (OSError, ValueError) as e:
         hint = nearest(path.name, (p.name for p in path.parent.glob("*.yaml")))
-        raise ConfigError(f"{path}: {getattr(e, 'strerror', e)}".lower() + hint) from None
+        raise ConfigError(f"{path}: {str(getattr(e, 'strerror', e)).lower()}{hint}") from None
     if len(raw) > MAX_BYTES:
         raise ConfigError(f"{path}: larger than a config may be ({MAX_BYTES:,} bytes)")
     data, lines = read_text(text, str(path))

@@ -19,7 +19,7 @@ from src.diagnosis.structure import watches
 from src.diagnosis.subject import Short, Subject
 from src.diagnosis.suspects import suspects
 from src.diagnosis.trials import Scale, Trials
-from src.run.errors import NumericsError
+from src.run.errors import EnvironmentFault, NumericsError
 from src.run.files import write_text
 from src.run.folder import RunFolder
 from src.tuning.candidates import rates
@@ -120,9 +120,9 @@ class Examination:
         one, request = self.lab.jobs > 1, getattr(self.subject, "request", None)
         watched = serve_short, (self.subject, Short(steps=WATCHED, untrained=True), watches, WATCHED_SEC, one)
         ranged = serve_short, (self.subject, Short(steps=RANGED, validations=0), range_test, WATCHED_SEC, one)
-        jobs: list[Any] = [watched, ranged, (ask, (self.subject, DATA_SEC))]
-        jobs += [(plan_of, (request,))] if request else []
-        first, rates, data, *plan = self.lab.all(jobs, LIMIT_SEC)
+        jobs: list[Any] = [(plan_of, (request,))] if request else []
+        jobs += [watched, ranged, (ask, (self.subject, DATA_SEC))]
+        *plan, first, rates, data = self.lab.all(jobs, LIMIT_SEC)
         return (first if isinstance(first, Probe) else Probe(**first)), rates, data, next(iter(plan), None)
 
     def note(self, findings: Sequence[Finding], measured: dict[str, Any], unknown: Sequence[Unknown]) -> None:
@@ -166,11 +166,17 @@ class Examination:
         return replace(one, change={"data": {"init_args": {"without": str(file)}}})
 
     def broken(self, first: Probe) -> Diagnosis:
-        """It cannot be trained at all."""
+        """It cannot be trained at all; or nobody knows, because it took too long."""
+        if first.code == EnvironmentFault.code and not first.memory:
+            self.result.unknown.append(("training", first.failed))
+            self.result.findings = ranked(self.result.findings)
+            self.result.verdict = "findings" if self.result.findings else "unknown"
+            return self.result
         check, question = ("out_of_memory", SPACE) if first.memory else ("does_not_train", BADLY)
         what, _, todo = first.failed.partition(" -> ")
-        found = Finding(check, question, what, {"exit_code": first.code}, 1.0, 1.0, todo=todo or what, certain=True)
+        found = Finding(check, question, what, {"exit_code": first.code}, 0.0, 1.0, todo=todo or what, certain=True)
         self.result.findings, self.result.verdict = self.result.findings[:1] or [found], "findings"
+        self.result.unknown = []  # for the same reason
         return self.result
 
     def case(self, first: Probe) -> Case:
@@ -218,7 +224,8 @@ class Examination:
         if (poor or worse) and not self.result.findings:
             against = f"one answer for all gives {scale.trivial:.4g}, a linear model {scale.known:.4g}"
             self.result.unknown.append(("learning", f"the score is {score:.4g}; {against}"))
-        self.result.verdict = "findings" if self.result.findings else "unknown" if poor or worse else "healthy"
+        late = any("no time was left" in why for _, why in self.result.unknown)
+        self.result.verdict = "findings" if self.result.findings else "unknown" if poor or worse or late else "healthy"
 
 
 def is_doubtful(one: Finding) -> bool:

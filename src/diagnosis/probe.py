@@ -173,7 +173,9 @@ class Lab:
                 for pipe in [p for p in running if p in ready or clock() > running[p][2]]:
                     number, process, _ = running.pop(pipe)
                     answers[number] = (
-                        answer(pipe, process) if pipe in ready else {"failed": f"took over {limit_sec:.0f} s"}
+                        answer(pipe, process)
+                        if pipe in ready
+                        else {"failed": f"took over {limit_sec:.0f} s", "code": 75}
                     )
                     process.kill()
                     process.join()

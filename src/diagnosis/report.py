@@ -16,6 +16,7 @@ import yaml
 from rich.text import Text
 
 from src.config.check import SECTIONS
+from src.config.request import group
 from src.config.strict_yaml import SPEC
 from src.diagnosis.examine import Diagnosis, Examination
 from src.diagnosis.pictures import pictures
@@ -36,7 +37,9 @@ def told(found: Diagnosis, command: str, trains: Sequence[str], seconds: float) 
     """What diagnose.json holds; what is no number is null. `trains` are the arguments of src.train."""
     plain = found.plain()
     for one in plain["findings"]:
-        flags = [*trains, *flags_of(one["change"])]
+        new = flags_of(one["change"])
+        kept = [part for name, value in group([*trains]) if f"--{name}" not in new for part in (f"--{name}", value)]
+        flags = [*kept, *new]
         one["command"] = command_line("src.train", flags) if one["change"] else ""
     plain["unknown"] = [{"check": check, "why": why} for check, why in found.unknown]
     made = {"date": time.strftime("%Y-%m-%d %H:%M"), **hardware(), **{n: version(n) for n in ("torch", "lightning")}}

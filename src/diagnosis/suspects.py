@@ -27,6 +27,7 @@ PLAIN, ADAM = (
     {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}},
 )
 ENDS, NUMBER = ("trainer.max_epochs", "trainer.max_steps"), (int, float)
+FEW_STEPS = 100  # of a run: a schedule that ends there hides whether the loss still falls
 Row = tuple[str, dict[str, Any]]  # check, new values by key
 
 
@@ -102,7 +103,8 @@ def of_data(case: Any, given: dict[str, Any], left: float) -> Iterator[Row]:
 def of_end(case: Any, base: Any, given: dict[str, Any], left: float) -> Iterator[Row]:
     """Where the trial was as long as a run: it ends too soon, or too late."""
     third, end = len(base.losses) // 3, level(base.losses)
-    if case.whole and third and level(base.losses[: 2 * third]) - end > 0.1 * (base.losses[0] - end) > 0:
+    falls = third and level(base.losses[: 2 * third]) - end > 0.1 * (base.losses[0] - end) > 0
+    if case.whole and (falls or case.total <= FEW_STEPS):
         yield "too_short", {k: 3 * given[k] for k in ENDS if (given.get(k) or 0) > 0}
     scores = [one.get(case.scale.metric, math.nan) for one in base.scores]
     if case.scale.mode == "min" and len(scores) > 3 and scores[-1] > 1.1 * min(scores) and left < 0.5:
