@@ -47,6 +47,16 @@ def test_a_run_is_examined_in_its_own_folder(run, copied, tmp_path):
         assert not one["command"] or shlex.split(one["command"])[4].endswith("run/config.yaml")
 
 
+def test_the_record_of_a_run_is_read(run, copied):
+    folder = copied([*SMALL, "--trainer.max_epochs", 1])
+    ended = json.loads((folder / "summary.json").read_text())
+    stopped = {"status": "stopped", "exit_code": 130, "error": "stopped by SIGINT", "steps": ended["steps"]}
+    (folder / "summary.json").write_text(json.dumps(stopped))
+    assert "SIGINT" in asked(run, "--run_dir", folder)
+    checks = [one["check"] for one in json.loads((folder / "diagnose/diagnose.json").read_text())["findings"]]
+    assert "not_finished" in checks
+
+
 def test_a_config_that_does_not_build_is_a_finding_of_its_own(run, tmp_path):
     output = asked(run, *SMALL, "--run_dir", tmp_path / "out", "--data.batch_size", "100000", "--fix")
     (one,) = json.loads((tmp_path / "out/diagnose.json").read_text())["findings"]
@@ -68,7 +78,9 @@ def test_a_config_that_does_not_build_is_a_finding_of_its_own(run, tmp_path):
         ("--run_dir {tmp}/odd", 2, "did you mean model?"),
         ("--config tests/small.yaml --run_dir {tmp}/odd", 2, "odd/config.yaml: where results would go -> another"),
         ("--config tests/small.yaml --config {tmp}/out/fix-1.yaml --run_dir {tmp}/out", 2, "fix-1.yaml: where results"),
-        ("--config tests/small.yaml --run_dir /proc/nothing", 1, "/proc/nothing: No such file or directory"),
+        ("--config tests/small.yaml --run_dir /proc/nothing", 75, "/proc/nothing: cannot be written: No such file"),
+        ("--config tests/small.yaml --run_dir {tmp}/odd/config.yaml/out", 75, "cannot be written: Not a directory"),
+        ("--run {tmp}/nothing", 4, "no run is here (there is no config.yaml)"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_ends_it_in_one_line(args, code, text, run, tmp_path):
@@ -77,8 +89,7 @@ def test_what_is_wrong_ends_it_in_one_line(args, code, text, run, tmp_path):
         (tmp_path / name / ("fix-1.yaml" if name == "out" else "config.yaml")).write_text(config)
     output = run(args.format(tmp=tmp_path).split(), code=code, command=src.diagnose.main)
     assert text in output
-    if code != 1:
-        assert len(output.splitlines()) == 1
+    assert len(output.splitlines()) == 1
     files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")}
     assert files == {"damaged/config.yaml", "odd/config.yaml", "out/fix-1.yaml", "output0.txt"}
 
