@@ -223,7 +223,7 @@ def beginning(seen: Structure, model: Any) -> Iterator[Row]:
         large, numbers = min(one["value"] / LARGE, seen.now["value"]) > usual, {"loss": one["value"], "usual": usual}
         yield large, "large_initial_weights", "the first loss is too large -> draw smaller weights", reset, numbers
     end = (seen.end or ("", None))[0]
-    dead = {n: share for n, share in seen.dead.items() if share > DEAD and n != end}
+    dead = {n: share for n, share in seen.dead.items() if share > DEAD and n != end and not alike}
     line = f"{len(dead)} layers of ReLUs give 0 for all inputs -> draw the weights anew, with no bias"
     yield dead, "dead_units", line, reset, {"layers": [*dead][:5], "share": max(dead.values(), default=0.0)}
     flat = {
