@@ -25,7 +25,7 @@ MODES, PAIRED = ("dropout", "batch_norm"), (*NUMBERS, "sub", "__sub__", "__rsub_
 ENDS = {"relu": (0.0, math.inf), "sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}  # and what they give
 ANY, UNSURE = (-math.inf, math.inf), ("large_initial_weights", "vanishing_gradients")
 CALLS, LARGE, VANISHED = 8, 1.5, 1e-3  # losses that are looked at; of healthy runs the first was at most 4 % off
-DEAD, FLAT = 0.9, (nn.Tanh, nn.Sigmoid)  # share of ReLUs; where no gradient comes through
+DEAD, FLAT, GELU = 0.9, (nn.Tanh, nn.Sigmoid), {"class_path": "torch.nn.GELU"}  # share of ReLUs; with flat ends
 Row = tuple[Any, str, str, Overlay, dict[str, Any]]  # whether it is so, check, line, what mends it, numbers
 
 
@@ -49,8 +49,8 @@ class Structure(Witness, TorchFunctionMode):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.network, self.trainer = network_of(pl_module), trainer
         self.whole, named = self.network, self.network.named_parameters()
-        tables = [m.weight for m in self.network.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)]
-        self.weights = {n: p for n, p in named if is_weight(n, p) and len(p) > 1 and p not in {*tables}}
+        tables = {m.weight for m in self.network.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
+        self.weights = {n: p for n, p in named if is_weight(n, p) and len(p) > 1 and p not in tables}
         self.alike = {n: p.detach().clone() for n, p in self.weights.items() if bool((p == p[:1]).all())}
         self.optimized = {p for o in trainer.optimizers for group in o.param_groups for p in group["params"]}
         for name, module in self.network.named_modules():
@@ -70,8 +70,8 @@ class Structure(Witness, TorchFunctionMode):
             if isinstance(module, nn.ReLU) and out.ndim > 1:
                 share = float((out <= 0).transpose(0, 1).flatten(1).all(1).float().mean())
                 self.dead[name] = min(share, self.dead.get(name, 1.0))
-            if any(True for _ in module.parameters()):
-                self.recent = module, (args, kwargs), out
+            taken = module is self.whole or any(True for _ in module.parameters())
+            self.recent = (module, (args, kwargs), out) if taken else self.recent
             if module is self.whole:
                 self.ends()
 
@@ -140,10 +140,8 @@ class Structure(Witness, TorchFunctionMode):
             return tensor_of(functional_call(self.whole.eval(), weights, *self.inputs))
 
     def bounds(self) -> tuple[float, float]:
-        """The least and greatest that the network gives, whatever its last weights are: of a linear end, one is less
-        the other. Of a sigmoid they are 0 and 1."""
-        last = [partial(lambda f, n, p: f * p if p in self.head else p, f) for f in (1e3, -1e3)]
-        outs = [self.again(change) for change in last]
+        """The least and greatest that the network gives, whatever its last weights are: of a sigmoid 0 and 1."""
+        outs = [self.again(partial(lambda f, n, p: f * p if p in self.head else p, f)) for f in (1e3, -1e3)]
         ends = min(float(out.min()) for out in outs), max(float(out.max()) for out in outs)
         return ANY if torch.equal(*outs) else ends  # they are another head's
 
@@ -199,8 +197,13 @@ def the_end(seen: Structure, model: Any) -> Iterator[Row]:
             yield off, "no_log_probabilities", f"{line} what does not sum to 1 {last}", {}, numbers
         p, q = torch.tensor(ends).sigmoid().tolist() if kind == "sigmoid" else ends  # as after two sigmoids
         half = name == "binary_cross_entropy" and q - p > 1e-3 and (p > 0.4999 or q < 0.5001)
-        line_of = "outputs stay on one side of 0.5 -> let the network end in a linear layer and one sigmoid"
-        yield half, "sigmoid_before_loss", line_of, swap, numbers
+        yield (
+            half,
+            "sigmoid_before_loss",
+            "outputs keep to one side of 0.5 -> give a sigmoid linear values",
+            swap,
+            numbers,
+        )
         yield few, "one_class", "a softmax over one class is always 1 -> take an output for each", {}, numbers
         yield sums and not few, "softmax_before_loss", f"{line} probabilities {last}", log, numbers
         yield of and above and below, "sigmoid_before_loss", f"{line} what a sigmoid gives {last}", log, numbers
@@ -226,13 +229,10 @@ def beginning(seen: Structure, model: Any) -> Iterator[Row]:
     dead = {n: share for n, share in seen.dead.items() if share > DEAD and n != end and not alike}
     line = f"{len(dead)} layers of ReLUs give 0 for all inputs -> draw the weights anew, with no bias"
     yield dead, "dead_units", line, reset, {"layers": [*dead][:5], "share": max(dead.values(), default=0.0)}
-    flat = {
-        n: {"class_path": "torch.nn.GELU"} for n, m in seen.network.named_modules() if isinstance(m, FLAT) and n != end
-    }
-    names = {p: n for n, p in seen.weights.items() if n in seen.ratios}
-    calls = [names[p] for m in seen.called for p in m.parameters(recurse=False) if p in names]  # by depth
-    ratios = [statistics.median(seen.ratios[n]) for n in calls]
-    for change in (reset, in_model(model, swap=flat)) if len(ratios) > 1 and not dead else ():
+    flat = [n for n, m in seen.network.named_modules() if isinstance(m, FLAT) and n != end]
+    medians = {p: statistics.median(seen.ratios[n]) for n, p in seen.weights.items() if n in seen.ratios}
+    ratios = [medians[p] for m in seen.called for p in m.parameters(recurse=False) if p in medians]  # by depth
+    for change in (reset, in_model(model, swap=dict.fromkeys(flat, GELU))) if len(ratios) > 1 and not dead else ():
         line, first, last = "hardly a gradient comes to the first layer -> take ReLU", ratios[0], ratios[-1]
         yield first <= VANISHED * last, "vanishing_gradients", line, change, {"first": first, "last": last}
 
