@@ -197,13 +197,7 @@ def the_end(seen: Structure, model: Any) -> Iterator[Row]:
             yield off, "no_log_probabilities", f"{line} what does not sum to 1 {last}", {}, numbers
         p, q = torch.tensor(ends).sigmoid().tolist() if kind == "sigmoid" else ends  # as after two sigmoids
         half = name == "binary_cross_entropy" and q - p > 1e-3 and (p > 0.4999 or q < 0.5001)
-        yield (
-            half,
-            "sigmoid_before_loss",
-            "outputs keep to one side of 0.5 -> give a sigmoid linear values",
-            swap,
-            numbers,
-        )
+        yield half, "sigmoid_before_loss", "outputs keep to one side of 0.5 -> take a sigmoid only once", swap, numbers
         yield few, "one_class", "a softmax over one class is always 1 -> take an output for each", {}, numbers
         yield sums and not few, "softmax_before_loss", f"{line} probabilities {last}", log, numbers
         yield of and above and below, "sigmoid_before_loss", f"{line} what a sigmoid gives {last}", log, numbers
