@@ -485,6 +485,50 @@ def test_gradients_that_stay_in_manual_optimization(kind, plain, resets):
     assert by_hand(model) == ([] if resets else ["gradients_not_reset"])
 
 
+class Adversaries(LightningModule):
+    """The generator's loss leaves gradients in the discriminator, which are reset before that one's own."""
+
+    automatic_optimization = False
+
+    def __init__(self):
+        super().__init__()
+        self.made, self.judged = layers(out=8), layers(out=1)
+
+    def training_step(self, batch, batch_idx):
+        made, (first, second) = self.made(torch.randn_like(batch[0])), self.optimizers()
+        one = torch.ones(len(made), 1)
+        loss = F.binary_cross_entropy_with_logits(self.judged(made), one)
+        first.zero_grad()
+        self.manual_backward(loss)
+        first.step()
+        loss = F.binary_cross_entropy_with_logits(self.judged(made.detach()), 0 * one)
+        second.zero_grad()
+        self.manual_backward(loss + F.binary_cross_entropy_with_logits(self.judged(batch[0]), one))
+        second.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.Adam(part.parameters(), 2e-4) for part in (self.made, self.judged)]
+
+
+def test_adversaries():
+    assert by_hand(Adversaries()) == []
+
+
+@pytest.mark.parametrize(("end", "checks"), [((), []), ((nn.ReLU(),), ["head_activation"])])
+def test_a_forward_pass_that_gives_the_loss(end, checks):
+    class Whole(Foreign):
+        def forward(self, x, y):
+            return {"loss": F.cross_entropy(self.body(x), y)}
+
+        def training_step(self, batch, batch_idx):
+            return self(*batch)["loss"]
+
+        def validation_step(self, batch, batch_idx):
+            self.log("val_loss", self(*batch)["loss"])
+
+    assert list(found(Whole(layers(*end)))) == checks
+
+
 def deep(activation):
     def made(in_features: int, num_classes: int) -> nn.Sequential:
         sizes = [in_features] + [32] * 8
