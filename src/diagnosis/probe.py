@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -224,7 +225,8 @@ def serve_short(subject: Subject, short: Short, watches: Make, most_sec: float, 
     torch.set_num_threads(1 if one_thread else torch.get_num_threads())  # the config may have set it
     failed: dict[str, Any] = {}
     try:
-        with subject.faults(trainer, fit):
+        with warnings.catch_warnings(), subject.faults(trainer, fit):
+            warnings.filterwarnings("ignore", message="Using a target size")  # a check tells of it
             trainer.fit(model, **fit)
     except Exception as e:
         failed = failure(e)

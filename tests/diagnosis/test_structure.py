@@ -30,6 +30,8 @@ def layers(*more, out=3, width=16):
 class Foreign(LightningModule):
     """Somebody's: no network of that name, batches are pairs."""
 
+    direct = False  # whether forward() is left out
+
     def __init__(self, body=None, loss=F.cross_entropy, rate=0.05):
         super().__init__()
         self.body, self.loss, self.rate = body or layers(), loss, rate
@@ -38,15 +40,21 @@ class Foreign(LightningModule):
         return self.body(x)
 
     def training_step(self, batch, batch_idx):
-        loss = self.loss(self(batch[0]), batch[1])
+        loss = self.loss((self.body if self.direct else self)(batch[0]), batch[1])
         self.log("train_loss", loss)
         return loss
 
     def validation_step(self, batch, batch_idx):
-        self.log("val_loss", self.loss(self(batch[0]), batch[1]))
+        self.log("val_loss", self.loss((self.body if self.direct else self)(batch[0]), batch[1]))
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=self.rate)
+
+
+class Direct(Foreign):
+    """The commonest way: the network is called, and forward() is not."""
+
+    direct = True
 
 
 def loaders(targets="classes", shape=(8,)):
@@ -67,8 +75,8 @@ def found(model, steps=24, **data):
     return {one.check: one for one in probe.findings}
 
 
-def ours(network, **how):
-    model = Classification(network=network, optimizer=partial(torch.optim.AdamW, lr=3e-3), **how)
+def ours(network, rate=3e-3, **how):
+    model = Classification(network=network, optimizer=partial(torch.optim.AdamW, lr=rate), **how)
     return found(model, datamodule=WavesDataModule(batch_size=64))
 
 
@@ -115,6 +123,10 @@ def softmaxed(logits, y):
     return F.cross_entropy(logits.softmax(1), y)
 
 
+def once_more(p, y):
+    return F.binary_cross_entropy(p.sigmoid(), y)
+
+
 def binary(end):
     return lambda logits, y: F.binary_cross_entropy_with_logits(end(logits), y)
 
@@ -124,6 +136,11 @@ def binary(end):
     [
         (softmaxed, layers, "classes", "softmax_before_loss"),
         (lambda z, y: F.nll_loss(z.softmax(1), y), layers, "classes", "softmax_before_loss"),
+        (F.cross_entropy, partial(layers, nn.ReLU()), "classes", "head_activation"),
+        (F.cross_entropy, partial(layers, nn.Sigmoid()), "classes", "sigmoid_before_loss"),
+        (F.nll_loss, layers, "classes", "no_log_probabilities"),
+        (F.binary_cross_entropy, partial(layers, nn.Sigmoid(), nn.Sigmoid(), out=1), "one", "sigmoid_before_loss"),
+        (once_more, partial(layers, nn.Sigmoid(), out=1), "one", "sigmoid_before_loss"),
         (binary(torch.sigmoid), partial(layers, out=1), "one", "sigmoid_before_loss"),
         (F.mse_loss, partial(layers, nn.Tanh(), out=1), "column", "head_activation"),
         (F.l1_loss, partial(layers, nn.ReLU(), out=1), "column", "head_activation"),
@@ -132,9 +149,18 @@ def binary(end):
         (lambda z, y: F.cross_entropy(z[:, :1], y * 0), layers, "classes", "one_class"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:Using a target size")
-def test_losses_of_others(loss, body, targets, check):
-    assert check in found(Foreign(body(), loss), **loaders(targets))
+@pytest.mark.parametrize("kind", [Foreign, Direct])
+@pytest.mark.filterwarnings("error:Using a target size")  # as in a training
+def test_losses_of_others(loss, body, targets, check, kind):
+    assert check in found(kind(body(), loss), **loaders(targets))
+
+
+def test_what_nll_loss_wants():
+    probable, raw = (found(Foreign(layers(*end), F.nll_loss)) for end in ([nn.Softmax(1)], []))
+    assert [*probable, *raw] == ["softmax_before_loss", "no_log_probabilities"]
+    for finding in [*probable.values(), *raw.values()]:
+        assert finding.text.startswith("nll_loss wants log-probabilities")
+        assert finding.todo == "take log_softmax, or cross_entropy"
 
 
 @pytest.mark.parametrize(
@@ -143,14 +169,103 @@ def test_losses_of_others(loss, body, targets, check):
         (F.cross_entropy, layers, "classes"),
         (lambda z, y: F.nll_loss(z.log_softmax(1), y), layers, "classes"),
         (binary(lambda z: z), partial(layers, out=1), "one"),
+        (F.binary_cross_entropy, partial(layers, nn.Sigmoid(), out=1), "one"),
+        (lambda z, y: F.binary_cross_entropy(z.sigmoid(), y), partial(layers, out=1), "one"),
         (lambda z, y: F.mse_loss(z.sigmoid(), y), partial(layers, out=1), "one"),
         (F.mse_loss, partial(layers, nn.ReLU(), out=1), "one"),
         (lambda z, y: F.mse_loss(z.squeeze(1), y), partial(layers, out=1), "numbers"),
         (lambda z, y: (z - z.detach().mean(0) - y).square().mean(), partial(layers, out=1), "column"),
     ],
 )
-def test_healthy_losses_of_others(loss, body, targets):
-    assert found(Foreign(body(), loss), **loaders(targets)) == {}
+@pytest.mark.parametrize("kind", [Foreign, Direct])
+def test_healthy_losses_of_others(loss, body, targets, kind):
+    assert found(kind(body(), loss), **loaders(targets)) == {}
+
+
+class Builtins(nn.Module):
+    """Calls functions that are not written in Python."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.last(torch.dropout(self.first(x).relu(), 0.1, self.training))
+
+
+class Cosine(nn.Module):
+    """A first loss that is large on purpose."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.centres = layers(out=8), nn.Parameter(torch.randn(3, 8))
+
+    def forward(self, x):
+        return 30 * F.normalize(self.body(x)) @ F.normalize(self.centres).T
+
+
+class Aside(nn.Module):
+    """A second head, called last."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.aside = layers(out=1), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return 10 + self.body(x), self.aside(x)
+
+
+def linear(value):
+    body = nn.Linear(8, 3)
+    for p in body.parameters():
+        nn.init.constant_(p, value)
+    return body
+
+
+@pytest.mark.parametrize("kind", [Foreign, Direct])
+@pytest.mark.parametrize("body", [Builtins, Cosine, partial(linear, 0.0), lambda: torch.compile(layers())])
+def test_healthy_networks_of_others(body, kind):
+    assert found(kind(body())) == {}
+
+
+def test_a_compiled_network_with_a_fault():
+    assert list(found(Direct(torch.compile(layers(nn.ReLU()))))) == ["head_activation"]
+
+
+def test_what_another_head_gives_is_no_bound():
+    assert found(Foreign(Aside(), lambda z, y: F.mse_loss(z[0], y + 10) + 0 * z[1].sum()), **loaders("column")) == {}
+
+
+def test_what_cannot_be_noted_is_told_and_the_training_goes_on():
+    model = Foreign(loss=lambda z, y: F.cross_entropy(z, y, reduction="none").mean())
+    probe = serve_short(OfModule(model, **loaders()), Short(steps=8), broken, 60, True)
+    assert (probe.failed, len(probe.losses)) == ("", 8)
+    assert [name for name, _ in probe.unknown] == ["structure"]
+
+
+def broken():
+    seen, *looks = watches()
+    seen.losses = None  # so that none can be added
+    return [seen, *looks[2:]]
+
+
+def test_a_training_that_does_not_start_is_no_failure_of_the_watch():
+    class Fails(Foreign):
+        def configure_optimizers(self):
+            raise RuntimeError("no optimizer")
+
+    probe = serve_short(OfModule(Fails(), **loaders()), Short(steps=8), watches, 60, True)
+    assert (probe.failed, probe.unknown, probe.findings) == ("RuntimeError: no optimizer", [], [])
+
+
+def test_an_exception_ends_the_watch():
+    class Fails(Foreign):
+        def training_step(self, batch, batch_idx):
+            raise RuntimeError("in a step")
+
+    seen = watches()
+    assert serve_short(OfModule(Fails(), **loaders()), Short(steps=8), lambda: seen, 60, True).failed
+    assert torch.overrides._get_current_function_mode() is None
 
 
 def filled(value):
@@ -173,11 +288,31 @@ def scaled(factor):
     [
         (partial(filled, 0.0), "constant_weights"),
         (partial(filled, 0.01), "constant_weights"),
-        (partial(scaled, 20.0), "large_initial_weights"),
+        (lambda: layers().apply(down), "dead_units"),
     ],
 )
-def test_wrong_weights_at_the_start(body, check):
-    assert check in found(Foreign(body(), rate=1e-4))
+@pytest.mark.parametrize("kind", [Foreign, Direct])
+def test_wrong_weights_at_the_start(body, check, kind):
+    assert list(found(kind(body(), rate=1e-4))) == [check]
+
+
+def down(module):
+    if isinstance(module, nn.Linear) and module.out_features == 16:
+        nn.init.constant_(module.bias, -10.0)
+
+
+def test_a_large_first_loss_is_a_suspicion_that_only_a_trial_can_prove():
+    def big(in_features: int, num_classes: int) -> nn.Module:
+        network = MLP(in_features=in_features, num_classes=num_classes)
+        with torch.no_grad():
+            for p in network.parameters():
+                p *= 20
+        return network
+
+    finding = ours(big, rate=1e-5)["large_initial_weights"]
+    assert finding.change == {"model": {"init_args": {"reset": True}}}
+    assert not finding.certain
+    assert "large_initial_weights" not in found(Foreign(scaled(20.0), rate=1e-4))
 
 
 def test_an_end_of_zeros_and_a_linear_model_are_healthy():
@@ -215,13 +350,49 @@ def test_faults_of_a_forward_pass(fault, check):
 
 
 def test_what_is_not_in_the_optimizer():
+    """But a linear probe is meant: all but the head is left out, which gradients reach nevertheless."""
+
     class Half(Foreign):
         def configure_optimizers(self):
-            return torch.optim.SGD(self.body[2].parameters(), lr=0.05)
+            return torch.optim.SGD(self.body[self.known].parameters(), lr=0.05)
 
-    finding = found(Half())["untrained_parameters"]
+    model = Half()
+    model.known = 0
+    finding = found(model)["untrained_parameters"]
     assert finding.text == "2 parts of the network are not in the optimizer"
-    assert finding.evidence == {"names": ["body.0.weight", "body.0.bias"]}
+    assert finding.evidence == {"names": ["body.2.weight", "body.2.bias"]}
+    model.known = 2
+    assert found(model) == {}
+
+
+def test_an_optimizer_of_another_network():
+    class Other(Foreign):
+        def configure_optimizers(self):
+            return torch.optim.SGD(layers().parameters(), lr=0.05)
+
+    assert len(found(Other())["untrained_parameters"].evidence["names"]) == 4
+
+
+@pytest.mark.parametrize("kind", [Foreign, Direct])
+def test_a_loss_of_a_number(kind):
+    def cut(z, y):
+        return torch.tensor(F.cross_entropy(z, y).item(), requires_grad=True)
+
+    assert list(found(kind(loss=cut))) == ["untrained_parameters"]
+
+
+@pytest.mark.parametrize("size", [100, 5000])
+def test_an_embedding_first(size):
+    class Tokens(Direct):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(((batch[0].abs() * 30).long().clamp(max=99), batch[1]), batch_idx)
+
+        def validation_step(self, batch, batch_idx):
+            return super().validation_step(((batch[0].abs() * 30).long().clamp(max=99), batch[1]), batch_idx)
+
+    table = nn.Embedding(size, 64)
+    assert found(Tokens(nn.Sequential(table, nn.Flatten(), nn.Linear(512, 16), nn.ReLU(), nn.Linear(16, 3)))) == {}
+    assert found(Tokens(nn.Sequential(nn.EmbeddingBag(size, 16), nn.Linear(16, 3)))) == {}
 
 
 def test_rare_tokens_and_frozen_layers_are_no_fault():
@@ -267,10 +438,95 @@ class Manual(Foreign):
         return [torch.optim.SGD(self.body[i].parameters(), lr=0.05) for i in (0, 2)]
 
 
-def test_manual_optimization():
-    model = Manual()
+def by_hand(model):
     probe = serve_short(OfModule(model, **loaders()), Short(steps=24), watches, 60, True)
-    assert (probe.failed, probe.unknown, probe.findings) == ("", [], [])
+    assert (probe.failed, probe.unknown) == ("", [])
+    return [one.check for one in probe.findings]
+
+
+def test_manual_optimization():
+    assert by_hand(Manual()) == []
+
+
+class ByHand(Direct):
+    automatic_optimization, resets, plain = False, True, False
+
+    def training_step(self, batch, batch_idx):
+        loss, optimizer = self.loss(self.body(batch[0]), batch[1]), self.optimizers()
+        if self.resets:
+            optimizer.zero_grad()
+        if self.plain:
+            loss.backward()
+        else:
+            self.manual_backward(loss)
+        optimizer.step()
+
+
+class InTurns(ByHand):
+    """Each of two networks leaves its gradients in the other, whose own zero_grad() comes before its step."""
+
+    def training_step(self, batch, batch_idx):
+        for optimizer in self.optimizers():
+            loss = self.loss(self.body(batch[0]), batch[1])
+            if self.resets:
+                optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(self.body[i].parameters(), lr=0.05) for i in (0, 2)]
+
+
+@pytest.mark.parametrize(("kind", "plain"), [(ByHand, False), (ByHand, True), (InTurns, False)])
+@pytest.mark.parametrize("resets", [False, True])
+def test_gradients_that_stay_in_manual_optimization(kind, plain, resets):
+    model = kind(rate=1e-3)
+    model.resets, model.plain = resets, plain
+    assert by_hand(model) == ([] if resets else ["gradients_not_reset"])
+
+
+class Adversaries(LightningModule):
+    """The generator's loss leaves gradients in the discriminator, which are reset before that one's own."""
+
+    automatic_optimization = False
+
+    def __init__(self):
+        super().__init__()
+        self.made, self.judged = layers(out=8), layers(out=1)
+
+    def training_step(self, batch, batch_idx):
+        made, (first, second) = self.made(torch.randn_like(batch[0])), self.optimizers()
+        one = torch.ones(len(made), 1)
+        loss = F.binary_cross_entropy_with_logits(self.judged(made), one)
+        first.zero_grad()
+        self.manual_backward(loss)
+        first.step()
+        loss = F.binary_cross_entropy_with_logits(self.judged(made.detach()), 0 * one)
+        second.zero_grad()
+        self.manual_backward(loss + F.binary_cross_entropy_with_logits(self.judged(batch[0]), one))
+        second.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.Adam(part.parameters(), 2e-4) for part in (self.made, self.judged)]
+
+
+def test_adversaries():
+    assert by_hand(Adversaries()) == []
+
+
+@pytest.mark.parametrize(("end", "checks"), [((), []), ((nn.ReLU(),), ["head_activation"])])
+def test_a_forward_pass_that_gives_the_loss(end, checks):
+    class Whole(Foreign):
+        def forward(self, x, y):
+            return {"loss": F.cross_entropy(self.body(x), y)}
+
+        def training_step(self, batch, batch_idx):
+            return self(*batch)["loss"]
+
+        def validation_step(self, batch, batch_idx):
+            self.log("val_loss", self(*batch)["loss"])
+
+    assert list(found(Whole(layers(*end)))) == checks
 
 
 def deep(activation):
@@ -295,10 +551,9 @@ def dead(in_features: int, num_classes: int) -> MLP:
 
 
 def test_dead_units():
-    assert ours(dead)["vanishing_gradients"].change in (
-        {"model": {"init_args": {"reset": True}}},
-        {"model": {"init_args": {"swap": {f"blocks.{i}.1": {"class_path": "torch.nn.GELU"} for i in (0, 1)}}}},
-    )
+    findings = ours(dead)
+    assert list(findings) == ["dead_units"]
+    assert findings["dead_units"].change == {"model": {"init_args": {"reset": True}}}
     assert ours(MLP) == {}
 
 
