@@ -11,7 +11,7 @@ from typing import Any
 from src.diagnosis.data import Data, examine
 from src.diagnosis.finding import BADLY, SPACE, Finding, Unknown, ranked
 from src.diagnosis.probe import LIMIT_SEC, Lab, Probe, Witness, serve_short
-from src.diagnosis.rates import RangeTest, rate_suspects
+from src.diagnosis.rates import FAR, RangeTest, rate_suspects
 from src.diagnosis.record import record
 from src.diagnosis.space import plan_of, space
 from src.diagnosis.speed import slow
@@ -120,7 +120,11 @@ class Examination:
         jobs: list[Any] = [watched, ranged, (ask, (self.subject, DATA_SEC))]
         jobs += [(plan_of, (request,))] if request else []
         first, rates, data, *plan = self.lab.all(jobs, LIMIT_SEC)
-        return (first if isinstance(first, Probe) else Probe(**first)), rates, data, next(iter(plan), None)
+        first = first if isinstance(first, Probe) else Probe(**first)
+        if first.failed and first.code not in (0, 75, NumericsError.code):  # is it the watches that fail?
+            plain = self.lab.run([Short(steps=WATCHED)], most_sec=WATCHED_SEC)[0]
+            first = first if plain.failed else replace(plain, unknown=[("structure", first.failed)])
+        return first, rates, data, next(iter(plan), None)
 
     def note(self, findings: Sequence[Finding], measured: dict[str, Any], unknown: Sequence[Unknown]) -> None:
         self.result.findings += findings
@@ -190,13 +194,16 @@ class Examination:
         return known[0], known[1]
 
     def suspects(self, case: Case) -> list[Finding]:
+        test = case.measured.get("rates") or {}
         if not case.config:
-            text = "the learning rate is too"
-            return [
-                Finding(f"lr_too_{name}", BADLY, f"{text} {name}", change={"lr_times": times})
-                for name, times in (("low", 10.0), ("high", 0.1))
-            ]
-        request, test = self.subject.request, case.measured.get("rates") or {}  # type: ignore[attr-defined]
+            own, ratio = self.subject.trainer, test.get("suggested", 0.0) / (test.get("config") or 1.0)  # type: ignore[attr-defined]
+            times = [10.0, 0.1] + [float(f"{n:.2g}") for n in (ratio, ratio / 10) if n > FAR or 0 < n < 1 / FAR]
+            rows: list[Any] = [(f"lr_too_{'low' if n > 1 else 'high'}", {"lr_times": n}) for n in times]
+            short, coarse = 0 < (own.get("gradient_clip_val") or 0) <= 0.1, "16" in str(own.get("precision"))
+            rows += [("clipped_too_short", {"trainer": {"gradient_clip_val": 1.0}})] * short
+            rows += [("precision_too_low", {"trainer": {"precision": "32-true"}})] * coarse
+            return [Finding(check, BADLY, f"{check.replace('_', ' ')}: {new}", change=new) for check, new in rows]
+        request = self.subject.request  # type: ignore[attr-defined]
         return [*rate_suspects(case.config, rates(request), test), *suspects(case)]
 
     def settle(self, case: Case) -> None:
@@ -207,9 +214,8 @@ class Examination:
         if not poor:  # its network has found what simple models have not
             self.result.findings = [one for one in self.result.findings if one.check != "labels_independent"]
         if poor and not self.result.findings:
-            self.result.unknown.append(
-                ("learning", f"the score is {score:.4g}, one answer for all gives {case.scale.trivial:.4g}")
-            )
+            why = f"the score is {score:.4g}, one answer for all gives {case.scale.trivial:.4g}"
+            self.result.unknown.append(("learning", (case.base and case.base[0].failed) or why))
         self.result.verdict = "findings" if self.result.findings else "unknown" if poor else "healthy"
 
 

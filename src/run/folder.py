@@ -177,9 +177,8 @@ def grown(before: Any, now: Any) -> Any:
     if not isinstance(before, dict) or not isinstance(now, dict):
         return before
     whole = {key: grown(value, now.get(key)) for key, value in before.items()}
-    new = {*(now.get("init_args") or ())} - {*(before.get("init_args") or ())}
-    path = now.get("class_path") if now.get("class_path") == before.get("class_path") else None
-    if new and path and (known := {key: value for key, value in defaults(path).items() if key in new}):
+    path, new = now.get("class_path"), {*(now.get("init_args") or ())} - {*(before.get("init_args") or ())}
+    if new and path == before.get("class_path", 0) and (known := {k: v for k, v in defaults(path).items() if k in new}):
         whole["init_args"] = known | (whole.get("init_args") or {})
     return whole
 
