@@ -203,8 +203,7 @@ class Examination:
             rows += [("clipped_too_short", {"trainer": {"gradient_clip_val": 1.0}})] * short
             rows += [("precision_too_low", {"trainer": {"precision": "32-true"}})] * coarse
             return [Finding(check, BADLY, f"{check.replace('_', ' ')}: {new}", change=new) for check, new in rows]
-        request = self.subject.request  # type: ignore[attr-defined]
-        return [*rate_suspects(case.config, rates(request), test), *suspects(case)]
+        return [*rate_suspects(case.config, rates(self.subject.request), test), *suspects(case)]  # type: ignore[attr-defined]
 
     def settle(self, case: Case) -> None:
         """The verdict: what has learned nothing, without a finding that says why, is not healthy."""
@@ -213,9 +212,9 @@ class Examination:
         poor = score > trivial - (1 - NOTHING) * abs(trivial)
         if not poor:  # its network has found what simple models have not
             self.result.findings = [one for one in self.result.findings if one.check != "labels_independent"]
-        if poor and not self.result.findings:
+        if (failed := case.base[0].failed if case.base else "") or (poor and not self.result.findings):
             why = f"the score is {score:.4g}, one answer for all gives {case.scale.trivial:.4g}"
-            self.result.unknown.append(("learning", (case.base and case.base[0].failed) or why))
+            self.result.unknown.append(("learning", failed or why))
         self.result.verdict = "findings" if self.result.findings else "unknown" if poor else "healthy"
 
 

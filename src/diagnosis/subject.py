@@ -66,8 +66,9 @@ class OfConfig:
         brief = {**BRIEF, "max_steps": short.steps, "enable_progress_bar": False}
         config = merge(config, {"trainer": brief, "seed_everything": short.seed})
         experiment = Experiment(replace(self.request, config=config))
-        experiment.build(logger=DummyLogger())
+        experiment.build(logger=False)
         trainer, data = experiment.trainer, experiment.datamodule
+        trainer.logger = DummyLogger()  # which takes all that callbacks log
         trainer.callbacks = [*(c for c in trainer.callbacks if type(c).__name__ not in OURS), *callbacks]
         if short.validations:
             trainer.limit_val_batches = math.ceil(VAL_SAMPLES / data.micro_batch_size)
