@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from src.diagnosis.examine import Diagnosis
 
 
-def diagnose(model: Any, minutes: float = 2.0, **loaders: Any) -> "Diagnosis":
+def diagnose(model: Any, minutes: float = 2.0, trainer: dict[str, Any] | None = None, **loaders: Any) -> "Diagnosis":
     """The same for any LightningModule, with `train_dataloaders` and `val_dataloaders`, or `datamodule`, as Trainer.fit
-    takes them. Copies are trained, in forks of this process, which must not have used a GPU."""
+    takes them, and its Trainer's arguments. Copies are trained, in forks: this process must not have used a GPU."""
     from src.diagnosis.examine import Examination
     from src.diagnosis.subject import OfModule
 
     with TemporaryDirectory() as folder:
-        return Examination(OfModule(model, **loaders), Path(folder), 60 * minutes).run()
+        return Examination(OfModule(model, trainer, **loaders), Path(folder), 60 * minutes).run()
 
 
 def diagnose_parser() -> CommandParser:

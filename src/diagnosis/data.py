@@ -85,6 +85,8 @@ class View:
         self.plain = self.y.ndim == 1 and not self.tokens
         self.is_class = self.plain and self.y.dtype.kind in "iu"
         self.classes = np.unique(self.y) if self.is_class else self.y[:0]
+        if self.plain and (self.y == self.y[0]).all():
+            raise ValueError(f"all {len(self.y)} samples read of train have one target: are they sorted by it?")
         self.labels = np.searchsorted(self.classes, self.y) if self.is_class else self.y
         self.target = lambda y: 1.0 * (y[:, None] == self.classes) if self.is_class else y[:, None]
         pca = decomposition.PCA(min(COMPONENTS, *self.x.shape), random_state=0)
@@ -100,6 +102,8 @@ class View:
 
     def baselines(self) -> None:
         known = np.isin(self.val_y, self.classes) | (not self.is_class)
+        if not known.any():
+            raise ValueError("val has none of the classes that were read of train: are both sorted by class?")
         z, y, simple = self.reduce(self.val_x[known]), self.val_y[known], (dummy.DummyRegressor, dummy.DummyClassifier)
         for name, model in (("trivial", simple[self.is_class]()), ("linear", self.models[0])):
             self.measured[f"{name}_score"] = float(model.fit(self.z, self.y).score(z, y))

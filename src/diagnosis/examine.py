@@ -11,7 +11,7 @@ from typing import Any
 from src.diagnosis.data import Data, examine
 from src.diagnosis.finding import BADLY, SPACE, Finding, Unknown, ranked
 from src.diagnosis.probe import LIMIT_SEC, Lab, Probe, Witness, serve_short
-from src.diagnosis.rates import RangeTest, rate_suspects
+from src.diagnosis.rates import FAR, RangeTest, rate_suspects
 from src.diagnosis.record import record
 from src.diagnosis.space import plan_of, space
 from src.diagnosis.speed import slow
@@ -122,8 +122,12 @@ class Examination:
         ranged = serve_short, (self.subject, Short(steps=RANGED, validations=0), range_test, WATCHED_SEC, one)
         jobs: list[Any] = [(plan_of, (request,))] if request else []
         jobs += [watched, ranged, (ask, (self.subject, DATA_SEC))]
-        *plan, first, rates, data = self.lab.all(jobs, LIMIT_SEC)
-        return (first if isinstance(first, Probe) else Probe(**first)), rates, data, next(iter(plan), None)
+        *plan_, first, rates, data = self.lab.all(jobs, LIMIT_SEC)
+        first = first if isinstance(first, Probe) else Probe(**first)
+        if first.failed and first.code not in (0, EnvironmentFault.code, NumericsError.code):  # is it the watches?
+            plain = self.lab.run([Short(steps=WATCHED)], most_sec=WATCHED_SEC)[0]
+            first = first if plain.failed else replace(plain, unknown=[("structure", first.failed)])
+        return first, rates, data, next(iter(plan_), None)
 
     def note(self, findings: Sequence[Finding], measured: dict[str, Any], unknown: Sequence[Unknown]) -> None:
         self.result.findings += findings
@@ -204,14 +208,16 @@ class Examination:
         return trivial if math.isfinite(trivial) else sign * first.untrained.get(scale.metric, math.nan), linear
 
     def suspects(self, case: Case) -> list[Finding]:
+        test = case.measured.get("rates") or {}
         if not case.config:
-            text = "the learning rate is too"
-            return [
-                Finding(f"lr_too_{name}", BADLY, f"{text} {name}", change={"lr_times": times})
-                for name, times in (("low", 10.0), ("high", 0.1))
-            ]
-        request, test = self.subject.request, case.measured.get("rates") or {}  # type: ignore[attr-defined]
-        return [*rate_suspects(case.config, rates(request), test), *suspects(case)]
+            own, ratio = self.subject.trainer, test.get("suggested", 0.0) / (test.get("config") or 1.0)  # type: ignore[attr-defined]
+            times = [10.0, 0.1] + [float(f"{n:.2g}") for n in (ratio, ratio / 10) if n > FAR or 0 < n < 1 / FAR]
+            rows: list[Any] = [(f"lr_too_{'low' if n > 1 else 'high'}", {"lr_times": n}) for n in times]
+            short, coarse = 0 < (own.get("gradient_clip_val") or 0) <= 0.1, "16" in str(own.get("precision"))
+            rows += [("clipped_too_short", {"trainer": {"gradient_clip_val": 1.0}})] * short
+            rows += [("precision_too_low", {"trainer": {"precision": "32-true"}})] * coarse
+            return [Finding(check, BADLY, f"{check.replace('_', ' ')}: {new}", change=new) for check, new in rows]
+        return [*rate_suspects(case.config, rates(self.subject.request), test), *suspects(case)]  # type: ignore[attr-defined]
 
     def settle(self, case: Case) -> None:
         """The verdict: what has learned nothing, or less than a simple model, is not healthy, whatever was found."""
@@ -221,7 +227,9 @@ class Examination:
         worse = case.whole and score > scale.known + WORSE * (scale.trivial - scale.known)
         learns = best < scale.trivial - (1 - NOTHING) * abs(scale.trivial)
         self.result.findings = ranked([one for one in self.result.findings if not (learns and is_doubtful(one))])
-        if (poor or worse) and not self.result.findings:
+        if failed := case.base[0].failed if case.base else "":
+            self.result.unknown.append(("training", failed))
+        elif (poor or worse) and not self.result.findings:
             against = f"one answer for all gives {scale.trivial:.4g}, a linear model {scale.known:.4g}"
             self.result.unknown.append(("learning", f"the score is {score:.4g}; {against}"))
         late = any("no time was left" in why for _, why in self.result.unknown)

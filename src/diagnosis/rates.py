@@ -34,7 +34,7 @@ class RangeTest(Witness):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-        highest = [float(group.get("initial_lr", group["lr"])) for group in groups]
+        highest = [float(group.get("max_lr", group.get("initial_lr", group["lr"]))) for group in groups]
         self.config = max(highest, default=0.0)
         self.given = [(group, rate / (self.config or 1)) for group, rate in zip(groups, highest, strict=True)]
 

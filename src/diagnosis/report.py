@@ -58,8 +58,8 @@ def flags_of(change: Any, name: str = "") -> list[str]:
 
 def tell(found: Told, folder: Path, title: str, examination: Examination) -> Told:
     """In the terminal, diagnose.json, overlays and diagnose.html; gives all figures."""
-    for old in folder.glob("fix-*.yaml"):
-        old.unlink()  # of a diagnosis before
+    for old in (*folder.glob("fix-*.yaml"), folder / "fixed.yaml", folder / "receipt.json"):
+        old.unlink(missing_ok=True)  # of a diagnosis before
     for number, one in enumerate(found["findings"], 1):
         if one["command"]:
             head = f"# {found['command']}\n# {one['text']}\n"

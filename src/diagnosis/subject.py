@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Checkpoint, ModelSummary, ProgressBar
+from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor
 
 from src.config.build import Experiment
@@ -22,7 +24,7 @@ from src.run.faults import faults_of
 from src.tuning.trial import BRIEF
 
 VAL_SAMPLES = 2000  # of which a short training is judged
-LOADED = 4000  # samples of a module's loaders that are looked at
+LOADED, LOADED_BYTES = 4000, 2**27  # samples of a module's loaders that are looked at, and the most that they take
 OURS = ("Checkpoints", "Pictures", "ThrottledProgress", "Throughput")  # callbacks that write, or tell, what is no trial
 
 
@@ -31,7 +33,7 @@ class Short:
     """A short training.
 
     Args:
-        overlay: of the config; of a module `{"lr_times": 10.0}`.
+        overlay: of the config; of a module `{"lr_times": 10.0}`, and `trainer`.
         steps: of the optimizer, by which its schedule goes.
         validations: how often it is measured, at even distances; the last time at its end.
         untrained: measure it before the first step, too.
@@ -68,6 +70,7 @@ class OfConfig:
         experiment = Experiment(replace(self.request, config=config))
         experiment.build(logger=False)
         trainer, data = experiment.trainer, experiment.datamodule
+        trainer.logger = DummyLogger()  # which takes all that callbacks log
         trainer.callbacks = [*(c for c in trainer.callbacks if type(c).__name__ not in OURS), *callbacks]
         if short.validations:
             trainer.limit_val_batches = math.ceil(VAL_SAMPLES / data.micro_batch_size)
@@ -89,21 +92,24 @@ class OfModule:
     """Any LightningModule, as its own code trains it; of it a copy is trained.
 
     Args:
+        trainer: arguments of its Trainer, but for what is short here, or writes.
         loaders: for `Trainer.fit`: `train_dataloaders` and `val_dataloaders`, or `datamodule`.
     """
 
-    def __init__(self, model: LightningModule, **loaders: Any) -> None:
-        self.model, self.loaders, self.config = model, loaders, dict[str, Any]()
+    def __init__(self, model: LightningModule, trainer: dict[str, Any] | None = None, **loaders: Any) -> None:
+        self.model, self.trainer, self.loaders, self.config = model, trainer or {}, loaders, dict[str, Any]()
 
     def made(self, short: Short, callbacks: Sequence[Callback]) -> tuple[Trainer, LightningModule, dict[str, Any]]:
         seed_everything(short.seed, verbose=False)
+        own = {**copy.deepcopy(self.trainer), **short.overlay.get("trainer", {})}
+        brief = BRIEF | {"max_steps": short.steps, "max_epochs": max(short.steps, own.get("max_epochs") or 0)}
+        brief |= {"devices": 1, "num_nodes": 1, "strategy": "auto", "logger": DummyLogger()}
         with quiet():
-            trainer = Trainer(
-                max_epochs=-1, max_steps=short.steps, logger=False, enable_checkpointing=False, devices=1,
-                enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-                callbacks=[*callbacks, Rate(short.overlay.get("lr_times", 1.0))],
-            )  # fmt: skip
+            trainer: Any = Trainer(**own | brief)
+        kept = [one for one in trainer.callbacks if not isinstance(one, (Checkpoint, ModelSummary, ProgressBar))]
+        trainer.callbacks = [*kept, *callbacks, Rate(short.overlay.get("lr_times", 1.0))]
         if short.validations:
+            trainer.limit_val_batches = own.get("limit_val_batches") or 1.0
             validate(trainer, short)
         return trainer, copy.deepcopy(self.model), dict(self.loaders)
 
@@ -132,7 +138,7 @@ def first_samples(loader: Any) -> Arrays | None:
         if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(t, Tensor) for t in pair):
             return None
         found.append((pair[0], pair[1]))
-        if sum(len(targets) for _, targets in found) >= LOADED:
+        if sum(len(y) for _, y in found) >= LOADED or sum(x.nbytes for x, _ in found) >= LOADED_BYTES:
             break
     return Arrays(*map(torch.cat, zip(*found, strict=True))) if found else None
 
@@ -146,10 +152,11 @@ class Rate(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
-                group |= {name: group[name] * self.times for name in ("lr", "initial_lr") if name in group}
+                group |= {n: group[n] * self.times for n in ("lr", "initial_lr", "max_lr", "min_lr") if n in group}
         for how in trainer.lr_scheduler_configs:
-            if hasattr(how.scheduler, "base_lrs"):
-                how.scheduler.base_lrs = [rate * self.times for rate in how.scheduler.base_lrs]
+            for name in ("base_lrs", "max_lrs"):
+                if hasattr(how.scheduler, name):
+                    setattr(how.scheduler, name, [rate * self.times for rate in getattr(how.scheduler, name)])
 
 
 def validate(trainer: Trainer, short: Short) -> None:

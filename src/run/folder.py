@@ -9,7 +9,9 @@ import shutil
 import subprocess
 import uuid
 from contextlib import suppress
+from inspect import signature
 from pathlib import Path
+from pydoc import locate
 from typing import Any, TextIO
 
 import yaml
@@ -119,7 +121,7 @@ class RunFolder:
     def differences(self, config: dict[str, Any], of_layout: bool = False) -> list[str]:
         """How a config differs from the folder's: a line for each key that matters, or says where the run is, which
         begins with it."""
-        before, now = flat(self.config()), flat(config)
+        before, now = flat(grown(self.config(), config)), flat(config)
         asked = [k for k in sorted(before | now) if (k.startswith(LAYOUT) if of_layout else not is_free(k))]
         return [f"{k} was {before.get(k)!r}, now {now.get(k)!r}" for k in asked if before.get(k) != now.get(k)]
 
@@ -166,6 +168,28 @@ def lock(file: Path) -> TextIO | None:
         opened.close()
         return None
     return opened
+
+
+def grown(before: Any, now: Any) -> Any:
+    """A config that was written by earlier code, with the arguments that its classes have got since, by default."""
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        return [*map(grown, before, now)]
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return before
+    whole = {key: grown(value, now.get(key)) for key, value in before.items()}
+    path, new = now.get("class_path"), {*(now.get("init_args") or ())} - {*(before.get("init_args") or ())}
+    if new and path == before.get("class_path", 0) and (known := {k: v for k, v in defaults(path).items() if k in new}):
+        whole["init_args"] = known | (whole.get("init_args") or {})
+    return whole
+
+
+def defaults(class_path: str) -> dict[str, Any]:
+    """Of the arguments of a class and its bases, or of a function, as a config would hold them."""
+    made, found = locate(class_path), dict[str, Any]()
+    for maker in [base.__init__ for base in reversed(getattr(made, "__mro__", ()))] or [made]:
+        with suppress(TypeError, ValueError):  # of what is not written in Python
+            found |= {n: p.default for n, p in signature(maker).parameters.items() if p.default is not p.empty}
+    return {name: [*value] if isinstance(value, tuple) else value for name, value in found.items()}
 
 
 def is_free(key: str) -> bool:

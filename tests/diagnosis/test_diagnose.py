@@ -67,6 +67,15 @@ def test_a_config_that_does_not_build_is_a_finding_of_its_own(run, tmp_path):
     assert "Traceback" not in output
 
 
+def test_callbacks_that_log_are_trained_with(run, tmp_path):
+    place = "lightning.pytorch.callbacks.LearningRateMonitor"
+    (tmp_path / "more.yaml").write_text(f"trainer: {{callbacks: [{{class_path: {place}}}]}}\n")
+    asked(run, *SMALL, "--config", tmp_path / "more.yaml", "--run_dir", tmp_path / "out")
+    found = json.loads((tmp_path / "out/diagnose.json").read_text())
+    assert "does_not_train" not in [one["check"] for one in found["findings"]]
+    assert found["trainings"] > 0
+
+
 @pytest.mark.parametrize(
     ("args", "code", "text"),
     [

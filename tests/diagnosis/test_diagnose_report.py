@@ -62,7 +62,8 @@ def request_of_small(monkeypatch):
 @pytest.fixture
 def written(tmp_path, request_of_small):
     examination = Examination(OfConfig(request_of_small), tmp_path, 60)
-    (tmp_path / "fix-9.yaml").touch()  # of a diagnosis before
+    for name in ("fix-9.yaml", "fixed.yaml", "receipt.json"):  # of a diagnosis before
+        (tmp_path / name).touch()
     told = report.told(diagnosis(), "python -m src.diagnose", SMALL, 12.3)
     return told, report.tell(told, tmp_path, "waves", examination), tmp_path
 
@@ -82,7 +83,8 @@ def test_json_is_plain_finite_and_whole(written):
 
 def test_overlays_and_flags_say_the_same(written, request_of_small):
     told, _, folder = written
-    assert sorted(path.name for path in folder.glob("fix-*.yaml")) == ["fix-1.yaml", "fix-2.yaml"]
+    assert sorted(path.name for path in folder.glob("fix*")) == ["fix-1.yaml", "fix-2.yaml"]
+    assert not (folder / "receipt.json").exists()
     for number, one in enumerate(told["findings"][:2], 1):
         changed = merge(request_of_small.config, one["change"])
         by_file = read_request(command_parser("x", None), [*SMALL, "--config", str(folder / f"fix-{number}.yaml")])
