@@ -103,7 +103,7 @@ def of_data(case: Any, given: dict[str, Any], left: float) -> Iterator[Row]:
 def of_end(case: Any, base: Any, given: dict[str, Any], left: float) -> Iterator[Row]:
     """Where the trial was as long as a run: it ends too soon, or too late."""
     third, end = len(base.losses) // 3, level(base.losses)
-    falls = third and level(base.losses[: 2 * third]) - end > 0.1 * (base.losses[0] - end) > 0
+    falls = third and level(base.losses[: 2 * third]) - end > 0.1 * min(abs(end), base.losses[0] - end)
     if case.whole and (falls or case.total <= FEW_STEPS):
         yield "too_short", {k: 3 * given[k] for k in ENDS if (given.get(k) or 0) > 0}
     scores = [one.get(case.scale.metric, math.nan) for one in base.scores]

@@ -130,7 +130,7 @@ def fail(module):
 
 def test_an_error_of_the_longer_training_is_told():
     found = diagnose(Module(sgd(), step=fail), minutes=0.1, **loaders())
-    assert (found.verdict, dict(found.unknown)["learning"]) == ("unknown", "RuntimeError: too late")
+    assert (found.verdict, dict(found.unknown)["training"]) == ("unknown", "RuntimeError: too late")
 
 
 def test_large_samples_are_read_until_there_are_enough():

@@ -77,7 +77,7 @@ def test_what_is_tried_where_little_is_learned():
     sgd = ("--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", 1e-5)
     assert at(found(*sgd, losses=POORLY)["optimizer_too_slow"][0], "model.optimizer.class_path") == "torch.optim.AdamW"
     narrow = ("--model.network.widths", "[2,2]")
-    assert at(found(*narrow, losses=POORLY, parameters=100)["too_narrow"][0], "model.network.widths") == [8, 8]
+    assert at(found(*narrow, losses=POORLY, parameters=100)["too_narrow"][0], "model.network.widths") == [32, 32]
     assert not {"optimizer_too_slow", "too_narrow"} & found(*sgd, *narrow, parameters=100).keys()
 
 
