@@ -21,7 +21,7 @@ def without_wandb(alone, monkeypatch):  # noqa: F811
 
 
 def asked(run, *args, **how) -> str:
-    return run([*args, "--minutes", "0.2"], command=src.diagnose.main, **how)
+    return run([*args, "--minutes", "0.4"], command=src.diagnose.main, **how)
 
 
 def test_a_config_before_training(run, tmp_path):
