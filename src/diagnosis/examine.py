@@ -96,12 +96,19 @@ class Examination:
         self.trials, self.total = Trials(self.lab, Scale(), FEWEST, told), math.inf
 
     def run(self) -> Diagnosis:
-        self.told("the first steps, rates, data, memory")
-        first, rates, data, plan = self.looked()
+        self.told("data and memory")
+        request = getattr(self.subject, "request", None)
+        jobs: list[Any] = [(ask, (self.subject, DATA_SEC)), *([(plan_of, (request,))] if request else [])]
+        data, *plans = self.lab.all(jobs, LIMIT_SEC)
+        for plan in plans:
+            self.note(*space(plan))
+        if self.result.findings:  # what does not fit cannot be trained
+            self.result.findings, self.result.verdict = ranked(self.result.findings), "findings"
+            return self.result
+        self.told("the first steps, and rates")
+        first, rates = self.looked()
         self.result.unknown += first.unknown
         self.result.measured |= first.measured.get("structure") or {}
-        if plan:
-            self.note(*space(plan))
         if first.failed and not first.losses and first.code != NumericsError.code:
             return self.broken(first)
         self.result.measured |= rates.measured if isinstance(rates, Probe) else {}
@@ -115,19 +122,17 @@ class Examination:
         self.settle(case)
         return self.result
 
-    def looked(self) -> tuple[Probe, Any, Any, Any]:
-        """What all that can go on at once has given."""
-        one, request = self.lab.jobs > 1, getattr(self.subject, "request", None)
+    def looked(self) -> tuple[Probe, Any]:
+        """The first training, watched, and a range test."""
+        one = self.lab.jobs > 1
         watched = serve_short, (self.subject, Short(steps=WATCHED, untrained=True), watches, WATCHED_SEC, one)
         ranged = serve_short, (self.subject, Short(steps=RANGED, validations=0), range_test, WATCHED_SEC, one)
-        jobs: list[Any] = [(plan_of, (request,))] if request else []
-        jobs += [watched, ranged, (ask, (self.subject, DATA_SEC))]
-        *plan_, first, rates, data = self.lab.all(jobs, LIMIT_SEC)
+        first, rates = self.lab.all([watched, ranged], LIMIT_SEC)
         first = first if isinstance(first, Probe) else Probe(**first)
         if first.failed and first.code not in (0, EnvironmentFault.code, NumericsError.code):  # is it the watches?
             plain = self.lab.run([Short(steps=WATCHED)], most_sec=WATCHED_SEC)[0]
             first = first if plain.failed else replace(plain, unknown=[("structure", first.failed)])
-        return first, rates, data, next(iter(plan_), None)
+        return first, rates
 
     def note(self, findings: Sequence[Finding], measured: dict[str, Any], unknown: Sequence[Unknown]) -> None:
         self.result.findings += findings
