@@ -208,7 +208,7 @@ def test_what_a_lost_helper_had_begun_is_done_by_the_others(start, sweep, tmp_pa
 
 
 def test_a_trial_that_another_process_has_ended_is_left_to_it(start, sweep, tmp_path):
-    child = start(sweep(f"num_trials: 1\nspace: {{{RATES}}}\n", "--trainer.max_epochs", "20"), **HOW)
+    child = start(sweep(f"num_trials: 1\nspace: {{{RATES}}}\n", "--trainer.max_epochs", "80"), **HOW)
     child.wait_for(tmp_path / "found/trial-0000/metrics.csv")
     study = optuna.load_study(study_name="found", storage=f"sqlite:///{tmp_path}/found/study.db")
     study.tell(0, state=optuna.trial.TrialState.FAIL)

@@ -49,8 +49,8 @@ class Structure(Witness, TorchFunctionMode):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.network, self.trainer = network_of(pl_module), trainer
         self.whole, named = self.network, self.network.named_parameters()
-        tables = {m.weight for m in self.network.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
-        self.weights = {n: p for n, p in named if is_weight(n, p) and len(p) > 1 and p not in tables}
+        embeddings = {m.weight for m in self.network.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
+        self.weights = {n: p for n, p in named if is_weight(n, p) and len(p) > 1 and p not in embeddings}
         self.alike = {n: p.detach().clone() for n, p in self.weights.items() if bool((p == p[:1]).all())}
         self.optimized = {p for o in trainer.optimizers for group in o.param_groups for p in group["params"]}
         for name, module in self.network.named_modules():

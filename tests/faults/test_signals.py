@@ -217,7 +217,7 @@ def test_a_long_validation_does_not_hold_up_a_signal(start, run, tmp_path, name)
         def slow(self, batch, batch_idx):
             if self.trainer.global_step == 8:
                 reached.touch()
-                time.sleep(1.2)
+                time.sleep(2.5)
             return step(self, batch, batch_idx)
 
         Classification.validation_step = slow

@@ -1,11 +1,18 @@
 from pathlib import Path
 
+import pytest
 from conftest import SMALL
 
 from src.config.request import command_parser, read_request
 from src.run.folder import RunFolder, grown
 
-BEFORE = RunFolder(Path(__file__).parent / "before")  # the config of a run, before `model.reset` and others
+SAVED = Path(__file__).parent / "config_before.txt"  # the config of a run, before `model.reset` and others
+
+
+@pytest.fixture
+def before(tmp_path):
+    (tmp_path / "config.yaml").write_text(SAVED.read_text())
+    return RunFolder(tmp_path)
 
 
 def now(*flags):
@@ -14,14 +21,14 @@ def now(*flags):
     return Experiment(read_request(command_parser("train", None), [*SMALL, *flags])).plain_config
 
 
-def test_a_run_of_earlier_code_goes_on():
-    assert "reset" not in BEFORE.config()["model"]["init_args"]
-    assert BEFORE.differences(now()) == []
+def test_a_run_of_earlier_code_goes_on(before):
+    assert "reset" not in before.config()["model"]["init_args"]
+    assert before.differences(now()) == []
 
 
-def test_a_new_argument_that_is_set_is_a_difference():
+def test_a_new_argument_that_is_set_is_a_difference(before):
     changed = now("--model.reset", "true", "--model.outputs", "probabilities", "--data.without", "some.txt")
-    assert BEFORE.differences(changed) == [
+    assert before.differences(changed) == [
         "data.without was None, now 'some.txt'",
         "model.outputs was 'logits', now 'probabilities'",
         "model.reset was False, now True",
