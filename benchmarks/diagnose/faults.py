@@ -325,7 +325,13 @@ FAULTS += [
         costs="speed",
     ),
     fault(
-        "cnn_16_threads", "cnn", "threads", {"threads": 16, "trainer.max_epochs": 4}, "SLOW threads < 8", costs="speed"
+        "cnn_16_threads",
+        "cnn",
+        "threads",
+        {"threads": 16, "trainer.max_epochs": 4},
+        "SLOW threads < 8",
+        "SLOW threads = null",
+        costs="speed",
     ),
     fault(
         "mlp_anomalies", "mlp", "tools", {"trainer.detect_anomaly": True}, "SLOW trainer.detect_anomaly", costs="speed"

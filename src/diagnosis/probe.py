@@ -2,13 +2,10 @@
 
 import math
 import os
-import signal
-import sys
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -19,13 +16,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from src.diagnosis.finding import Finding, Unknown
 from src.diagnosis.subject import Short, Subject
-from src.run.command import end_with_parent, exit_code, one_line
-from src.run.errors import KnownError
-from src.run.faults import out_of_memory
-from src.tuning.trial import PROCESSES, synchronize
+from src.run.child import Child, failure
+from src.run.errors import EnvironmentFault
+from src.tuning.trial import synchronize
 
 WARM = 4  # steps that are slow
 LIMIT_SEC = 90.0  # for one training, beside what its steps should take
+Job = tuple[Callable[..., Any], tuple[Any, ...]]
 Make = Callable[[], Sequence["Witness"]]  # of the watches of one training
 clock = time.perf_counter
 
@@ -155,67 +152,32 @@ class Lab:
         limit = most_sec + LIMIT_SEC
         return [p if isinstance(p, Probe) else Probe(**p) for p in self.all(jobs, limit)]
 
-    def all(self, jobs: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]], limit_sec: float) -> list[Any]:
+    def all(self, jobs: Sequence[Job], limit_sec: float) -> list[Any]:
         """What functions give, each in a process of its own: `failed`, `code` and `memory` where that ends badly."""
-        answers: list[Any] = [{"failed": "no time was left", "code": 75}] * len(jobs)
-        left, running = list(enumerate(jobs)), dict[Any, tuple[int, Any, float]]()
+        answers: list[Any] = [{"failed": "no time was left", "code": EnvironmentFault.code}] * len(jobs)
+        left, running = list(enumerate(jobs)), dict[Any, tuple[int, Child, float]]()
         try:
             while (left and not self.late()) or running:
                 while left and len(running) < self.jobs and not self.late():
                     number, (function, arguments) = left.pop(0)
-                    pipe, there = PROCESSES.Pipe()
-                    process = PROCESSES.Process(target=in_child, args=(there, self.log, function, arguments))
-                    process.start()
-                    there.close()
+                    child = Child(self.log, called, function, arguments)
                     self.count += function is serve_short
-                    running[pipe] = number, process, clock() + limit_sec
+                    running[child.pipe] = number, child, clock() + limit_sec
                 self.waiting()
                 ready = wait(list(running), timeout=0.2)
                 for pipe in [p for p in running if p in ready or clock() > running[p][2]]:
-                    number, process, _ = running.pop(pipe)
-                    answers[number] = (
-                        answer(pipe, process)
-                        if pipe in ready
-                        else {"failed": f"took over {limit_sec:.0f} s", "code": 75}
-                    )
-                    process.kill()
-                    process.join()
+                    number, child, _ = running.pop(pipe)
+                    late = {"failed": f"took over {limit_sec:.0f} s", "code": EnvironmentFault.code}
+                    answers[number] = child.answer() if pipe in ready else late
+                    child.stop()
         finally:
-            for _, process, _ in running.values():
-                process.kill()
-                process.join()
+            for _, child, _ in running.values():
+                child.stop()
         return answers
 
 
-def answer(pipe: Any, process: Any) -> Any:
-    try:
-        return pipe.recv()
-    except (EOFError, ConnectionError):
-        process.join()
-        code = process.exitcode
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return {"failed": how, "code": 75, "memory": code == -signal.SIGKILL}  # which the kernel sends
-
-
-def in_child(pipe: Any, log: Path, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    """Call a function and send what it gives; it prints into the log, and nothing else is written."""
-    end_with_parent(signal.SIGKILL)
-    with suppress(OSError):  # where memory runs out, it is this process that goes
-        Path("/proc/self/oom_score_adj").write_text("1000")
-    sys.stdout = sys.stderr = open(log, "a", buffering=1)  # noqa: SIM115
-    os.dup2(sys.stdout.fileno(), 1)
-    os.dup2(sys.stdout.fileno(), 2)
-    torch.set_num_threads(torch.get_num_threads())  # a fork's pool of threads is made anew
-    try:
-        pipe.send(function(*arguments))
-    except BaseException as e:
-        pipe.send(failure(e))
-
-
-def failure(e: BaseException) -> dict[str, Any]:
-    traceback.print_exc()
-    text = one_line(e) if isinstance(e, KnownError) else f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
-    return {"failed": text, "code": exit_code(e), "memory": out_of_memory(e) or out_of_memory(e.__cause__ or e)}
+def called(pipe: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    return function(*arguments)
 
 
 def serve_short(subject: Subject, short: Short, watches: Make, most_sec: float, one_thread: bool) -> Probe:

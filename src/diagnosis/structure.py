@@ -34,6 +34,7 @@ class Structure(Witness, TorchFunctionMode):
 
     name = "structure"
     network = inputs = out = last = end = recent = now = missed = cast(Any, None)  # end: name and module
+    rectified: Any = None  # what the last ReLU gave, and the name of the layer before
     stepped, kept, begun = False, 0, 0  # kept: steps that began with old gradients
 
     def __init__(self) -> None:
@@ -44,6 +45,7 @@ class Structure(Witness, TorchFunctionMode):
         self.graded, self.head = set[nn.Parameter](), set[nn.Parameter]()
         self.ratios, self.dead = dict[str, list[float]](), dict[str, float]()
         self.before, self.stack = dict[str, Tensor](), ExitStack()  # weights before a step
+        self.gradients, self.noise = dict[str, Tensor](), list[tuple[float, float]]()  # of the step before
         self.layers: dict[str, dict[str, float]] = {}  # gradient and update of each, over the weights
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -67,9 +69,6 @@ class Structure(Witness, TorchFunctionMode):
             if not any(True for _ in module.children()):
                 self.last = name, module, out
                 self.head = {*module.parameters(recurse=False)} or self.head
-            if isinstance(module, nn.ReLU) and out.ndim > 1:
-                share = float((out <= 0).transpose(0, 1).flatten(1).all(1).float().mean())
-                self.dead[name] = min(share, self.dead.get(name, 1.0))
             taken = module is self.whole or any(True for _ in module.parameters())
             self.recent = (module, (args, kwargs), out) if taken else self.recent
             if module is self.whole:
@@ -78,6 +77,8 @@ class Structure(Witness, TorchFunctionMode):
     def ends(self) -> None:
         self.whole, self.inputs, out = self.recent
         self.out, self.end = tensor_of(out), self.last[:2] if self.last and self.last[2] is out else None
+        if self.rectified and self.rectified[1] is out:  # another check tells of that
+            self.dead.pop(self.rectified[0], None)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out, name, training = func(*args, **(kwargs or {})), getattr(func, "__name__", ""), self.trainer.training
@@ -94,6 +95,11 @@ class Structure(Witness, TorchFunctionMode):
                         self.ends()
                     self.now = noted(name, given, out, self.out)
                     self.losses += [self.now] if len(self.losses) < CALLS else []
+            if name == "relu" and training and out.ndim > 1:
+                before = self.last[0] if self.last else ""
+                share = float((out <= 0).transpose(0, 1).flatten(1).all(1).float().mean())
+                self.dead[before] = min(share, self.dead.get(before, 1.0))
+                self.rectified = before, out
             if name in PAIRED and training and len(args) > 1 and all(isinstance(a, Tensor) for a in args[:2]):
                 one, other = shapes = sorted((list(a.shape) for a in args[:2]), key=len)
                 if len(one) == 1 < one[0] and other == [*one, 1] and args[0].requires_grad != args[1].requires_grad:
@@ -115,6 +121,9 @@ class Structure(Witness, TorchFunctionMode):
         for name, before in self.before.items():
             ratio = self.weights[name].grad.norm() / before.norm().clamp(min=1e-12)
             self.ratios.setdefault(name, []).append(float(ratio))
+        past, self.gradients = self.gradients, {n: cast(Tensor, self.weights[n].grad).clone() for n in self.before}
+        pairs = [(g, past[n]) for n, g in self.gradients.items() if n in past]
+        self.noise += [(float((a - b).square().sum()) / 2, float((a * b).sum())) for a, b in pairs]
 
     def on_train_batch_end(self, *_: Any) -> None:
         for name, before in self.before.items():
@@ -125,7 +134,18 @@ class Structure(Witness, TorchFunctionMode):
     def measured(self) -> dict[str, Any]:
         if self.missed:
             raise self.missed
-        return {"layers": self.layers, "loss": self.losses[0]["name"] if self.losses else ""}
+        return {"layers": self.layers, "loss": self.losses[0]["name"] if self.losses else "", **self.noise_scale()}
+
+    def noise_scale(self) -> dict[str, Any]:
+        """Samples at which the noise of a step's gradient is as large as that: tr(S) / |G|^2 (McCandlish et al., An
+        Empirical Model of Large-Batch Training, 2018). Of two steps, half the square of the difference of gradients
+        has the mean tr(S) / batch, and their product |G|^2."""
+        x = tensor_of(self.inputs[0]) if self.inputs else None
+        apart, along = (sum(part) for part in zip(*self.noise, strict=True)) if self.noise else (0.0, 0.0)
+        if x is None or along <= 0:
+            return {}
+        batch = len(x) * self.trainer.accumulate_grad_batches
+        return {"noise_scale": batch * apart / along, "batch": batch}
 
     def on_train_end(self, *_: Any) -> None:
         self.stack.close()
@@ -220,7 +240,7 @@ def beginning(seen: Structure, model: Any) -> Iterator[Row]:
         large, numbers = min(one["value"] / LARGE, seen.now["value"]) > usual, {"loss": one["value"], "usual": usual}
         yield large, "large_initial_weights", "the first loss is too large -> draw smaller weights", reset, numbers
     end = (seen.end or ("", None))[0]
-    dead = {n: share for n, share in seen.dead.items() if share > DEAD and n != end and not alike}
+    dead = {n: share for n, share in seen.dead.items() if share > DEAD and not alike}
     line = f"{len(dead)} layers of ReLUs give 0 for all inputs -> draw the weights anew, with no bias"
     yield dead, "dead_units", line, reset, {"layers": [*dead][:5], "share": max(dead.values(), default=0.0)}
     flat = [n for n, m in seen.network.named_modules() if isinstance(m, FLAT) and n != end]

@@ -94,7 +94,7 @@ class Search:
 
     def __exit__(self, *_: Any) -> None:
         for trial in self.trials.values():
-            trial.stop()
+            trial.child.stop()
         self.trials.clear()
 
     def begin(self) -> None:
@@ -136,8 +136,8 @@ class Search:
         """The trial with these settings; all others are ended but those `beside` it."""
         name, *others = map(name_of, (overlay, *beside))
         for other in [other for other in self.trials if other not in (name, *others)]:
-            self.trials.pop(other).stop()
-        if name not in self.trials or not self.trials[name].process.is_alive():
+            self.trials.pop(other).child.stop()
+        if name not in self.trials or not self.trials[name].child.process.is_alive():
             self.trials[name] = self.started(overlay)
         return self.trials[name]
 
@@ -206,7 +206,7 @@ class Search:
                 losses = trial.train(self.steps)["losses"]
             except Lost as e:
                 return {**e.found, "losses": e.found["losses"] if rates else []}
-            trial.stop()
+            trial.child.stop()
             return {"losses": losses}
 
         what = {"curve": overlay, "seed": seed, "steps": self.steps, "rates": list(rates)}

@@ -1,12 +1,8 @@
 """A training in a process of its own, some steps at a time: its end, however that comes, ends nothing else."""
 
 import copy
-import multiprocessing
 import os
-import signal
-import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -22,13 +18,11 @@ from src.callbacks.gradients import Gradients
 from src.callbacks.progress import device_text
 from src.config.build import Experiment
 from src.config.request import Request, merge
-from src.run.command import end_with_parent, exit_code, one_line
+from src.run.child import Child, failure
 from src.run.device import has_bfloat16
 from src.run.errors import ConfigError, EnvironmentFault
-from src.run.faults import faults_of, out_of_memory
+from src.run.faults import faults_of
 
-# A fork has loaded torch already, and this process never uses a GPU. macOS's libraries do not bear forks.
-PROCESSES: Any = multiprocessing.get_context("spawn" if sys.platform == "darwin" else "fork")
 MANY = 100_000  # steps, of which none but the first are taken
 BRIEF = {"max_epochs": -1, "max_time": None, "fast_dev_run": False, "limit_val_batches": 0, "num_sanity_val_steps": 0}
 POLL_SEC = 0.2
@@ -65,43 +59,30 @@ class Trial:
     ) -> None:  # fmt: skip
         self.limit_sec, self.waiting = limit_sec, waiting
         self.warm_sec = 0.0  # of the first steps, once they are done
-        self.pipe, there = PROCESSES.Pipe()
         config = merge(copy.deepcopy(request.config), overlay)
         config = merge(config, {"trainer": {**BRIEF, "max_steps": steps, "enable_progress_bar": False}})
-        self.process = PROCESSES.Process(target=serve, args=(there, replace(request, config=config), log, rates))
-        self.process.start()
-        there.close()
+        self.child = Child(log, serve, replace(request, config=config), log.parent, rates)
         self.facts = self.answer()
 
     def train(self, steps: int, skipped: int = 0) -> Found:
         """Seconds of so many steps, after some that do not count; those spent waiting for data; losses."""
         with suppress(ConnectionError):  # it has ended, which the answer will say
-            self.pipe.send((steps, skipped))
+            self.child.pipe.send((steps, skipped))
         return self.answer()
 
     def answer(self) -> Found:
         t0, found = clock(), None
         try:
-            while self.waiting() or not self.pipe.poll(POLL_SEC):
+            while self.waiting() or not self.child.pipe.poll(POLL_SEC):
                 if clock() - t0 > self.limit_sec:
                     raise Lost(f"took longer than {self.limit_sec:.0f} s")
-            found = self.pipe.recv()
-        except (EOFError, ConnectionError):
-            self.process.join()
-            code = self.process.exitcode
-            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-            is_kernel = code == -signal.SIGKILL  # which it sends where memory runs out
-            raise Lost(how + (": out of memory?" if is_kernel else ""), memory=is_kernel) from None
+            found = self.child.answer()
         finally:
             if found is None or "failed" in found:
-                self.stop()
+                self.child.stop()
         if "failed" in found:
             raise Lost(**found)
         return found
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.join()
 
 
 class Paced(Callback):
@@ -167,15 +148,8 @@ def synchronize(trainer: Trainer) -> None:
         torch.accelerator.synchronize()
 
 
-def serve(pipe: Any, request: Request, log: Path, rates: Sequence[float]) -> None:
-    """What the process of a trial does; nothing is written but the log."""
-    end_with_parent(signal.SIGKILL)
-    with suppress(OSError):  # where memory runs out, it is this process that goes
-        Path("/proc/self/oom_score_adj").write_text("1000")
-    sys.stdout = sys.stderr = open(log, "a", buffering=1)  # noqa: SIM115
-    os.dup2(sys.stdout.fileno(), 1)
-    os.dup2(sys.stdout.fileno(), 2)
-    torch.set_num_threads(torch.get_num_threads())  # a fork's pool of threads is made anew
+def serve(pipe: Any, request: Request, folder: Path, rates: Sequence[float]) -> Found:
+    """What the process of a trial does until it is ended; gives why that did not come to pass."""
     paced = Paced(pipe, rates)
     try:
         experiment = Experiment(request)
@@ -185,14 +159,12 @@ def serve(pipe: Any, request: Request, log: Path, rates: Sequence[float]) -> Non
             one = f"--trainer.devices 1 --trainer.num_nodes 1 --data.batch_size {data.batch_size // n}"
             raise ConfigError(f"trainer.devices: {n}, but tune measures one -> {one}")
         trainer.callbacks = [*(c for c in trainer.callbacks if isinstance(c, (Gradients, EMA))), paced]
-        folder: Any = SimpleNamespace(path=log.parent, checkpoints=log.parent, first_step=0)
-        with faults_of(trainer, data, folder):
+        nowhere: Any = SimpleNamespace(path=folder, checkpoints=folder, first_step=0)
+        with faults_of(trainer, data, nowhere):
             t0 = clock()
             data.prepare_data()
             paced.prepare_sec = clock() - t0
             trainer.fit(experiment.model, datamodule=data)
         raise ConfigError(f"trainer: training ends by itself after {trainer.global_step} steps")
     except BaseException as e:
-        traceback.print_exc()
-        memory = out_of_memory(e) or out_of_memory(e.__cause__ or e)
-        pipe.send({"failed": one_line(e), "code": exit_code(e), "memory": memory, "losses": paced.numbers()})
+        return failure(e) | {"losses": paced.numbers()}

@@ -289,11 +289,23 @@ def scaled(factor):
         (partial(filled, 0.0), "constant_weights"),
         (partial(filled, 0.01), "constant_weights"),
         (lambda: layers().apply(down), "dead_units"),
+        (lambda: Called().apply(down), "dead_units"),
     ],
 )
 @pytest.mark.parametrize("kind", [Foreign, Direct])
 def test_wrong_weights_at_the_start(body, check, kind):
     assert list(found(kind(body(), rate=1e-4))) == [check]
+
+
+class Called(nn.Module):
+    """With its ReLU as a function."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.first(x)))
 
 
 def down(module):
@@ -573,3 +585,19 @@ def test_a_watched_training_is_the_same_to_the_bit(loaded):
         assert plain[1:] == ([], "")
 
     in_fork(check)
+
+
+def test_the_noise_scale_of_gradients():
+    body, rng = nn.Linear(8, 3), torch.Generator().manual_seed(0)
+    x = torch.randn(4096, 8, generator=rng)
+    y = (x[:, :3] + torch.randn(4096, 3, generator=rng)).argmax(1)
+    loader = DataLoader(TensorDataset(x, y), batch_size=16)
+    single = [
+        torch.autograd.grad(F.cross_entropy(body(a[None]), b[None]), body.weight)[0] for a, b in zip(x, y, strict=True)
+    ]
+    mean = torch.stack(single).mean(0)
+    scale = float((torch.stack(single) - mean).square().sum((1, 2)).mean() / mean.square().sum())
+    model = OfModule(Foreign(body, rate=1e-9), train_dataloaders=loader)
+    measured = serve_short(model, Short(steps=200, validations=0), watches, 60, True).measured["structure"]
+    assert measured["batch"] == 16
+    assert measured["noise_scale"] == pytest.approx(scale, rel=0.15)
