@@ -20,6 +20,7 @@ DRAWN, HASHED, MOST, FEATURES, COMPONENTS = 3000, 60_000, 10**6, 4096, 50  # sam
 POWER, ABOVE_CHANCE, AGREE, NOISE = 200, 2.5, 0.78, 0.03  # samples, standard deviations, kappa, share of wrong labels
 IN_VAL, DRIFT, DRIFT_IN_TIME, ORDERED, BETTER = 0.02, 0.3, 0.9, 0.3, 0.04
 REPEATED, CONFLICTS, OPEN, TIMES = 0.1, 0.01, 0.05, 5  # shares of samples; of the variance, and others leave more
+EXTREME = 30  # times the usual scale, where inputs are wrong whatever is learned from them
 OFF, EVEN = (None, False, "", "none"), {"model": {"init_args": {"class_weights": "balanced"}}}
 
 
@@ -116,10 +117,16 @@ class View:
         for name, option in (p for c in self.data.__class__.__mro__ for p in signature(c.__init__).parameters.items()):
             on = name.startswith(("normal", "standard", "scal")) and option.default not in (*OFF, option.empty)
             off |= {name: option.default} if on and getattr(self.data, name, True) in OFF else {}
-        if std and (off or mean > 5 * std or not 0.1 < std < 10):
+        columns = self.x.std(0)[self.x.std(0) > 0] if not self.wide and std else np.ones(1)
+        odd = max(mean / (std or 1), std, 1 / max(std, 1e-9), columns.max() / columns.min() / 30)
+        if std and (off or mean > 5 * std or not 0.1 < std < 10 or odd > EXTREME):
             text = f"inputs are not on the usual scale: mean {mean:.3g}, standard deviation {std:.3g}"
             how: Any = {"change": {"data": {"init_args": off}}} if off else {"todo": "standardize them, by train"}
-            yield Finding("input_scale", BADLY, text, {"mean": mean, "std": std}, 0.3, 0.6, source="LeCun, 1998", **how)
+            how |= (
+                {"gain": 0.5, "confidence": 0.9, "certain": True} if odd > EXTREME else {"gain": 0.3, "confidence": 0.6}
+            )
+            numbers = {"mean": mean, "std": std, "columns": [float(columns.min()), float(columns.max())]}
+            yield Finding("input_scale", BADLY, text, numbers, source="LeCun, 1998", **how)
 
     def hashed(self, split: str) -> np.ndarray:
         """[4, N]: the index of each sample, hashes of its x, of every other number of that, and of its targets."""
@@ -176,7 +183,7 @@ class View:
         y = arrays[order(len(arrays), 0, 0)(0, min(len(arrays), 2000))]["targets"].numpy()
         apart = (np.diff(self.target(y), axis=0) ** 2).mean(0).sum() / 2
         alike = float(1 - apart / self.target(self.y).var(0).sum())
-        if alike > ORDERED and len(y) >= POWER:
+        if alike > max(ORDERED, 5 / np.sqrt(len(y))):
             text = "training gets samples in the order of their targets"
             yield Finding("not_shuffled", BADLY, text, {"alike": alike}, 0.7, 0.9, {}, "shuffle", source="Bengio, 2012")
 
@@ -186,8 +193,16 @@ class View:
         for answers in (guess.reshape(target.shape) for guess in self.guesses):
             chance = [(rng.permutation(target) * answers).sum() for _ in range(50)]
             best = max(best, float(((target * answers).sum() - np.mean(chance)) / max(np.std(chance), 1e-12)))
+        text, todo = "the targets do not depend on the inputs", "see how they come together: is one shuffled alone?"
+        if self.is_class:  # or not as in val
+            right, there = float((self.guesses[0].argmax(1) == self.labels).mean()), self.measured["linear_score"]
+            error = np.sqrt(right * (1 - right) * (1 / len(self.y) + 1 / len(self.val_y)))
+            if right - there > 5 * error and there <= self.measured["trivial_score"]:
+                best, text = (
+                    0.0,
+                    f"what tells {right:.0%} of train's targets tells {there:.0%} of val's: no better than one answer",
+                )
         if best < ABOVE_CHANCE and len(self.y) >= POWER:
-            text, todo = "the targets do not depend on the inputs", "see how they come together: is one shuffled alone?"
             yield Finding("labels_independent", BADLY, text, {"best": best}, 1.0, 0.7, {}, todo, source="Ojala, 2010")
 
     def target_leak(self) -> Iterator[Finding]:
@@ -223,7 +238,9 @@ class View:
         bad.sort(reverse=True)
         text = f"about {share:.0%} of train's labels look wrong: two models are sure of another class"
         evidence = {"share": share, "agreement": kappa, "worst": bad[:50], "suspicious": [i for _, i, *_ in bad]}
-        yield Finding("label_noise", BADLY, text, evidence, share, 0.9, {}, "correct them", source="Northcutt, 2021")
+        yield Finding(
+            "label_noise", BADLY, text, evidence, share, 0.9, {}, "correct them", certain=True, source="Northcutt, 2021"
+        )
 
     def imbalance(self) -> Iterator[Finding]:
         """Classes are rare, and weights help a linear model by the mean of the classes' F1."""

@@ -31,7 +31,7 @@ UNTRIED = ("overfits", "too_short", "target_leak")  # no short trial can judge a
 CURVE_SEC, FEWEST = 5.0, 30  # of one of the trainings that are compared; its fewest steps
 UNITS = {"min": ("loss", "mse"), "max": ("acc", "r2")}  # metrics of which simple models are known
 SQUARES = ("cross_entropy", "nll_loss", "mse_loss")  # losses that have this unit, likewise
-NOTHING = 0.97  # of the trivial score: what is above it has learned nothing
+NOTHING, LEARNED = 0.97, 0.9  # of the trivial score: above it nothing was learned, below it something, beyond chance
 WORSE = 0.15  # of what a linear model learns: a network that lacks more is no better than that
 
 
@@ -230,8 +230,8 @@ class Examination:
         score, best = min(ends, default=math.inf), min(map(scale.score, self.trials.done.values()), default=math.inf)
         poor = not score < scale.trivial - (1 - NOTHING) * abs(scale.trivial)
         worse = case.whole and score > scale.known + WORSE * (scale.trivial - scale.known)
-        learns = best < scale.trivial - (1 - NOTHING) * abs(scale.trivial)
-        self.result.findings = ranked([one for one in self.result.findings if not (learns and is_doubtful(one))])
+        learns = best < scale.trivial - (1 - LEARNED) * abs(scale.trivial)
+        self.result.findings = ranked([one for one in self.result.findings if not (learns and self.is_doubtful(one))])
         if failed := case.base[0].failed if case.base else "":
             self.result.unknown.append(("training", failed))
         elif (poor or worse) and not self.result.findings:
@@ -240,10 +240,11 @@ class Examination:
         late = any("no time was left" in why for _, why in self.result.unknown)
         self.result.verdict = "findings" if self.result.findings else "unknown" if poor or worse or late else "healthy"
 
-
-def is_doubtful(one: Finding) -> bool:
-    """What simple models have found in the data, where the network learns all the same."""
-    return one.check == "labels_independent" or (one.check == "input_scale" and not one.tried)
+    def is_doubtful(self, one: Finding) -> bool:
+        """What simple models have found in the data, where the network learns all the same."""
+        is_scale = one.check == "input_scale" and not one.tried
+        sure = one.certain and not self.result.measured.get("begins_with_norm")
+        return one.check == "labels_independent" or (is_scale and not sure)
 
 
 def range_test() -> list[Witness]:

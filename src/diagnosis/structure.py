@@ -134,7 +134,12 @@ class Structure(Witness, TorchFunctionMode):
     def measured(self) -> dict[str, Any]:
         if self.missed:
             raise self.missed
-        return {"layers": self.layers, "loss": self.losses[0]["name"] if self.losses else "", **self.noise_scale()}
+        first = next((m for m in self.called if [*m.parameters(False), *m.buffers(False)]), None)
+        known = {
+            "loss": self.losses[0]["name"] if self.losses else "",
+            "begins_with_norm": "Norm" in type(first).__name__,
+        }
+        return {"layers": self.layers, **known, **self.noise_scale()}
 
     def noise_scale(self) -> dict[str, Any]:
         """Samples at which the noise of a step's gradient is as large as that: tr(S) / |G|^2 (McCandlish et al., An

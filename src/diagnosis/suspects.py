@@ -97,7 +97,8 @@ def of_data(case: Any, given: dict[str, Any], left: float) -> Iterator[Row]:
             yield "input_scale", {f"data.{name}": known[name]}
     size, of = given.get("data.batch_size", 0), (case.first.extra.get("num_samples") or {}).get("train", 0)
     if size > 32 and of < 8 * size:
-        yield "batches_too_large", {"data.batch_size": max(size // 8, 16), "data.micro_batch_size": None}
+        new = max(min(size // 8, of // 32), 16)
+        yield "batches_too_large", {"data.batch_size": new, "data.micro_batch_size": None}
 
 
 def of_end(case: Any, base: Any, given: dict[str, Any], left: float) -> Iterator[Row]:
@@ -105,7 +106,8 @@ def of_end(case: Any, base: Any, given: dict[str, Any], left: float) -> Iterator
     third, end = len(base.losses) // 3, level(base.losses)
     falls = third and level(base.losses[: 2 * third]) - end > 0.1 * min(abs(end), base.losses[0] - end)
     if case.whole and (falls or case.total <= FEW_STEPS):
-        yield "too_short", {k: 3 * given[k] for k in ENDS if (given.get(k) or 0) > 0}
+        times = max(3, round(FEW_STEPS / case.total)) if case.total <= FEW_STEPS else 3
+        yield "too_short", {k: times * given[k] for k in ENDS if (given.get(k) or 0) > 0}
     scores = [one.get(case.scale.metric, math.nan) for one in base.scores]
     if case.scale.mode == "min" and len(scores) > 3 and scores[-1] > 1.1 * min(scores) and left < 0.5:
         yield "overfitting", {k: 0.3 for k, v in given.items() if re.fullmatch(ODD[0][1], k) and v < 0.3}

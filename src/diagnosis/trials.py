@@ -5,6 +5,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 from src.config.request import merge
@@ -17,7 +18,8 @@ from src.tuning.search import name_of
 SEEDS = range(1, 4)  # by which changes are judged; seed 0 has only chosen which
 CHOOSE = (0,)
 LEAST = 0.08  # of what can be learned: a change that wins back less is not told
-LEAST_OF = {"too_short": 0.2}  # to train for longer nearly always helps
+LEAST_OF = {"too_short": 0.2, "batches_too_large": 0.05}  # longer nearly always helps; few steps an epoch are odd
+MOST_LONGER, FEW_STEPS = 4.0, 400  # times as many steps; a trial of so few takes no time
 VALIDATIONS = 8
 WALK = ("lr_too_low", "lr_too_high")  # changes that go on in the direction that helps
 MOST_WALKED = 2
@@ -45,7 +47,8 @@ class Scale:
             return math.inf
         name, sign = metric or self.metric, -1 if metric or self.mode == "max" else 1
         found = [sign * one[name] for one in probe.scores if math.isfinite(one.get(name, math.nan))]
-        return min(found, default=math.inf) if probe.scores and name else level(probe.losses)
+        means = [statistics.fmean(pair) for pair in pairwise(found)] or found  # a single one is luck where val is small
+        return min(means, default=math.inf) if probe.scores and name else level(probe.losses)
 
     def gain(self, before: float, after: float) -> float:
         """Which share of what can be won a change wins back, below 0 where it loses."""
@@ -77,7 +80,8 @@ class Trials:
     log: list[dict[str, Any]] = field(default_factory=list)  # for the report
 
     def short(self, overlay: Overlay, seed: int) -> Short:
-        return Short(overlay, round(self.steps * longer(self.lab.subject.config, overlay)), seed, VALIDATIONS)
+        times = min(longer(self.lab.subject.config, overlay), max(MOST_LONGER, FEW_STEPS / self.steps))
+        return Short(overlay, round(self.steps * times), seed, VALIDATIONS)
 
     def run(self, overlays: Sequence[Overlay], seeds: Sequence[int]) -> None:
         """Those that have not been run."""
@@ -178,7 +182,7 @@ def longer(config: Overlay, overlay: Overlay) -> float:
     size = (overlay.get("data") or {}).get("init_args", {}).get("batch_size")
     if size and (trainer.get("max_steps") or -1) < 0:
         ends.append(config["data"]["init_args"].get("batch_size", size) / size)
-    return max(min(math.prod(ends), 4.0), 0.1)
+    return max(math.prod(ends), 0.1)
 
 
 def on_top(base: Overlay, overlay: Overlay) -> Overlay:
