@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from src.diagnosis.data import Data, examine
+from src.diagnosis.data import Data, examine, is_extreme
 from src.diagnosis.finding import BADLY, SPACE, Finding, Unknown, ranked
 from src.diagnosis.probe import LIMIT_SEC, Lab, Probe, Witness, serve_short
 from src.diagnosis.rates import FAR, RangeTest, rate_suspects
@@ -30,7 +30,7 @@ TIMED = 0.4  # of the time that is left: for what makes training slow
 UNTRIED = ("overfits", "too_short", "target_leak")  # no short trial can judge a record, or a leak that val has, too
 CURVE_SEC, FEWEST = 5.0, 30  # of one of the trainings that are compared; its fewest steps
 UNITS = {"min": ("loss", "mse"), "max": ("acc", "r2")}  # metrics of which simple models are known
-SQUARES = ("cross_entropy", "nll_loss", "mse_loss")  # losses that have this unit, likewise
+LOSSES = (("mse_loss",), ("cross_entropy", "nll_loss", "binary_cross_entropy_with_logits"))  # of numbers, of classes
 NOTHING, LEARNED = 0.97, 0.9  # of the trivial score: above it nothing was learned, below it something, beyond chance
 WORSE = 0.15  # of what a linear model learns: a network that lacks more is no better than that
 
@@ -98,8 +98,8 @@ class Examination:
     def run(self) -> Diagnosis:
         self.told("data and memory")
         request = getattr(self.subject, "request", None)
-        jobs: list[Any] = [(ask, (self.subject, DATA_SEC)), *([(plan_of, (request,))] if request else [])]
-        data, *plans = self.lab.all(jobs, LIMIT_SEC)
+        jobs: list[Any] = [(plan_of, (request,)), (ask, (self.subject, DATA_SEC))] if request else []
+        *plans, data = self.lab.all(jobs, LIMIT_SEC) or [None]
         for plan in plans:
             self.note(*space(plan))
         if self.result.findings:  # what does not fit cannot be trained
@@ -112,6 +112,8 @@ class Examination:
         if first.failed and not first.losses and first.code != NumericsError.code:
             return self.broken(first)
         self.result.measured |= rates.measured if isinstance(rates, Probe) else {}
+        if not request:  # whether targets are classes only the loss says
+            data = self.lab.all([(ask, (self.subject, DATA_SEC, self.result.measured.get("loss", "")))], LIMIT_SEC)[0]
         self.note(*self.of_data(data))
         if self.past:
             self.note(*record(self.past), [])
@@ -155,6 +157,8 @@ class Examination:
         plain = [one for one in self.result.findings + case.first.findings if one not in tried]
         self.result.findings = plain + self.trials.judge(tried)
         self.result.measured["trials"] = self.trials.log
+        if late := sorted({*self.trials.late}):
+            self.result.unknown.append(("trials", f"no time was left to try {', '.join(late)}"))
         if case.base and "curves" not in self.result.measured:
             self.result.measured["curves"] = curves_of(case.base[0], case.scale.metric)
 
@@ -178,13 +182,12 @@ class Examination:
         """It cannot be trained at all; or nobody knows, because it took too long."""
         if first.code == EnvironmentFault.code and not first.memory:
             self.result.unknown.append(("training", first.failed))
-            self.result.findings = ranked(self.result.findings)
-            self.result.verdict = "findings" if self.result.findings else "unknown"
+            self.result.verdict = "unknown"
             return self.result
         check, question = ("out_of_memory", SPACE) if first.memory else ("does_not_train", BADLY)
         what, _, todo = first.failed.partition(" -> ")
         found = Finding(check, question, what, {"exit_code": first.code}, 0.0, 1.0, todo=todo or what, certain=True)
-        self.result.findings, self.result.verdict = self.result.findings[:1] or [found], "findings"
+        self.result.findings, self.result.verdict = [found], "findings"
         self.result.unknown = []  # for the same reason
         return self.result
 
@@ -202,10 +205,10 @@ class Examination:
     def simple(self, scale: Scale, first: Probe) -> tuple[float, float]:
         """What one answer for all and a linear model score by what is monitored, the less the better. Where their unit
         is another, the first is what the untrained model scores."""
-        kind, sign, numbers = ("loss", 1, SQUARES) if scale.mode == "min" else ("score", -1, ())
-        if not (
-            scale.metric.endswith(UNITS[scale.mode]) and (not numbers or self.result.measured.get("loss") in numbers)
-        ):
+        kind, sign, numbers = ("loss", 1, LOSSES) if scale.mode == "min" else ("score", -1, ())
+        loss = self.result.measured.get("loss")
+        is_class = self.result.measured.get("is_class", loss != "mse_loss")
+        if not scale.metric.endswith(UNITS[scale.mode]) or (numbers and loss not in numbers[is_class]):
             return sign * first.untrained.get(scale.metric, math.nan), math.nan
         trivial, linear = (
             sign * self.result.measured.get(f"{name}_{kind}", math.nan) for name in ("trivial", "linear")
@@ -242,19 +245,23 @@ class Examination:
 
     def is_doubtful(self, one: Finding) -> bool:
         """What simple models have found in the data, where the network learns all the same."""
+        got = self.result.measured.get("received", one.evidence)  # by the first layer with weights
         is_scale = one.check == "input_scale" and not one.tried
-        sure = one.certain and not self.result.measured.get("begins_with_norm")
-        return one.check == "labels_independent" or (is_scale and not sure)
+        return one.check == "labels_independent" or (is_scale and not (one.certain and got and is_extreme(**got)))
 
 
 def range_test() -> list[Witness]:
     return [RangeTest(RANGED)]
 
 
-def ask(subject: Subject, budget_sec: float) -> Data:
+def ask(subject: Subject, budget_sec: float, loss: str = "") -> Data:
     """The questions to the data, in a process of their own."""
     data = subject.data()
-    return examine(data, budget_sec) if data else Data([], [("data", "samples and targets cannot be told apart")], {})
+    return (
+        examine(data, budget_sec, loss)
+        if data
+        else Data([], [("data", "samples and targets cannot be told apart")], {})
+    )
 
 
 def curves_of(base: Probe, metric: str) -> dict[str, Any]:
