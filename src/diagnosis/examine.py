@@ -32,6 +32,7 @@ CURVE_SEC, FEWEST = 5.0, 30  # of one of the trainings that are compared; its fe
 UNITS = {"min": ("loss", "mse"), "max": ("acc", "r2")}  # metrics of which simple models are known
 LOSSES = (("mse_loss",), ("cross_entropy", "nll_loss", "binary_cross_entropy_with_logits"))  # of numbers, of classes
 NOTHING, LEARNED = 0.97, 0.9  # of the trivial score: above it nothing was learned, below it something, beyond chance
+NEEDED = ("structure", "training")  # what must have been examined, before a model is called healthy
 WORSE = 0.15  # of what a linear model learns: a network that lacks more is no better than that
 
 
@@ -240,8 +241,8 @@ class Examination:
         elif (poor or worse) and not self.result.findings:
             against = f"one answer for all gives {scale.trivial:.4g}, a linear model {scale.known:.4g}"
             self.result.unknown.append(("learning", f"the score is {score:.4g}; {against}"))
-        late = any("no time was left" in why for _, why in self.result.unknown)
-        self.result.verdict = "findings" if self.result.findings else "unknown" if poor or worse or late else "healthy"
+        left = any("no time was left" in why or check in NEEDED for check, why in self.result.unknown)
+        self.result.verdict = "findings" if self.result.findings else "unknown" if poor or worse or left else "healthy"
 
     def is_doubtful(self, one: Finding) -> bool:
         """What simple models have found in the data, where the network learns all the same."""
