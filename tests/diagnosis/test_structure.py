@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from src.data.waves import WavesDataModule
+from src.diagnosis.looks import watches
 from src.diagnosis.probe import serve_short
-from src.diagnosis.structure import watches
 from src.diagnosis.subject import OfModule, Short
 from src.models.classification import Classification
 from src.networks.mlp import MLP
