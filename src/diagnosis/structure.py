@@ -73,7 +73,7 @@ class Structure(Witness, TorchFunctionMode):
     def passed(self, name: str, module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
         """A forward hook: inputs and output of the network, its last module, the last one with weights."""
         given = next((t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)), None)
-        if given is not None and not self.trainer.training and any(True for _ in module.children()):
+        if given is not None and self.trainer.validating and any(True for _ in module.children()):
             self.repeats = self.repeats or self.fed.get(name) is given
             self.fed[name] = given
         elif given is not None and self.trainer.training:
