@@ -165,10 +165,8 @@ def linear(seen: Structure, model: Any) -> Iterator[Row]:
     own = {*seen.network.parameters()} & learn <= {*seen.whole.parameters()} if seen.whole else False
     if x is None or not x.is_floating_point() or len(layers) < 2 or not own:
         return
-    drawn, far = {n: draw(n, p) for n, p in seen.whole.named_parameters()}, -9 * x.flip(0)
-    outs = [
-        seen.exactly(lambda n, p: drawn[n], one) for one in (x.double(), far.double(), 0.3 * x.double() + 0.7 * far)
-    ]
+    drawn, x, far = {n: draw(n, p) for n, p in seen.whole.named_parameters()}, x.double(), -9 * x.double().flip(0)
+    outs = [seen.exactly(lambda n, p: drawn[n], one) for one in (x, far, 0.3 * x + 0.7 * far)]
     if any(out is None or not out.is_floating_point() for out in outs):
         return
     a, b, mixed = outs
