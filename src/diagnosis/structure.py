@@ -78,9 +78,9 @@ class Structure(Witness, TorchFunctionMode):
             self.fed[name] = given
         elif given is not None and self.trainer.training:
             self.takes.setdefault(name, set()).add(given.requires_grad)
+            self.receive(name, module, given, tensor_of(out))
         if self.trainer.training and torch.is_grad_enabled():
             self.called[module] = None
-            self.receive(name, module, given, tensor_of(out))
             if not any(True for _ in module.children()):
                 self.last = name, module, out
                 self.head = {*module.parameters(recurse=False)} or self.head
@@ -91,12 +91,12 @@ class Structure(Witness, TorchFunctionMode):
             if module is self.whole:
                 self.ends()
 
-    def receive(self, name: str, module: nn.Module, given: Any, out: Any) -> None:
+    def receive(self, name: str, module: nn.Module, given: Tensor, out: Any) -> None:
         """Notes moments of what the first layer with weights gets, and whether what modules give is finite."""
         if out is not None and name:
             self.finite[name] = out.isfinite().all() & self.finite.get(name, True)
         self.entry = module if self.entry is None and {*module.parameters(recurse=False)} else self.entry
-        if module is self.entry and given is not None and given.is_floating_point() and len(self.received) < CALLS:
+        if module is self.entry and given.is_floating_point() and len(self.received) < CALLS:
             x = given.detach().cpu().double()
             moments = [x, x.square()]
             self.received.append(torch.stack([m.mean(0) if x.ndim == 2 else m.mean() for m in moments]))
