@@ -133,6 +133,8 @@ def blind(seen: Structure, model: Any) -> Iterator[Row]:
         drawn = {n: draw(n, p, 4.0 if len(seen.flat) > DEEP else 1.0) for n, p in seen.whole.named_parameters()}
         out = seen.exactly(lambda n, p: drawn[n])
         out = seen.again(lambda n, p: drawn[n]) if out is None else out
+        if out is None:  # it gives what is no tensor
+            return
         off = (1e-12 if out.dtype == torch.float64 else 1e-6) * float(out.abs().max())
         same = len(out) == len(x) and float((out - out[:1]).abs().max()) <= off
         full = bool(((out == 0) | (out == 1)).all()) and bool(out.any())  # a softmax at its ends
@@ -151,7 +153,13 @@ def mixing(seen: Structure, model: Any) -> Iterator[Row]:
     other, i = x.clone(), len(x) // 2
     other[i] = x[0]
     before, twice, after = (seen.again(lambda n, p: p, one) for one in (x, x, other))
-    if before.ndim and len(before) == len(x) and before.shape[1:2] != x.shape[:1] and torch.equal(before, twice):
+    if (
+        before is not None
+        and before.ndim
+        and len(before) == len(x)
+        and before.shape[1:2] != x.shape[:1]
+        and torch.equal(before, twice)
+    ):
         rest = torch.arange(len(x), device=x.device) != i
         moved = float((after - before)[rest].abs().max() / before.abs().max().clamp(min=1e-30))
         line = "what the network gives for one sample hangs on others of its batch -> see which dimension is which"

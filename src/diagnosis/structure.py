@@ -93,10 +93,11 @@ class Structure(Witness, TorchFunctionMode):
 
     def receive(self, name: str, module: nn.Module, given: Tensor, out: Any) -> None:
         """Notes moments of what the first layer with weights gets, and whether what modules give is finite."""
-        if out is not None and name:
+        if out is not None and name and out.layout == torch.strided:
             self.finite[name] = out.isfinite().all() & self.finite.get(name, True)
+        dense = given.layout == torch.strided
         self.entry = module if self.entry is None and {*module.parameters(recurse=False)} else self.entry
-        if module is self.entry and given.is_floating_point() and len(self.received) < CALLS:
+        if module is self.entry and given.is_floating_point() and dense and len(self.received) < CALLS:
             x = given.detach().cpu().double()
             moments = [x, x.square()]
             self.received.append(torch.stack([m.mean(0) if x.ndim == 2 else m.mean() for m in moments]))
