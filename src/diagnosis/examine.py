@@ -10,12 +10,12 @@ from typing import Any
 
 from src.diagnosis.data import Data, examine, is_extreme
 from src.diagnosis.finding import BADLY, SPACE, Finding, Unknown, ranked
+from src.diagnosis.looks import watches
 from src.diagnosis.probe import LIMIT_SEC, Lab, Probe, Witness, serve_short
 from src.diagnosis.rates import FAR, RangeTest, rate_suspects
 from src.diagnosis.record import record
 from src.diagnosis.space import plan_of, space
 from src.diagnosis.speed import slow
-from src.diagnosis.structure import watches
 from src.diagnosis.subject import Short, Subject
 from src.diagnosis.suspects import suspects
 from src.diagnosis.trials import Scale, Trials
