@@ -102,7 +102,7 @@ class View:
         return cross_val_predict(model, z, self.labels, cv=KFold(5, shuffle=True, random_state=0), method=how)
 
     def baselines(self) -> None:
-        known = np.isin(self.val_y, self.classes) | (not self.is_class)
+        self.measured["classes"], known = len(self.classes), np.isin(self.val_y, self.classes) | (not self.is_class)
         if not known.any():
             raise ValueError("val has none of the classes that were read of train: are both sorted by class?")
         z, y, simple = self.reduce(self.val_x[known]), self.val_y[known], (dummy.DummyRegressor, dummy.DummyClassifier)
@@ -180,7 +180,9 @@ class View:
 
     def not_shuffled(self) -> Iterator[Finding]:
         arrays, order = self.data.splits["train"], self.data.epoch_order or (lambda *_: torch.arange)
-        y = arrays[order(len(arrays), 0, 0)(0, min(len(arrays), 2000))]["targets"].numpy()
+        ordered = getattr(self.data, "ordered", None)  # of loaders
+        y = arrays[order(len(arrays), 0, 0)(0, min(len(arrays), 2000))]["targets"] if ordered is None else ordered
+        y = y.numpy()
         apart = (np.diff(self.target(y), axis=0) ** 2).mean(0).sum() / 2
         alike = float(1 - apart / self.target(self.y).var(0).sum())
         if alike > max(ORDERED, 5 / np.sqrt(len(y))):

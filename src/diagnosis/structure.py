@@ -137,6 +137,7 @@ class Structure(Witness, TorchFunctionMode):
         first = next((m for m in self.called if [*m.parameters(False), *m.buffers(False)]), None)
         known = {
             "loss": self.losses[0]["name"] if self.losses else "",
+            "plain_loss": self.losses[0]["plain"] if self.losses else math.nan,
             "begins_with_norm": "Norm" in type(first).__name__,
         }
         return {"layers": self.layers, **known, **self.noise_scale()}
@@ -186,11 +187,13 @@ def noted(name: str, given: dict[str, Any], value: Tensor, out: Any) -> dict[str
     numbers["off"] = float((x.sum(min(1, x.ndim - 1)) - 1).abs().max())  # from a sum of 1
     numbers["log_off"] = float(x.logsumexp(min(1, x.ndim - 1)).abs().max())
     numbers["value"] = float(value.detach().mean()) / (targets.numel() if given.get("reduction") == "sum" else 1)
+    weighs = any(given.get(of) is not None for of in ("weight", "pos_weight")) or given.get("label_smoothing")
+    numbers["plain"] = math.nan if weighs or targets.numel() != len(x) else numbers["value"]
     return {"name": name, "kind": "".join(kinds[:1]), "targets": targets.flatten()[:10_000].float(), **numbers}
 
 
 def in_model(model: Any, **keys: Any) -> Overlay:
-    return {"model": {"init_args": keys}} if isinstance(model, Model) and all(keys.values()) else {}
+    return {"model": {"init_args": keys}} if all(keys.values()) else {}
 
 
 def the_end(seen: Structure, model: Any) -> Iterator[Row]:
@@ -297,12 +300,13 @@ class Look(Witness):
 
     def found(self, trainer: Trainer, model: LightningModule) -> list[Finding]:
         rows = self.look(self.seen, model) if self.seen.network is not None else ()  # it may have failed before
+        self.is_ours = isinstance(model, Model)
         return [self.told(*row[1:]) for row in rows if row[0] and (row[3] or row[1] not in UNSURE)]  # others are tried
 
     def told(self, check: str, line: str, change: Overlay, numbers: dict[str, Any]) -> Finding:
         certain, (what, _, todo) = check not in UNSURE, line.partition(" -> ")
         gain, sure = (0.5, 0.95) if certain else (0.3, 0.6)
-        todo = "" if change else todo
+        todo = "" if change and self.is_ours else todo  # a module has no config that could be changed
         return Finding(check, BADLY, what, numbers, gain, sure, change, todo, certain=certain, source=self.source)
 
 

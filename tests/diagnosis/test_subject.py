@@ -12,8 +12,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from src.diagnose import diagnose
 from src.diagnosis.data import examine
+from src.diagnosis.levers import Levers
 from src.diagnosis.probe import serve_short
-from src.diagnosis.subject import OfModule, Rate, Short, first_samples
+from src.diagnosis.samples import first_samples
+from src.diagnosis.subject import OfModule, Short, Sized
 
 X = torch.randn(1600, 8, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0).long() + (X[:, 1] > 0)
@@ -95,8 +97,7 @@ def test_the_trainer_is_as_given_but_short_and_writes_nothing(tmp_path):
     assert (trainer.gradient_clip_val, trainer.accumulate_grad_batches, trainer.max_epochs) == (0.5, 2, 900)
     trainer.fit(model, **fit)
     assert trainer.global_step == 9
-    assert [type(one) for one in trainer.callbacks] == [LearningRateMonitor, Rate]
-    assert trainer.callbacks[0] is not monitor
+    assert [type(one) for one in trainer.callbacks] == [LearningRateMonitor, Levers, Sized]
     assert not list(tmp_path.iterdir())
     changed = subject.made(Short({"trainer": {"gradient_clip_val": 1.0}}), [])[0]
     assert changed.gradient_clip_val == 1.0
