@@ -2,12 +2,13 @@
 
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy import stats
 from sklearn import decomposition, dummy, ensemble, feature_selection, linear_model, metrics, neighbors
 from sklearn.model_selection import GroupKFold, KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
@@ -19,7 +20,13 @@ from src.diagnosis.finding import BADLY, Finding, Unknown
 DRAWN, HASHED, MOST, FEATURES, COMPONENTS = 3000, 60_000, 10**6, 4096, 50  # samples; numbers of an x
 POWER, ABOVE_CHANCE, AGREE, NOISE = 200, 2.5, 0.78, 0.03  # samples, standard deviations, kappa, share of wrong labels
 IN_VAL, DRIFT, DRIFT_IN_TIME, ORDERED, BETTER = 0.02, 0.3, 0.9, 0.3, 0.04
-REPEATED, CONFLICTS, OPEN, TIMES = 0.1, 0.01, 0.05, 5  # shares of samples; of the variance, and others leave more
+REPEATED, CONFLICTS, OPEN, TIMES, MONOTONE = (
+    0.1,
+    0.01,
+    0.05,
+    5,
+    0.97,
+)  # shares of samples; of the variance, and others leave more; rank correlation
 EXTREME = 30  # times the usual scale, where inputs are wrong whatever is learned from them
 OFF, EVEN = (None, False, "", "none"), {"model": {"init_args": {"class_weights": "balanced"}}}
 
@@ -30,12 +37,23 @@ class Data(NamedTuple):
     measured: dict[str, float]  # what one answer for all samples, and a linear model, score on val
 
 
-def examine(data: Any, budget_sec: float) -> Data:
-    """Ask a data module that was set up; in one thread, so that this may be a forked process."""
+def is_extreme(mean: float, std: float, columns: Sequence[float]) -> bool:
+    """Whether inputs are far from the usual scale; `columns` are a low and a high standard deviation of them."""
+    return max(mean / max(std, 1e-9), std, 1 / max(std, 1e-9) / EXTREME, columns[1] / columns[0] / EXTREME) > EXTREME
+
+
+def flat(targets: torch.Tensor) -> np.ndarray:
+    """[N], also where each is in a list of its own."""
+    return (targets.flatten() if targets.numel() == len(targets) else targets).numpy()
+
+
+def examine(data: Any, budget_sec: float, loss: str = "") -> Data:
+    """Ask a data module that was set up; in one thread, so that this may be a forked process. `loss` is the name of
+    torch's function, where that is known."""
     out, until = Data([], [], {}), time.monotonic() + budget_sec
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for check in View(data, budget_sec, out.measured).checks():
+        for check in View(data, budget_sec, out.measured, loss).checks():
             try:
                 if time.monotonic() > until:
                     raise TimeoutError(f"no time was left of {budget_sec:g} s")
@@ -48,8 +66,8 @@ def examine(data: Any, budget_sec: float) -> Data:
 class View:
     """x float32 [N, F], as a network gets it, y [N, ...], index [N]. `plain`: x is measured, y one number or label."""
 
-    def __init__(self, data: Any, seconds: float, measured: dict[str, float]) -> None:
-        self.data, self.seconds, self.measured, self.repeated = data, seconds, measured, False
+    def __init__(self, data: Any, seconds: float, measured: dict[str, Any], loss: str = "") -> None:
+        self.data, self.seconds, self.measured, self.loss, self.repeated = data, seconds, measured, loss, False
 
     def checks(self) -> Iterator[Any]:
         yield self.read
@@ -74,7 +92,7 @@ class View:
             x = self.data.on_after_batch_transfer(raw, 0)["x"]
             self.wide, self.tokens, x = x.ndim > 2, not x.is_floating_point(), x.flatten(1)
             self.step = 1 + x.shape[1] // FEATURES
-            yield x[:, :: self.step].float().numpy(), raw["targets"].numpy(), raw["index"].numpy()
+            yield x[:, :: self.step].float().numpy(), flat(raw["targets"]), raw["index"].numpy()
 
     def read(self) -> Iterator[Finding]:
         train, val = ([np.concatenate(a) for a in zip(*self.fetch(s), strict=True)] for s in ("train", "val"))
@@ -84,7 +102,7 @@ class View:
             yield Finding("not_finite", BADLY, text, {"share": bad}, 1, 1, {}, "fill in", certain=True, source="UMLAUT")
             return
         self.plain = self.y.ndim == 1 and not self.tokens
-        self.is_class = self.plain and self.y.dtype.kind in "iu"
+        self.is_class = self.plain and self.of_classes(np.unique(self.y))
         self.classes = np.unique(self.y) if self.is_class else self.y[:0]
         if self.plain and (self.y == self.y[0]).all():
             raise ValueError(f"all {len(self.y)} samples read of train have one target: are they sorted by it?")
@@ -97,16 +115,24 @@ class View:
         self.z, self.models = self.reduce(self.x), [make_pipeline(StandardScaler(), linear), near]
         self.guesses = [self.guess(model) for model in self.models if self.plain]  # by models that err differently
 
+    def of_classes(self, values: np.ndarray) -> bool:
+        """By the loss, where that is known: ages are whole numbers, and the targets of a sigmoid are none."""
+        is_whole = self.y.dtype.kind in "iu"
+        if "entropy" in self.loss or self.loss == "nll_loss":
+            return is_whole or bool(np.isin(values, (0, 1)).all())
+        return is_whole and not self.loss
+
     def guess(self, model: Any, z: np.ndarray | None = None) -> np.ndarray:  # by a model that was fitted on others
         how, z = "predict_proba" if self.is_class else "predict", self.z if z is None else z
         return cross_val_predict(model, z, self.labels, cv=KFold(5, shuffle=True, random_state=0), method=how)
 
     def baselines(self) -> None:
-        self.measured["classes"], known = len(self.classes), np.isin(self.val_y, self.classes) | (not self.is_class)
+        known = np.isin(self.val_y, self.classes) | (not self.is_class)
         if not known.any():
             raise ValueError("val has none of the classes that were read of train: are both sorted by class?")
         z, y, simple = self.reduce(self.val_x[known]), self.val_y[known], (dummy.DummyRegressor, dummy.DummyClassifier)
         for name, model in (("trivial", simple[self.is_class]()), ("linear", self.models[0])):
+            self.measured["is_class"] = self.is_class
             self.measured[f"{name}_score"] = float(model.fit(self.z, self.y).score(z, y))
             answers = model.predict_proba(z) if self.is_class else model.predict(z)
             how = metrics.log_loss if self.is_class else metrics.mean_squared_error
@@ -118,14 +144,12 @@ class View:
             on = name.startswith(("normal", "standard", "scal")) and option.default not in (*OFF, option.empty)
             off |= {name: option.default} if on and getattr(self.data, name, True) in OFF else {}
         columns = self.x.std(0)[self.x.std(0) > 0] if not self.wide and std else np.ones(1)
-        odd = max(mean / (std or 1), std, 1 / max(std, 1e-9), columns.max() / columns.min() / 30)
-        if std and (off or mean > 5 * std or not 0.1 < std < 10 or odd > EXTREME):
+        numbers: dict[str, Any] = {"mean": mean, "std": std, "columns": np.quantile(columns, (0.1, 0.9)).tolist()}
+        if std and (off or mean > 5 * std or not 0.1 < std < 10 or is_extreme(**numbers)):
             text = f"inputs are not on the usual scale: mean {mean:.3g}, standard deviation {std:.3g}"
             how: Any = {"change": {"data": {"init_args": off}}} if off else {"todo": "standardize them, by train"}
-            how |= (
-                {"gain": 0.5, "confidence": 0.9, "certain": True} if odd > EXTREME else {"gain": 0.3, "confidence": 0.6}
-            )
-            numbers = {"mean": mean, "std": std, "columns": [float(columns.min()), float(columns.max())]}
+            sure = is_extreme(**numbers)
+            how |= {"gain": 0.5, "confidence": 0.9, "certain": True} if sure else {"gain": 0.3, "confidence": 0.6}
             yield Finding("input_scale", BADLY, text, numbers, source="LeCun, 1998", **how)
 
     def hashed(self, split: str) -> np.ndarray:
@@ -158,7 +182,7 @@ class View:
             found = {"share": share, "different": len(values), "indices": np.sort(np.delete(index, first)).tolist()}
             yield Finding("duplicates", BADLY, text, found, share / 2, 0.8, {}, "get others", source="cleanlab")
         several, count = np.unique(np.unique([x, y], axis=1)[0], return_counts=True)
-        rows = np.isin(x, several[count > 1]) & (self.y.ndim == 1 and self.y.dtype.kind in "iu")
+        rows = np.isin(x, several[count > 1]) & self.is_class
         if (share := float(rows.mean())) > CONFLICTS:
             text, todo = f"{share:.1%} of train's samples have an equal one with another label", "correct them"
             found = {"share": share, "suspicious": np.sort(index[rows]).tolist()}
@@ -182,8 +206,9 @@ class View:
         arrays, order = self.data.splits["train"], self.data.epoch_order or (lambda *_: torch.arange)
         ordered = getattr(self.data, "ordered", None)  # of loaders
         y = arrays[order(len(arrays), 0, 0)(0, min(len(arrays), 2000))]["targets"] if ordered is None else ordered
-        y = y.numpy()
-        apart = (np.diff(self.target(y), axis=0) ** 2).mean(0).sum() / 2
+        y = flat(y)
+        lag = max(min(32, len(y) // 16), 1)  # some draw a few of each class in a row
+        apart = ((self.target(y[lag:]) - self.target(y[:-lag])) ** 2).mean(0).sum() / 2
         alike = float(1 - apart / self.target(self.y).var(0).sum())
         if alike > max(ORDERED, 5 / np.sqrt(len(y))):
             text = "training gets samples in the order of their targets"
@@ -196,13 +221,13 @@ class View:
             chance = [(rng.permutation(target) * answers).sum() for _ in range(50)]
             best = max(best, float(((target * answers).sum() - np.mean(chance)) / max(np.std(chance), 1e-12)))
         text, todo = "the targets do not depend on the inputs", "see how they come together: is one shuffled alone?"
-        if self.is_class:  # or not as in val
+        if self.is_class and "linear_score" in self.measured:
             right, there = float((self.guesses[0].argmax(1) == self.labels).mean()), self.measured["linear_score"]
             error = np.sqrt(right * (1 - right) * (1 / len(self.y) + 1 / len(self.val_y)))
-            if right - there > 5 * error and there <= self.measured["trivial_score"]:
+            if right - there > 3 * error and there <= self.measured["trivial_score"]:
                 best, text = (
                     0.0,
-                    f"what tells {right:.0%} of train's targets tells {there:.0%} of val's: no better than one answer",
+                    f"what tells {right:.0%} of train's targets tells {there:.0%} of val's, as one answer would",
                 )
         if best < ABOVE_CHANCE and len(self.y) >= POWER:
             yield Finding("labels_independent", BADLY, text, {"best": best}, 1.0, 0.7, {}, todo, source="Ojala, 2010")
@@ -215,7 +240,8 @@ class View:
         alone = left(self.models[1], x[:, [best]])
         x[:, best] = x[:, best].mean()
         rest = min(left(m, self.reduce(x)) for m in self.models) if alone < OPEN and len(x) > x.shape[1] > 1 else 0
-        if rest > TIMES * alone:
+        rises = self.is_class or abs(stats.spearmanr(self.x[:, best], self.y).statistic) > MONOTONE
+        if rest > TIMES * alone and rises:
             name, options = getattr(self.data, "without_number", lambda n: (f"number {n}", {}))(best * self.step)
             text = f"{name} of x all but tells the target, all else does not: is it known when a prediction is made?"
             found = {"column": best * self.step, "name": name, "alone": 1 - alone, "others": 1 - rest}

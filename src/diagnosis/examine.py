@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from src.diagnosis.data import Data, examine
+from src.diagnosis.data import Data, examine, is_extreme
 from src.diagnosis.finding import BADLY, SPACE, Finding, Unknown, ranked
 from src.diagnosis.metric import judged_by, simple
 from src.diagnosis.probe import LIMIT_SEC, Lab, Probe, Witness, serve_short
@@ -17,7 +17,7 @@ from src.diagnosis.record import record
 from src.diagnosis.space import plan_of, space
 from src.diagnosis.speed import slow, slow_module
 from src.diagnosis.structure import watches
-from src.diagnosis.subject import Short, Subject
+from src.diagnosis.subject import Short, Subject, read_sec
 from src.diagnosis.suspects import falls, of_module, suspects
 from src.diagnosis.trials import Scale, Trials
 from src.run.errors import EnvironmentFault, NumericsError
@@ -31,6 +31,7 @@ TIMED = 0.4  # of the time that is left: for what makes training slow
 UNTRIED = ("overfits", "too_short", "target_leak")  # no short trial can judge a record, or a leak that val has, too
 CURVE_SEC, FEWEST = 5.0, 30  # of one of the trainings that are compared; its fewest steps
 NOTHING, LEARNED = 0.97, 0.9  # of the trivial score: above it nothing was learned, below it something, beyond chance
+NEEDED = ("structure", "training")  # what must have been examined, before a model is called healthy
 ENOUGH = 300  # steps after which a loss that is still tells something
 WORSE = 0.15  # of what a linear model learns: a network that lacks more is no better than that
 
@@ -106,9 +107,10 @@ class Examination:
     def run(self) -> Diagnosis:
         self.told("data and memory")
         request = getattr(self.subject, "request", None)
-        jobs: list[Any] = [(ask, (self.subject, DATA_SEC)), *([(plan_of, (request,))] if request else [])]
-        data, *plans = self.lab.all(jobs, LIMIT_SEC)
-        self.subject.sample_sec = getattr(data, "measured", {}).get("sample_sec", 0.0)
+        jobs: list[Any] = [(plan_of, (request,)), (ask, (self.subject, DATA_SEC))] if request else []
+        *plans, data = self.lab.all(jobs or [(read_sec, (self.subject,))], LIMIT_SEC)
+        if not request:
+            self.subject.sample_sec = data if isinstance(data, float) else 0.0
         for plan in plans:
             self.note(*space(plan))
         if self.result.findings:  # what does not fit cannot be trained
@@ -121,6 +123,8 @@ class Examination:
         if first.failed and not first.losses and first.code != NumericsError.code:
             return self.broken(first)
         self.result.measured |= rates.measured if isinstance(rates, Probe) else {}
+        if not request:  # whether targets are classes only the loss says
+            data = self.lab.all([(ask, (self.subject, DATA_SEC, self.result.measured.get("loss", "")))], LIMIT_SEC)[0]
         self.note(*self.of_data(data))
         if self.past:
             self.note(*record(self.past), [])
@@ -169,6 +173,8 @@ class Examination:
         plain = [one for one in self.result.findings + case.first.findings if one not in tried]
         self.result.findings = plain + self.trials.judge(tried)
         self.result.measured["trials"] = self.trials.log
+        if late := sorted({*self.trials.late}):
+            self.result.unknown.append(("trials", f"no time was left to try {', '.join(late)}"))
         if case.base and "curves" not in self.result.measured:
             self.result.measured["curves"] = curves_of(case.base[0], case.scale.metric)
 
@@ -194,13 +200,12 @@ class Examination:
         """It cannot be trained at all; or nobody knows, because it took too long."""
         if first.code == EnvironmentFault.code and not first.memory:
             self.result.unknown.append(("training", first.failed))
-            self.result.findings = ranked(self.result.findings)
-            self.result.verdict = "findings" if self.result.findings else "unknown"
+            self.result.verdict = "unknown"
             return self.result
         check, question = ("out_of_memory", SPACE) if first.memory else ("does_not_train", BADLY)
         what, _, todo = first.failed.partition(" -> ")
         found = Finding(check, question, what, {"exit_code": first.code}, 0.0, 1.0, todo=todo or what, certain=True)
-        self.result.findings, self.result.verdict = self.result.findings[:1] or [found], "findings"
+        self.result.findings, self.result.verdict = [found], "findings"
         self.result.unknown = []  # for the same reason
         return self.result
 
@@ -234,27 +239,28 @@ class Examination:
         elif (poor or worse) and not self.result.findings:
             against = f"one answer for all gives {scale.trivial:.4g}, a linear model {scale.known:.4g}"
             self.result.unknown.append(("learning", f"the score is {score:.4g}; {against}"))
-        late = any("no time was left" in why for _, why in self.result.unknown)
-        self.result.verdict = "findings" if self.result.findings else "unknown" if poor or worse or late else "healthy"
+        left = any("no time was left" in why or check in NEEDED for check, why in self.result.unknown)
+        self.result.verdict = "findings" if self.result.findings else "unknown" if poor or worse or left else "healthy"
 
     def is_doubtful(self, one: Finding) -> bool:
         """What simple models have found in the data, where the network learns all the same."""
+        got = self.result.measured.get("received", one.evidence)  # by the first layer with weights
         is_scale = one.check == "input_scale" and not one.tried
-        sure = one.certain and not self.result.measured.get("begins_with_norm")
-        return one.check == "labels_independent" or (is_scale and not sure)
+        return one.check == "labels_independent" or (is_scale and not (one.certain and got and is_extreme(**got)))
 
 
 def range_test() -> list[Witness]:
     return [RangeTest(RANGED)]
 
 
-def ask(subject: Subject, budget_sec: float) -> Data:
+def ask(subject: Subject, budget_sec: float, loss: str = "") -> Data:
     """The questions to the data, in a process of their own."""
     data = subject.data()
-    if not data:
-        return Data([], [("data", "samples and targets cannot be told apart")], {})
-    found = examine(data, budget_sec)
-    return found._replace(measured=found.measured | {"sample_sec": getattr(data, "sample_sec", 0.0)})
+    return (
+        examine(data, budget_sec, loss)
+        if data
+        else Data([], [("data", "samples and targets cannot be told apart")], {})
+    )
 
 
 def curves_of(base: Probe, metric: str) -> dict[str, Any]:

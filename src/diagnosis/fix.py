@@ -56,9 +56,11 @@ def tried(examination: Examination, one: Finding, request: Request, budget_sec: 
         receipt = {name: row[name] for name in ("kept", "why", "step_sec", "ratio") if name in row}
     if receipt["kept"]:  # what is faster must lose nothing, what is better must win beyond noise
         steps = round(min(LONGER * trials.steps, examination.total))
-        longer = replace(trials, steps=steps, seeds=SEEDS, done={}, log=[])
+        longer = replace(trials, steps=steps, seeds=SEEDS, more=(), done={}, log=[])
         longer.run([{}, one.change], SEEDS)
-        found, (entry,) = longer.judged(replace(one, certain=one.question == SLOW)), longer.log
-        receipt |= {"kept": found is not None and len(entry["gains"]) == len(SEEDS), "steps": steps}
+        found, entry = longer.judged(replace(one, certain=one.question == SLOW)), [*longer.log, None][0]
+        if not entry:
+            raise Late
+        receipt |= {"kept": found is not None, "steps": steps}
         receipt |= {"seeds": [*SEEDS], **{name: rounded(entry[name]) for name in ("before", "after")}}
     return receipt

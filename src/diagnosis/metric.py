@@ -9,7 +9,7 @@ from src.diagnosis.probe import Probe
 from src.diagnosis.trials import Scale
 
 UNITS = {"min": ("loss", "mse"), "max": ("acc", "r2")}  # metrics of which simple models are known
-SQUARES = ("cross_entropy", "nll_loss", "mse_loss")  # losses that have this unit, likewise
+LOSSES = (("mse_loss",), ("cross_entropy", "nll_loss", "binary_cross_entropy_with_logits"))  # of numbers, of classes
 VAL, SPLIT = r"val|valid|validation", r"[/_.\s]"
 
 
@@ -36,20 +36,20 @@ def judged_by(config: dict[str, Any], first: Probe, callbacks: Any = ()) -> tupl
 
 def simple(config: dict[str, Any], scale: Scale, first: Probe, measured: dict[str, Any]) -> tuple[float, float]:
     """The less the better. Where the unit is another, the first is what the untrained model scores."""
-    kind, sign, numbers = ("loss", 1, SQUARES) if scale.mode == "min" else ("score", -1, ())
+    kind, sign = ("loss", 1) if scale.mode == "min" else ("score", -1)
     untrained = sign * first.untrained.get(scale.metric, math.nan) if scale.metric else begins(first.losses)
-    known = not numbers or (measured.get("loss") in numbers and ("model" in config or is_plain(first, measured)))
-    if not (scale.metric.endswith(UNITS[scale.mode]) and known):
+    if not scale.metric.endswith(UNITS[scale.mode]) or (sign > 0 and not is_plain(config, first, measured)):
         return untrained, math.nan
     trivial, linear = (sign * measured.get(f"{name}_{kind}", math.nan) for name in ("trivial", "linear"))
     return trivial if math.isfinite(trivial) else untrained, linear
 
 
-def is_plain(first: Probe, measured: dict[str, Any]) -> bool:
-    """Whether a loss function, without weights, is the whole of a module's loss, of one target a sample."""
-    value, squares = measured.get("plain_loss", math.nan), measured.get("loss") == "mse_loss"
-    same = bool(first.losses) and math.isclose(value, first.losses[0], rel_tol=0.01)
-    return same and squares != bool(measured.get("classes"))
+def is_plain(config: dict[str, Any], first: Probe, measured: dict[str, Any]) -> bool:
+    """Whether the loss has the unit of simple models' losses; that of a module is a loss function, without weights, of
+    one target a sample, and nothing else."""
+    loss, value = measured.get("loss"), measured.get("plain_loss", math.nan)
+    whole = "model" in config or (bool(first.losses) and math.isclose(value, first.losses[0], rel_tol=0.01))
+    return whole and loss in LOSSES[measured.get("is_class", loss != "mse_loss")]
 
 
 def begins(losses: list[float]) -> float:

@@ -62,3 +62,12 @@ def batch_size_of(loader: Any) -> int:
     """Of a loader; a guess where it does not say."""
     sizes = (getattr(one, "batch_size", None) for one in (loader, getattr(loader, "batch_sampler", None)))
     return next((size for size in sizes if size), 32)
+
+
+def sample_sec(loader: Any) -> float:
+    """Seconds to get one of a loader's samples, by its first batches."""
+    number, t0 = 0, time.monotonic()
+    for number, _ in enumerate(() if loader is None else loader, 1):
+        if number >= 20 or time.monotonic() - t0 > 0.5:
+            break
+    return (time.monotonic() - t0) / max(number * batch_size_of(loader), 1)

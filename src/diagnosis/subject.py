@@ -2,7 +2,6 @@
 
 import copy
 import math
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -21,7 +20,7 @@ from src.config.build import Experiment
 from src.config.request import Request, merge
 from src.diagnosis.finding import Overlay
 from src.diagnosis.levers import Levers
-from src.diagnosis.samples import at_random, batch_size_of, order_of, samples_of, split_off
+from src.diagnosis.samples import at_random, batch_size_of, order_of, sample_sec, samples_of, split_off
 from src.run.faults import faults_of
 from src.tuning.trial import BRIEF
 
@@ -144,21 +143,28 @@ class OfModule:
 
     def data(self) -> Any:
         """Samples of the loaders, where a batch is (x, targets), or a dict that has these names; `ordered`: targets in
-        the order of an epoch, `sample_sec`: what a sample of val takes. Part of train stands for val that is not."""
+        the order of an epoch. Part of train stands for val that is not."""
+        self.set_up()
+        train, val = self.loader("train"), self.loader("val")
+        ordered = order_of(train)
+        splits: Any = {"train": samples_of(train), "val": samples_of(val)}
+        if val is None and ordered is not None and splits["train"]:
+            splits = split_off(splits["train"])
+        same: dict[str, Any] = {"on_after_batch_transfer": lambda batch, _: batch, "epoch_order": None}
+        known = all(arrays is not None for arrays in splits.values())
+        return SimpleNamespace(splits=splits, ordered=ordered, **same) if known else None
+
+    def set_up(self) -> None:
         for of in (self.loaders.get("datamodule"), None if self.loaders else self.model):
             if of is not None:
                 of.prepare_data()
                 of.setup("fit")
-        train, val = self.loader("train"), self.loader("val")
-        splits: Any = {"train": samples_of(train)}
-        ordered, t0 = order_of(train), time.monotonic()
-        splits["val"], sec = samples_of(val), time.monotonic() - t0
-        if val is None and ordered is not None and splits["train"]:
-            splits = split_off(splits["train"])
-        if any(arrays is None for arrays in splits.values()):
-            return None
-        same: dict[str, Any] = {"on_after_batch_transfer": lambda batch, _: batch, "epoch_order": None}
-        return SimpleNamespace(splits=splits, ordered=ordered, sample_sec=sec / len(splits["val"]), **same)
+
+
+def read_sec(subject: OfModule) -> float:
+    """What a sample of a module's val takes."""
+    subject.set_up()
+    return sample_sec(subject.loader("val"))
 
 
 class Sized(Callback):

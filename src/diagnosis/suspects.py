@@ -81,7 +81,8 @@ def of_model(case: Any, given: dict[str, Any], lost: bool, left: float) -> Itera
         yield "untrained_parameters", {"model.freeze": []}
     if isinstance(given.get("model.class_weights"), list):
         yield "class_weights", {"model.class_weights": None}
-    if "16" in str(given.get("trainer.precision")) and (lost or "true" in given["trainer.precision"]):
+    precision = str(given.get("trainer.precision"))
+    if "16" in precision and (lost or "true" in precision):
         yield "precision_too_low", {"trainer.precision": "32-true"}
     if left > 0.5 and not lost and case.first.extra.get("parameters", 0) < 100_000:
         wide = {k: v if isinstance(v, list) else [v] for k, v in given.items() if re.fullmatch(WIDTHS, k)}
@@ -103,7 +104,7 @@ def of_data(case: Any, given: dict[str, Any], left: float) -> Iterator[Row]:
             yield "input_scale", {f"data.{name}": known[name]}
     size, of = given.get("data.batch_size", 0), (case.first.extra.get("num_samples") or {}).get("train", 0)
     if size > 32 and of < 8 * size:
-        new = max(min(size // 8, of // 32), 16)
+        new = 2 ** int(math.log2(max(min(size // 8, of // 32), 16)))
         yield "batches_too_large", {"data.batch_size": new, "data.micro_batch_size": None}
 
 

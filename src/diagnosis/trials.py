@@ -16,9 +16,9 @@ from src.tuning.judge import bounds, level
 from src.tuning.search import name_of
 
 SEEDS = range(1, 4)  # by which changes are judged; seed 0 has only chosen which
-CHOOSE = (0,)
+CHOOSE, MORE = (0,), range(4, 8)  # where those that judge do not tell
 LEAST = 0.08  # of what can be learned: a change that wins back less is not told
-LEAST_OF = {"too_short": 0.2, "batches_too_large": 0.05}  # longer nearly always helps; few steps an epoch are odd
+LEAST_OF = {"too_short": 0.2, "batches_too_large": 0.04}  # longer nearly always helps; few steps an epoch are odd
 MOST_LONGER, FEW_STEPS = 4.0, 400  # times as many steps; a trial of so few takes no time
 VALIDATIONS = 8
 WALK = ("lr_too_low", "lr_too_high")  # changes that go on in the direction that helps
@@ -76,8 +76,10 @@ class Trials:
     steps: int
     told: Callable[[str], Any] = str
     seeds: Sequence[int] = SEEDS
+    more: Sequence[int] = MORE
     done: dict[str, Probe] = field(default_factory=dict)
     log: list[dict[str, Any]] = field(default_factory=list)  # for the report
+    late: list[str] = field(default_factory=list)  # checks for whose changes there was no time
 
     def short(self, overlay: Overlay, seed: int) -> Short:
         times = min(longer(self.lab.subject.config, overlay), max(MOST_LONGER, FEW_STEPS / self.steps))
@@ -110,6 +112,7 @@ class Trials:
         """Those that help beyond noise, with what they win back."""
         self.told(f"{len(suspects)} changes")
         self.run([{}, *(one.change for one in suspects)], CHOOSE)
+        self.late = [one.check for one in suspects if not self.probe(one.change, 0)]
         likely = [one for one in suspects if one.certain or self.helps(one, {}, CHOOSE)]
         likely = [self.walked(one) for one in self.best_of_each(likely)]
         self.run([{}, *(one.change for one in likely)], self.seeds)
@@ -144,16 +147,22 @@ class Trials:
 
     def judged(self, one: Finding) -> Finding | None:
         gains = self.gains({}, one.change, one.metric, self.seeds)
+        if gains and statistics.fmean(gains) >= LEAST and not beyond_noise(gains) and self.more:
+            self.run([{}, one.change], self.more)
+            return replace(self, seeds=[*self.seeds, *self.more], more=()).judged(one)
+        if len(gains) < len(self.seeds):
+            self.late.append(one.check)
+            return replace(one, gain=one.gain * 0.5) if one.certain else None
         pairs = [(self.probe({}, seed), self.probe(one.change, seed)) for seed in self.seeds]
         before, after = ([self.scale.score(p, one.metric) for p in side if p] for side in zip(*pairs, strict=True))
         self.log.append({"check": one.check, "change": one.change, "before": before, "after": after, "gains": gains})
-        mean = statistics.fmean(gains) if gains else 0.0
-        clear = len(gains) == len(self.seeds) and mean >= LEAST_OF.get(one.check, LEAST) and beyond_noise(gains)
+        mean = statistics.fmean(gains)
+        clear = mean >= LEAST_OF.get(one.check, LEAST) and beyond_noise(gains)
         if not clear and not (one.certain and mean > -LEAST / 2):
             return None
         numbers = {"before": rounded(before), "after": rounded(after), "seeds": len(gains)}
-        sure = 0.95 if one.certain else 0.9 if clear else 0.6
         gain = max(mean, 0.0) if clear else max(mean, one.gain * 0.5)
+        sure = 0.95 if one.certain else 0.9
         return replace(one, gain=gain, confidence=sure, tried=True, evidence={**one.evidence, **numbers})
 
     def without_echoes(self, kept: list[Finding]) -> list[Finding]:

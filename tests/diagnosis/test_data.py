@@ -2,6 +2,7 @@
 
 import json
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -52,8 +53,8 @@ def flipped(data: DataModule, share: float, pair: bool = False) -> tuple[DataMod
     return put(data, "train", data.splits["train"].x, y), set(rows.tolist())
 
 
-def found(data: DataModule) -> dict:
-    out = examine(data, 60)
+def found(data: DataModule, loss: str = "") -> dict:
+    out = examine(data, 60, loss)
     assert out.unknown == []
     assert all(one.source for one in out.findings)
     json.dumps([one.evidence for one in out.findings])
@@ -212,6 +213,13 @@ def test_inputs_that_are_not_scaled():
     one = only(changed(changed(numbers(), lambda x: 100 * x), lambda x: 100 * x, split="val"), "input_scale")
     assert one.change == {}
     assert "standardize" in one.todo
+    assert one.certain
+    assert found(both(numbers(), lambda x: x / 20))["input_scale"].certain is False
+    assert found(both(numbers(), lambda x: x * torch.logspace(-3, 3, 10)))["input_scale"].certain
+
+
+def both(data: DataModule, x) -> DataModule:
+    return changed(changed(data, x), x, split="val")
 
 
 def test_val_that_is_in_train():
@@ -312,10 +320,43 @@ def sorted_order(targets):
 
 
 def test_classes_in_order():
-    for make in (waves, numbers):
+    for make in (waves, numbers, partial(numbers, n=120)):
         data = make()
         data.epoch_order = sorted_order(data.splits["train"].targets)
         assert "shuffle" in only(data, "not_shuffled").todo
+
+
+def test_some_of_a_class_in_a_row_are_no_order():
+    """As samplers of metric learning draw them."""
+    data = waves()
+    order = data.splits["train"].targets.argsort()[:1292].reshape(-1, 4)
+    order = order[torch.randperm(len(order), generator=torch.Generator().manual_seed(0))].flatten()
+    data.epoch_order = lambda n, seed, epoch: lambda start, stop: order[start:stop]
+    assert found(data) == {}
+
+
+def test_val_has_the_targets_of_other_samples():
+    """What train tells is learned, and is wrong in val."""
+    data = changed(waves(), y=lambda y: (y + 1) % 10, split="val")
+    assert "of val's" in only(data, "labels_independent").text
+
+
+def test_targets_are_classes_by_the_loss():
+    whole = changed(changed(numbers(), y=lambda y: (10 * y).long()), y=lambda y: (10 * y).long(), split="val")
+    out = examine(whole, 60, "mse_loss")
+    assert (out.findings, out.unknown, out.measured["is_class"]) == ([], [], False)
+    assert out.measured["linear_score"] == pytest.approx(0.75, abs=0.1)  # R2
+    one = lambda y: (y > 0).float()[:, None]  # noqa: E731
+    out = examine(changed(changed(numbers(), y=one), y=one, split="val"), 60, "binary_cross_entropy_with_logits")
+    assert (out.findings, out.unknown, out.measured["is_class"]) == ([], [], True)
+    assert out.measured["linear_score"] > 0.7
+
+
+def test_a_number_that_the_target_follows_but_does_not_copy():
+    data = numbers()
+    for split in data.splits:
+        data = put(data, split, data.splits[split].x, torch.sin(3 * data.splits[split].x[:, 0]))
+    assert found(data) == {}
 
 
 def test_targets_of_other_samples():

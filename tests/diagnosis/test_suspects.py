@@ -64,7 +64,7 @@ def test_a_healthy_config_has_few():
         ("class_weights", ("--model.class_weights", [1] * 9 + [50]), "model.class_weights", None),
         ("precision_too_low", ("--trainer.precision", "bf16-true"), "trainer.precision", "32-true"),
         ("batches_too_small", ("--data.batch_size", 2), "data.batch_size", 32),
-        ("batches_too_large", ("--data.batch_size", 1280), "data.batch_size", 160),
+        ("batches_too_large", ("--data.batch_size", 1280), "data.batch_size", 128),
         ("schedule_too_slow", ("--model.schedule.warmup_frac", 0.9), "model.schedule.class_path", COSINE),
         ("schedule_too_slow", FALLS, "model.schedule.class_path", COSINE),
     ],

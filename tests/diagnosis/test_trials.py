@@ -1,0 +1,50 @@
+"""What paired trainings say of a change, and what is said where there was no time for them."""
+
+import math
+import time
+
+import pytest
+from conftest import SMALL
+
+from src.config.request import command_parser, read_request
+from src.diagnosis.finding import BADLY, Finding
+from src.diagnosis.probe import Lab, Probe
+from src.diagnosis.subject import OfConfig
+from src.diagnosis.trials import Scale, Trials
+
+RATE = {"model": {"init_args": {"optimizer": {"init_args": {"lr": 3e-3}}}}}
+OUTPUTS = {"model": {"init_args": {"outputs": "logits"}}}
+
+
+def trials(folder, seconds, *flags):
+    request = read_request(command_parser("diagnose", None), [*SMALL, *flags])
+    lab = Lab(OfConfig(request), folder / "log", time.monotonic() + seconds)
+    return Trials(lab, Scale("val/loss", trivial=math.log(10)), 30)
+
+
+def test_what_no_time_was_left_for_is_named(tmp_path):
+    certain = Finding("softmax_before_loss", BADLY, "", gain=0.5, change=OUTPUTS, certain=True)
+    late = trials(tmp_path, -1)
+    (kept,) = late.judge([certain, Finding("lr_too_low", BADLY, "", change=RATE)])
+    assert (kept.check, kept.tried, kept.evidence) == ("softmax_before_loss", False, {})
+    assert {*late.late} == {"softmax_before_loss", "lr_too_low"}
+
+
+@pytest.mark.in_fork
+def test_a_rate_that_helps_is_found_and_one_that_does_not_is_left(tmp_path):
+    low, all_right = (trials(tmp_path, 60, "--model.optimizer.lr", rate) for rate in ("1e-5", "3e-3"))
+    (kept,) = low.judge([Finding("lr_too_low", BADLY, "", change=RATE)])
+    assert kept.tried
+    assert kept.gain > 0.5
+    assert max(kept.evidence["after"]) < min(kept.evidence["before"])
+    assert all_right.judge([Finding("lr_too_high", BADLY, "", change={**RATE})]) == []
+    assert low.late == all_right.late == []
+
+
+@pytest.mark.parametrize(
+    ("scores", "score"),
+    [([3, 2, 1], 1.5), ([3, 0, 3, 2], 1.5), ([2], 2), ([], math.inf), ([math.nan, 2, 1], 1.5)],
+)
+def test_one_low_validation_is_luck(scores, score):
+    probe = Probe(losses=[math.inf], scores=[{"val/loss": one} for one in scores] or [{"other": 1}])
+    assert Scale("val/loss").score(probe) == score
