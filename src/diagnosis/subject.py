@@ -22,7 +22,7 @@ from src.diagnosis.finding import Overlay
 from src.diagnosis.levers import Levers
 from src.diagnosis.samples import at_random, batch_size_of, order_of, sample_sec, samples_of, split_off
 from src.run.faults import faults_of
-from src.tuning.trial import BRIEF
+from src.tuning.trial import BRIEF, MANY
 
 VAL_SAMPLES, VAL_SEC = 2000, 1.0  # of which a short training is judged; to read those of a module
 LEFT_OUT = (Checkpoint, EarlyStopping, ModelSummary, ProgressBar)  # likewise of a module; trials are of one length
@@ -106,9 +106,11 @@ class OfModule:
     def made(self, short: Short, callbacks: Sequence[Callback]) -> tuple[Trainer, LightningModule, dict[str, Any]]:
         seed_everything(short.seed, verbose=False)
         own = {**self.trainer, **short.overlay.get("trainer", {})}
-        brief = BRIEF | {"max_epochs": max(short.steps, own.get("max_epochs") or 0), "min_epochs": None}
         # Of several optimizers Lightning counts each step, and of some none: the probe ends it then.
-        brief |= {"max_steps": short.steps if self.model.automatic_optimization else -1, "min_steps": None}
+        counts = self.model.automatic_optimization
+        epochs = max(short.steps if counts else MANY, own.get("max_epochs") or 0)
+        brief = BRIEF | {"max_steps": short.steps if counts else -1, "max_epochs": epochs}
+        brief |= {"min_steps": None, "min_epochs": None}
         brief |= {"devices": 1, "num_nodes": 1, "strategy": "auto", "logger": DummyLogger()}
         with quiet():
             trainer: Any = Trainer(**own | brief)
