@@ -27,7 +27,7 @@ DEAR = {"threads": None, "trainer.profiler": None, "trainer.detect_anomaly": Fal
 DEAR |= {"model.activation_checkpointing": False}  # and what each is where it costs nothing
 TINY, MANY = "batches_too_small", 0.5  # and what a sample must take of its time in a larger batch
 NEXT = "[_TrainingEpochLoop].train_dataloader_next"
-LEAST_SEC, TIMED_SEC = 0.01, 10.0  # what is less in a step is nothing to mend; of a module's steps, at most
+LEAST_SEC, TIMED_SEC = 0.02, 10.0  # what is less in a step is nothing to mend; of a module's steps, at most
 HOOKS = ("slow_callback", "logs_too_often")  # which `tune` leaves out
 Seen = dict[str, Any]
 
