@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 def diagnose(model: Any, minutes: float = 2.0, trainer: dict[str, Any] | None = None, **loaders: Any) -> "Diagnosis":
     """The same for any LightningModule, with `train_dataloaders` and `val_dataloaders`, or `datamodule`, as Trainer.fit
-    takes them, and its Trainer's arguments. Copies are trained, in forks: this process must not have used a GPU."""
+    takes them, and its Trainer's arguments. It is trained in forks: this process must not have used a GPU."""
     from src.diagnosis.examine import Examination
     from src.diagnosis.subject import OfModule
 

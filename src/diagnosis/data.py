@@ -204,7 +204,9 @@ class View:
 
     def not_shuffled(self) -> Iterator[Finding]:
         arrays, order = self.data.splits["train"], self.data.epoch_order or (lambda *_: torch.arange)
-        y = flat(arrays[order(len(arrays), 0, 0)(0, min(len(arrays), 2000))]["targets"])
+        ordered = getattr(self.data, "ordered", None)  # of loaders
+        y = arrays[order(len(arrays), 0, 0)(0, min(len(arrays), 2000))]["targets"] if ordered is None else ordered
+        y = flat(y)
         lag = max(min(32, len(y) // 16), 1)  # some draw a few of each class in a row
         apart = ((self.target(y[lag:]) - self.target(y[:-lag])) ** 2).mean(0).sum() / 2
         alike = float(1 - apart / self.target(self.y).var(0).sum())

@@ -11,13 +11,14 @@ from typing import Any
 from src.diagnosis.data import Data, examine, is_extreme
 from src.diagnosis.finding import BADLY, SPACE, Finding, Unknown, ranked
 from src.diagnosis.looks import watches
+from src.diagnosis.metric import judged_by, simple
 from src.diagnosis.probe import LIMIT_SEC, Lab, Probe, Witness, serve_short
-from src.diagnosis.rates import FAR, RangeTest, rate_suspects
+from src.diagnosis.rates import RangeTest, rate_suspects
 from src.diagnosis.record import record
 from src.diagnosis.space import plan_of, space
-from src.diagnosis.speed import slow
-from src.diagnosis.subject import Short, Subject
-from src.diagnosis.suspects import suspects
+from src.diagnosis.speed import slow, slow_module
+from src.diagnosis.subject import Short, Subject, read_sec
+from src.diagnosis.suspects import falls, of_module, suspects
 from src.diagnosis.trials import Scale, Trials
 from src.run.errors import EnvironmentFault, NumericsError
 from src.run.files import write_text
@@ -29,10 +30,9 @@ RANGED, DATA_SEC = 100, 20.0  # steps of the range test; for the questions to th
 TIMED = 0.4  # of the time that is left: for what makes training slow
 UNTRIED = ("overfits", "too_short", "target_leak")  # no short trial can judge a record, or a leak that val has, too
 CURVE_SEC, FEWEST = 5.0, 30  # of one of the trainings that are compared; its fewest steps
-UNITS = {"min": ("loss", "mse"), "max": ("acc", "r2")}  # metrics of which simple models are known
-LOSSES = (("mse_loss",), ("cross_entropy", "nll_loss", "binary_cross_entropy_with_logits"))  # of numbers, of classes
 NOTHING, LEARNED = 0.97, 0.9  # of the trivial score: above it nothing was learned, below it something, beyond chance
 NEEDED = ("structure", "training")  # what must have been examined, before a model is called healthy
+ENOUGH = 300  # steps after which a loss that is still tells something
 WORSE = 0.15  # of what a linear model learns: a network that lacks more is no better than that
 
 
@@ -45,6 +45,7 @@ class Case:
         total: of a whole run; infinite where it has no end.
         first: the training that was watched.
         base: trainings of the config as it is, by seed.
+        judged: whether something tells what is meant to become less.
         measured: numbers of the data and of the first training.
     """
 
@@ -55,11 +56,18 @@ class Case:
     base: list[Probe] = field(default_factory=list)
     measured: dict[str, Any] = field(default_factory=dict)
     scale: Scale = field(default_factory=Scale)
+    judged: bool = True
 
     @property
     def whole(self) -> bool:
         """Whether the trainings that are compared are as long as a run."""
         return self.steps >= self.total
+
+    @property
+    def still(self) -> bool:
+        """Whether a module, whose run may have no end, has long ceased to learn."""
+        ended = [probe.losses for probe in self.base if len(probe.losses) >= ENOUGH and not falls(probe.losses)]
+        return "model" not in self.config and bool(ended)
 
 
 @dataclass
@@ -100,7 +108,9 @@ class Examination:
         self.told("data and memory")
         request = getattr(self.subject, "request", None)
         jobs: list[Any] = [(plan_of, (request,)), (ask, (self.subject, DATA_SEC))] if request else []
-        *plans, data = self.lab.all(jobs, LIMIT_SEC) or [None]
+        *plans, data = self.lab.all(jobs or [(read_sec, (self.subject,))], LIMIT_SEC)
+        if not request:
+            self.subject.sample_sec = data if isinstance(data, float) else 0.0
         for plan in plans:
             self.note(*space(plan))
         if self.result.findings:  # what does not fit cannot be trained
@@ -153,6 +163,11 @@ class Examination:
         self.trials, self.total = Trials(self.lab, case.scale, case.steps, case.total, self.told), case.total
         self.trials.run([{}], [0])
         case.base = [probe for probe in [self.trials.probe({}, 0)] if probe]
+        if not case.judged:
+            why = "several optimizers, and no val_loss: name what is meant to improve, as ModelCheckpoint's monitor"
+            self.result.findings += [one for one in case.first.findings if one.certain]
+            self.result.unknown.append(("learning", why))
+            return
         seen = [*case.first.findings, *(one for one in self.result.findings if one.question == BADLY)]
         tried = [one for one in seen if one.change and one.check not in UNTRIED] + self.suspects(case)
         plain = [one for one in self.result.findings + case.first.findings if one not in tried]
@@ -169,11 +184,13 @@ class Examination:
             self.told("the time of a step")
             left = self.until - time.monotonic()
             self.note(*slow(request, self.lab, self.folder, TIMED * left))
+        else:
+            self.note(*slow_module(self.subject, self.lab))
 
     def with_file(self, one: Finding) -> Finding:
         """Samples that are suspicious go into a file, which the change names."""
         samples = one.evidence.get("suspicious")
-        if not samples or not self.subject.config:
+        if not samples or "data" not in self.subject.config:
             return one
         file = self.folder / f"{one.check}.txt"
         write_text(file, "".join([f"# {one.text}\n", *(f"{index}\n" for index in samples)]))
@@ -196,44 +213,25 @@ class Examination:
         config, step_sec = self.subject.config, sorted(first.step_sec)[len(first.step_sec) // 2 :][:1]
         total = total_steps(config, first)
         steps = round(min(max(CURVE_SEC / (step_sec[0] if step_sec else 0.01), FEWEST), total, 100_000))
-        names = sorted(name for score in first.scores[:1] for name in score if name.startswith("val"))
-        checkpoints = config.get("checkpoints") or {}
-        losses = [name for name in names if "loss" in name]
-        scale = Scale(checkpoints.get("monitor") or next(iter(losses), ""), checkpoints.get("mode") or "min")
-        scale.trivial, scale.known = self.simple(scale, first)
-        return Case(config, first, steps, total, measured=self.result.measured, scale=scale)
-
-    def simple(self, scale: Scale, first: Probe) -> tuple[float, float]:
-        """What one answer for all and a linear model score by what is monitored, the less the better. Where their unit
-        is another, the first is what the untrained model scores."""
-        kind, sign, numbers = ("loss", 1, LOSSES) if scale.mode == "min" else ("score", -1, ())
-        loss = self.result.measured.get("loss")
-        is_class = self.result.measured.get("is_class", loss != "mse_loss")
-        if not scale.metric.endswith(UNITS[scale.mode]) or (numbers and loss not in numbers[is_class]):
-            return sign * first.untrained.get(scale.metric, math.nan), math.nan
-        trivial, linear = (
-            sign * self.result.measured.get(f"{name}_{kind}", math.nan) for name in ("trivial", "linear")
-        )
-        return trivial if math.isfinite(trivial) else sign * first.untrained.get(scale.metric, math.nan), linear
+        own = getattr(self.subject, "trainer", {}).get("callbacks") or []
+        judged = judged_by(config, first, own if isinstance(own, list) else [own])
+        scale = Scale(*judged or ("", "min"))
+        scale.trivial, scale.known = simple(config, scale, first, self.result.measured)
+        return Case(config, first, steps, total, measured=self.result.measured, scale=scale, judged=judged is not None)
 
     def suspects(self, case: Case) -> list[Finding]:
         test = case.measured.get("rates") or {}
-        if not case.config:
-            own, ratio = self.subject.trainer, test.get("suggested", 0.0) / (test.get("config") or 1.0)  # type: ignore[attr-defined]
-            times = [10.0, 0.1] + [float(f"{n:.2g}") for n in (ratio, ratio / 10) if n > FAR or 0 < n < 1 / FAR]
-            rows: list[Any] = [(f"lr_too_{'low' if n > 1 else 'high'}", {"lr_times": n}) for n in times]
-            short, coarse = 0 < (own.get("gradient_clip_val") or 0) <= 0.1, "16" in str(own.get("precision"))
-            rows += [("clipped_too_short", {"trainer": {"gradient_clip_val": 1.0}})] * short
-            rows += [("precision_too_low", {"trainer": {"precision": "32-true"}})] * coarse
-            return [Finding(check, BADLY, f"{check.replace('_', ' ')}: {new}", change=new) for check, new in rows]
+        if "model" not in case.config:
+            return of_module(case, test)
         return [*rate_suspects(case.config, rates(self.subject.request), test), *suspects(case)]  # type: ignore[attr-defined]
 
     def settle(self, case: Case) -> None:
         """The verdict: what has learned nothing, or less than a simple model, is not healthy, whatever was found."""
         scale, ends = case.scale, [case.scale.score(probe) for probe in case.base]
         score, best = min(ends, default=math.inf), min(map(scale.score, self.trials.done.values()), default=math.inf)
-        poor = not score < scale.trivial - (1 - NOTHING) * abs(scale.trivial)
-        worse = case.whole and score > scale.known + WORSE * (scale.trivial - scale.known)
+        poor = math.isinf(score) or score >= scale.trivial - (1 - NOTHING) * abs(scale.trivial)
+        poor = poor and case.judged
+        worse = (case.whole or case.still) and score > scale.known + WORSE * (scale.trivial - scale.known)
         learns = best < scale.trivial - (1 - LEARNED) * abs(scale.trivial)
         self.result.findings = ranked([one for one in self.result.findings if not (learns and self.is_doubtful(one))])
         if failed := case.base[0].failed if case.base else "":

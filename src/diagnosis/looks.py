@@ -23,8 +23,8 @@ LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Row = tuple[Any, str, str, Overlay, dict[str, Any]]  # whether it is so, or MAYBE; check, line, what mends it, numbers
 
 
-def in_model(model: Any, **keys: Any) -> Overlay:
-    return {"model": {"init_args": keys}} if isinstance(model, Model) and all(keys.values()) else {}
+def in_model(**keys: Any) -> Overlay:
+    return {"model": {"init_args": keys}} if all(keys.values()) else {}
 
 
 def the_end(seen: Structure, model: Any) -> Iterator[Row]:
@@ -39,8 +39,8 @@ def the_end(seen: Structure, model: Any) -> Iterator[Row]:
         least, most = ENDS.get(kind, ends)
         end, of = seen.end or ("", None), name in CLASSES[::2]  # losses of logits
         is_activation = type(end[1]).__module__ == "torch.nn.modules.activation"
-        swap = in_model(model, swap={end[0]: {"class_path": "torch.nn.Identity"}}) if is_activation else {}
-        log = swap or (in_model(model, outputs="probabilities") if hasattr(model, "outputs") else {})
+        swap = in_model(swap={end[0]: {"class_path": "torch.nn.Identity"}}) if is_activation else {}
+        log = swap or (in_model(outputs="probabilities") if hasattr(model, "outputs") else {})
         low, high = min(c["low"] for c in seen.losses), max(c["high"] for c in seen.losses)
         sums = low >= 0 and all(c["off"] < 1e-3 for c in seen.losses) and name in CLASSES[:2]
         above, below = least >= 0 and most > 0 and not sums, most <= 1 + 1e-6
@@ -83,7 +83,7 @@ def alone(one: dict[str, Any]) -> bool:
 
 def beginning(seen: Structure, model: Any) -> Iterator[Row]:
     """The first loss of a classifier is near ln C, and that of a regression near the mean square of its targets."""
-    reset, rows = in_model(model, reset=True), () if seen.out is None else seen.out.shape[1:]
+    reset, rows = in_model(reset=True), () if seen.out is None else seen.out.shape[1:]
     hidden = {n: p.detach() for n, p in seen.weights.items() if len(p) not in rows and seen.out is not None}
     pairs = [(n, hidden[n], old) for n, old in seen.alike.items() if n in hidden]
     alike = [n for n, p, old in pairs if (p - p[:1]).abs().max() <= 0.1 * (p - old).abs().max() + 1e-6 * p.abs().max()]
@@ -110,7 +110,7 @@ def beginning(seen: Structure, model: Any) -> Iterator[Row]:
     flat = [n for n, m in seen.network.named_modules() if isinstance(m, FLAT) and n != end]
     medians = {p: statistics.median(seen.ratios[n]) for n, p in seen.weights.items() if n in seen.ratios}
     ratios = [medians[p] for m in seen.called for p in m.parameters(recurse=False) if p in medians]  # by depth
-    for change in (reset, in_model(model, swap=dict.fromkeys(flat, GELU))) if len(ratios) > 1 and not dead else ():
+    for change in (reset, in_model(swap=dict.fromkeys(flat, GELU))) if len(ratios) > 1 and not dead else ():
         line, first, last = "hardly a gradient comes to the first layer -> take ReLU", ratios[0], ratios[-1]
         deep = len(seen.flat) > DEEP and first < FEW * ratios[len(ratios) // 2]  # not only for the last one's weights
         vanishes = first <= VANISHED * last and (deep or (bool(change) and MAYBE))
@@ -237,12 +237,13 @@ class Look(Witness):
 
     def found(self, trainer: Trainer, model: LightningModule) -> list[Finding]:
         rows = self.look(self.seen, model) if self.seen.network is not None else ()  # it may have failed before
+        self.is_ours = isinstance(model, Model)
         return [self.told(*row) for row in rows if row[0]]
 
     def told(self, so: Any, check: str, line: str, change: Overlay, numbers: dict[str, Any]) -> Finding:
         certain, (what, _, todo) = so != MAYBE, line.partition(" -> ")
         gain, sure = (0.5, SURE) if certain else (0.3, MAYBE)
-        todo = "" if change else todo
+        todo = "" if change and self.is_ours else todo  # a module has no config that could be changed
         return Finding(check, BADLY, what, numbers, gain, sure, change, todo, certain=certain, source=self.source)
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from src.diagnosis.finding import Finding, Unknown
+from src.diagnosis.finding import BADLY, Finding, Unknown
+from src.diagnosis.levers import network_of, numbers_of
 from src.diagnosis.subject import Short, Subject
 from src.run.child import Child, failure
 from src.run.errors import EnvironmentFault
@@ -22,6 +23,7 @@ from src.tuning.trial import synchronize
 
 WARM = 4  # steps that are slow
 LIMIT_SEC = 90.0  # for one training, beside what its steps should take
+GRACE_SEC = 20.0  # for what has begun in time
 Job = tuple[Callable[..., Any], tuple[Any, ...]]
 Make = Callable[[], Sequence["Witness"]]  # of the watches of one training
 clock = time.perf_counter
@@ -41,17 +43,14 @@ class Witness(Callback):
         return {}
 
 
-def network_of(model: LightningModule) -> torch.nn.Module:
-    network = getattr(model, "network", None)
-    return network if isinstance(network, torch.nn.Module) else model
-
-
 @dataclass
 class Probe:
     """What a short training gave.
 
     Args:
-        losses: of each step, as far as it came; NaN where the model gives none.
+        losses: of each step, as far as it came; NaN where the model gives none. A step is a batch in which optimizers
+            take theirs.
+        rates: the highest rate of each step, as a schedule or the code sets it.
         scores: what each validation logged, `step` with it; `untrained`: what one before the first step did.
         step_sec, wait_sec: seconds of each step after the first ones, and those in which it waited for data.
         failed: the error, with its exit `code`; `memory` says whether that ran out.
@@ -59,6 +58,7 @@ class Probe:
     """
 
     losses: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
     scores: list[dict[str, float]] = field(default_factory=list)
     untrained: dict[str, float] = field(default_factory=dict)
     step_sec: list[float] = field(default_factory=list)
@@ -73,17 +73,23 @@ class Probe:
 
 
 class Recorder(Callback):
-    """Losses, times and validations of a training; it stops after `most_sec`."""
+    """Losses, times and validations of a training; it stops after so many steps, or `most_sec`."""
 
-    def __init__(self, most_sec: float) -> None:
-        self.probe, self.most_sec, self.t0 = Probe(), most_sec, clock()
+    def __init__(self, most_sec: float, steps: int) -> None:
+        self.probe, self.most_sec, self.steps, self.t0 = Probe(), most_sec, steps, clock()
         self.losses: list[Any] = []
         self.loss: Any = 0.0
-        self.step, self.waited, self.t_end = 0, 0.0, clock()
+        self.step, self.batches, self.taken, self.counted = 0, 0, False, 0
+        self.waited, self.t_end = 0.0, clock()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.t0 = self.t_end = self.t_step = clock()
         self.probe.extra |= known_of(trainer, pl_module)
+        for optimizer in trainer.optimizers:
+            optimizer.register_step_post_hook(self.on_step)
+
+    def on_step(self, *_: Any) -> None:
+        self.taken = True  # Lightning counts no step of an optimizer that it has not wrapped
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         self.waited += clock() - self.t_end
@@ -92,17 +98,28 @@ class Recorder(Callback):
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         self.loss = self.loss + (loss.detach().float() if isinstance(loss, torch.Tensor) else math.nan)
         self.t_end = clock()
-        if trainer.global_step == self.step:
-            return  # in the midst of a step
-        self.step = trainer.global_step
+        self.batches += 1
+        late, idle = self.t_end - self.t0 > self.most_sec, not self.step and self.batches >= without_step(trainer)
+        trainer.should_stop = trainer.should_stop or late or idle
+        if self.taken or trainer.global_step > self.counted:
+            self.on_step_end(trainer)
+        elif idle:
+            text, todo = f"no optimizer has taken a step in {self.batches} batches", "call its step()"
+            numbers = {"batches": self.batches}
+            found = Finding("untrained_parameters", BADLY, text, numbers, 1.0, 0.95, todo=todo, certain=True)
+            self.probe.findings = [found]
+
+    def on_step_end(self, trainer: Trainer) -> None:
+        self.step, self.taken, self.counted = self.step + 1, False, trainer.global_step
         self.losses.append(self.loss)
+        self.probe.rates.append(highest(trainer))
         if self.step > WARM:
             synchronize(trainer)
             self.probe.step_sec.append(clock() - self.t_step)
             self.probe.wait_sec.append(self.waited)
-        self.loss, self.waited, self.t_end = 0.0, 0.0, clock()
-        self.t_step = self.t_end
-        trainer.should_stop = trainer.should_stop or self.t_end - self.t0 > self.most_sec
+        self.loss, self.waited = 0.0, 0.0
+        self.t_end = self.t_step = clock()
+        trainer.should_stop = trainer.should_stop or self.step >= self.steps
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -117,15 +134,25 @@ class Recorder(Callback):
         return self.probe
 
 
+def without_step(trainer: Trainer) -> float:
+    """After so many batches no step is a fault; one may come at the end of an epoch."""
+    return max(200, 2 * trainer.num_training_batches)
+
+
+def highest(trainer: Trainer) -> float:
+    return max((float(g["lr"]) for optimizer in trainer.optimizers for g in optimizer.param_groups), default=0.0)
+
+
 def known_of(trainer: Trainer, model: LightningModule) -> dict[str, Any]:
     data: Any = getattr(trainer, "datamodule", None)
     per_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
     numbers = {"parameters": sum(p.numel() for p in model.parameters()), "steps_per_epoch": per_epoch}
     sizes = {name: getattr(data, name, None) for name in ("batch_size", "micro_batch_size", "num_samples")}
-    rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
     where = {"device": trainer.strategy.root_device.type, "precision": str(trainer.precision)}
-    network = type(network_of(model)).__name__
-    return {**numbers, **sizes, **where, "lr": max(rates, default=0.0), "network": network}
+    plateaus = [how for how in trainer.lr_scheduler_configs if how.monitor]
+    monitored = [(how.monitor, getattr(how.scheduler, "mode", "min")) for how in plateaus]
+    more = {"optimizers": len(trainer.optimizers), "monitored": monitored, **numbers_of(trainer, model)}
+    return {**numbers, **sizes, **where, **more, "lr": highest(trainer), "network": type(network_of(model)).__name__}
 
 
 class Lab:
@@ -162,7 +189,8 @@ class Lab:
                     number, (function, arguments) = left.pop(0)
                     child = Child(self.log, called, function, arguments)
                     self.count += function is serve_short
-                    running[child.pipe] = number, child, clock() + limit_sec
+                    left_sec = self.until - time.monotonic() + GRACE_SEC
+                    running[child.pipe] = number, child, clock() + min(limit_sec, left_sec)
                 self.waiting()
                 ready = wait(list(running), timeout=0.2)
                 for pipe in [p for p in running if p in ready or clock() > running[p][2]]:
@@ -182,7 +210,7 @@ def called(pipe: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) 
 
 def serve_short(subject: Subject, short: Short, watches: Make, most_sec: float, one_thread: bool) -> Probe:
     torch.set_num_threads(1 if one_thread else torch.get_num_threads())
-    recorder, watching = Recorder(most_sec), list(watches())
+    recorder, watching = Recorder(most_sec, short.steps), list(watches())
     trainer, model, fit = subject.made(short, [recorder, *watching])
     torch.set_num_threads(1 if one_thread else torch.get_num_threads())  # the config may have set it
     failed: dict[str, Any] = {}

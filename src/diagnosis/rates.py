@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from src.config.request import from_flag, merge
 from src.diagnosis.finding import BADLY, Finding, Overlay
+from src.diagnosis.levers import Rate
 from src.diagnosis.probe import Witness
 from src.tuning.choose import LEAST_FALL
 from src.tuning.judge import best_rate
@@ -17,7 +18,7 @@ FAR = 4.0  # times the config's: a rate that is nearer is no suspect
 SMITH = "range test (Smith, Cyclical Learning Rates for Training Neural Networks, 2017)"
 
 
-class RangeTest(Witness):
+class RangeTest(Rate, Witness):
     """Raises the rate from step to step, in place of the schedule's, until the loss breaks out.
 
     Args:
@@ -29,23 +30,21 @@ class RangeTest(Witness):
     def __init__(self, steps: int) -> None:
         self.rates = [LOWEST * (HIGHEST / LOWEST) ** (i / (steps - 1)) for i in range(steps)]
         self.losses: list[float] = []
-        self.given: list[tuple[Any, float]] = []  # groups of parameters, and their share of the highest rate
-        self.config = 0.0
+        self.taken = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-        highest = [float(group.get("max_lr", group.get("initial_lr", group["lr"]))) for group in groups]
-        self.config = max(highest, default=0.0)
-        self.given = [(group, rate / (self.config or 1)) for group, rate in zip(groups, highest, strict=True)]
+        super().on_train_start(trainer, pl_module)
+        self.config = self.most = max(map(float, self.highest.values()), default=0.0)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        rate = self.rates[min(len(self.losses), len(self.rates) - 1)]
-        for group, share in self.given:
-            group["lr"] = rate * share
+    def rate(self, group: dict[str, Any]) -> float:
+        self.taken, self.config = True, max(self.config, float(group["lr"]))
+        share = float(self.highest[id(group)]) / (self.most or 1)
+        return self.rates[min(len(self.losses), len(self.rates) - 1)] * share
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
-        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        if trainer.global_step > len(self.losses) and isinstance(loss, torch.Tensor):
+        loss, taken = outputs.get("loss") if isinstance(outputs, dict) else outputs, self.taken
+        self.taken = False
+        if taken and isinstance(loss, torch.Tensor):
             self.losses.append(float(loss.detach()) * trainer.accumulate_grad_batches)
             lost = not math.isfinite(self.losses[-1]) or self.losses[-1] > 4 * abs(self.losses[0]) + 1
             trainer.should_stop = trainer.should_stop or lost

@@ -11,8 +11,8 @@ from lightning.pytorch import Trainer
 
 from src.config.request import Request, from_flag
 from src.diagnosis.finding import SLOW, Finding, Overlay, Unknown
-from src.diagnosis.probe import WARM, Lab, Witness, clock
-from src.diagnosis.subject import VAL_SAMPLES, Short
+from src.diagnosis.probe import LIMIT_SEC, WARM, Lab, Probe, Witness, clock, serve_short
+from src.diagnosis.subject import VAL_SAMPLES, Short, Subject
 from src.run.device import fastest_precision
 from src.run.errors import KnownError
 from src.run.folder import flat
@@ -26,6 +26,8 @@ STEPS, WATCHED_SEC, STARTS_SEC = 400, 4.0, 6.0  # that are watched, at most; of 
 DEAR = {"threads": None, "trainer.profiler": None, "trainer.detect_anomaly": False, "trainer.deterministic": False}
 DEAR |= {"model.activation_checkpointing": False}  # and what each is where it costs nothing
 TINY, MANY = "batches_too_small", 0.5  # and what a sample must take of its time in a larger batch
+NEXT = "[_TrainingEpochLoop].train_dataloader_next"
+LEAST_SEC, TIMED_SEC = 0.02, 10.0  # what is less in a step is nothing to mend; of a module's steps, at most
 HOOKS = ("slow_callback", "logs_too_often")  # which `tune` leaves out
 Seen = dict[str, Any]
 
@@ -142,3 +144,56 @@ def suspected(config: Overlay, seen: Seen) -> list[tuple[str, str, str, list[Any
         )
         rows.append((hooks, HOOKS[0], text, "trainer.callbacks", [left]))
     return [(check, text, key, values) for reason, check, text, key, values in rows if reason]
+
+
+class Hooks(Witness):
+    """Which part of a module's steps waits for data, or is in callbacks and its own hooks, as Lightning's profiler has
+    them."""
+
+    count, begun, since, end = 0, dict[str, float](), 0.0, 0.0
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        self.count, self.end = self.count + 1, clock()
+        if self.count == 1:  # which starts workers
+            self.begun, self.since = self.seconds(trainer), clock()
+
+    def seconds(self, trainer: Any) -> dict[str, float]:
+        return {name: sum(times) for name, times in trainer.profiler.recorded_durations.items()}
+
+    def found(self, trainer: Any, model: Any) -> list[Finding]:
+        steps, total = self.count - 1, self.end - self.since
+        spent = {name: sec - self.begun.get(name, 0.0) for name, sec in self.seconds(trainer).items()}
+        theirs = [one.state_key for one in trainer.callbacks if not type(one).__module__.startswith("src.diagnosis")]
+        parts = {NEXT: spent.get(NEXT, 0.0)}
+        for of in (*(f"[Callback]{key}" for key in theirs), f"[LightningModule]{type(model).__name__}"):
+            own = tuple(f"{of}.on_{when}_" for when in ("train_batch", "before", "after"))
+            parts[of.partition("]")[2]] = sum(sec for name, sec in spent.items() if name.startswith(own))
+        slow = [(name, sec) for name, sec in parts.items() if is_slow(sec, total, steps)]
+        return [told_slow(name, sec, total, steps, trainer) for name, sec in slow]
+
+
+def is_slow(sec: float, total: float, steps: int) -> bool:
+    return steps > 1 and sec > LEAST * total and sec > LEAST_SEC * steps
+
+
+def told_slow(name: str, sec: float, total: float, steps: int, trainer: Any) -> Finding:
+    is_data, numbers = name == NEXT, {"step_sec": total / steps, "of_it_sec": sec / steps}
+    # While it waits for data, a GPU may have work: what it does then cannot be won.
+    hidden = total - sec if is_data and trainer.strategy.root_device.type != "cpu" else 0.0
+    check, what = ("data_bound", "waits for data") if is_data else (HOOKS[0], f"{name} takes its time in each step")
+    todo = "more num_workers in the loader, or a sample that is made with less work" if is_data else "do it less often"
+    text, gain = f"{what}: {sec / total:.0%} of a step", max(sec - hidden, 0.0) / total
+    return Finding(check, SLOW, text, numbers, gain, 0.8, todo=todo)
+
+
+def slow_module(subject: Subject, lab: Lab) -> tuple[list[Finding], Seen, list[Unknown]]:
+    """What makes a module's training slow, of its steps alone with all threads."""
+    short = Short({"trainer": {"profiler": "simple"}}, STEPS // 4, validations=0)
+    (probe,) = lab.all([(serve_short, (subject, short, hooks, TIMED_SEC, False))], LIMIT_SEC)
+    probe = probe if isinstance(probe, Probe) else Probe(**probe)
+    found = [one for one in probe.findings if one.question == SLOW and one.gain > LEAST]
+    return found, {}, [("speed", probe.failed)] if probe.failed else []
+
+
+def hooks() -> list[Witness]:
+    return [Hooks()]

@@ -192,12 +192,8 @@ class Structure(Witness, TorchFunctionMode):
     def measured(self) -> dict[str, Any]:
         if self.missed:
             raise self.missed
-        first = next((m for m in self.called if [*m.parameters(False), *m.buffers(False)]), None)
-        known = {
-            "loss": self.losses[0]["name"] if self.losses else "",
-            "begins_with_norm": "Norm" in type(first).__name__,
-            "received": self.moments(),
-        }
+        first = self.losses[0] if self.losses else {"name": "", "plain": math.nan}
+        known = {"loss": first["name"], "plain_loss": first["plain"], "received": self.moments()}
         return {"layers": self.layers, **known, **self.noise_scale()}
 
     def moments(self) -> dict[str, Any] | None:
@@ -279,6 +275,8 @@ def noted(name: str, given: dict[str, Any], value: Tensor, out: Any, softened: A
     p, dim = softened or (x, None)  # of the loss's input, if it has its memory
     if dim is not None and p.data_ptr() == given["input"].data_ptr() and p.numel() == x.numel():
         numbers |= {"alone": p.shape[dim] == 1, "across": p.ndim > 1 and dim % p.ndim == 0 and p.shape[dim] > 1}
+    weighs = any(given.get(of) is not None for of in ("weight", "pos_weight")) or given.get("label_smoothing")
+    numbers["plain"] = math.nan if weighs or targets.numel() != len(x) else numbers["value"]
     numbers["labels"] = labels(x, targets)
     return {"name": name, "kind": "".join(kinds[:1]), "targets": targets.flatten()[:10_000].float(), **numbers}
 

@@ -10,21 +10,22 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import Checkpoint, ModelSummary, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelSummary, ProgressBar
 from lightning.pytorch.loggers.logger import DummyLogger
-from torch import Tensor
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.utils.data import DataLoader
 
 from src.config.build import Experiment
 from src.config.request import Request, merge
-from src.data.loader import Arrays
 from src.diagnosis.finding import Overlay
+from src.diagnosis.levers import Levers
+from src.diagnosis.samples import at_random, batch_size_of, order_of, sample_sec, samples_of, split_off
 from src.run.faults import faults_of
-from src.tuning.trial import BRIEF
+from src.tuning.trial import BRIEF, MANY
 
-VAL_SAMPLES = 2000  # of which a short training is judged
-LOADED, LOADED_BYTES = 4000, 2**27  # samples of a module's loaders that are looked at, and the most that they take
+VAL_SAMPLES, VAL_SEC = 2000, 1.0  # of which a short training is judged; to read those of a module
+LEFT_OUT = (Checkpoint, EarlyStopping, ModelSummary, ProgressBar)  # likewise of a module; trials are of one length
 OURS = ("Checkpoints", "Pictures", "ThrottledProgress", "Throughput")  # callbacks that write, or tell, what is no trial
 
 
@@ -33,7 +34,7 @@ class Short:
     """A short training.
 
     Args:
-        overlay: of the config; of a module `{"lr_times": 10.0}`, and `trainer`.
+        overlay: of the config; of a module that of `Levers`, and `trainer`.
         steps: of the optimizer, by which its schedule goes.
         validations: how often it is measured, at even distances; the last time at its end.
         untrained: measure it before the first step, too.
@@ -47,10 +48,12 @@ class Short:
 
 
 class Subject(Protocol):
-    config: dict[str, Any]  # empty for a module
+    config: dict[str, Any]  # of a module its `trainer` alone
 
     def made(self, short: Short, callbacks: Sequence[Callback]) -> tuple[Trainer, LightningModule, dict[str, Any]]:
         """The objects of a short training, and what its fit gets besides the model."""
+
+    sample_sec: float  # what it takes to read a sample of val
 
     def faults(self, trainer: Trainer, fit: dict[str, Any]) -> Any:
         """A context in which what goes wrong is a known error, where it can be."""
@@ -61,7 +64,7 @@ class Subject(Protocol):
 
 class OfConfig:
     def __init__(self, request: Request) -> None:
-        self.request, self.config = request, request.config
+        self.request, self.config, self.sample_sec = request, request.config, 0.0
 
     def made(self, short: Short, callbacks: Sequence[Callback]) -> tuple[Trainer, LightningModule, dict[str, Any]]:
         config = merge(copy.deepcopy(self.config), short.overlay)
@@ -89,7 +92,7 @@ class OfConfig:
 
 
 class OfModule:
-    """Any LightningModule, as its own code trains it; of it a copy is trained.
+    """Any LightningModule, as its own code trains it, in a process of its own each time.
 
     Args:
         trainer: arguments of its Trainer, but for what is short here, or writes.
@@ -97,66 +100,84 @@ class OfModule:
     """
 
     def __init__(self, model: LightningModule, trainer: dict[str, Any] | None = None, **loaders: Any) -> None:
-        self.model, self.trainer, self.loaders, self.config = model, trainer or {}, loaders, dict[str, Any]()
+        self.model, self.trainer, self.loaders, self.sample_sec = model, trainer or {}, loaders, 0.0
+        self.config: dict[str, Any] = {"trainer": self.trainer}
 
     def made(self, short: Short, callbacks: Sequence[Callback]) -> tuple[Trainer, LightningModule, dict[str, Any]]:
         seed_everything(short.seed, verbose=False)
-        own = {**copy.deepcopy(self.trainer), **short.overlay.get("trainer", {})}
-        brief = BRIEF | {"max_steps": short.steps, "max_epochs": max(short.steps, own.get("max_epochs") or 0)}
+        own = {**self.trainer, **short.overlay.get("trainer", {})}
+        # Of several optimizers Lightning counts each step, and of some none: the probe ends it then.
+        counts = self.model.automatic_optimization
+        epochs = max(short.steps if counts else MANY, own.get("max_epochs") or 0)
+        brief = BRIEF | {"max_steps": short.steps if counts else -1, "max_epochs": epochs}
+        brief |= {"min_steps": None, "min_epochs": None}
         brief |= {"devices": 1, "num_nodes": 1, "strategy": "auto", "logger": DummyLogger()}
         with quiet():
             trainer: Any = Trainer(**own | brief)
-        kept = [one for one in trainer.callbacks if not isinstance(one, (Checkpoint, ModelSummary, ProgressBar))]
-        trainer.callbacks = [*kept, *callbacks, Rate(short.overlay.get("lr_times", 1.0))]
-        if short.validations:
-            trainer.limit_val_batches = own.get("limit_val_batches") or 1.0
+        kept = [one for one in trainer.callbacks if not isinstance(one, LEFT_OUT)]
+        trainer.callbacks = [*kept, *callbacks, Levers(short.overlay)]
+        fit, limit = dict(self.loaders), own.get("limit_val_batches")
+        if short.validations and limit != 0:
+            val = fit.get("val_dataloaders")  # which may be sorted
+            some = at_random(val, self.val_samples, batch_size_of(val))
+            fit |= {"val_dataloaders": some} if some else {}
+            trainer.callbacks.append(Sized(self, limit if isinstance(limit, int) else math.inf))
             validate(trainer, short)
-        return trainer, copy.deepcopy(self.model), dict(self.loaders)
+        return trainer, self.model, fit
+
+    @property
+    def val_samples(self) -> int:
+        return round(min(VAL_SAMPLES, VAL_SEC / max(self.sample_sec, 1e-9))) or 1
 
     def faults(self, trainer: Trainer, fit: dict[str, Any]) -> Any:
         return nullcontext()
 
-    def data(self) -> Any:
-        """The first samples of the loaders, where a batch is (x, targets), or a dict that has these names."""
-        whole = self.loaders.get("datamodule")
-        if whole is not None:
-            whole.prepare_data()
-            whole.setup("fit")
-        splits = {}
-        for split in ("train", "val"):
-            loader = getattr(whole, f"{split}_dataloader")() if whole else self.loaders.get(f"{split}_dataloaders")
-            splits[split] = first_samples(loader)
-        same: dict[str, Any] = {"on_after_batch_transfer": lambda batch, _: batch, "epoch_order": None}
-        return SimpleNamespace(splits=splits, **same) if all(splits.values()) else None
-
-
-def first_samples(loader: Any) -> Arrays | None:
-    """Of a loader; None where there is none, or its batches are of another kind."""
-    found: list[tuple[Tensor, Tensor]] = []
-    for batch in loader or ():
-        pair = [batch.get(name) for name in ("x", "targets")] if isinstance(batch, dict) else batch
-        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(t, Tensor) for t in pair):
+    def loader(self, split: str) -> Any:
+        """The first one, where there are several; None where there is none."""
+        of: Any = self.loaders.get("datamodule")
+        of = self.model if of is None and not self.loaders else of
+        try:
+            found = self.loaders.get(f"{split}_dataloaders") if of is None else getattr(of, f"{split}_dataloader")()
+        except MisconfigurationException:  # it has no such method
             return None
-        found.append((pair[0], pair[1]))
-        if sum(len(y) for _, y in found) >= LOADED or sum(x.nbytes for x, _ in found) >= LOADED_BYTES:
-            break
-    return Arrays(*map(torch.cat, zip(*found, strict=True))) if found else None
+        several = isinstance(found, (list, tuple)) and any(isinstance(one, DataLoader) for one in found)
+        return next(iter(found)) if several else found  # type: ignore[arg-type]
+
+    def data(self) -> Any:
+        """Samples of the loaders, where a batch is (x, targets), or a dict that has these names; `ordered`: targets in
+        the order of an epoch. Part of train stands for val that is not."""
+        self.set_up()
+        train, val = self.loader("train"), self.loader("val")
+        ordered = order_of(train)
+        splits: Any = {"train": samples_of(train), "val": samples_of(val)}
+        if val is None and ordered is not None and splits["train"]:
+            splits = split_off(splits["train"])
+        same: dict[str, Any] = {"on_after_batch_transfer": lambda batch, _: batch, "epoch_order": None}
+        known = all(arrays is not None for arrays in splits.values())
+        return SimpleNamespace(splits=splits, ordered=ordered, **same) if known else None
+
+    def set_up(self) -> None:
+        for of in (self.loaders.get("datamodule"), None if self.loaders else self.model):
+            if of is not None:
+                of.prepare_data()
+                of.setup("fit")
 
 
-class Rate(Callback):
-    """Multiplies the learning rate, also where schedules set it."""
+def read_sec(subject: OfModule) -> float:
+    """What a sample of a module's val takes."""
+    subject.set_up()
+    return sample_sec(subject.loader("val"))
 
-    def __init__(self, times: float) -> None:
-        self.times = times
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for optimizer in trainer.optimizers:
-            for group in optimizer.param_groups:
-                group |= {n: group[n] * self.times for n in ("lr", "initial_lr", "max_lr", "min_lr") if n in group}
-        for how in trainer.lr_scheduler_configs:
-            for name in ("base_lrs", "max_lrs"):
-                if hasattr(how.scheduler, name):
-                    setattr(how.scheduler, name, [rate * self.times for rate in getattr(how.scheduler, name)])
+class Sized(Callback):
+    """Has validations take as many samples of a module as are meant."""
+
+    def __init__(self, subject: OfModule, most: float) -> None:
+        self.subject, self.most = subject, most
+
+    def on_fit_start(self, trainer: Any, pl_module: LightningModule) -> None:
+        size = batch_size_of(self.subject.loader("val"))
+        trainer.limit_val_batches = int(min(math.ceil(self.subject.val_samples / size), self.most))
 
 
 def validate(trainer: Trainer, short: Short) -> None:

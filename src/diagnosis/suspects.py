@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import statistics
 from collections.abc import Iterator
 from functools import reduce
 from itertools import chain
@@ -10,6 +11,7 @@ from typing import Any
 
 from src.config.request import from_flag, merge
 from src.diagnosis.finding import BADLY, Finding
+from src.diagnosis.rates import FAR
 from src.tuning.candidates import takes
 from src.tuning.judge import level
 
@@ -20,6 +22,11 @@ ODD: tuple[tuple[str, str, float, float, Any], ...] = (  # from the first number
     ("clipped_too_short", r"trainer\.gradient_clip_val", 1e-30, 0.1, 1.0),
     ("batches_too_small", r"data\.batch_size", 1, 2, 32),
     ("average_too_slow", r"ema\.decay", 0.995, 1.0, None),
+)
+OF_MODULE = (  # above the first number the second is tried
+    ("dropout_too_strong", "dropout", 0.7, 0.1),
+    ("weight_decay_too_strong", "weight_decay", 0.3, 0.01),
+    ("norm_too_fast", "norm_momentum", 0.9, 0.1),
 )
 WIDTHS = r"model\.network\.(\w+_)?(dim|widths?|hidden|units|d_model)(_size)?"
 PLAIN, ADAM = (
@@ -104,12 +111,47 @@ def of_data(case: Any, given: dict[str, Any], left: float) -> Iterator[Row]:
 
 def of_end(case: Any, base: Any, given: dict[str, Any], left: float) -> Iterator[Row]:
     """Where the trial was as long as a run: it ends too soon, or too late."""
-    third, end = len(base.losses) // 3, level(base.losses)
-    falls = third and level(base.losses[: 2 * third]) - end > 0.1 * min(abs(end), base.losses[0] - end)
-    if case.whole and (falls or case.total <= FEW_STEPS):
-        times = max(3, round(FEW_STEPS / case.total)) if case.total <= FEW_STEPS else 3
-        yield "too_short", {k: times * given[k] for k in ENDS if (given.get(k) or 0) > 0}
+    yield "too_short", {k: times * given[k] for times in too_short(case, base) for k in ENDS if (given.get(k) or 0) > 0}
     scores = [one.get(case.scale.metric, math.nan) for one in base.scores]
     if case.scale.mode == "min" and len(scores) > 3 and scores[-1] > 1.1 * min(scores) and left < 0.5:
         yield "overfitting", {k: 0.3 for k, v in given.items() if re.fullmatch(ODD[0][1], k) and v < 0.3}
         yield "overfitting", {k: 0.2 for k in given if k == "model.optimizer.weight_decay"}
+
+
+def too_short(case: Any, base: Any) -> Iterator[int]:
+    """How many times as long a run may have to be, that its trial is as long as."""
+    if case.whole and (falls(base.losses) or case.total <= FEW_STEPS):
+        yield max(3, round(FEW_STEPS / case.total)) if case.total <= FEW_STEPS else 3
+
+
+def falls(losses: list[float]) -> bool:
+    """Whether the last third of a training has brought much."""
+    third, end = len(losses) // 3, level(losses)
+    return bool(third) and level(losses[: 2 * third]) - end > 0.1 * min(abs(end), losses[0] - end)
+
+
+def of_module(case: Any, test: dict[str, Any]) -> list[Finding]:
+    """What is odd in a module of others, its optimizers, or its Trainer's arguments; overlays as of `Levers`."""
+    own, seen, base = case.config["trainer"], case.first.extra, case.base[0] if case.base else case.first
+    lost = bool(base.failed) or not all(map(math.isfinite, base.losses))
+    ratio = test.get("suggested", 0.0) / (test.get("config") or 1.0)
+    times = [10.0, 0.1] + [float(f"{n:.2g}") for n in (ratio, ratio / 10) if n > FAR or 0 < n < 1 / FAR]
+    if base.rates and statistics.median(base.rates) < 0.3 * test.get("config", 0.0):  # a warm-up that is longer
+        times = [n for n in times if n < 1]
+    rows: list[Any] = [(f"lr_too_{'low' if n > 1 else 'high'}", n, {"lr_times": n}) for n in times]
+    clip, precision = own.get("gradient_clip_val") or 0, own.get("precision")
+    rows += [("clipped_too_short", clip, {"trainer": {"gradient_clip_val": 1.0}})] * (0 < clip <= 0.1)
+    rows += [("gradients_explode", "no limit", {"trainer": {"gradient_clip_val": 1.0}})] * (lost and not clip)
+    rows += [("precision_too_low", precision, {"trainer": {"precision": "32-true"}})] * ("16" in str(precision))
+    for check, name, low, new in OF_MODULE if case.scale.metric else ():  # training alone is better without them
+        rows += [(check, seen.get(name), {name: new})] * (seen.get(name, 0) > low)
+    half = len(base.rates) // 2
+    over = half and base.rates[half] < 0.05 * max(base.rates[:half])
+    rows += [("schedule_too_slow", f"at half of {2 * half} steps", {"schedule": None})] * bool(over)
+    still = not lost and len(base.losses) > 1 and level(base.losses) > 0.9 * abs(base.losses[0])
+    rows += [("initial_weights", "little is learned", {"model": {"init_args": {"reset": True}}})] * still
+    ends = [
+        {k: n * own[k] for k in ("max_epochs", "max_steps") if (own.get(k) or 0) > 0} for n in too_short(case, base)
+    ]
+    rows += [("too_short", f"{case.total:.0f} steps", {"trainer": end}) for end in ends if end]
+    return [Finding(check, BADLY, f"{check.replace('_', ' ')}: {now}", {}, 0.3, change=new) for check, now, new in rows]

@@ -150,7 +150,7 @@ class Trials:
 
     def judged(self, one: Finding) -> Finding | None:
         gains = self.gains({}, one.change, one.metric, self.seeds)
-        if gains and statistics.fmean(gains) >= LEAST and not beyond_noise(gains) and self.more:
+        if len(gains) == len(self.seeds) and statistics.fmean(gains) >= LEAST and not beyond_noise(gains) and self.more:
             self.run([{}, one.change], self.more)
             return replace(self, seeds=[*self.seeds, *self.more], more=()).judged(one)
         if len(gains) < len(self.seeds):

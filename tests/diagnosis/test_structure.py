@@ -303,7 +303,7 @@ def scaled(factor):
 )
 @pytest.mark.parametrize("kind", [Foreign, Direct])
 def test_wrong_weights_at_the_start(body, check, kind):
-    assert list(found(kind(body(), rate=1e-4))) == [check]
+    assert [name for name, one in found(kind(body(), rate=1e-4)).items() if one.certain] == [check]
 
 
 class Called(nn.Module):

@@ -1,19 +1,29 @@
 """A LightningModule from outside: how its own Trainer, schedule and hooks train in a trial."""
 
+import time
+from dataclasses import replace
+
 import lightning.pytorch as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import SGD
-from torch.optim.lr_scheduler import CosineAnnealingLR, CyclicLR, OneCycleLR
-from torch.utils.data import DataLoader, TensorDataset
+from torch.optim.lr_scheduler import CosineAnnealingLR, CyclicLR, OneCycleLR, ReduceLROnPlateau
+from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset, WeightedRandomSampler
 
 from src.diagnose import diagnose
 from src.diagnosis.data import examine
-from src.diagnosis.probe import serve_short
-from src.diagnosis.subject import OfModule, Rate, Short, first_samples
+from src.diagnosis.examine import Case
+from src.diagnosis.levers import Levers
+from src.diagnosis.metric import judged_by
+from src.diagnosis.probe import Lab, Probe, serve_short
+from src.diagnosis.samples import first_samples
+from src.diagnosis.speed import slow_module
+from src.diagnosis.subject import OfModule, Short, Sized
+from src.diagnosis.suspects import of_module
+from src.diagnosis.trials import Scale
 
 X = torch.randn(1600, 8, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0).long() + (X[:, 1] > 0)
@@ -95,8 +105,7 @@ def test_the_trainer_is_as_given_but_short_and_writes_nothing(tmp_path):
     assert (trainer.gradient_clip_val, trainer.accumulate_grad_batches, trainer.max_epochs) == (0.5, 2, 900)
     trainer.fit(model, **fit)
     assert trainer.global_step == 9
-    assert [type(one) for one in trainer.callbacks] == [LearningRateMonitor, Rate]
-    assert trainer.callbacks[0] is not monitor
+    assert [type(one) for one in trainer.callbacks] == [LearningRateMonitor, Levers, Sized]
     assert not list(tmp_path.iterdir())
     changed = subject.made(Short({"trainer": {"gradient_clip_val": 1.0}}), [])[0]
     assert changed.gradient_clip_val == 1.0
@@ -111,7 +120,7 @@ def test_what_a_healthy_module_does_is_no_finding(compiled):
     module = Module(sgd(), started=add_figure)
     if compiled:
         module.network = torch.compile(module.network, backend="eager")
-    found = diagnose(module, minutes=0.5, **loaders())
+    found = diagnose(module, minutes=1.5, **loaders())
     assert (found.verdict, found.findings) == ("healthy", [])
 
 
@@ -130,7 +139,7 @@ def fail(module):
 
 
 def test_an_error_of_the_longer_training_is_told():
-    found = diagnose(Module(sgd(), step=fail), minutes=0.5, **loaders())
+    found = diagnose(Module(sgd(), step=fail), minutes=1.5, **loaders())
     assert (found.verdict, dict(found.unknown)["training"]) == ("unknown", "RuntimeError: too late")
 
 
@@ -146,15 +155,211 @@ def test_large_samples_are_read_until_there_are_enough():
     assert len(given) == 2
 
 
+class Groups:
+    """A sampler: four samples of one class in a row."""
+
+    def __iter__(self):
+        rows = [(Y[:1280] == c).nonzero().flatten() for c in range(3)]
+        for c in torch.arange(300) % 3:
+            yield from rows[c][torch.randint(len(rows[c]), (4,))].tolist()
+
+    def __len__(self):
+        return 1200
+
+
+def data_of(train, val=None):
+    data = OfModule(Module(sgd()), train_dataloaders=train, val_dataloaders=val).data()
+    return data, {one.check for one in examine(data, 20).findings}
+
+
+def test_a_sorted_loader_is_told():
+    order = Y[:1280].argsort()
+    assert data_of(loader(X[order], Y[order]), loader(X[1280:], Y[1280:]))[1] == {"not_shuffled"}
+
+
+def sampled():
+    half, plain = loader(X[1280:], Y[1280:]), {"x": X[:1280], "y": Y[:1280]}
+    weights = 1 / torch.bincount(Y).float()[Y]
+    yield loader(**plain, shuffle=True), half
+    yield loader(**plain, sampler=Groups()), half
+    yield loader(**plain, sampler=WeightedRandomSampler(weights[:1280], 1280)), half
+    yield loader(sampler=SubsetRandomSampler(range(1200))), loader(sampler=SubsetRandomSampler(range(1200, 1600)))
+
+
+@pytest.mark.parametrize(("train", "val"), [*sampled()], ids=["shuffle", "groups", "weights", "subset"])
+def test_a_sampler_is_no_fault(train, val):
+    data, found = data_of(train, val)
+    assert not found
+    assert data.ordered is not None
+
+
+def test_without_val_a_part_of_train_is_left_for_it():
+    data, found = data_of(loader(shuffle=True))
+    assert ([len(data.splits[name]) for name in ("train", "val")], found) == ([1280, 320], set())
+    assert data_of(loader(X, Y.roll(5), shuffle=True))[1] == {"labels_independent"}
+
+
+def test_rates_that_the_code_sets_are_multiplied():
+    rates = []
+
+    class Hand(SGD):
+        def step(self, closure=None):
+            loss = closure()
+            rates.append(self.param_groups[0]["lr"])
+            return loss
+
+    def set_by_hand(module):
+        module.trainer.optimizers[0].param_groups[0]["lr"] = 0.01 * (module.trainer.global_step + 1)
+
+    module = Module(lambda m: (Hand(m.parameters(), 0.5),), step=set_by_hand)
+    subject = OfModule(module, **loaders())
+    probe = serve_short(subject, Short({"lr_times": 10.0}, steps=6, validations=0), tuple, 60, True)
+    assert rates == pytest.approx([0.1 * n for n in range(1, 7)])
+    assert probe.rates == pytest.approx([0.01 * n for n in range(1, 7)])
+
+
+def test_levers_of_a_module():
+    network = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8, momentum=0.99), nn.Sigmoid(), nn.Dropout(0.9))
+    module = Module(lambda m: (SGD(m.parameters(), 0.1, weight_decay=5.0),))
+    module.network, before = network, network[0].weight.detach().clone()
+    gelu = {"2": {"class_path": "torch.nn.GELU"}}
+    overlay = {"dropout": 0.1, "norm_momentum": 0.1, "weight_decay": 0.01, "lr_times": 0.0}
+    overlay["model"] = {"init_args": {"reset": True, "swap": gelu}}
+    probe = serve_short(OfModule(module, **loaders()), Short(overlay, steps=2), tuple, 60, True)
+    assert not probe.failed
+    assert (network[1].momentum, type(network[2]), network[3].p) == (0.1, nn.GELU, 0.1)
+    assert module.trainer.optimizers[0].param_groups[0]["weight_decay"] == 0.01
+    assert not torch.equal(network[0].weight, before)
+    assert probe.extra["dropout"] == 0.1
+
+
+class Manual(Module):
+    """Two optimizers, as of a GAN, that Lightning does not count."""
+
+    steps = True
+
+    def __init__(self):
+        super().__init__(None)
+        self.automatic_optimization = False
+
+    def training_step(self, batch, _):
+        loss = F.cross_entropy(self.network(batch[0]), batch[1])
+        optimizers = self.optimizers(use_pl_optimizer=False)
+        [one.zero_grad() for one in optimizers]
+        self.manual_backward(loss)
+        [one.step() for one in optimizers if self.steps]
+        return loss
+
+    def validation_step(self, batch, _):
+        self.log("val_g_loss", F.cross_entropy(self.network(batch[0]), batch[1]))
+
+    def configure_optimizers(self):
+        return [SGD(part.parameters(), 0.1) for part in (self.network[0], self.network[2])], []
+
+
+class Forgets(Manual):
+    steps = False
+
+
+def test_steps_that_lightning_does_not_count_are_counted():
+    probe = serve_short(OfModule(Manual(), **loaders()), Short(steps=5), tuple, 60, True)
+    assert (len(probe.losses), probe.scores[-1]["step"], probe.findings) == (5, 5, [])
+    assert judged_by({}, probe) is None
+    assert judged_by({}, probe, [EarlyStopping("val_g_loss", mode="max")]) == ("val_g_loss", "max")
+
+
+def test_no_step_at_all_is_told():
+    probe = serve_short(OfModule(Forgets(), **loaders()), Short(steps=5), tuple, 60, True)
+    assert [one.check for one in probe.findings] == ["untrained_parameters"]
+    assert probe.findings[0].evidence["batches"] == 200
+
+
 @pytest.mark.parametrize(
-    ("train", "val", "check", "why"),
+    ("names", "monitored", "metric"),
     [
-        ((0, 600), (1500, 1600), "baselines", "are both sorted by class"),
-        ((0, 100), (0, 1600), "read", "have one target"),
+        (["val_kl_loss", "val_loss", "val_recon_loss"], [], ("val_loss", "min")),
+        (["val_kl_loss", "val_recon_loss"], [], ("", "min")),
+        (["val_kl_loss", "val_auc"], [("val_auc", "max")], ("val_auc", "max")),
+        (["loss/val", "acc/val"], [], ("loss/val", "min")),
+        (["val_acc"], [], ("val_acc", "max")),
+        (["train_loss"], [], ("", "min")),
     ],
 )
-def test_sorted_loaders_are_named_in_words(train, val, check, why):
-    order = Y.argsort()
-    train, val = ([loader(X[order][a:b], Y[order][a:b])] for a, b in (train, val))
-    subject = OfModule(Module(sgd()), train_dataloaders=train[0], val_dataloaders=val[0])
-    assert why in dict(examine(subject.data(), 20).unknown)[check]
+def test_what_a_module_is_judged_by(names, monitored, metric):
+    first = Probe(scores=[dict.fromkeys([*names, "step"], 1.0)], extra={"monitored": monitored})
+    assert judged_by({"trainer": {}}, first) == metric
+
+
+def test_what_a_schedule_monitors_may_come_late():
+    def made(module):
+        optimizer = SGD(module.parameters(), 0.1)
+        return optimizer, {"scheduler": ReduceLROnPlateau(optimizer), "monitor": "val_loss"}
+
+    for short in (Short(steps=45), Short(steps=45, validations=0)):
+        probe = serve_short(OfModule(Module(made), **loaders()), short, tuple, 60, True)
+        assert (probe.failed, len(probe.losses)) == ("", 45)
+        assert probe.extra["monitored"] == [("val_loss", "min")]
+
+
+def test_a_network_that_cannot_be_copied_is_trained():
+    module = Module(sgd())
+    module.network[0] = nn.utils.weight_norm(module.network[0])
+    module.network(X)  # after which a copy is an error
+    assert not serve_short(OfModule(module, **loaders()), Short(steps=3), tuple, 60, True).failed
+
+
+def test_validations_take_so_many_samples_in_any_order():
+    order, seen = Y.argsort(), []
+
+    class Looks(Module):
+        def validation_step(self, batch, index):
+            seen.append(batch[1])
+            super().validation_step(batch, index)
+
+    subject = OfModule(Looks(sgd()), train_dataloaders=loader(), val_dataloaders=loader(X[order], Y[order]))
+    subject.sample_sec = 1 / 150
+    serve_short(subject, Short(steps=2), tuple, 60, True)
+    assert [len(y) for y in seen] == [64, 64, 22]
+    assert len(torch.cat(seen).unique()) == 3
+
+
+class Sleeps(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1280
+
+    def __getitem__(self, index):
+        time.sleep(0.001)
+        return X[index], Y[index]
+
+
+class Waits(Callback):
+    def on_train_batch_end(self, *_):
+        time.sleep(0.03)
+
+
+@pytest.mark.parametrize("check", ["", "data_bound", "slow_callback"])
+def test_what_takes_time_in_a_step(check, tmp_path):
+    data = loaders() | ({"train_dataloaders": DataLoader(Sleeps(), 64)} if check == "data_bound" else {})
+    trainer = {"callbacks": [Waits()] if check == "slow_callback" else []}
+    subject = OfModule(Module(sgd()), trainer, **data)
+    found, _, unknown = slow_module(subject, Lab(subject, tmp_path / "log", time.monotonic() + 60))
+    assert ([one.check for one in found if one.todo], unknown) == ([check] * bool(check), [])
+
+
+def test_what_is_odd_in_a_module_is_tried():
+    extra = {"dropout": 0.95, "weight_decay": 10.0, "norm_momentum": 0.999}
+    losses, rates = [2.0 * 0.97**i for i in range(100)], [0.1 * 0.8**i for i in range(100)]
+    first = Probe(losses=losses, rates=rates, extra=extra)
+    tried = [next(iter(one.change)) for one in of_module(Case({"trainer": {}}, first, scale=Scale("val_loss")), {})]
+    assert tried == ["lr_times", "lr_times", "dropout", "weight_decay", "norm_momentum", "schedule"]
+    healthy = Probe(losses=losses, rates=[0.1] * 100, extra={"dropout": 0.5, "weight_decay": 0.1})
+    case = Case({"trainer": {"max_epochs": 3}}, healthy, 100, 300, scale=Scale("val_loss"))
+    assert [one.check for one in of_module(case, {})] == ["lr_too_low", "lr_too_high"]
+    short = replace(case, total=100)
+    assert of_module(short, {})[-1].change == {"trainer": {"max_epochs": 9}}
+
+
+def test_a_rate_in_a_long_warm_up_is_not_too_low():
+    first = Probe(losses=[2.0] * 100, rates=[0.001] * 100)
+    found = of_module(Case({"trainer": {}}, first), {"config": 0.1, "suggested": 2.0})
+    assert "lr_too_low" not in [one.check for one in found]

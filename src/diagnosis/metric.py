@@ -1,0 +1,56 @@
+"""What a training is judged by, and what one answer for all samples and a simple model score by that."""
+
+import math
+import re
+import statistics
+from typing import Any
+
+from src.diagnosis.probe import Probe
+from src.diagnosis.trials import Scale
+
+UNITS = {"min": ("loss", "mse"), "max": ("acc", "r2")}  # metrics of which simple models are known
+LOSSES = (("mse_loss",), ("cross_entropy", "nll_loss", "binary_cross_entropy_with_logits"))  # of numbers, of classes
+VAL, SPLIT = r"val|valid|validation", r"[/_.\s]"
+
+
+def judged_by(config: dict[str, Any], first: Probe, callbacks: Any = ()) -> tuple[str, str] | None:
+    """A metric of validation, and whether the least or the greatest is best; "" for the losses of training; None where
+    nothing says what is meant to fall: several optimizers may work against each other."""
+    checkpoints, names = config.get("checkpoints") or {}, sorted({name for one in first.scores[:1] for name in one})
+    if "model" in config:
+        losses = [name for name in names if name.startswith("val") and "loss" in name]
+        return checkpoints.get("monitor") or next(iter(losses), ""), checkpoints.get("mode") or "min"
+    words = {name: {*re.split(SPLIT, name)} for name in names}
+    of_val = [name for name in names if any(re.fullmatch(VAL, word) for word in words[name])]
+    exact = [n for n in of_val if len(words[n]) == 2 and "loss" in words[n]]
+    asked = [(one.monitor, one.mode) for one in callbacks if getattr(one, "monitor", None)]
+    asked += first.extra.get("monitored", ())
+    asked = [(n, "min") for n in exact[:1]] + [(n, mode) for n, mode in asked if n in of_val]
+    if first.extra.get("optimizers", 1) > 1 or asked:
+        return next(iter(asked), None)
+    losses, shares = ([n for n in of_val if re.search(what, n)] for what in ("loss", "acc"))
+    if len(losses) == 1 or not shares:  # parts of a loss may rise
+        return (losses[0] if len(losses) == 1 else ""), "min"
+    return shares[0], "max"
+
+
+def simple(config: dict[str, Any], scale: Scale, first: Probe, measured: dict[str, Any]) -> tuple[float, float]:
+    """The less the better. Where the unit is another, the first is what the untrained model scores."""
+    kind, sign = ("loss", 1) if scale.mode == "min" else ("score", -1)
+    untrained = sign * first.untrained.get(scale.metric, math.nan) if scale.metric else begins(first.losses)
+    if not scale.metric.endswith(UNITS[scale.mode]) or (sign > 0 and not is_plain(config, first, measured)):
+        return untrained, math.nan
+    trivial, linear = (sign * measured.get(f"{name}_{kind}", math.nan) for name in ("trivial", "linear"))
+    return trivial if math.isfinite(trivial) else untrained, linear
+
+
+def is_plain(config: dict[str, Any], first: Probe, measured: dict[str, Any]) -> bool:
+    """Whether the loss has the unit of simple models' losses; that of a module is a loss function, without weights, of
+    one target a sample, and nothing else."""
+    loss, value = measured.get("loss"), measured.get("plain_loss", math.nan)
+    whole = "model" in config or (bool(first.losses) and math.isclose(value, first.losses[0], rel_tol=0.01))
+    return whole and loss in LOSSES[measured.get("is_class", loss != "mse_loss")]
+
+
+def begins(losses: list[float]) -> float:
+    return statistics.fmean(losses[:3]) if losses else math.nan
