@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 from benchmarks.diagnose import __main__ as command
-from benchmarks.diagnose import costs, modules, programs, report, rules, utility
+from benchmarks.diagnose import costs, programs, report, rules, slips, utility
 from benchmarks.diagnose.cases import BASES, Case, answers, config_of, flat, is_right, rate, rows, written
 from benchmarks.diagnose.runs import Job, Lines, carry_out
 
@@ -97,14 +97,14 @@ def test_strict_is_nearer_to_what_was_changed(factor, value, strict, wide):
 
 
 def test_modules_are_two_kinds_and_each_fault_has_a_twin():
-    healthy, faulty = ({c.name for c in modules.MODULES if c.healthy == kind} for kind in (True, False))
+    healthy, faulty = ({c.name for c in slips.MODULES if c.healthy == kind} for kind in (True, False))
     assert min(len(healthy), len(faulty)) >= 16
-    assert all(case.base in healthy and modules.PROGRAMS[case.name] for case in modules.MODULES)
+    assert all(case.base in healthy and slips.PROGRAMS[case.name] for case in slips.MODULES)
 
 
 def test_a_module_is_trained_as_it_is_and_as_a_change_says(loaded, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    case = next(c for c in modules.MODULES if c.name == "moons_no_activation")
+    case = next(c for c in slips.MODULES if c.name == "moons_no_activation")
     fixed = [
         costs.job(case, tmp_path, 0, "fix", {"lr_times": times, "trainer": {"max_epochs": 1}}) for times in (1, 1e-6)
     ]
@@ -116,7 +116,6 @@ def test_a_module_is_trained_as_it_is_and_as_a_change_says(loaded, tmp_path, mon
     assert 0 <= found["healthy"] < 0.05 < found["faulty"]
     assert lines.known[fixed[0].key]["metrics"]["test/loss"] < 0.5 < lines.known[fixed[1].key]["metrics"]["test/loss"]
     assert lines.known[broken.key]["exit_code"] == 1
-    assert "what is {'what': 1}?" in lines.known[broken.key]["log"]
 
 
 def test_a_crash_is_an_answer(tmp_path):

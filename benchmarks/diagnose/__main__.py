@@ -9,7 +9,7 @@ Each fault is trained with three seeds beside its base and counts if it costs so
 and the change of its first finding is applied blindly, with three other seeds. --rules asks published rules, too.
 Every training and answer is a line in --out: the same command goes on, and asks anew only where the code of src has
 changed; the first answer counts, also where it is a crash, unless --again. At the end there are a table, page.md and
-diagnose.png there. The faults' truth stands in faults.py, modules.py and held_out.py. Cases on data that need a
+diagnose.png there. The faults' truth stands in faults.py, slips.py and held_out.py. Cases on data that need a
 download are left out where LEYDEN_DATA_DIR does not name their folder.
 """
 
@@ -27,8 +27,8 @@ from benchmarks.diagnose.cases import BASES, Case, written
 from benchmarks.diagnose.faults import FAULTS
 from benchmarks.diagnose.healthy import BARS, HEALTHY
 from benchmarks.diagnose.held_out import HELD_OUT
-from benchmarks.diagnose.modules import MODULES
 from benchmarks.diagnose.runs import Job, Line, Lines, carry_out, config_digest, digest, preload, source_digest
+from benchmarks.diagnose.slips import MODULES
 
 GROUPS = {"faults": FAULTS, "healthy": HEALTHY, "modules": MODULES, "held_out": HELD_OUT}
 

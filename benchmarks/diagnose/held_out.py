@@ -9,7 +9,7 @@ Debugging Deep Learning Programs using Program Structure and Model Behavior, CHI
 rate are as they are there, on data that is here; the ends of so_47352366, so_55328966, so_59278771 and `example` are of
 classes that are seeded, too. Keras's losses are ours, cross-entropy that takes logits: what is wrong with a loss is \
 left
-out here, and asked in modules.py. `example` is a beginner's CNN with a softmax before that loss.
+out here, and asked in slips.py. `example` is a beginner's CNN with a softmax before that loss.
 """
 
 from benchmarks.diagnose.cases import BASES, DATA, Base, Case, rows

@@ -1,4 +1,4 @@
-"""A program of modules.py, trained as its author would, or asked of:
+"""A program of slips.py, trained as its author would, or asked of:
 
 python -m benchmarks.diagnose.programs train NAME SEED FOLDER [CHANGE]
 python -m benchmarks.diagnose.programs ask NAME MINUTES FOLDER
@@ -24,7 +24,7 @@ def job(key: str, args: Sequence[str], folder: Path, read: Any, about: Line, cha
 
 @cache
 def modules() -> str:
-    return digest(ast.dump(ast.parse(Path(__file__).with_name("modules.py").read_text())))
+    return digest(*(ast.dump(ast.parse(Path(__file__).with_name(f"{n}.py").read_text())) for n in ("modules", "slips")))
 
 
 def trained(folder: Path, code: int) -> Line:
@@ -36,7 +36,7 @@ def train(name: str, seed: str, folder: str, change: str = "{}") -> None:
     """Nothing of src.diagnosis takes part, not even in what a change means."""
     import lightning.pytorch as pl
 
-    from benchmarks.diagnose.modules import PROGRAMS
+    from benchmarks.diagnose.slips import PROGRAMS
 
     pl.seed_everything(int(seed), verbose=False)
     program, overlay = PROGRAMS[name](), json.loads(change)
@@ -82,7 +82,7 @@ def scaled(trainer: Any, times: float) -> None:
 def ask(name: str, minutes: str, folder: str) -> None:
     import lightning.pytorch as pl
 
-    from benchmarks.diagnose.modules import PROGRAMS
+    from benchmarks.diagnose.slips import PROGRAMS
     from src.diagnose import diagnose
 
     pl.seed_everything(0, verbose=False)
