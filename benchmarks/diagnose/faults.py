@@ -86,7 +86,7 @@ mlp_slow_callback_2 | mlp | tools | trainer.callbacks={CALLBACK % 0.002} \
 """)
 # end
 # kind: tables
-FAULTS += rates("diabetes", 3e-3, 10, 30, 1 / 30) + rates("wine", 2e-3, 30, 100, 1 / 30)
+FAULTS += rates("diabetes", 3e-3, 10, 30, 1 / 30) + rates("wine", 2e-3, 300, 1 / 30)
 FAULTS += rates("cancer", 2e-3, 30, 1 / 10, 1 / 30)
 FAULTS += rows("""
 diabetes_tiny_sgd | diabetes | rate too low | opt=SGD lr=1e-4 | lr > 1e-3; opt = AdamW \
