@@ -7,9 +7,9 @@ import pytest
 from conftest import ROOT
 
 from benchmarks.diagnose import __main__ as command
-from benchmarks.diagnose import costs, report, rules, utility
-from benchmarks.diagnose.cases import Case, config_of, flat, is_right, written
-from benchmarks.diagnose.runs import Lines, carry_out
+from benchmarks.diagnose import costs, programs, report, rules, slips, utility
+from benchmarks.diagnose.cases import BASES, Case, answers, config_of, flat, is_right, rate, rows, written
+from benchmarks.diagnose.runs import Job, Lines, carry_out
 
 ALL = [case for cases in command.GROUPS.values() for case in cases]
 SHORT = {"trainer.max_epochs": 1, "trainer.limit_train_batches": 4}
@@ -55,12 +55,76 @@ def test_acceptable_answers(found, right):
 def test_every_case_has_a_config_and_a_truth():
     assert len({case.name for case in ALL}) == len(ALL)
     for case in ALL:
-        config = config_of(case)
-        assert config["pictures"] == {"enabled": False}
-        for answer in case.truth:
+        assert BASES[case.base].is_module or config_of(case)["pictures"] == {"enabled": False}
+        for answer in case.truth + case.wide:
             question, key, *rest = answer.split(" ", 2)
             assert question in ("BADLY", "SLOW", "SPACE")
-            assert key == "check" or not rest or rest[0][:2] in ("< ", "> ", "= "), answer
+            assert key == "check" or not rest or rest[0].split()[0] in ("<", ">", "=", "in"), answer
+
+
+def test_rows_of_faults():
+    text = "a | mlp | end | net=SoftmaxMLP opt=SGD lr=1e-3 seed=2 | NO_HEAD | lr > 0.1; opt = Adam"
+    slow = "b | mlp | data | data=SlowImages data.seconds=0.1 | SLOW check data_bound"
+    one, two = rows(f"{text}\n{slow}")
+    assert one.flags == {
+        "model.network": f"{HERE}.SoftmaxMLP",
+        "model.optimizer": "torch.optim.SGD",
+        "model.optimizer.lr": 0.001,
+        "seed_everything": 2,
+    }
+    assert one.truth == ("BADLY model.outputs = probabilities", "BADLY model.swap")
+    assert one.wide == ("BADLY model.optimizer.lr > 0.1", "BADLY model.optimizer = torch.optim.Adam")
+    assert (one.costs, two.costs) == ("metric", "speed")
+    assert answers("SLOW threads = null; check a|b") == ("SLOW threads = null", "BADLY check a|b")
+
+
+@pytest.mark.parametrize(
+    ("factor", "value", "strict", "wide"),
+    [
+        (100, 0.01, True, True),
+        (100, 0.09, False, True),
+        (100, 0.2, False, False),
+        (100, 1e-5, False, True),
+        (10, 0.003, True, True),
+        (1 / 30, 0.003, True, True),
+        (1 / 30, 1.5e-4, False, False),
+        (1 / 30, 3.0, False, True),
+    ],
+)
+def test_strict_is_nearer_to_what_was_changed(factor, value, strict, wide):
+    case, found = rate("waves", 0.003, factor), finding(model=lr(value))
+    assert (is_right(found, case.truth), is_right(found, case.truth + case.wide)) == (strict, wide)
+
+
+def test_modules_are_two_kinds_and_each_fault_has_a_twin():
+    healthy, faulty = ({c.name for c in slips.MODULES if c.healthy == kind} for kind in (True, False))
+    assert min(len(healthy), len(faulty)) >= 16
+    assert all(case.base in healthy and slips.PROGRAMS[case.name] for case in slips.MODULES)
+
+
+def test_a_module_is_trained_as_it_is_and_as_a_change_says(loaded, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    case = next(c for c in slips.MODULES if c.name == "moons_no_activation")
+    fixed = [
+        costs.job(case, tmp_path, 0, "fix", {"lr_times": times, "trainer": {"max_epochs": 1}}) for times in (1, 1e-6)
+    ]
+    broken = costs.job(case, tmp_path, 0, "fix", {"what": 1})
+    lines = Lines(tmp_path / "lines")
+    carry_out([*costs.jobs([case], tmp_path, [0]), *fixed, broken], lines)
+    found = costs.cost(case, tmp_path, lines, [0])
+    assert found["counts"]
+    assert 0 <= found["healthy"] < 0.05 < found["faulty"]
+    assert lines.known[fixed[0].key]["metrics"]["test/loss"] < 0.5 < lines.known[fixed[1].key]["metrics"]["test/loss"]
+    assert lines.known[broken.key]["exit_code"] == 1
+
+
+def test_a_crash_is_an_answer(tmp_path):
+    lines, log = Lines(tmp_path / "lines"), tmp_path / "lines"
+    job = Job("a", "benchmarks.diagnose.programs", ["nothing"], tmp_path / "run", programs.trained)
+    for again, count in ((False, 1), (False, 1), (True, 2)):
+        carry_out([job], lines, again=again)
+        assert len(log.read_text().splitlines()) == count
+    assert lines.known["a"]["exit_code"] == 1
 
 
 def test_another_class_keeps_the_arguments_that_it_takes():
@@ -86,8 +150,7 @@ def known(folder, case, healthy, faulty, fixed=(), found=None):
         for seed, figure in enumerate(figures):
             lines.known[costs.job(one, folder, seed, what).key] = figure
     for seed, figure in enumerate(fixed):
-        change, file = utility.change_of(found), written(case, folder / "configs")
-        lines.known[utility.key_of(file, case, change, seed)] = figure
+        lines.known[costs.job(case, folder, seed, "fix", utility.change_of(found)).key] = figure
     return lines
 
 
@@ -127,28 +190,36 @@ def test_what_comes_back(tmp_path):
     healthy = Case("fine", "waves")
     for after, harm in ((0.1, False), (0.13, True)):
         lines = known(tmp_path, healthy, [], [line(0.1), line(0.104)], [line(after)] * 2, found)
+        found["findings"][0]["question"] = "does badly"
         assert utility.harms(healthy, found, tmp_path, lines, [0, 1]) == harm
+    for after, harm in ((1.2, False), (1.9, True)):  # what is worse than the fault
+        lines = known(tmp_path, case, [], [line(1.1), line(1.3), line(1.2)], [line(after)] * 2, found)
+        assert utility.harms(case, found, tmp_path, lines, [0, 1]) == harm
 
 
 def test_a_page_of_figures(tmp_path):
-    case = Case("a_fault", "waves", {}, "family", ("BADLY model.optimizer.lr < 0.03",))
-    told = [
-        {"findings": [finding(model=lr(v)) for v in values], "seconds": 10.0} for values in ([0.01], [9, 0.01], [9])
-    ]
+    wide = ("BADLY model.optimizer.lr < 0.1",)
+    case = Case("a_fault", "waves", {}, "family", ("BADLY model.optimizer.lr < 0.03",), wide=wide)
+    about = {"seconds": 10.0, "exit_code": 0, "verdict": "findings"}
+    told = [{"findings": [finding(model=lr(v)) for v in values]} | about for values in ([0.01], [0.05], [9, 0.01])]
     lines = Lines(tmp_path / "none")
     answers = [report.answer(case, one, tmp_path, lines, [0]) for one in told]
     found = report.figures(answers)
-    assert (found["right fault first"], found["right among three"]) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
-    quiet = report.answer(
-        Case("fine", "waves"), {"findings": [], "verdict": "healthy", "seconds": 20.0}, tmp_path, lines, [0]
+    assert (found["right first"], found["wide"], found["wide among three"]) == tuple(
+        map(pytest.approx, (1 / 3, 2 / 3, 1))
     )
-    loud = report.answer(Case("loud", "waves"), told[0], tmp_path, lines, [0])
-    text = report.page({"faults": answers, "healthy": [quiet, loud]}, ["cheap"], "", "the command")
-    assert "false alarms 50.0%" in text
-    assert "- `loud`, healthy: a_check: model.optimizer.lr 0.01" in text
+    assert (found["fixed"], found["of"], found["crashes"]) == (0, 3, 0)  # without a training of the change
+    said = [("fine", told[0] | {"findings": [], "verdict": "healthy"}), ("loud", told[0])]
+    said += [("unsure", said[0][1] | {"verdict": "unknown"}), ("broken", said[0][1] | {"exit_code": 1})]
+    healthy = [report.answer(Case(name, "waves"), one, tmp_path, lines, [0]) for name, one in said]
+    text = report.page({"faults": answers, "healthy": healthy}, ["cheap"], "", "the command")
+    assert "right 25.0%; false alarms 25.0%; unknown 1; crashes 1; harmed 0; seconds (rough), median 10" in text
+    assert "- `unsure` (healthy): unknown\n- `broken` (healthy): exit code 1" in text
+    assert "- `loud` (healthy): a_check: model.optimizer.lr 0.01" in text
     assert "- `a_fault` (family): second or third; first a_check: model.optimizer.lr 9" in text
+    assert "- `a_fault` (family): right in the wide sense; a_check: model.optimizer.lr 0.05" in text
     assert "Left out: cheap." in text
-    report.draw({"faults": answers, "healthy": [quiet, loud]}, tmp_path / "picture.png")
+    report.draw({"faults": answers, "healthy": healthy}, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 5000
 
 
@@ -173,7 +244,8 @@ def test_advice_is_applied_blindly(loaded, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     flags = {"trainer.max_epochs": 3, "model.optimizer.lr": 3e-7}
     case = Case("a_fault", "waves", flags, "rate too low", ("BADLY model.optimizer.lr > 1e-6",))
-    line, lines = {"findings": [finding(model=lr(6e-3))], "verdict": "findings", "seconds": 1.0}, Lines(tmp_path / "l")
+    line = {"findings": [finding(model=lr(6e-3))], "verdict": "findings", "seconds": 1.0, "exit_code": 0}
+    lines = Lines(tmp_path / "l")
     carry_out(costs.jobs([case], tmp_path, [0]), lines)
     carry_out(utility.jobs([(case, line)], tmp_path, [0]), lines)
     found = report.answer(case, line, tmp_path, lines, [0])
@@ -204,7 +276,7 @@ def test_rules_of_others(run, tmp_path, flags, names):
 def test_the_command_goes_on(run, tmp_path):
     args = ["--only", "healthy", "--healthy", "1", "--minutes", "0.05", "--rules", "--out", tmp_path]
     text = run(args, command=command.main)
-    assert "**healthy**: cases 1; false alarms" in text
+    assert "**healthy**: cases 1; right" in text
     assert "| **umlaut, any** | 1 of 1 | 0 of 0 | 0 |" in text  # standardized inputs are beyond 1
     pages = [(tmp_path / name).read_bytes() for name in ("answers.jsonl", "trainings.jsonl", "page.md")]
     assert (tmp_path / "diagnose.png").exists()

@@ -1,9 +1,10 @@
 """What is diagnosed: a base, which is a shipped experiment made short, with some flags; and what is right to answer.
 
-An acceptable answer is a line: `QUESTION KEY`, if any change of that key is right; `QUESTION KEY < VALUE`, `>` or `=`,
-where the new value must be so; `QUESTION check NAME|NAME...`, where no key mends it, by the finding's own name.
-QUESTION is BADLY, SLOW or SPACE. Of a change with several keys one must be acceptable. `QUESTION KEY` also stands for
-what is below that key, but for `class_path`, which `QUESTION KEY = CLASS` asks for.
+An answer is a line: `QUESTION KEY`, if any change of that key is right; `QUESTION KEY < VALUE`, `>` or `=`, where the
+new value must be so, or `in LOW HIGH`; `QUESTION check NAME|NAME...`, by the finding's own name. QUESTION is BADLY,
+SLOW or SPACE. Of a change with several keys one must be right. `QUESTION KEY` also stands for what is below that key,
+but for `class_path`, which `QUESTION KEY = CLASS` asks for. A case's `truth` is strict: the key that was changed, at
+least half the way back, or the check of that name; `wide` is what else may help.
 """
 
 import json
@@ -34,6 +35,11 @@ class Base:
     trivial: float = 2.303
 
     @property
+    def is_module(self) -> bool:
+        """Whether it is a LightningModule of modules.py, not a config."""
+        return not self.experiment
+
+    @property
     def reads_files(self) -> bool:
         return not {"data.file", "data.data_dir"}.isdisjoint(self.flags)
 
@@ -46,10 +52,90 @@ class Case:
     family: str = ""  # empty of a healthy one
     truth: tuple[str, ...] = ()
     costs: str = "metric"  # or `speed`, `memory` (not trained), `trust` (val says otherwise than test, or misleads)
+    wide: tuple[str, ...] = ()
 
     @property
     def healthy(self) -> bool:
         return not self.truth
+
+
+HERE = "benchmarks.diagnose.faulty"
+SHORT = {"lr": "model.optimizer.lr", "opt": "model.optimizer", "net": "model.network", "seed": "seed_everything"}
+KNOWN = {  # answers that several faults have in common, by NAME
+    "OPTIMIZERS": "opt = AdamW; opt = Adam; opt = NAdam; opt = RMSprop",
+    "NO_HEAD": "model.outputs = probabilities; model.swap",
+    "HEAD": "model.swap; check head_activation",
+    "RESET": "model.reset = true",
+    "NOISE": "check label_noise|conflicting_labels; data.without",
+    "NOTHING": "check labels_independent",
+    "RARE": "model.class_weights; check imbalance",
+    "SCALE": "data.std; data.mean; data.normalize; check input_scale",
+    "UNTRAINED": "check untrained_parameters",
+    "FREEZE": "model.freeze; check untrained_parameters",
+    "DISK": "SLOW data.num_workers > 0; SLOW check data_bound",
+    "VALIDATES": "SLOW trainer.val_check_interval; SLOW trainer.check_val_every_n_epoch",
+    "CLIP": "trainer.gradient_clip_val",
+    "REGULARIZE": "net.dropout; net.widths; data.augment; opt.weight_decay; model.label_smoothing; "
+    "check overfits|overfitting",
+    "MEMORY": "SPACE data.micro_batch_size; SPACE data.batch_size; SPACE model.activation_checkpointing; SPACE net; "
+    "SPACE model.loss_chunks; SPACE trainer.precision; SPACE opt",
+    "TOO_SLOW": "SLOW check data_bound",
+}
+
+
+def key(short: str) -> str:
+    first, dot, rest = short.partition(".")
+    return SHORT.get(first, first) + dot + rest
+
+
+def value_of(name: str, text: str) -> Any:
+    """A class without a package is one of ours, or an optimizer."""
+    if text[0].isupper() and "." not in text:
+        return f"torch.optim.{text}" if name == "opt" else f"{HERE}.{text}"
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def answers(text: str) -> tuple[str, ...]:
+    """Of `ANSWER; ANSWER`, where a NAME stands for several; BADLY need not be said."""
+    parts = [part.split() for part in "; ".join(KNOWN.get(t.strip(), t.strip()) for t in text.split(";")).split(";")]
+    with_question = [part if part[0] in QUESTIONS.values() else ["BADLY", *part] for part in parts if part]
+    return tuple(" ".join([q, key(k), *(w if k == "check" else map(full, w))]) for q, k, *w in with_question)
+
+
+def full(word: str) -> str:
+    """A class of torch.optim by its name."""
+    return f"torch.optim.{word}" if word[:1].isupper() and "." not in word else word
+
+
+def rows(text: str) -> list[Case]:
+    """One a line: name | base | family | KEY=VALUE ... | truth | what else may help."""
+    return [row(*(part.strip() for part in line.split(" | "))) for line in text.strip().splitlines()]
+
+
+def row(name: str, base: str, family: str, flags: str, truth: str, wide: str = "") -> Case:
+    given = {k: value_of(k, v) for k, _, v in (flag.partition("=") for flag in flags.split())}
+    right = answers(truth)
+    costs = given.pop("costs", {"SLOW": "speed", "SPACE": "memory"}.get(right[0].split()[0], "metric"))
+    return Case(name, base, {key(k): v for k, v in given.items()}, family, right, costs, answers(wide))
+
+
+def rate_truth(name: str, healthy: float, factor: float) -> tuple[str, str]:
+    """Answers to a rate that is `factor` times what it should be; of a module the change is itself a factor. Strict:
+    nearer to it than before; wide: to a third of the way."""
+    faulty = healthy * factor if name != "lr_times" else 1.0
+    near, far = faulty * factor**-0.5, faulty * factor**-2
+    third = faulty / min(3.0, factor**0.5) if factor > 1 else faulty * min(3.0, factor**-0.5)
+    low, high = sorted((near, far))
+    return f"{name} in {low:.3g} {high:.3g}", f"{name} {'<' if factor > 1 else '>'} {third:.3g}"
+
+
+def rate(base: str, lr: float, factor: float) -> Case:
+    family, name = ("rate too high", f"x{factor}") if factor > 1 else ("rate too low", f"{round(1 / factor)}th")
+    strict, wide = map(answers, rate_truth("lr", lr, factor))
+    return Case(f"{base}_lr_{name}", base, {key("lr"): lr * factor}, family, strict, wide=wide)
 
 
 QUIET: Flags = {"pictures.enabled": False, "wandb.mode": "disabled"}
@@ -160,5 +246,8 @@ def fits(changed: dict[str, Any], key: str, wanted: str = "") -> Iterator[bool]:
             yield name == key or name.startswith(f"{key}.")
         elif name == key and sign == "=":
             yield value == yaml.safe_load(text)
+        elif name == key and sign == "in" and isinstance(value, (int, float)):
+            low, high = map(float, text.split())
+            yield low <= value <= high
         elif name == key and isinstance(value, (int, float)) and not isinstance(value, bool):
             yield value < float(text) if sign == "<" else value > float(text)

@@ -1,12 +1,17 @@
 """What a fault costs: its base and it are trained with some seeds. It counts if it is worse beyond noise."""
 
+import json
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+from benchmarks.diagnose import programs
 from benchmarks.diagnose.cases import BASES, Case, written
-from benchmarks.diagnose.runs import Job, Line, Lines, config_digest, training
+from benchmarks.diagnose.runs import Job, Line, Lines, config_digest, digest, training
 
 SEEDS = (0, 1, 2)
 FLOOR, DEVIATIONS = 0.01, 2.0  # share of the healthy metric, and standard deviations of it, that a fault costs at least
@@ -14,11 +19,7 @@ SLOWER = 0.10
 
 
 def base_of(case: Case) -> Case:
-    return Case(f"base_{case.base}", case.base)
-
-
-def key_of(case: Case, file: Path, seed: int, what: str = "train") -> str:
-    return f"{what} {case.name} {seed} {config_digest(file)}"
+    return Case(case.base if BASES[case.base].is_module else f"base_{case.base}", case.base)
 
 
 def jobs(cases: Iterable[Case], out: Path, seeds: Sequence[int] = SEEDS, with_base: bool = True) -> Iterator[Job]:
@@ -32,10 +33,19 @@ def jobs(cases: Iterable[Case], out: Path, seeds: Sequence[int] = SEEDS, with_ba
             yield job(case, out, seed)
 
 
-def job(case: Case, out: Path, seed: int, what: str = "train") -> Job:
-    file = written(case, out / "configs")
+def job(case: Case, out: Path, seed: int, what: str = "train", change: dict[str, Any] | None = None) -> Job:
+    """A training of it, with an overlay of its config, or with what a change of a module says."""
     about, folder = {"case": case.name, "seed": seed}, out / "runs" / f"{what}_{case.name}_{seed}"
-    return training(key_of(case, file, seed, what), [file], seed, folder, about)
+    key = f"{what} {case.name} {seed}" + (f" {digest(json.dumps(change, sort_keys=True))}" if change else "")
+    if BASES[case.base].is_module:
+        return programs.job(key, ["train", case.name, str(seed)], folder, programs.trained, about, change)
+    files = [written(case, out / "configs")]
+    key += f" {config_digest(files[0])}"
+    if change:
+        files.append(out / "changes" / f"{case.name}.yaml")
+        files[1].parent.mkdir(exist_ok=True, parents=True)
+        files[1].write_text(yaml.safe_dump(change))
+    return training(key, files, seed, folder, about)
 
 
 def lines_of(case: Case, out: Path, lines: Lines, seeds: Sequence[int] = SEEDS, what: str = "train") -> list[Line]:
@@ -45,7 +55,9 @@ def lines_of(case: Case, out: Path, lines: Lines, seeds: Sequence[int] = SEEDS, 
 
 def metric(line: Line, base: str) -> float:
     """Less is better; of a run that failed it is infinite."""
-    value = line["metrics"].get(BASES[base].metric)
+    name = BASES[base].metric
+    value = line["metrics"].get(name)
+    value = 1 - value if value is not None and name.endswith("acc") else value
     return math.inf if line["exit_code"] or value is None or not math.isfinite(value) else value
 
 

@@ -35,6 +35,7 @@ class Job:
     folder: Path
     read: Callable[[Path, int], Line]
     about: Line = field(default_factory=dict)
+    fresh: bool = False  # in an interpreter of its own, which loads all once more
 
 
 def training(key: str, files: Iterable[Path], seed: int, folder: Path, about: Line, flags: Flags | None = None) -> Job:
@@ -91,9 +92,9 @@ class Lines:
             f.write(json.dumps(line) + "\n")
 
 
-def carry_out(jobs: Iterable[Job], lines: Lines, at_once: int = 1) -> None:
-    """Those whose line is not there yet, or tells of a bug, some at a time."""
-    todo = [job for job in jobs if lines.known.get(job.key, {"exit_code": 1})["exit_code"] == 1]
+def carry_out(jobs: Iterable[Job], lines: Lines, at_once: int = 1, again: bool = False) -> None:
+    """Those whose line is not there yet, some at a time. A crash is an answer: only `again` asks once more."""
+    todo = [job for job in jobs if job.key not in lines.known or (again and lines.known[job.key]["exit_code"] == 1)]
     running: dict[int, tuple[Job, float]] = {}
     count = 0
     while todo or running:
@@ -115,7 +116,8 @@ def carry_out(jobs: Iterable[Job], lines: Lines, at_once: int = 1) -> None:
 
 
 def finished(job: Job, code: int, seconds: float) -> Line:
-    line = {"key": job.key, **job.about, "exit_code": code, "seconds": round(seconds, 1), **job.read(job.folder, code)}
+    line = {"key": job.key, **job.about, "exit_code": code, "seconds": round(seconds, 1), "fresh": job.fresh}
+    line |= job.read(job.folder, code)
     if code not in (0, 5):  # 5: numbers are not finite, which is a result
         log = job.folder / "log.txt"
         line["log"] = log.read_text()[-600:] if log.is_file() else ""
@@ -137,6 +139,8 @@ def start(job: Job) -> int:
             for number in (1, 2):
                 os.dup2(log, number)
             os.environ.pop("RUN_DIR_OF_ALL_PROCESSES", None)
+            if job.fresh:
+                os.execv(sys.executable, [sys.executable, "-m", job.command, *job.args])
             code = import_module(job.command).main(job.args)
         except SystemExit as e:
             code = e.code

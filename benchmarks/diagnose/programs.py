@@ -1,0 +1,101 @@
+"""A program of slips.py, trained as its author would, or asked of:
+
+python -m benchmarks.diagnose.programs train NAME SEED FOLDER [CHANGE]
+python -m benchmarks.diagnose.programs ask NAME MINUTES FOLDER
+"""
+
+import ast
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from benchmarks.diagnose.runs import Job, Line, digest
+
+
+def job(key: str, args: Sequence[str], folder: Path, read: Any, about: Line, change: Any = None) -> Job:
+    more = [json.dumps(change)] if change else []
+    return Job(f"{key} {modules()}", "benchmarks.diagnose.programs", [*args, str(folder), *more], folder, read, about)
+
+
+@cache
+def modules() -> str:
+    return digest(*(ast.dump(ast.parse(Path(__file__).with_name(f"{n}.py").read_text())) for n in ("modules", "slips")))
+
+
+def trained(folder: Path, code: int) -> Line:
+    file = folder / "trained.json"
+    return json.loads(file.read_text()) if file.is_file() else {"metrics": {}, "fit_sec": 0.0}
+
+
+def train(name: str, seed: str, folder: str, change: str = "{}") -> None:
+    """Nothing of src.diagnosis takes part, not even in what a change means."""
+    import lightning.pytorch as pl
+
+    from benchmarks.diagnose.slips import PROGRAMS
+
+    pl.seed_everything(int(seed), verbose=False)
+    program, overlay = PROGRAMS[name](), json.loads(change)
+    quiet = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary", "logger"), False)
+    trainer = pl.Trainer(**quiet | program.trainer | overlay.pop("trainer", {}))
+    scaled(trainer, overlay.pop("lr_times", 1.0))
+    if overlay:
+        raise ValueError(f"what is {overlay}?")
+    began = time.perf_counter()
+    trainer.fit(program.model, **program.loaders)
+    found: Line = {"fit_sec": round(time.perf_counter() - began, 2), "metrics": {}}
+    own = {k.replace("val_dataloaders", "dataloaders"): v for k, v in program.loaders.items() if "train" not in k}
+    sides = {
+        "val": own or {"dataloaders": program.test},
+        "test": {"dataloaders": program.test} if program.test else own,
+    }
+    for side, loaders in sides.items():
+        numbers = trainer.validate(program.model, **loaders, verbose=False)[0]
+        found["metrics"] |= {f"{side}/{k.removeprefix('val_')}": v for k, v in numbers.items()}
+    (Path(folder) / "trained.json").write_text(json.dumps(found))
+
+
+def scaled(trainer: Any, times: float) -> None:
+    """Each step is taken at so many times the rate, whoever sets it."""
+    import lightning.pytorch as pl
+
+    def scale(by: float) -> Any:
+        def hook(optimizer: Any, *_: Any) -> None:
+            for group in optimizer.param_groups:
+                group["lr"] *= by
+
+        return hook
+
+    class Times(pl.Callback):
+        def on_train_start(self, trainer: Any, module: Any) -> None:
+            for optimizer in trainer.optimizers:
+                optimizer.register_step_pre_hook(scale(times))
+                optimizer.register_step_post_hook(scale(1 / times))
+
+    trainer.callbacks += [Times()] if times != 1 else []
+
+
+def ask(name: str, minutes: str, folder: str) -> None:
+    import lightning.pytorch as pl
+
+    from benchmarks.diagnose.slips import PROGRAMS
+    from src.diagnose import diagnose
+
+    pl.seed_everything(0, verbose=False)
+    program = PROGRAMS[name]()
+    found = diagnose(program.model, minutes=float(minutes), trainer=program.trainer, **program.loaders)
+    said = {"verdict": found.verdict, "findings": [asdict(one) for one in found.findings], "unknown": found.unknown}
+    (Path(folder) / "found.json").write_text(json.dumps(said, default=str))
+
+
+def main(args: Sequence[str]) -> int:
+    {"train": train, "ask": ask}[args[0]](*args[1:])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
