@@ -27,12 +27,21 @@ def in_model(**keys: Any) -> Overlay:
     return {"model": {"init_args": keys}} if all(keys.values()) else {}
 
 
-def the_end(seen: Structure, model: Any) -> Iterator[Row]:
-    """What the loss takes for logits, or for numbers of any size, is not: in all of the first steps, and also with
-    1,000 times the last weights and their negatives."""
+def targets(seen: Structure, model: Any) -> Iterator[Row]:
+    """What outputs are compared with: each with all, or numbers with classes."""
     for a, b in seen.squares[:1]:
         line = "the loss compares each output with all targets -> squeeze one of them, or unsqueeze the other"
         yield True, "shape_broadcast", line, {}, {"shapes": [a, b]}
+    for one in seen.losses[:1]:
+        name, labels = one["name"], one["labels"] if all(c["labels"] == one["labels"] for c in seen.losses) else ""
+        line = f"{name} of classes -> take cross_entropy of logits" + " and class indices" * (labels == "one-hot")
+        numbers = {"loss": name, "targets": labels, "outputs": one["classes"]}
+        yield name in NUMBERS and labels and (labels == "index" or MAYBE), "wrong_loss", line, {}, numbers
+
+
+def the_end(seen: Structure, model: Any) -> Iterator[Row]:
+    """What the loss takes for logits, or for numbers of any size, is not: in all of the first steps, and also with
+    1,000 times the last weights and their negatives."""
     for one in seen.losses[:1]:
         name, kind = one["name"], one["kind"] if all(c["kind"] == one["kind"] for c in seen.losses) else ""
         ends = seen.bounds() if kind in ("nothing", "sigmoid") and seen.head else ANY
@@ -43,12 +52,11 @@ def the_end(seen: Structure, model: Any) -> Iterator[Row]:
         log = swap or (in_model(outputs="probabilities") if hasattr(model, "outputs") else {})
         low, high = min(c["low"] for c in seen.losses), max(c["high"] for c in seen.losses)
         sums = low >= 0 and all(c["off"] < 1e-3 for c in seen.losses) and name in CLASSES[:2]
-        above, below = least >= 0 and most > 0 and not sums, most <= 1 + 1e-6
+        across = name == CLASSES[0] and all(c.get("across") for c in seen.losses)
+        above, below = least >= 0 and most > 0 and not sums and not across, most <= 1 + 1e-6
         few = alone(one)
-        across = name in CLASSES[:2] and all(c.get("across") for c in seen.losses)
-        labels = one["labels"] if all(c["labels"] == one["labels"] for c in seen.losses) else ""
-        targets = torch.cat([c["targets"] for c in seen.losses])
-        beyond = float(((targets < least) | (targets > most)).float().mean())
+        wanted = torch.cat([c["targets"] for c in seen.losses])
+        beyond = float(((wanted < least) | (wanted > most)).float().mean())
         cut = (above or (below and least >= -1 - 1e-6)) and beyond > 0.01
         numbers = {"loss": name, "least": low, "greatest": high, "targets_beyond": beyond}
         line, last = f"{name} wants logits, but gets", "-> let the network end in a linear layer"
@@ -61,19 +69,14 @@ def the_end(seen: Structure, model: Any) -> Iterator[Row]:
         yield half, "sigmoid_before_loss", "outputs keep to one side of 0.5 -> take a sigmoid only once", swap, numbers
         yield few, "one_class", "a softmax over one class is always 1 -> take an output for each", {}, numbers
         yield sums and not few and not across, "softmax_before_loss", f"{line} probabilities {last}", log, numbers
-        text = (
-            f"{name} gets a softmax over the samples -> leave it out" if of else f"{line} one over the samples {last}"
-        )
+        text = f"{name} gets a softmax over the samples -> leave it out"
         yield across, "softmax_before_loss", text, swap, numbers
         yield of and above and below, "sigmoid_before_loss", f"{line} what a sigmoid gives {last}", log, numbers
         cut_off = name == CLASSES[2] or min(c["zeros"] for c in seen.losses) > DEAD  # a softmax minds no shift
-        lost = of and above and not below and not across and (cut_off or (bool(swap) and MAYBE))
+        lost = of and above and not below and (cut_off or (bool(swap) and MAYBE))
         yield lost, "head_activation", f"{line} none below 0 {last}", swap, numbers
         line = f"outputs are kept from what targets are {last}"
         yield name in NUMBERS and cut, "head_activation", line, swap, numbers
-        line = f"{name} of classes -> take cross_entropy of logits" + " and class indices" * (labels == "one-hot")
-        numbers = {"loss": name, "targets": labels, "outputs": one["classes"]}
-        yield name in NUMBERS and labels and (labels == "index" or MAYBE), "wrong_loss", line, {}, numbers
 
 
 def alone(one: dict[str, Any]) -> bool:
@@ -249,6 +252,11 @@ class Look(Witness):
 
 def watches() -> list[Witness]:
     seen, recipe, cradle = Structure(), "Karpathy, A Recipe for Training Neural Networks, 2019", "TrainCheck, 2025"
-    looks: dict[Any, str] = {broken: "AutoTrainer, 2021", the_end: "NeuraLint, 2021", beginning: recipe, blind: recipe}
-    looks |= {mixing: recipe, linear: "UMLAUT, 2021", updates: cradle}
+    looks: dict[Any, str] = {
+        broken: "AutoTrainer, 2021",
+        targets: "DeepFD, 2022",
+        the_end: "NeuraLint, 2021",
+        beginning: recipe,
+    }
+    looks |= {blind: recipe, mixing: recipe, linear: "UMLAUT, 2021", updates: cradle}
     return [seen, *(Look(seen, look, source) for look, source in looks.items())]

@@ -50,7 +50,8 @@ class Structure(Witness, TorchFunctionMode):
         self.before, self.stack = dict[str, Tensor](), ExitStack()  # weights before a step
         self.gradients, self.noise = dict[str, Tensor](), list[tuple[float, float]]()  # of the step before
         self.layers: dict[str, dict[str, float]] = {}  # gradient and update of each, over the weights
-        self.received, self.finite = list[Tensor](), dict[str, Tensor]()  # by the first layer; of modules in this step
+        self.received = list[Tensor]()  # moments of what the first layer gets
+        self.finite = list[tuple[str, Tensor]]()  # of what modules gave in this step
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.network, self.trainer = network_of(pl_module), trainer
@@ -68,7 +69,7 @@ class Structure(Witness, TorchFunctionMode):
         self.stack.enter_context(self)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self.batch, self.finite = batch, {}
+        self.batch, self.finite = batch, []
 
     def passed(self, name: str, module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
         """A forward hook: inputs and output of the network, its last module, the last one with weights."""
@@ -94,7 +95,7 @@ class Structure(Witness, TorchFunctionMode):
     def receive(self, name: str, module: nn.Module, given: Tensor, out: Any) -> None:
         """Notes moments of what the first layer with weights gets, and whether what modules give is finite."""
         if out is not None and name and out.layout == torch.strided:
-            self.finite[name] = out.isfinite().all() & self.finite.get(name, True)
+            self.finite.append((name, out.isfinite().all()))
         dense = given.layout == torch.strided
         self.entry = module if self.entry is None and {*module.parameters(recurse=False)} else self.entry
         if module is self.entry and given.is_floating_point() and dense and len(self.received) < CALLS:
@@ -159,7 +160,7 @@ class Structure(Witness, TorchFunctionMode):
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if not self.broken and not bool(loss.isfinite().all()) and self.is_sound():
-            where = next((name for name, finite in self.finite.items() if not finite), "")
+            where = next((name for name, finite in self.finite if not finite), "")
             self.broken = {"step": trainer.global_step, "first": where or (self.now or {}).get("name", "the loss")}
 
     def is_sound(self) -> bool:
