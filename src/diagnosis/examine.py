@@ -102,7 +102,7 @@ class Examination:
         self.until = time.monotonic() + budget_sec
         self.lab = Lab(subject, folder / "probes.log", self.until)
         self.result = Diagnosis()
-        self.trials, self.total = Trials(self.lab, Scale(), FEWEST, told), math.inf
+        self.trials, self.total = Trials(self.lab, Scale(), FEWEST, told=told), math.inf
 
     def run(self) -> Diagnosis:
         self.told("data and memory")
@@ -160,7 +160,7 @@ class Examination:
     def try_changes(self, case: Case) -> None:
         """What a short trial can judge is tried; a run's record speaks for itself."""
         self.told("the config as it is")
-        self.trials, self.total = Trials(self.lab, case.scale, case.steps, self.told), case.total
+        self.trials, self.total = Trials(self.lab, case.scale, case.steps, case.total, self.told), case.total
         self.trials.run([{}], [0])
         case.base = [probe for probe in [self.trials.probe({}, 0)] if probe]
         if not case.judged:

@@ -19,7 +19,8 @@ SEEDS = range(1, 4)  # by which changes are judged; seed 0 has only chosen which
 CHOOSE, MORE = (0,), range(4, 8)  # where those that judge do not tell
 LEAST = 0.08  # of what can be learned: a change that wins back less is not told
 LEAST_OF = {"too_short": 0.2, "batches_too_large": 0.04}  # longer nearly always helps; few steps an epoch are odd
-MOST_LONGER, FEW_STEPS = 4.0, 400  # times as many steps; a trial of so few takes no time
+LEAST_OF |= {"dropout_too_strong": 0.15}  # a half is usual
+LONGER, MOST_LONGER, FEW_STEPS = 3, 4.0, 400  # times as many steps; a trial of so few takes no time
 VALIDATIONS = 8
 WALK = ("lr_too_low", "lr_too_high")  # changes that go on in the direction that helps
 MOST_WALKED = 2
@@ -67,13 +68,14 @@ class Trials:
     """Tries changes.
 
     Args:
-        steps: of each training.
+        steps: of each training; `total`: of a whole run.
         told: gets the name of what is tried.
     """
 
     lab: Lab
     scale: Scale
     steps: int
+    total: float = math.inf
     told: Callable[[str], Any] = str
     seeds: Sequence[int] = SEEDS
     more: Sequence[int] = MORE
@@ -116,12 +118,13 @@ class Trials:
         likely = [one for one in suspects if one.certain or self.helps(one, {}, CHOOSE)]
         likely = [self.walked(one) for one in self.best_of_each(likely)]
         self.run([{}, *(one.change for one in likely)], self.seeds)
-        kept = [judged for one in likely if (judged := self.judged(one))]
+        kept = self.lasting([judged for one in likely if (judged := self.judged(one))])
         return self.without_echoes(sorted(kept, key=lambda one: -one.weight))
 
-    def helps(self, one: Finding, base: Overlay, seeds: Sequence[int]) -> bool:
+    def helps(self, one: Finding, base: Overlay, seeds: Sequence[int], part: float = 0.5) -> bool:
+        """Whether it wins back part of what it must."""
         gains = self.gains(base, on_top(base, one.change), one.metric, seeds)
-        return len(gains) == len(seeds) and statistics.fmean(gains) >= LEAST / 2
+        return len(gains) == len(seeds) and statistics.fmean(gains) >= part * LEAST_OF.get(one.check, LEAST)
 
     def best_of_each(self, likely: Sequence[Finding]) -> list[Finding]:
         """Of the changes for one check that which wins back most with the first seed."""
@@ -164,6 +167,18 @@ class Trials:
         gain = max(mean, 0.0) if clear else max(mean, one.gain * 0.5)
         sure = 0.95 if one.certain else 0.9
         return replace(one, gain=gain, confidence=sure, tried=True, evidence={**one.evidence, **numbers})
+
+    def lasting(self, kept: Sequence[Finding]) -> list[Finding]:
+        """Those that help in longer trainings, too: high rates and little regularisation are best at the beginning."""
+        doubtful = [one for one in kept if not one.certain]
+        long = replace(self, steps=round(min(LONGER * self.steps, self.total)), done={}, seeds=self.seeds[:1])
+        if not doubtful or long.steps < 1.5 * self.steps:
+            return [*kept]
+        self.told("what helps in longer trainings")
+        long.run([{}, *(one.change for one in doubtful)], long.seeds)
+        unsure = [one for one in doubtful if not long.gains({}, one.change, one.metric, long.seeds)]  # no time was left
+        lost = [one for one in doubtful if one not in unsure and not long.helps(one, {}, long.seeds, 1.0)]
+        return [replace(one, confidence=0.7) if one in unsure else one for one in kept if one not in lost]
 
     def without_echoes(self, kept: list[Finding]) -> list[Finding]:
         """Those that still help once the first is applied: others mend the same."""
