@@ -75,6 +75,11 @@ def found(model, steps=24, **data):
     return {one.check: one for one in probe.findings}
 
 
+def certain(findings):
+    """Those that no trial decides."""
+    return [name for name, one in findings.items() if one.certain]
+
+
 def ours(network, rate=3e-3, **how):
     model = Classification(network=network, optimizer=partial(torch.optim.AdamW, lr=rate), **how)
     return found(model, datamodule=WavesDataModule(batch_size=64))
@@ -238,7 +243,7 @@ def test_healthy_networks_of_others(body, kind):
 
 
 def test_a_compiled_network_with_a_fault():
-    assert list(found(Direct(torch.compile(low())))) == ["head_activation"]
+    assert certain(found(Direct(torch.compile(low())))) == ["head_activation"]
 
 
 def test_what_another_head_gives_is_no_bound():
@@ -547,7 +552,7 @@ def test_a_forward_pass_that_gives_the_loss(body, checks):
         def validation_step(self, batch, batch_idx):
             self.log("val_loss", self(*batch)["loss"])
 
-    assert list(found(Whole(body))) == checks
+    assert certain(found(Whole(body))) == checks
 
 
 def deep(activation):
@@ -620,7 +625,9 @@ def test_a_softmax_minds_no_shift():
     x = torch.randn(512, 3, 8, 8)
     loader = DataLoader(TensorDataset(x, x.mean((2, 3)).argmax(1)), batch_size=32)
     healthy = [Foreign(layers(nn.ReLU())), Foreign(nn.Sequential(pooled, nn.Flatten()))]
-    assert found(healthy[0]) == found(healthy[1], train_dataloaders=loader, val_dataloaders=loader) == {}
+    assert (
+        certain(found(healthy[0])) == certain(found(healthy[1], train_dataloaders=loader, val_dataloaders=loader)) == []
+    )
 
 
 @pytest.mark.parametrize("depth", [8, 12, 20])
