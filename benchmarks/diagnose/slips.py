@@ -170,7 +170,7 @@ def rates(twin: str, lr: float, *factors: float) -> None:
 END, NOT_TRAINED = "end of the network", "check untrained_parameters"
 healthy("lit", "loss", 2.303, mlps)
 slip("lit", "lit_softmax", END, "check softmax_before_loss", end=[nn.Softmax(1)])
-slip("lit", "lit_softmax_dim_0", END, "check softmax_before_loss|mixed_samples", loss=softmax_of_batch)
+slip("lit", "lit_softmax_dim_0", END, "check softmax_before_loss|mixes_samples", loss=softmax_of_batch)
 slip("lit", "lit_class_as_number", "wrong loss", "check wrong_loss", n=1, loss=squares, right=rounded)
 slip("lit", "lit_slow_callback", "tools", "SLOW check slow_callback", trainer={"callbacks": [SlowCallback(0.01)]})
 rates("lit", 5e-3, 10, 30, 100, 1 / 10, 1 / 30)
@@ -192,7 +192,7 @@ slip("moons", "moons_no_activation", "no activation", "check no_activation", act
 healthy("deep", "acc", 0.9, lambda act=nn.ReLU: lit(deep(act), digits()))
 slip("deep", "deep_sigmoid_12", "vanishing gradients", "check vanishing_gradients", "reset", act=nn.Sigmoid)
 healthy("row_lstm", "acc", 0.9, lambda batch_first=True: lit(RowLSTM(batch_first), digits(), lr=5e-3))
-slip("row_lstm", "row_lstm_batch_second", "shapes", "check mixed_samples", batch_first=False)
+slip("row_lstm", "row_lstm_batch_second", "shapes", "check mixes_samples", batch_first=False)
 healthy("transformer", "acc", 0.5, lambda lr=3e-3: lit(TokenTransformer(), tokens(), 8, lr=lr, schedule=one_cycle))
 rates("transformer", 3e-3, 30)
 healthy("squeeze", "acc", 0.9, lambda: lit(squeeze(), digits(), lr=5e-3))
