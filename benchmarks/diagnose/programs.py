@@ -42,9 +42,7 @@ def train(name: str, seed: str, folder: str, change: str = "{}") -> None:
     program, overlay = PROGRAMS[name](), json.loads(change)
     quiet = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary", "logger"), False)
     trainer = pl.Trainer(**quiet | program.trainer | overlay.pop("trainer", {}))
-    scaled(trainer, overlay.pop("lr_times", 1.0))
-    if overlay:
-        raise ValueError(f"what is {overlay}?")
+    apply(program.model, trainer, overlay)
     began = time.perf_counter()
     trainer.fit(program.model, **program.loaders)
     found: Line = {"fit_sec": round(time.perf_counter() - began, 2), "metrics": {}}
@@ -59,24 +57,42 @@ def train(name: str, seed: str, folder: str, change: str = "{}") -> None:
     (Path(folder) / "trained.json").write_text(json.dumps(found))
 
 
-def scaled(trainer: Any, times: float) -> None:
-    """Each step is taken at so many times the rate, whoever sets it."""
+def apply(model: Any, trainer: Any, change: dict[str, Any]) -> None:
+    """What an author would do to the code: each step at so many times the rate, whoever sets it, or at the first rate
+    all the time; another number of all dropouts, norms and groups that have one; weights drawn anew; layers swapped."""
     import lightning.pytorch as pl
+    from torch import nn
 
-    def scale(by: float) -> Any:
-        def hook(optimizer: Any, *_: Any) -> None:
-            for group in optimizer.param_groups:
-                group["lr"] *= by
+    times, constant = change.pop("lr_times", 1.0), "schedule" in change
+    decay, of_model = change.pop("weight_decay", None), change.pop("model", {}).get("init_args", {})
+    numbers = {"p": change.pop("dropout", None), "momentum": change.pop("norm_momentum", None)}
+    change.pop("schedule", None)
+    if change or of_model.keys() - {"reset", "swap"}:
+        raise ValueError(f"what is {change or of_model}?")
+    for name, module in [*model.named_modules()]:
+        for key, value in numbers.items():
+            if value is not None and hasattr(module, key):
+                setattr(module, key, min(getattr(module, key), value))
+        if of_model.get("reset") and hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+        for end in (end for end in of_model.get("swap", {}) if name == end or name.endswith(f".{end}")):
+            new = getattr(nn, of_model["swap"][end]["class_path"].rpartition(".")[2])()
+            setattr(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], new)
 
-        return hook
-
-    class Times(pl.Callback):
+    class Changed(pl.Callback):
         def on_train_start(self, trainer: Any, module: Any) -> None:
             for optimizer in trainer.optimizers:
-                optimizer.register_step_pre_hook(scale(times))
-                optimizer.register_step_post_hook(scale(1 / times))
+                first = [group["lr"] for group in optimizer.param_groups]
+                optimizer.register_step_pre_hook(lambda opt, *_, first=first: self.rates(opt, first, times))
+                optimizer.register_step_post_hook(lambda opt, *_: self.rates(opt, (), 1 / times))
+                for group in optimizer.param_groups:
+                    group["weight_decay"] = group.get("weight_decay", 0) if decay is None else decay
 
-    trainer.callbacks += [Times()] if times != 1 else []
+        def rates(self, optimizer: Any, first: Any, by: float) -> None:
+            for number, group in enumerate(optimizer.param_groups):
+                group["lr"] = by * (first[number] if constant and first else group["lr"])
+
+    trainer.callbacks += [Changed()] if times != 1 or constant or decay is not None else []
 
 
 def ask(name: str, minutes: str, folder: str) -> None:
