@@ -6,6 +6,7 @@ from typing import Any
 
 BADLY, SLOW, SPACE = "does badly", "is slow", "does not fit"
 MOST = 3  # findings that are told
+LABELS = ("label_noise", "conflicting_labels")  # of some samples: how much they cost is in their gain
 Overlay = dict[str, Any]
 Unknown = tuple[str, str]  # a check that could not run, and why
 
@@ -47,11 +48,16 @@ class Finding:
     def weight(self) -> float:
         return self.gain * self.confidence
 
+    @property
+    def is_slip(self) -> bool:
+        return self.certain and self.check not in LABELS
+
 
 def ranked(findings: Sequence[Finding]) -> list[Finding]:
-    """The heaviest first, one of each check; what does not fit goes before all else, because nothing trains then."""
+    """One of each check. What does not fit is first, because nothing trains then; next is what structure shows, because
+    a rate that suits it helps only until it is mended; then the heaviest."""
     best: dict[str, Finding] = {}
     for one in findings:
         if one.check not in best or one.weight > best[one.check].weight:
             best[one.check] = one
-    return sorted(best.values(), key=lambda one: (one.question != SPACE, -one.weight))[:MOST]
+    return sorted(best.values(), key=lambda one: (one.question != SPACE, not one.is_slip, -one.weight))[:MOST]

@@ -27,7 +27,7 @@ DEAR = {"threads": None, "trainer.profiler": None, "trainer.detect_anomaly": Fal
 DEAR |= {"model.activation_checkpointing": False}  # and what each is where it costs nothing
 TINY, MANY = "batches_too_small", 0.5  # and what a sample must take of its time in a larger batch
 NEXT = "[_TrainingEpochLoop].train_dataloader_next"
-LEAST_SEC, TIMED_SEC = 0.02, 10.0  # what is less in a step is nothing to mend; of a module's steps, at most
+LEAST_SEC, LEAST_HOOK_SEC, TIMED_SEC = 0.02, 0.005, 10.0  # less in a step is nothing to mend; of a module's steps
 HOOKS = ("slow_callback", "logs_too_often")  # which `tune` leaves out
 Seen = dict[str, Any]
 
@@ -168,12 +168,13 @@ class Hooks(Witness):
         for of in (*(f"[Callback]{key}" for key in theirs), f"[LightningModule]{type(model).__name__}"):
             own = tuple(f"{of}.on_{when}_" for when in ("train_batch", "before", "after"))
             parts[of.partition("]")[2]] = sum(sec for name, sec in spent.items() if name.startswith(own))
-        slow = [(name, sec) for name, sec in parts.items() if is_slow(sec, total, steps)]
+        slow = [(name, sec) for name, sec in parts.items() if is_slow(name, sec, total, steps)]
         return [told_slow(name, sec, total, steps, trainer) for name, sec in slow]
 
 
-def is_slow(sec: float, total: float, steps: int) -> bool:
-    return steps > 1 and sec > LEAST * total and sec > LEAST_SEC * steps
+def is_slow(name: str, sec: float, total: float, steps: int) -> bool:
+    """Small samples that are put together one by one take some milliseconds anywhere; callbacks need not."""
+    return steps > 1 and sec > LEAST * total and sec > (LEAST_SEC if name == NEXT else LEAST_HOOK_SEC) * steps
 
 
 def told_slow(name: str, sec: float, total: float, steps: int, trainer: Any) -> Finding:

@@ -119,7 +119,7 @@ class Trials:
         likely = [self.walked(one) for one in self.best_of_each(likely)]
         self.run([{}, *(one.change for one in likely)], self.seeds)
         kept = self.lasting([judged for one in likely if (judged := self.judged(one))])
-        return self.without_echoes(sorted(kept, key=lambda one: -one.weight))
+        return self.without_echoes(sorted(kept, key=lambda one: (not one.is_slip, -one.weight)))
 
     def helps(self, one: Finding, base: Overlay, seeds: Sequence[int], part: float = 0.5) -> bool:
         """Whether it wins back part of what it must."""
