@@ -2,12 +2,13 @@
 
 import math
 import time
+from dataclasses import replace
 
 import pytest
 from conftest import SMALL
 
 from src.config.request import command_parser, read_request
-from src.diagnosis.finding import BADLY, Finding
+from src.diagnosis.finding import BADLY, SPACE, Finding, ranked
 from src.diagnosis.probe import Lab, Probe
 from src.diagnosis.subject import OfConfig
 from src.diagnosis.trials import Scale, Trials
@@ -48,3 +49,25 @@ def test_a_rate_that_helps_is_found_and_one_that_does_not_is_left(tmp_path):
 def test_one_low_validation_is_luck(scores, score):
     probe = Probe(losses=[math.inf], scores=[{"val/loss": one} for one in scores] or [{"other": 1}])
     assert Scale("val/loss").score(probe) == score
+
+
+@pytest.mark.in_fork
+def test_what_helps_must_help_in_longer_trainings(tmp_path):
+    """Of two findings that short trainings have kept, one has a change that changes nothing."""
+    no_gain, gain = (Finding(check, BADLY, "", change=change) for check, change in (("a", OUTPUTS), ("b", RATE)))
+    low = trials(tmp_path, 60, "--model.optimizer.lr", "1e-5")
+    assert low.lasting([no_gain, gain]) == [gain]
+    low.total = low.steps
+    assert low.lasting([no_gain, gain]) == [no_gain, gain]
+    late = trials(tmp_path, -1)
+    assert [one.confidence for one in late.lasting([gain])] == [0.7]
+
+
+def test_what_structure_shows_is_first():
+    rate = Finding("lr_too_high", BADLY, "", gain=0.9, confidence=0.9, tried=True)
+    slip = Finding("input_scale", BADLY, "", gain=0.5, confidence=0.9, certain=True)
+    labels = Finding("label_noise", BADLY, "", gain=0.1, confidence=0.9, certain=True)
+    full = Finding("out_of_memory", SPACE, "", gain=0.1, confidence=0.9)
+    assert ranked([rate, labels, slip]) == [slip, rate, labels]
+    assert ranked([rate, labels, slip, full]) == [full, slip, rate]
+    assert ranked([rate, replace(rate, gain=0.2)]) == [rate]
