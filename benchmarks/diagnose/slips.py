@@ -104,9 +104,10 @@ def sampled(sampler: bool = True) -> Program:
 
 
 def oversampled(before: bool = False) -> Program:
-    """More samples by copies of a few: made before the split, val has them, too."""
+    """As many of the rare class by copies: made before the split, val has them, too."""
     x, y, xv, yv = cancer()
-    train, rows = (x[:60], y[:60]), torch.arange(60).repeat(6)
+    rare = torch.arange(60)[y[:60].flatten() == 0]
+    train, rows = (x[:60], y[:60]), torch.cat([torch.arange(60), rare.repeat(2)])
     data = pairs(*(t[rows] for t in train), *(train if before else (xv[:70], yv[:70])))
     program = lit(mlp([30, 32, 1]), data, right=above(0.0), loss=F.binary_cross_entropy_with_logits, lr=1e-2)
     program.test = pairs(xv, yv, xv[70:], yv[70:])["val_dataloaders"]

@@ -132,7 +132,7 @@ class View:
             raise ValueError("val has none of the classes that were read of train: are both sorted by class?")
         z, y, simple = self.reduce(self.val_x[known]), self.val_y[known], (dummy.DummyRegressor, dummy.DummyClassifier)
         for name, model in (("trivial", simple[self.is_class]()), ("linear", self.models[0])):
-            self.measured["is_class"] = self.is_class
+            self.measured |= {"is_class": self.is_class, "num_classes": len(self.classes)}
             self.measured[f"{name}_score"] = float(model.fit(self.z, self.y).score(z, y))
             answers = model.predict_proba(z) if self.is_class else model.predict(z)
             how = metrics.log_loss if self.is_class else metrics.mean_squared_error
@@ -177,7 +177,8 @@ class View:
         values, first = np.unique(x, return_index=True)
         if self.x.shape[1] < 2 or len(np.unique(half)) < 0.9 * len(values):
             return
-        if (share := 1 - len(values) / len(x)) > REPEATED:
+        of_class = [x[y == one] for one in np.unique(y)] if self.is_class else [x]  # rare ones may be drawn more often
+        if (share := min(1 - len(np.unique(part)) / len(part) for part in of_class)) > REPEATED:
             self.repeated, text = True, f"{share:.0%} of train are copies: the same few are seen again and again"
             found = {"share": share, "different": len(values), "indices": np.sort(np.delete(index, first)).tolist()}
             yield Finding("duplicates", BADLY, text, found, share / 2, 0.8, {}, "get others", source="cleanlab")
@@ -276,7 +277,10 @@ class View:
         guesses = self.guesses[0], self.guess(make_pipeline(StandardScaler(), linear))
         before, after = (float(metrics.f1_score(self.labels, one.argmax(1), average="macro")) for one in guesses)
         share = float(np.bincount(self.labels).min() / len(self.labels))
-        if share * len(self.classes) < 0.4 and after - before > BETTER:
+        drawn = getattr(self.data, "ordered", None)  # of a loader
+        even = drawn is not None and np.unique(flat(drawn), return_counts=True)[1].min() > 2 * share * len(drawn)
+        if share * len(self.classes) < 0.4 and after - before > BETTER and not even:
             text = f"rare classes are hardly found: mean F1 of a linear model {before:.2f}, with weights {after:.2f}"
             evidence, gain = {"f1": before, "weighted": after, "rarest": share}, (after - before) / (1 - before)
-            yield Finding("imbalance", BADLY, text, evidence, gain, 0.6, EVEN, metric="val/f1", source="King, 2001")
+            how: Any = {"todo": "weigh classes in the loss, or draw them evenly"} if self.loss else {"change": EVEN}
+            yield Finding("imbalance", BADLY, text, evidence, gain, 0.6, metric="val/f1", source="King, 2001", **how)

@@ -126,6 +126,8 @@ class Examination:
         if not request:  # whether targets are classes only the loss says
             data = self.lab.all([(ask, (self.subject, DATA_SEC, self.result.measured.get("loss", "")))], LIMIT_SEC)[0]
         self.note(*self.of_data(data))
+        if math.isnan(self.result.measured.get("plain_loss", 0.0)) and not request:  # it may weigh classes
+            self.result.findings = [one for one in self.result.findings if one.check != "imbalance"]
         if self.past:
             self.note(*record(self.past), [])
         case = self.case(first)
@@ -163,6 +165,7 @@ class Examination:
         self.trials, self.total = Trials(self.lab, case.scale, case.steps, case.total, self.told), case.total
         self.trials.run([{}], [0])
         case.base = [probe for probe in [self.trials.probe({}, 0)] if probe]
+        case.first.findings += self.lost_later(case)
         if not case.judged:
             why = "several optimizers, and no val_loss: name what is meant to improve, as ModelCheckpoint's monitor"
             self.result.findings += [one for one in case.first.findings if one.certain]
@@ -177,6 +180,14 @@ class Examination:
             self.result.unknown.append(("trials", f"no time was left to try {', '.join(late)}"))
         if case.base and "curves" not in self.result.measured:
             self.result.measured["curves"] = curves_of(case.base[0], case.scale.metric)
+
+    def lost_later(self, case: Case) -> list[Finding]:
+        """Where numbers cease to be finite after the steps that were watched, what they come from."""
+        lost = [probe for probe in case.base if len(probe.losses) > WATCHED and not math.isfinite(sum(probe.losses))]
+        if not lost or any(one.check == "not_finite" for one in case.first.findings):
+            return []
+        (again,) = self.lab.run([replace(self.trials.short({}, 0), validations=0)], watches, 2 * WATCHED_SEC)
+        return [one for one in again.findings if one.check == "not_finite"]
 
     def time_changes(self) -> None:
         """First, because what makes steps slow makes trials slow, too."""

@@ -1,5 +1,6 @@
 """Samples of loaders: at random for the questions to the data, and as an epoch gives them."""
 
+import re
 import time
 from collections.abc import Iterable
 from itertools import chain, islice
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from src.data.loader import Arrays
 
 LOADED, LOADED_BYTES, LOAD_SEC = 4000, 2**27, 4.0  # of a loader's samples that are looked at, at most
+TARGETS = r"y|targets?|labels?|class(es)?"
 ORDERED, INDICES, AT_ONCE = 1000, 10**6, 50  # samples whose order is looked at; those of which some are drawn
 
 
@@ -19,14 +21,22 @@ def first_samples(loader: Iterable[Any] | None, most: int = LOADED) -> Arrays | 
     """Of a loader; None where there is none, or its batches are of another kind."""
     found, until = list[tuple[Tensor, Tensor]](), time.monotonic() + LOAD_SEC
     for batch in () if loader is None else loader:
-        pair = [batch.get(name) for name in ("x", "targets")] if isinstance(batch, dict) else batch
-        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(isinstance(t, Tensor) for t in pair):
+        if not (pair := pair_of(batch)):
             return None
         found.append((pair[0], pair[1]))
         size = sum(x.nbytes for x, _ in found)
         if sum(len(y) for _, y in found) >= most or size >= LOADED_BYTES or time.monotonic() > until:
             break
     return Arrays(*map(torch.cat, zip(*found, strict=True))) if found else None
+
+
+def pair_of(batch: Any) -> Any:
+    """Inputs and targets of a batch of two; of a dict, by the name of the targets. None where that is not clear."""
+    if isinstance(batch, dict):
+        batch = sorted(batch.items(), key=lambda item: bool(re.fullmatch(TARGETS, item[0])))
+        batch = [value for _, value in batch] if [bool(re.fullmatch(TARGETS, n)) for n, _ in batch] == [0, 1] else ()
+    is_pair = isinstance(batch, (list, tuple)) and len(batch) == 2 and all(isinstance(t, Tensor) for t in batch)
+    return batch if is_pair else None
 
 
 def at_random(loader: Any, most: int = LOADED, at_once: int = AT_ONCE) -> DataLoader | None:

@@ -193,8 +193,13 @@ class Structure(Witness, TorchFunctionMode):
     def measured(self) -> dict[str, Any]:
         if self.missed:
             raise self.missed
-        first = self.losses[0] if self.losses else {"name": "", "plain": math.nan}
-        known = {"loss": first["name"], "plain_loss": first["plain"], "received": self.moments()}
+        first = self.losses[0] if self.losses else {"name": "", "plain": math.nan, "classes": 0}
+        known = {
+            "loss": first["name"],
+            "plain_loss": first["plain"],
+            "outputs": first["classes"],
+            "received": self.moments(),
+        }
         return {"layers": self.layers, **known, **self.noise_scale()}
 
     def moments(self) -> dict[str, Any] | None:

@@ -144,8 +144,8 @@ class OfModule:
         return next(iter(found)) if several else found  # type: ignore[arg-type]
 
     def data(self) -> Any:
-        """Samples of the loaders, where a batch is (x, targets), or a dict that has these names; `ordered`: targets in
-        the order of an epoch. Part of train stands for val that is not."""
+        """Samples of the loaders, where a batch is (x, targets), or a dict in which a name says which is which;
+        `ordered`: targets in the order of an epoch. Part of train stands for val that is not."""
         self.set_up()
         train, val = self.loader("train"), self.loader("val")
         ordered = order_of(train)

@@ -138,6 +138,8 @@ def of_module(case: Any, test: dict[str, Any]) -> list[Finding]:
     times = [10.0, 0.1] + [float(f"{n:.2g}") for n in (ratio, ratio / 10) if n > FAR or 0 < n < 1 / FAR]
     if base.rates and statistics.median(base.rates) < 0.3 * test.get("config", 0.0):  # a warm-up that is longer
         times = [n for n in times if n < 1]
+    still = not lost and len(base.losses) > 1 and level(base.losses) > 0.9 * abs(base.losses[0])
+    times += [100.0, 1000.0] * still  # ten times may not be seen, either
     rows: list[Any] = [(f"lr_too_{'low' if n > 1 else 'high'}", n, {"lr_times": n}) for n in times]
     clip, precision = own.get("gradient_clip_val") or 0, own.get("precision")
     rows += [("clipped_too_short", clip, {"trainer": {"gradient_clip_val": 1.0}})] * (0 < clip <= 0.1)
@@ -148,7 +150,6 @@ def of_module(case: Any, test: dict[str, Any]) -> list[Finding]:
     half = len(base.rates) // 2
     over = half and base.rates[half] < 0.05 * max(base.rates[:half])
     rows += [("schedule_too_slow", f"at half of {2 * half} steps", {"schedule": None})] * bool(over)
-    still = not lost and len(base.losses) > 1 and level(base.losses) > 0.9 * abs(base.losses[0])
     rows += [("initial_weights", "little is learned", {"model": {"init_args": {"reset": True}}})] * still
     ends = [
         {k: n * own[k] for k in ("max_epochs", "max_steps") if (own.get(k) or 0) > 0} for n in too_short(case, base)
