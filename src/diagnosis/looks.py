@@ -149,7 +149,7 @@ def mixing(seen: Structure, model: Any) -> Iterator[Row]:
     """Another sample in a batch changes what others get, in evaluation: of sequences, in which batch and time can be
     taken for each other. Where one batch is all there is, it may be a graph, and two networks may judge batches."""
     x, trainer = seen.only(), seen.trainer
-    recurrent = any(isinstance(module, nn.RNNBase) for module in seen.called)  # rows of images are a sequence, too
+    recurrent = any(isinstance(module, nn.RNNBase) for module in seen.called)  # what was a row may be a step
     if x is None or (x.ndim < 3 - (not x.is_floating_point()) and not recurrent) or len(x) < 3 or seen.batchwise:
         return
     if trainer.num_training_batches == 1 or len(trainer.optimizers) > 1:

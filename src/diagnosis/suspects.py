@@ -136,10 +136,10 @@ def of_module(case: Any, test: dict[str, Any]) -> list[Finding]:
     lost = bool(base.failed) or not all(map(math.isfinite, base.losses))
     ratio = test.get("suggested", 0.0) / (test.get("config") or 1.0)
     times = [10.0, 0.1] + [float(f"{n:.2g}") for n in (ratio, ratio / 10) if n > FAR or 0 < n < 1 / FAR]
-    if base.rates and statistics.median(base.rates) < 0.3 * test.get("config", 0.0):  # a warm-up that is longer
-        times = [n for n in times if n < 1]
     still = not lost and len(base.losses) > 1 and level(base.losses) > 0.9 * abs(base.losses[0])
     times += [100.0, 1000.0] * still  # ten times may not be seen, either
+    if base.rates and statistics.median(base.rates) < 0.3 * test.get("config", 0.0):  # a warm-up that is longer
+        times = [n for n in times if n < 1]
     rows: list[Any] = [(f"lr_too_{'low' if n > 1 else 'high'}", n, {"lr_times": n}) for n in times]
     clip, precision = own.get("gradient_clip_val") or 0, own.get("precision")
     rows += [("clipped_too_short", clip, {"trainer": {"gradient_clip_val": 1.0}})] * (0 < clip <= 0.1)
