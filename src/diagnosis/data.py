@@ -19,7 +19,7 @@ from src.diagnosis.finding import BADLY, Finding, Unknown
 
 DRAWN, HASHED, MOST, FEATURES, COMPONENTS = 3000, 60_000, 10**6, 4096, 50  # samples; numbers of an x
 POWER, ABOVE_CHANCE, AGREE, NOISE = 200, 2.5, 0.78, 0.03  # samples, standard deviations, kappa, share of wrong labels
-IN_VAL, DRIFT, DRIFT_IN_TIME, ORDERED, BETTER = 0.02, 0.3, 0.9, 0.3, 0.04
+IN_VAL, DRIFT, DRIFT_IN_TIME, ORDERED, BETTER, UNLIKE = 0.02, 0.3, 0.9, 0.3, 0.04, 0.25
 REPEATED, CONFLICTS, OPEN, TIMES, MONOTONE = (
     0.1,
     0.01,
@@ -37,9 +37,11 @@ class Data(NamedTuple):
     measured: dict[str, float]  # what one answer for all samples, and a linear model, score on val
 
 
-def is_extreme(mean: float, std: float, columns: Sequence[float]) -> bool:
+def is_extreme(mean: float, std: float, columns: Sequence[float] | None = None) -> bool:
     """Whether inputs are far from the usual scale; `columns` are a low and a high standard deviation of them."""
-    return max(mean / max(std, 1e-9), std, 1 / max(std, 1e-9) / EXTREME, columns[1] / columns[0] / EXTREME) > EXTREME
+    low, high = columns or (1.0, 1.0)
+    scale = max(std, 1e-9)
+    return max(mean / scale, std, 1 / scale / EXTREME, high / low / EXTREME if low > 0 else 0.0) > EXTREME
 
 
 def flat(targets: torch.Tensor) -> np.ndarray:
@@ -272,15 +274,20 @@ class View:
         )
 
     def imbalance(self) -> Iterator[Finding]:
-        """Classes are rare, and weights help a linear model by the mean of the classes' F1."""
+        """Classes are rare, and weights help a linear model by the mean of the classes' F1, or val has them as often as
+        others."""
         linear = linear_model.LogisticRegression(C=50 / len(self.y), class_weight="balanced")
         guesses = self.guesses[0], self.guess(make_pipeline(StandardScaler(), linear))
         before, after = (float(metrics.f1_score(self.labels, one.argmax(1), average="macro")) for one in guesses)
-        share = float(np.bincount(self.labels).min() / len(self.labels))
+        shares, val = ([float((y == one).mean()) for one in self.classes] for y in (self.y, self.val_y))
         drawn = getattr(self.data, "ordered", None)  # of a loader
-        even = drawn is not None and np.unique(flat(drawn), return_counts=True)[1].min() > 2 * share * len(drawn)
-        if share * len(self.classes) < 0.4 and after - before > BETTER and not even:
+        even = drawn is not None and np.unique(flat(drawn), return_counts=True)[1].min() > 2 * min(shares) * len(drawn)
+        apart = float(np.abs(np.subtract(shares, val)).sum() / 2)
+        noise = float(np.sqrt(np.multiply(shares, np.subtract(1, shares)) / len(self.val_y)).sum() / 2)
+        helped = after - before > BETTER or apart > max(UNLIKE, 2 * noise)
+        if (share := min(shares)) * len(self.classes) < 0.4 and helped and not even:
             text = f"rare classes are hardly found: mean F1 of a linear model {before:.2f}, with weights {after:.2f}"
-            evidence, gain = {"f1": before, "weighted": after, "rarest": share}, (after - before) / (1 - before)
+            evidence = {"f1": before, "weighted": after, "rarest": share, "apart_from_val": apart}
+            gain = max((after - before) / (1 - before), apart / 2 * (apart > UNLIKE))
             how: Any = {"todo": "weigh classes in the loss, or draw them evenly"} if self.loss else {"change": EVEN}
             yield Finding("imbalance", BADLY, text, evidence, gain, 0.6, metric="val/f1", source="King, 2001", **how)

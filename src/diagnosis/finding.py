@@ -6,7 +6,7 @@ from typing import Any
 
 BADLY, SLOW, SPACE = "does badly", "is slow", "does not fit"
 MOST = 3  # findings that are told
-LABELS = ("label_noise", "conflicting_labels")  # of some samples: how much they cost is in their gain
+WEIGHED = ("label_noise", "conflicting_labels", "no_activation")  # certain, but not what all else hangs on
 Overlay = dict[str, Any]
 Unknown = tuple[str, str]  # a check that could not run, and why
 
@@ -50,7 +50,7 @@ class Finding:
 
     @property
     def is_slip(self) -> bool:
-        return self.certain and self.check not in LABELS
+        return self.certain and self.check not in WEIGHED
 
 
 def ranked(findings: Sequence[Finding]) -> list[Finding]:

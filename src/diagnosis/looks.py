@@ -17,7 +17,8 @@ from src.models.base import Model
 
 LARGE, VANISHED = 1.5, 1e-3  # of healthy runs the first loss was at most 4 % off
 MAYBE, SURE = 0.6, 0.95
-DEAD, DEEP, FEW = 0.9, 4, 0.1  # share of ReLUs, or of zeros; sigmoids in a network; of a gradient
+DEAD, DEEP, FEW = 0.9, 4, 0.1  # share of ReLUs; sigmoids in a network; of a gradient
+ZEROS = 0.2  # of logits: a ReLU gives half, and a mean of ReLUs, which is meant so, hardly one
 FLAT, GELU = (nn.Tanh, nn.Sigmoid), {"class_path": "torch.nn.GELU"}  # with flat ends
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Row = tuple[Any, str, str, Overlay, dict[str, Any]]  # whether it is so, or MAYBE; check, line, what mends it, numbers
@@ -72,7 +73,7 @@ def the_end(seen: Structure, model: Any) -> Iterator[Row]:
         text = f"{name} gets a softmax over the samples -> leave it out"
         yield across, "softmax_before_loss", text, swap, numbers
         yield of and above and below, "sigmoid_before_loss", f"{line} what a sigmoid gives {last}", log, numbers
-        cut_off = name == CLASSES[2] or min(c["zeros"] for c in seen.losses) > DEAD  # a softmax minds no shift
+        cut_off = name == CLASSES[2] or min(c["zeros"] for c in seen.losses) > ZEROS  # a softmax minds no shift
         lost = of and above and not below and (cut_off or (bool(swap) and MAYBE))
         yield lost, "head_activation", f"{line} none below 0 {last}", swap, numbers
         line = f"outputs are kept from what targets are {last}"

@@ -246,7 +246,7 @@ class Structure(Witness, TorchFunctionMode):
         """The same in double precision; None where the network cannot take that."""
         try:
             return self.again(change, x, double=True)
-        except (RuntimeError, TypeError):
+        except (RuntimeError, TypeError, ValueError, IndexError):  # of anyone's code
             return None
 
     def bounds(self) -> tuple[float, float]:

@@ -44,14 +44,15 @@ def suspects(case: Any) -> list[Finding]:
     base = case.base[0] if case.base else case.first
     lost = bool(base.failed) or not all(map(math.isfinite, base.losses))
     left = 1.0 if lost or not base.losses else level(base.losses) / max(abs(base.losses[0]), 1e-12)
+    drawn = not any(given.get(f"model.{name}") for name in ("init_from", "network.pretrained", "unfreeze_epoch"))
     found = []
     rows = (of_model(case, given, lost, left), of_data(case, given, left), of_end(case, base, given, left))
     for check, keys in chain(*rows):
         change: dict[str, Any] = reduce(merge, (from_flag(k, json.dumps(v), case.config) for k, v in keys.items()), {})
         now = ", ".join(f"{key} {given.get(key, 'by default')}" for key in keys)
-        found += [
-            Finding(check, BADLY, f"{check.replace('_', ' ')}: {now}", {"loss_left": left}, 0.3, change=change)
-        ] * bool(keys)
+        sure = check == "untrained_parameters" and drawn  # weights that are drawn, and stay so
+        text = f"{check.replace('_', ' ')}: {now}"
+        found += [Finding(check, BADLY, text, {"loss_left": left}, 0.3, change=change, certain=sure)] * bool(keys)
     return found
 
 
@@ -65,8 +66,8 @@ def flat(node: Any, at: str = "") -> Iterator[tuple[str, Any]]:
 def of_model(case: Any, given: dict[str, Any], lost: bool, left: float) -> Iterator[Row]:
     optimizer, schedule = (case.config["model"]["init_args"].get(name) or {} for name in ("optimizer", "schedule"))
     rates = {n: v for n, v in (takes(optimizer) | optimizer["init_args"]).items() if n == "lr" or n.endswith("_lr")}
-    for side, factor in (("high", 0.1), ("low", 10)):
-        if "model.schedule.max_lr" not in given and not (lost and side == "low"):
+    for side, factor in (("high", 0.1), *((("high", 0.01), ("high", 0.001)) if lost else (("low", 10),))):
+        if "model.schedule.max_lr" not in given:
             yield f"lr_too_{side}", {f"model.optimizer.{n}": float(f"{v * factor:.3g}") for n, v in rates.items()}
     if lost and not given.get("trainer.gradient_clip_val"):
         yield "gradients_explode", {"trainer.gradient_clip_val": 1.0}
@@ -137,7 +138,7 @@ def of_module(case: Any, test: dict[str, Any]) -> list[Finding]:
     ratio = test.get("suggested", 0.0) / (test.get("config") or 1.0)
     times = [10.0, 0.1] + [float(f"{n:.2g}") for n in (ratio, ratio / 10) if n > FAR or 0 < n < 1 / FAR]
     still = not lost and len(base.losses) > 1 and level(base.losses) > 0.9 * abs(base.losses[0])
-    times += [100.0, 1000.0] * still  # ten times may not be seen, either
+    times += [100.0, 1000.0] * still + [0.01, 0.001] * lost  # ten times may not be seen, either
     if base.rates and statistics.median(base.rates) < 0.3 * test.get("config", 0.0):  # a warm-up that is longer
         times = [n for n in times if n < 1]
     rows: list[Any] = [(f"lr_too_{'low' if n > 1 else 'high'}", n, {"lr_times": n}) for n in times]

@@ -119,6 +119,9 @@ class Trials:
         likely = [self.walked(one) for one in self.best_of_each(likely)]
         self.run([{}, *(one.change for one in likely)], self.seeds)
         kept = self.lasting([judged for one in likely if (judged := self.judged(one))])
+        # A limit of gradients hides a rate that is far too high.
+        rate = max((one.gain for one in kept if one.check == "lr_too_high"), default=0.0) + LEAST
+        kept = [one for one in kept if one.check != "gradients_explode" or one.gain > rate]
         return self.without_echoes(sorted(kept, key=lambda one: (not one.is_slip, -one.weight)))
 
     def helps(self, one: Finding, base: Overlay, seeds: Sequence[int], part: float = 0.5) -> bool:
