@@ -375,6 +375,12 @@ def test_rare_classes():
     clear = changed(data, lambda x: x + 5 * data.splits["train"].targets[:, None])
     clear = changed(clear, lambda x: x + 5 * data.splits["val"].targets[:, None], split="val")
     assert found(clear) == {}  # rare, but found
+    even = clear.splits["val"].targets.clone()
+    rare = clear.splits["train"].x[clear.splits["train"].targets == 1][:200]
+    x, y = (
+        torch.cat(pair) for pair in ((clear.splits["val"].x, rare + 0.001), (even, torch.ones(200, dtype=torch.long)))
+    )
+    assert found(put(clear, "val", x, y))["imbalance"].evidence["apart_from_val"] > 0.25
 
 
 class Slow(Arrays):
