@@ -288,6 +288,6 @@ class View:
         if (share := min(shares)) * len(self.classes) < 0.4 and helped and not even:
             text = f"rare classes are hardly found: mean F1 of a linear model {before:.2f}, with weights {after:.2f}"
             evidence = {"f1": before, "weighted": after, "rarest": share, "apart_from_val": apart}
-            gain = max((after - before) / (1 - before), apart / 2 * (apart > UNLIKE))
+            gain = max((after - before) / max(1 - before, 1e-9), apart / 2 * (apart > UNLIKE))
             how: Any = {"todo": "weigh classes in the loss, or draw them evenly"} if self.loss else {"change": EVEN}
             yield Finding("imbalance", BADLY, text, evidence, gain, 0.6, metric="val/f1", source="King, 2001", **how)
