@@ -1,15 +1,14 @@
-"""Faults that no threshold of src.diagnose was tuned on. Ask of them once, when all is settled.
+"""Faults that no threshold of src.diagnose was tuned on, until they were asked first (docs/results.md); since then
+they are seeded faults like others.
 
 They are not all of another kind: most share their classes or keys with the seeded families of faults.py, on another
-base or with another dose. PROGRAMS are those that do not come from there, but from studies: `so_NUMBER` are \
-questions on
-Stack Overflow, as DeepLocalize's benchmark keeps them (Wardat, Le and Rajan, DeepLocalize: Fault Localization for Deep
-Neural Networks, ICSE 2021), `umlaut_b` is the program of UMLAUT's user study (Schoop, Huang and Hartmann, UMLAUT:
+base or with another dose. PROGRAMS are those that do not come from there, but from studies: `so_NUMBER` are questions
+on Stack Overflow, as DeepLocalize's benchmark keeps them (Wardat, Le and Rajan, DeepLocalize: Fault Localization for
+Deep Neural Networks, ICSE 2021), `umlaut_b` is the program of UMLAUT's user study (Schoop, Huang and Hartmann, UMLAUT:
 Debugging Deep Learning Programs using Program Structure and Model Behavior, CHI 2021). Architecture, end, optimizer and
 rate are as they are there, on data that is here; the ends of so_47352366, so_55328966, so_59278771 and `example` are of
-classes that are seeded, too. Keras's losses are ours, cross-entropy that takes logits: what is wrong with a loss is \
-left
-out here, and asked in slips.py. `example` is a beginner's CNN with a softmax before that loss.
+classes that are seeded, too. Keras's losses are ours, cross-entropy that takes logits: what is wrong with a loss is
+left out here, and asked in slips.py. `example` is a beginner's CNN with a softmax before that loss.
 """
 
 from benchmarks.diagnose.cases import BASES, DATA, Base, Case, rows
