@@ -27,6 +27,7 @@ REPEATED, CONFLICTS, OPEN, TIMES, MONOTONE = (
     5,
     0.97,
 )  # shares of samples; of the variance, and others leave more; rank correlation
+SCALED = 1.5  # times as large a deviation, or half of it off: no augmentation changes inputs that much
 EXTREME = 30  # times the usual scale, where inputs are wrong whatever is learned from them
 OFF, EVEN = (None, False, "", "none"), {"model": {"init_args": {"class_weights": "balanced"}}}
 
@@ -200,7 +201,10 @@ class View:
         forest, how = ensemble.ExtraTreesClassifier(min_samples_leaf=5, random_state=0), {"method": "predict_proba"}
         guess = cross_val_predict(forest, np.concatenate(parts), of, groups=spans, cv=GroupKFold(5), **how)
         auc, error = metrics.roc_auc_score(of, guess[:, 1]), np.sqrt((2 * n + 1) / (12 * n * n))
-        if (drift := 2 * (auc - 3 * error) - 1) > (DRIFT if self.plain else DRIFT_IN_TIME) and self.data.epoch_order:
+        one, other = float(self.x.std()), float(self.val_x.std())
+        apart = max(one / max(other, 1e-9), other / max(one, 1e-9), 2 * abs(self.x.mean() - self.val_x.mean()) / one)
+        least = DRIFT if self.plain and (self.data.epoch_order or apart > SCALED) else DRIFT_IN_TIME
+        if (drift := 2 * (auc - 3 * error) - 1) > least and (self.data.epoch_order or apart > SCALED):
             text = f"val's inputs are unlike train's: a classifier tells them apart, area under the curve {auc:.2f}"
             evidence, todo = {"auc": auc, "drift": drift}, "prepare them alike, and split at random or by groups"
             yield Finding("drift", BADLY, text, evidence, drift / 2, 0.7, {}, todo, source="deepchecks")

@@ -209,6 +209,12 @@ def broken(seen: Structure, model: Any) -> Iterator[Row]:
     yield seen.broken, "not_finite", f"numbers are not finite, first of {first} {line}", {}, seen.broken or {}
 
 
+def is_drawn(p: Tensor) -> bool:
+    """Whether weights are as torch's linear and convolutional layers draw them, uniform up to 1 / sqrt(fan-in)."""
+    unit = p.detach() * p[0].numel() ** 0.5
+    return float(unit.abs().max()) <= 1.001 and abs(float(unit.std()) * 3**0.5 - 1) < 0.1
+
+
 def updates(seen: Structure, model: Any) -> Iterator[Row]:
     """Layers that took part, and are in the optimizer, but get no gradient; weights that it does not know; modes."""
     own = {n: {*m.parameters(recurse=False)} for n, m in seen.network.named_modules() if m in seen.called}
@@ -219,7 +225,8 @@ def updates(seen: Structure, model: Any) -> Iterator[Row]:
     late = {p for m in seen.called if m not in seen.early for p in m.parameters(recurse=False)}
     judges = {n.partition(".")[0] for n, of in seen.takes.items() if n and len(of) > 1}  # get targets, too
     meant = {n for n, p in seen.network.named_parameters() if p in late or n.partition(".")[0] in judges}
-    alien = [n for learns, n in known if not learns and not head and n not in meant]
+    backbone = head and not all(map(is_drawn, (p for p in seen.graded - seen.optimized if p.ndim > 1)))
+    alien = [n for learns, n in known if not learns and not backbone and n not in meant]
     for names, line in ((lost, "get no gradient"), (alien, "are not in the optimizer")):
         line = f"{len(names)} parts of the network {line} -> see what detaches them, or leaves them out"
         yield names, "untrained_parameters", line, {}, {"names": names[:5]}
