@@ -14,6 +14,8 @@ the first change once more, for longer; what helps is fixed.yaml. The exit code 
 import sys
 import time
 from collections.abc import Sequence
+from difflib import get_close_matches
+from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -31,10 +33,23 @@ if TYPE_CHECKING:
 
 def diagnose(model: Any, minutes: float = 2.0, trainer: dict[str, Any] | None = None, **loaders: Any) -> "Diagnosis":
     """The same for any LightningModule, with `train_dataloaders` and `val_dataloaders`, or `datamodule`, as Trainer.fit
-    takes them, and its Trainer's arguments. It is trained in forks: this process must not have used a GPU."""
+    takes them, and its Trainer's arguments. It is trained in forks: this process must not have used a GPU.
+
+    Raises:
+        ConfigError: if the model is none, or an argument is not known.
+    """
+    from lightning.pytorch import LightningModule, Trainer
+
     from src.diagnosis.examine import Examination
     from src.diagnosis.subject import OfModule
 
+    if not isinstance(model, LightningModule):
+        raise ConfigError(f"model: {type(model).__name__} is no LightningModule -> wrap it in one")
+    for of, given in ((Trainer.__init__, trainer or {}), (Trainer.fit, loaders)):
+        known = [*signature(of).parameters]
+        for key in (key for key in given if key not in known):
+            near = get_close_matches(key, known, 1, 0.0)[0]
+            raise ConfigError(f"{key}: {of.__qualname__} has no such argument -> {near}?")
     with TemporaryDirectory() as folder:
         return Examination(OfModule(model, trainer, **loaders), Path(folder), 60 * minutes).run()
 
@@ -75,11 +90,13 @@ def main(args: Sequence[str]) -> int:
         from src.diagnosis.subject import OfConfig
 
     config = Experiment(request).plain_config  # without secrets; it ends here where that is to be printed
-    for path in (folder, *([options.json.parent] if options.json else ())):
+    if options.json and options.json.is_dir():
+        raise ConfigError(f"--json {options.json}: is a folder -> name a file in it")
+    for option, path in (("--run_dir", folder), *([("--json", options.json.parent)] if options.json else ())):
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as e:
-            raise EnvironmentFault(f"{path}: cannot be written: {e.strerror} -> name another --run_dir") from e
+            raise EnvironmentFault(f"{path}: cannot be written: {e.strerror} -> name another {option}") from e
     examination = Examination(OfConfig(request), folder, 60 * options.minutes, rank_zero_print, past)
     files = [part for path in options.config or () for part in ("--config", relative_path(Path(path)))]
     trains = [*files, *diagnose_parser().parse_known_args(args)[1]]

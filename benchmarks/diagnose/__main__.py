@@ -27,10 +27,13 @@ from benchmarks.diagnose.cases import BASES, Case, written
 from benchmarks.diagnose.faults import FAULTS
 from benchmarks.diagnose.healthy import BARS, HEALTHY
 from benchmarks.diagnose.held_out import HELD_OUT
+from benchmarks.diagnose.others import CASES as OTHERS
 from benchmarks.diagnose.runs import Job, Line, Lines, carry_out, config_digest, digest, preload, source_digest
 from benchmarks.diagnose.slips import MODULES
+from benchmarks.diagnose.unseen import CASES as UNSEEN
 
-GROUPS = {"faults": FAULTS, "healthy": HEALTHY, "modules": MODULES, "held_out": HELD_OUT}
+GROUPS = {"faults": FAULTS, "healthy": HEALTHY, "modules": MODULES, "held_out": HELD_OUT, "others": OTHERS}
+GROUPS |= {"unseen": UNSEEN}
 
 
 def options_of(args: list[str]) -> argparse.Namespace:

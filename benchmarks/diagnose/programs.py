@@ -24,7 +24,8 @@ def job(key: str, args: Sequence[str], folder: Path, read: Any, about: Line, cha
 
 @cache
 def modules() -> str:
-    return digest(*(ast.dump(ast.parse(Path(__file__).with_name(f"{n}.py").read_text())) for n in ("modules", "slips")))
+    files = (Path(__file__).with_name(f"{name}.py") for name in ("modules", "slips", "others", "unseen"))
+    return digest(*(ast.dump(ast.parse(file.read_text())) for file in files))
 
 
 def trained(folder: Path, code: int) -> Line:
@@ -32,14 +33,18 @@ def trained(folder: Path, code: int) -> Line:
     return json.loads(file.read_text()) if file.is_file() else {"metrics": {}, "fit_sec": 0.0}
 
 
+def program_of(name: str) -> Any:
+    from benchmarks.diagnose import others, slips, unseen
+
+    return {**slips.PROGRAMS, **others.PROGRAMS, **unseen.PROGRAMS}[name]()
+
+
 def train(name: str, seed: str, folder: str, change: str = "{}") -> None:
     """Nothing of src.diagnosis takes part, not even in what a change means."""
     import lightning.pytorch as pl
 
-    from benchmarks.diagnose.slips import PROGRAMS
-
     pl.seed_everything(int(seed), verbose=False)
-    program, overlay = PROGRAMS[name](), json.loads(change)
+    program, overlay = program_of(name), json.loads(change)
     quiet = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary", "logger"), False)
     trainer = pl.Trainer(**quiet | program.trainer | overlay.pop("trainer", {}))
     apply(program.model, trainer, overlay)
@@ -98,11 +103,10 @@ def apply(model: Any, trainer: Any, change: dict[str, Any]) -> None:
 def ask(name: str, minutes: str, folder: str) -> None:
     import lightning.pytorch as pl
 
-    from benchmarks.diagnose.slips import PROGRAMS
     from src.diagnose import diagnose
 
     pl.seed_everything(0, verbose=False)
-    program = PROGRAMS[name]()
+    program = program_of(name)
     found = diagnose(program.model, minutes=float(minutes), trainer=program.trainer, **program.loaders)
     said = {"verdict": found.verdict, "findings": [asdict(one) for one in found.findings], "unknown": found.unknown}
     (Path(folder) / "found.json").write_text(json.dumps(said, default=str))

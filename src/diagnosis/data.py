@@ -20,13 +20,8 @@ from src.diagnosis.finding import BADLY, Finding, Unknown
 DRAWN, HASHED, MOST, FEATURES, COMPONENTS = 3000, 60_000, 10**6, 4096, 50  # samples; numbers of an x
 POWER, ABOVE_CHANCE, AGREE, NOISE = 200, 2.5, 0.78, 0.03  # samples, standard deviations, kappa, share of wrong labels
 IN_VAL, DRIFT, DRIFT_IN_TIME, ORDERED, BETTER, UNLIKE = 0.02, 0.3, 0.9, 0.3, 0.04, 0.25
-REPEATED, CONFLICTS, OPEN, TIMES, MONOTONE = (
-    0.1,
-    0.01,
-    0.05,
-    5,
-    0.97,
-)  # shares of samples; of the variance, and others leave more; rank correlation
+REPEATED, CONFLICTS, OPEN = 0.1, 0.01, 0.05  # shares of samples; of the variance
+TIMES, MONOTONE = 5, 0.97  # as much is left open by others; rank correlation
 SCALED = 1.5  # times as large a deviation, or half of it off: no augmentation changes inputs that much
 EXTREME = 30  # times the usual scale, where inputs are wrong whatever is learned from them
 OFF, EVEN = (None, False, "", "none"), {"model": {"init_args": {"class_weights": "balanced"}}}
@@ -154,6 +149,11 @@ class View:
             sure = is_extreme(**numbers)
             how |= {"gain": 0.5, "confidence": 0.9, "certain": True} if sure else {"gain": 0.3, "confidence": 0.6}
             yield Finding("input_scale", BADLY, text, numbers, source="LeCun, 1998", **how)
+        rows = np.array([self.x.mean(1), self.x.std(1) - 1])
+        if not self.wide and self.x.shape[1] > 3 and np.abs(rows).max() < 0.1 and (np.abs(self.x.mean(0)) > 1).any():
+            text, todo = "each sample is standardized over its own columns", "take mean and deviation of each column"
+            found = {"columns": np.abs(self.x.mean(0)).max().item()}
+            yield Finding("normalized_rows", BADLY, text, found, 0.3, 0.7, {}, todo, source="LeCun, 1998")
 
     def hashed(self, split: str) -> np.ndarray:
         """[4, N]: the index of each sample, hashes of its x, of every other number of that, and of its targets."""
@@ -169,7 +169,8 @@ class View:
         self.train, val = self.hashed("train"), self.hashed("val")[1]
         index, train = self.train[:2]
         share = float(np.isin(val, train).mean())
-        if share > max(IN_VAL, 2 - 2 * len(np.unique(train)) / len(train)):
+        chance = 2 - 2 * len(np.unique(train)) / len(train)
+        if share > max(IN_VAL, chance + 3 * np.sqrt(chance / len(val))):
             text, todo = f"{share:.1%} of val's samples are in train too", "split so that equal ones stay together"
             evidence = {"share": share, "indices": np.sort(index[np.isin(train, val)]).tolist()}
             yield Finding("val_in_train", BADLY, text, evidence, share, 0.95, {}, todo, source="deepchecks")

@@ -18,7 +18,7 @@ from src.diagnosis.record import record
 from src.diagnosis.space import plan_of, space
 from src.diagnosis.speed import slow, slow_module
 from src.diagnosis.subject import Short, Subject, read_sec
-from src.diagnosis.suspects import falls, of_module, suspects
+from src.diagnosis.suspects import falls, of_module, suspects, warms_up
 from src.diagnosis.trials import Scale, Trials
 from src.run.errors import EnvironmentFault, NumericsError
 from src.run.files import write_text
@@ -29,9 +29,10 @@ WATCHED, WATCHED_SEC = 40, 15.0  # steps of the first training, and the most sec
 RANGED, DATA_SEC = 100, 20.0  # steps of the range test; for the questions to the data
 TIMED = 0.4  # of the time that is left: for what makes training slow
 UNTRIED = ("overfits", "too_short", "target_leak")  # no short trial can judge a record, or a leak that val has, too
-CURVE_SEC, FEWEST = 5.0, 30  # of one of the trainings that are compared; its fewest steps
+CURVE_SEC, BUDGET_SEC, FEWEST = 5.0, 120.0, 30  # of a training that is compared, of so many; its fewest steps
 NOTHING, LEARNED = 0.97, 0.9  # of the trivial score: above it nothing was learned, below it something, beyond chance
-NEEDED = ("structure", "training")  # what must have been examined, before a model is called healthy
+NEEDED = ("structure", "training", "learning")  # what must have been examined, before a model is called healthy
+WARM_TIMES = 4  # as many steps, where a warm-up takes longer
 ENOUGH = 300  # steps after which a loss that is still tells something
 WORSE = 0.15  # of what a linear model learns: a network that lacks more is no better than that
 
@@ -99,7 +100,7 @@ class Examination:
         past: RunFolder | None = None,
     ) -> None:
         self.subject, self.folder, self.told, self.past = subject, folder, told, past
-        self.until = time.monotonic() + budget_sec
+        self.until, self.budget_sec = time.monotonic() + budget_sec, budget_sec
         self.lab = Lab(subject, folder / "probes.log", self.until)
         self.result = Diagnosis()
         self.trials, self.total = Trials(self.lab, Scale(), FEWEST, told=told), math.inf
@@ -139,7 +140,7 @@ class Examination:
 
     def looked(self) -> tuple[Probe, Any]:
         """The first training, watched, and a range test."""
-        one = self.lab.jobs > 1
+        one = self.lab.one_thread
         watched = serve_short, (self.subject, Short(steps=WATCHED, untrained=True), watches, WATCHED_SEC, one)
         ranged = serve_short, (self.subject, Short(steps=RANGED, validations=0), range_test, WATCHED_SEC, one)
         first, rates = self.lab.all([watched, ranged], LIMIT_SEC)
@@ -164,6 +165,11 @@ class Examination:
         self.told("the config as it is")
         self.trials, self.total = Trials(self.lab, case.scale, case.steps, case.total, self.told), case.total
         self.trials.run([{}], [0])
+        rate = (self.result.measured.get("rates") or {}).get("config", 0.0)
+        if (first := self.trials.probe({}, 0)) and case.steps < case.total and warms_up(first, rate):
+            self.trials.steps = round(min(WARM_TIMES * case.steps, case.total))  # what it learns then tells nothing
+            case.steps, self.trials.done = self.trials.steps, {}
+            self.trials.run([{}], [0])
         case.base = [probe for probe in [self.trials.probe({}, 0)] if probe]
         case.first.findings += self.lost_later(case)
         if not case.judged:
@@ -176,6 +182,7 @@ class Examination:
         plain = [one for one in self.result.findings + case.first.findings if one not in tried]
         self.result.findings = plain + self.trials.judge(tried)
         self.result.measured["trials"] = self.trials.log
+        self.result.measured["judged_by"] = case.scale.metric or "the losses of training"
         if late := sorted({*self.trials.late}):
             self.result.unknown.append(("trials", f"no time was left to try {', '.join(late)}"))
         if case.base and "curves" not in self.result.measured:
@@ -215,7 +222,7 @@ class Examination:
             return self.result
         check, question = ("out_of_memory", SPACE) if first.memory else ("does_not_train", BADLY)
         what, _, todo = first.failed.partition(" -> ")
-        found = Finding(check, question, what, {"exit_code": first.code}, 0.0, 1.0, todo=todo or what, certain=True)
+        found = Finding(check, question, what, {"exit_code": first.code}, 0.0, 1.0, todo=todo, certain=True)
         self.result.findings, self.result.verdict = [found], "findings"
         self.result.unknown = []  # for the same reason
         return self.result
@@ -223,7 +230,8 @@ class Examination:
     def case(self, first: Probe) -> Case:
         config, step_sec = self.subject.config, sorted(first.step_sec)[len(first.step_sec) // 2 :][:1]
         total = total_steps(config, first)
-        steps = round(min(max(CURVE_SEC / (step_sec[0] if step_sec else 0.01), FEWEST), total, 100_000))
+        curve_sec = CURVE_SEC * max(1.0, self.budget_sec / BUDGET_SEC)
+        steps = round(min(max(curve_sec / (step_sec[0] if step_sec else 0.01), FEWEST), total, 100_000))
         own = getattr(self.subject, "trainer", {}).get("callbacks") or []
         judged = judged_by(config, first, own if isinstance(own, list) else [own])
         scale = Scale(*judged or ("", "min"))
@@ -248,7 +256,8 @@ class Examination:
         if failed := case.base[0].failed if case.base else "":
             self.result.unknown.append(("training", failed))
         elif (poor or worse) and not self.result.findings:
-            against = f"one answer for all gives {scale.trivial:.4g}, a linear model {scale.known:.4g}"
+            against = f"without training, or by one answer for all, it is {scale.trivial:.4g}"
+            against += f", of a linear model {scale.known:.4g}" * math.isfinite(scale.known)
             self.result.unknown.append(("learning", f"the score is {score:.4g}; {against}"))
         left = any("no time was left" in why or check in NEEDED for check, why in self.result.unknown)
         self.result.verdict = "findings" if self.result.findings else "unknown" if poor or worse or left else "healthy"

@@ -9,6 +9,7 @@ MOST = 3  # findings that are told
 WEIGHED = ("label_noise", "conflicting_labels", "no_activation")  # certain, but not what all else hangs on
 Overlay = dict[str, Any]
 Unknown = tuple[str, str]  # a check that could not run, and why
+Row = tuple[Any, str, str, Overlay, dict[str, Any]]  # whether it is so, or MAYBE; check, line, what mends it, numbers
 
 
 @dataclass(frozen=True)

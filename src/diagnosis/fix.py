@@ -35,7 +35,8 @@ def fix(examination: Examination, request: Request, folder: Path, found: Told) -
     write_json(folder / "receipt.json", receipt)
     head = f"{one.text}\n{dump(receipt)}".replace("\n", "\n# ").rstrip("# ")
     write_text(folder / "fixed.yaml", f"# {head}{dump(one.change)}")
-    return f"{one.text}: the change helped ({numbers}); it is {folder / 'fixed.yaml'}, for --config after the others"
+    where = f"it is {folder / 'fixed.yaml'}, for --config after the others, without flags of the same keys"
+    return f"{one.text}: the change helped ({numbers}); {where}"
 
 
 def tried(examination: Examination, one: Finding, request: Request, budget_sec: float) -> dict[str, Any]:

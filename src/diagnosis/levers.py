@@ -4,12 +4,15 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from src.diagnosis.finding import Overlay
 from src.models.levers import draw_anew, swap_modules
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+OF_GROUPS = {"weight_decay", "momentum"}  # numbers of an optimizer's groups
 LAYERS = {"dropout": (DROPOUTS, "p"), "norm_momentum": (NORMS, "momentum")}  # numbers of layers by key
 
 
@@ -22,8 +25,13 @@ def numbers_of(trainer: Trainer, model: LightningModule) -> dict[str, Any]:
     """The greatest of each kind that there is in a module and its optimizers."""
     groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
     found = {k: [getattr(m, n) or 0 for m in model.modules() if isinstance(m, of)] for k, (of, n) in LAYERS.items()}
-    found["weight_decay"] = [group.get("weight_decay") or 0 for group in groups]
-    return {name: max(values, default=0) for name, values in found.items()}
+    found |= {name: [group.get(name) or 0 for group in groups] for name in OF_GROUPS}
+    drawn = [m.weight.detach() for m in model.modules() if isinstance(m, WEIGHTED) and not is_lazy(m.weight)]
+    units = [
+        u for p in drawn if p.numel() > 1 and (u := float(p.std()) * p[0].numel() ** 0.5)
+    ]  # 0.6 as torch draws them, 0 is meant so
+    sizes = {"smallest_weights": min(units, default=1.0), "largest_weights": max(units, default=1.0)}
+    return {name: max(values, default=0) for name, values in found.items()} | sizes
 
 
 class Rate(Callback):
@@ -68,8 +76,9 @@ class Levers(Rate):
     """Changes a module as an overlay says.
 
     Args:
-        overlay: `lr_times`: times the rate; `schedule: null`: the highest rate all the time; `weight_decay`, `dropout`
-            and `norm_momentum`, for all that are greater; `model`, as of a config, with `reset` and `swap`.
+        overlay: `lr_times`: times the rate; `schedule: null`: the highest rate all the time; `weight_decay`,
+            `momentum`, `dropout` and `norm_momentum`, for all that are greater; `model`, as of a config, with `reset`
+            and `swap`.
     """
 
     def __init__(self, overlay: Overlay) -> None:
@@ -93,7 +102,7 @@ class Levers(Rate):
         if {"lr_times", "schedule"} & self.overlay.keys():
             super().on_train_start(trainer, pl_module)
         for group in (g for optimizer in trainer.optimizers for g in optimizer.param_groups):
-            if "weight_decay" in self.overlay and "weight_decay" in group:
-                group["weight_decay"] = min(group["weight_decay"], self.overlay["weight_decay"])
+            for name in OF_GROUPS & self.overlay.keys() & group.keys():
+                group[name] = min(group[name], self.overlay[name])
         for how in trainer.lr_scheduler_configs:
             how.strict = False  # what it monitors may come later than its first epoch ends

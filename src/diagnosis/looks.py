@@ -3,25 +3,27 @@
 import math
 import statistics
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from src.diagnosis.finding import BADLY, Finding, Overlay
+from src.diagnosis.again import blind, linear, mixing, stateful, unshifted
+from src.diagnosis.finding import BADLY, Finding, Overlay, Row
+from src.diagnosis.losses import CLASSES, ENDS, NUMBERS, alone
 from src.diagnosis.probe import Witness
-from src.diagnosis.structure import ANY, CLASSES, ENDS, MODES, NUMBERS, Structure, tensor_of
+from src.diagnosis.structure import ANY, DEEP, MODES, Structure
 from src.models.base import Model
 
 LARGE, VANISHED = 1.5, 1e-3  # of healthy runs the first loss was at most 4 % off
 MAYBE, SURE = 0.6, 0.95
-DEAD, DEEP, FEW = 0.9, 4, 0.1  # share of ReLUs; sigmoids in a network; of a gradient
+DEAD, FEW = 0.9, 0.1  # share of ReLUs; of a gradient
 ZEROS = 0.2  # of logits: a ReLU gives half, and a mean of ReLUs, which is meant so, hardly one
 FLAT, GELU = (nn.Tanh, nn.Sigmoid), {"class_path": "torch.nn.GELU"}  # with flat ends
-LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-Row = tuple[Any, str, str, Overlay, dict[str, Any]]  # whether it is so, or MAYBE; check, line, what mends it, numbers
+STEPS, CUT = 10, 0.1  # in which gradients are cut to one norm, below which that matters
+FOR, MOST_ROWS = ("index", "one-hot"), 1000  # targets that are classes; of a matrix
 
 
 def in_model(**keys: Any) -> Overlay:
@@ -37,7 +39,9 @@ def targets(seen: Structure, model: Any) -> Iterator[Row]:
         name, labels = one["name"], one["labels"] if all(c["labels"] == one["labels"] for c in seen.losses) else ""
         line = f"{name} of classes -> take cross_entropy of logits" + " and class indices" * (labels == "one-hot")
         numbers = {"loss": name, "targets": labels, "outputs": one["classes"]}
-        yield name in NUMBERS and labels and (labels == "index" or MAYBE), "wrong_loss", line, {}, numbers
+        yield name in NUMBERS and labels in FOR and (labels == "index" or MAYBE), "wrong_loss", line, {}, numbers
+        line = "cross_entropy wants one class a sample, targets have several -> take binary_cross_entropy_with_logits"
+        yield name == CLASSES[0] and labels == "several", "wrong_loss", line, {}, numbers
 
 
 def the_end(seen: Structure, model: Any) -> Iterator[Row]:
@@ -64,7 +68,16 @@ def the_end(seen: Structure, model: Any) -> Iterator[Row]:
         if name == "nll_loss":
             line, last = f"{name} wants log-probabilities, but gets", "-> take log_softmax, or cross_entropy"
             off = not few and not sums and all(c["log_off"] > 0.01 for c in seen.losses)
-            yield off, "no_log_probabilities", f"{line} what does not sum to 1 {last}", {}, numbers
+            over = f"a softmax over dimension {one['over']} -> take dimension 1" if one.get("over", 1) != 1 else ""
+            yield off, "no_log_probabilities", f"{line} {over or f'what does not sum to 1 {last}'}", {}, numbers
+            cut = min(c.get("cut", 0.0) for c in seen.losses) > ZEROS
+            yield (
+                cut,
+                "head_activation",
+                "a softmax gets none below 0 -> let the network end in a linear layer",
+                {},
+                numbers,
+            )
         p, q = torch.tensor(ends).sigmoid().tolist() if kind == "sigmoid" else ends  # as after two sigmoids
         half = name == "binary_cross_entropy" and q - p > 1e-3 and (p > 0.4999 or q < 0.5001)
         yield half, "sigmoid_before_loss", "outputs keep to one side of 0.5 -> take a sigmoid only once", swap, numbers
@@ -80,11 +93,6 @@ def the_end(seen: Structure, model: Any) -> Iterator[Row]:
         yield name in NUMBERS and cut, "head_activation", line, swap, numbers
 
 
-def alone(one: dict[str, Any]) -> bool:
-    """Whether a loss got, or made, a softmax over one class."""
-    return bool(one.get("alone")) or (one["classes"] == 1 and one["name"] in CLASSES[:2])
-
-
 def beginning(seen: Structure, model: Any) -> Iterator[Row]:
     """The first loss of a classifier is near ln C, and that of a regression near the mean square of its targets."""
     reset, rows = in_model(reset=True), () if seen.out is None else seen.out.shape[1:]
@@ -94,8 +102,9 @@ def beginning(seen: Structure, model: Any) -> Iterator[Row]:
     line = "units begin alike, and stay so -> draw the weights at random"
     yield 2 * len(alike) > len(hidden), "constant_weights", line, reset, {"layers": alike[:5]}
     for one in seen.losses[:1]:
-        square = 2 * float(one["targets"].square().mean())
-        usual = {"cross_entropy": math.log(max(one["classes"], 2)), "mse_loss": square}.get(one["name"], math.inf)
+        usual = math.log(max(one["classes"], 2)) if one["name"] == CLASSES[0] else math.inf
+        if one["name"] in NUMBERS:  # twice that of 0 for all
+            usual = 2 * float(getattr(F, one["name"])(torch.zeros_like(one["targets"]), one["targets"]))
         large, numbers = (
             reset and min(one["value"] / LARGE, seen.now["value"]) > usual,
             {"loss": one["value"], "usual": usual},
@@ -121,111 +130,36 @@ def beginning(seen: Structure, model: Any) -> Iterator[Row]:
         yield vanishes, "vanishing_gradients", line, change, {"first": first, "last": last}
 
 
-def draw(name: str, p: Tensor, times: float = 1.0) -> Tensor:
-    """Other weights; of a norm, or a PReLU, such that they are not all 1."""
-    if p.ndim > 1:
-        return torch.randn_like(p) * times * p[0].numel() ** -0.5
-    return torch.zeros_like(p) if "bias" in name else torch.rand_like(p) + 0.5
-
-
-def blind(seen: Structure, model: Any) -> Iterator[Row]:
-    """Samples that differ get one answer, with weights drawn anew, too; larger ones, where many sigmoids come."""
-    x = tensor_of(seen.inputs[0]) if seen.inputs else None
-    single = any(p.numel() == 1 for n, p in seen.network.named_parameters() if n.endswith("weight"))  # its norm is 0
-    single = single or any(map(alone, seen.losses))  # another check tells of that
-    if x is not None and x.ndim > 1 and not single and bool((x != x[:1]).any()):
-        drawn = {n: draw(n, p, 4.0 if len(seen.flat) > DEEP else 1.0) for n, p in seen.whole.named_parameters()}
-        out = seen.exactly(lambda n, p: drawn[n])
-        out = seen.again(lambda n, p: drawn[n]) if out is None else out
-        if out is None:  # it gives what is no tensor
-            return
-        off = (1e-12 if out.dtype == torch.float64 else 1e-6) * float(out.abs().max())
-        same = len(out) == len(x) and float((out - out[:1]).abs().max()) <= off
-        full = bool(((out == 0) | (out == 1)).all()) and bool(out.any())  # a softmax at its ends
-        line = "the network gives one answer for all inputs -> see what it does to x"
-        yield same and not full, "ignores_input", line, {}, {"samples": len(x)}
-
-
-def mixing(seen: Structure, model: Any) -> Iterator[Row]:
-    """Another sample in a batch changes what others get, in evaluation: of sequences, in which batch and time can be
-    taken for each other. Where one batch is all there is, it may be a graph, and two networks may judge batches."""
-    x, trainer = seen.only(), seen.trainer
-    recurrent = any(isinstance(module, nn.RNNBase) for module in seen.called)  # what was a row may be a step
-    if x is None or (x.ndim < 3 - (not x.is_floating_point()) and not recurrent) or len(x) < 3 or seen.batchwise:
-        return
-    if trainer.num_training_batches == 1 or len(trainer.optimizers) > 1:
-        return
-    other, i = x.clone(), len(x) // 2
-    other[i] = x[0]
-    before, twice, after = (seen.again(lambda n, p: p, one) for one in (x, x, other))
-    if (
-        before is not None
-        and before.ndim
-        and len(before) == len(x)
-        and before.shape[1:2] != x.shape[:1]
-        and torch.equal(before, twice)
-    ):
-        rest = torch.arange(len(x), device=x.device) != i
-        moved = float((after - before)[rest].abs().max() / before.abs().max().clamp(min=1e-30))
-        line = "what the network gives for one sample hangs on others of its batch -> see which dimension is which"
-        yield moved > 1e-5, "mixes_samples", f"{line}, such as batch_first", {}, {"change": moved}
-
-
-def linear(seen: Structure, model: Any) -> Iterator[Row]:
-    """Layers that follow one another, and all of it is affine in x. A narrow one in between is meant: factors."""
-    x, learn = seen.only(), {p for p in seen.optimized & seen.graded if p.requires_grad}
-    layers: list[Any] = [m for m in seen.called if isinstance(m, LAYERS) and m.weight in learn]
-    own = {*seen.network.parameters()} & learn <= {*seen.whole.parameters()} if seen.whole else False
-    if x is None or not x.is_floating_point() or len(layers) < 2 or not own:
-        return
-    drawn, x, far = {n: draw(n, p) for n, p in seen.whole.named_parameters()}, x.double(), -9 * x.double().flip(0)
-    outs = [seen.exactly(lambda n, p: drawn[n], one) for one in (x, far, 0.3 * x + 0.7 * far)]
-    if any(out is None or not out.is_floating_point() for out in outs):
-        return
-    a, b, mixed = outs
-    affine = float((0.3 * a + 0.7 * b - mixed).abs().max()) <= 1e-9 * float((a - b).abs().max())
-    pairs = [(m, n) for m, n in pairwise(layers) if not narrow(m, n)] if affine else []
-    if found := [(m, n) for m, n in pairs if follows(seen, drawn, m.weight, n.weight)]:
-        line = f"the network is linear: nothing is between {len(found) + 1} of its layers -> put a ReLU there"
-        yield True, "no_activation", line, {}, {"layers": len(found) + 1}
-
-
-def narrow(first: Any, second: Any) -> bool:
-    return len(first.weight) < min(first.weight[0].numel(), len(second.weight))
-
-
-def follows(seen: Structure, drawn: dict[str, Tensor], first: Tensor, second: Tensor) -> bool:
-    """Whether one layer gets what the other gives: the output has a product of their weights, and no mere sum."""
-
-    def out(s: int, t: int) -> Any:
-        return seen.exactly(lambda n, p: drawn[n] * (s if p is first else t if p is second else 1))
-
-    a, b, c, d = out(2, 2), out(2, 1), out(1, 2), out(1, 1)
-    return float((a - b - c + d).abs().max()) > 1e-6 * float(d.abs().max())
-
-
 def broken(seen: Structure, model: Any) -> Iterator[Row]:
     first, line = (seen.broken or {}).get("first"), "-> see what it takes a logarithm, a root or a quotient of"
     yield seen.broken, "not_finite", f"numbers are not finite, first of {first} {line}", {}, seen.broken or {}
 
 
 def is_drawn(p: Tensor) -> bool:
-    """Whether weights are as torch's linear and convolutional layers draw them, uniform up to 1 / sqrt(fan-in)."""
-    unit = p.detach() * p[0].numel() ** 0.5
-    return float(unit.abs().max()) <= 1.001 and abs(float(unit.std()) * 3**0.5 - 1) < 0.1
+    """Whether weights are as if drawn one by one: none of their singular values is beyond what chance gives (Marchenko,
+    Pastur, 1967). What was learned has some."""
+    rows = p.detach().flatten(1)[:MOST_ROWS] if p.ndim > 1 else p.detach()[:0, None]
+    edge = float(rows.std()) * sum(n**0.5 for n in rows.shape) if rows.numel() > 1 else math.inf
+    return not rows.numel() or float(torch.linalg.matrix_norm(rows, 2)) <= 1.1 * edge
 
 
 def updates(seen: Structure, model: Any) -> Iterator[Row]:
     """Layers that took part, and are in the optimizer, but get no gradient; weights that it does not know; modes."""
     own = {n: {*m.parameters(recurse=False)} for n, m in seen.network.named_modules() if m in seen.called}
     learn = {p for p in seen.optimized if p.requires_grad}
+    quiet = {n: {*m.parameters(recurse=False)} for n, m in seen.network.named_modules() if m in seen.ungraded}
+    own |= {
+        n: params
+        for n, params in quiet.items()
+        if all(seen.versions.get(p) == p._version and is_drawn(p) for p in params)
+    }
     lost = [n for n, params in own.items() if params & learn and not params & seen.graded and seen.stepped]
     known = [(p in seen.optimized, n) for n, p in seen.network.named_parameters() if p in seen.graded]
     head = known == sorted(known, key=lambda one: one[0]) and seen.optimized & seen.graded  # it alone is to learn
     late = {p for m in seen.called if m not in seen.early for p in m.parameters(recurse=False)}
     judges = {n.partition(".")[0] for n, of in seen.takes.items() if n and len(of) > 1}  # get targets, too
     meant = {n for n, p in seen.network.named_parameters() if p in late or n.partition(".")[0] in judges}
-    backbone = head and not all(map(is_drawn, (p for p in seen.graded - seen.optimized if p.ndim > 1)))
+    backbone = head and not all(map(is_drawn, seen.graded - seen.optimized))
     alien = [n for learns, n in known if not learns and not backbone and n not in meant]
     for names, line in ((lost, "get no gradient"), (alien, "are not in the optimizer")):
         line = f"{len(names)} parts of the network {line} -> see what detaches them, or leaves them out"
@@ -237,6 +171,10 @@ def updates(seen: Structure, model: Any) -> Iterator[Row]:
     line = f"{' and '.join(wrong)} take training for evaluation, or the other way round"
     fault = bool(wrong) and (MAYBE if sampled else True)
     yield fault, "wrong_mode", f"{line} -> leave train() and eval() to the Trainer", {}, {"of": wrong}
+    cut = len(seen.norms) >= STEPS and max(seen.norms) < CUT and min(seen.norms) > 0.99 * max(seen.norms)
+    line = "gradients are cut to the same norm in each step -> raise the limit, so that it seldom binds"
+    ours = seen.trainer.gradient_clip_val  # which a trial changes
+    yield cut and not ours, "clipped_too_short", line, {}, {"norm": max(seen.norms, default=0.0)}
     kept, line = seen.kept > max(seen.begun / 2, 2), "gradients of earlier steps are there when a step begins"
     yield kept, "gradients_not_reset", f"{line} -> call zero_grad() in each step", {}, {"steps": seen.kept}
 
@@ -267,5 +205,12 @@ def watches() -> list[Witness]:
         the_end: "NeuraLint, 2021",
         beginning: recipe,
     }
-    looks |= {blind: recipe, mixing: recipe, linear: "UMLAUT, 2021", updates: cradle}
+    looks |= {
+        blind: recipe,
+        unshifted: recipe,
+        stateful: recipe,
+        mixing: recipe,
+        linear: "UMLAUT, 2021",
+        updates: cradle,
+    }
     return [seen, *(Look(seen, look, source) for look, source in looks.items())]

@@ -8,7 +8,11 @@ from typing import Any
 from src.diagnosis.probe import Probe
 from src.diagnosis.trials import Scale
 
-UNITS = {"min": ("loss", "mse"), "max": ("acc", "r2")}  # metrics of which simple models are known
+UNITS = {"min": "loss|mse", "max": "acc|accuracy|r2"}  # metrics of which simple models are known
+USUAL = (
+    ("nll|mae|mse|rmse|mape|err|error|ppl|perplexity|wer", "min"),
+    ("f1|auc|auroc|iou|dice|r2|recall|score", "max"),
+)
 LOSSES = (("mse_loss",), ("cross_entropy", "nll_loss", "binary_cross_entropy_with_logits"))  # of numbers, of classes
 VAL, SPLIT = r"val|valid|validation", r"[/_.\s]"
 
@@ -20,7 +24,7 @@ def judged_by(config: dict[str, Any], first: Probe, callbacks: Any = ()) -> tupl
     if "model" in config:
         losses = [name for name in names if name.startswith("val") and "loss" in name]
         return checkpoints.get("monitor") or next(iter(losses), ""), checkpoints.get("mode") or "min"
-    words = {name: {*re.split(SPLIT, name)} for name in names}
+    words = {name: {*re.split(SPLIT, name.removesuffix("/dataloader_idx_0"))} for name in names}
     of_val = [name for name in names if any(re.fullmatch(VAL, word) for word in words[name])]
     exact = [n for n in of_val if len(words[n]) == 2 and "loss" in words[n]]
     asked = [(one.monitor, one.mode) for one in callbacks if getattr(one, "monitor", None)]
@@ -29,16 +33,21 @@ def judged_by(config: dict[str, Any], first: Probe, callbacks: Any = ()) -> tupl
     if first.extra.get("optimizers", 1) > 1 or asked:
         return next(iter(asked), None)
     losses, shares = ([n for n in of_val if re.search(what, n)] for what in ("loss", "acc"))
-    if len(losses) == 1 or not shares:  # parts of a loss may rise
+    if len(losses) == 1 or (losses and not shares):  # parts of a loss may rise
         return (losses[0] if len(losses) == 1 else ""), "min"
-    return shares[0], "max"
+    usual = ((n, mode) for what, mode in USUAL for n in of_val if any(re.fullmatch(what, word) for word in words[n]))
+    return (shares[0], "max") if shares else next(usual, ("", "min"))
 
 
 def simple(config: dict[str, Any], scale: Scale, first: Probe, measured: dict[str, Any]) -> tuple[float, float]:
     """The less the better. Where the unit is another, the first is what the untrained model scores."""
     kind, sign = ("loss", 1) if scale.mode == "min" else ("score", -1)
     untrained = sign * first.untrained.get(scale.metric, math.nan) if scale.metric else begins(first.losses)
-    if not scale.metric.endswith(UNITS[scale.mode]) or (sign > 0 and not is_plain(config, first, measured)):
+    units = (
+        re.fullmatch(f"{VAL}|epoch|{UNITS[scale.mode]}", word)
+        for word in re.split(SPLIT, scale.metric.removesuffix("/dataloader_idx_0"))
+    )
+    if not all(units) or (sign > 0 and not is_plain(config, first, measured)):
         return untrained, math.nan
     trivial, linear = (sign * measured.get(f"{name}_{kind}", math.nan) for name in ("trivial", "linear"))
     return trivial if math.isfinite(trivial) else untrained, linear

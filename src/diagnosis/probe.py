@@ -21,6 +21,7 @@ from src.run.child import Child, failure
 from src.run.errors import EnvironmentFault
 from src.tuning.trial import synchronize
 
+NO_TIME = "no time was left"
 WARM = 4  # steps that are slow
 LIMIT_SEC = 90.0  # for one training, beside what its steps should take
 GRACE_SEC = 20.0  # for what has begun in time
@@ -52,7 +53,7 @@ class Probe:
             take theirs.
         rates: the highest rate of each step, as a schedule or the code sets it.
         scores: what each validation logged, `step` with it; `untrained`: what one before the first step did.
-        step_sec, wait_sec: seconds of each step after the first ones, and those in which it waited for data.
+        step_sec: seconds of each step after the first ones.
         failed: the error, with its exit `code`; `memory` says whether that ran out.
         extra: what the subject's data and model are like: sizes, device, names.
     """
@@ -62,7 +63,6 @@ class Probe:
     scores: list[dict[str, float]] = field(default_factory=list)
     untrained: dict[str, float] = field(default_factory=dict)
     step_sec: list[float] = field(default_factory=list)
-    wait_sec: list[float] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     unknown: list[Unknown] = field(default_factory=list)
     measured: dict[str, Any] = field(default_factory=dict)
@@ -80,10 +80,9 @@ class Recorder(Callback):
         self.losses: list[Any] = []
         self.loss: Any = 0.0
         self.step, self.batches, self.taken, self.counted = 0, 0, False, 0
-        self.waited, self.t_end = 0.0, clock()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.t0 = self.t_end = self.t_step = clock()
+        self.t0 = self.t_step = clock()
         self.probe.extra |= known_of(trainer, pl_module)
         for optimizer in trainer.optimizers:
             optimizer.register_step_post_hook(self.on_step)
@@ -91,15 +90,11 @@ class Recorder(Callback):
     def on_step(self, *_: Any) -> None:
         self.taken = True  # Lightning counts no step of an optimizer that it has not wrapped
 
-    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        self.waited += clock() - self.t_end
-
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         self.loss = self.loss + (loss.detach().float() if isinstance(loss, torch.Tensor) else math.nan)
-        self.t_end = clock()
         self.batches += 1
-        late, idle = self.t_end - self.t0 > self.most_sec, not self.step and self.batches >= without_step(trainer)
+        late, idle = clock() - self.t0 > self.most_sec, not self.step and self.batches >= without_step(trainer)
         trainer.should_stop = trainer.should_stop or late or idle
         if self.taken or trainer.global_step > self.counted:
             self.on_step_end(trainer)
@@ -116,9 +111,7 @@ class Recorder(Callback):
         if self.step > WARM:
             synchronize(trainer)
             self.probe.step_sec.append(clock() - self.t_step)
-            self.probe.wait_sec.append(self.waited)
-        self.loss, self.waited = 0.0, 0.0
-        self.t_end = self.t_step = clock()
+        self.loss, self.t_step = 0.0, clock()
         trainer.should_stop = trainer.should_stop or self.step >= self.steps
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -127,7 +120,7 @@ class Recorder(Callback):
             self.probe.untrained = scores
             return
         self.probe.scores.append({**scores, "step": self.step})
-        self.t_step = self.t_end = clock()
+        self.t_step = clock()
 
     def whole(self) -> Probe:
         self.probe.losses = [float(loss) for loss in self.losses]
@@ -169,25 +162,27 @@ class Lab:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.count = 0  # of trainings
         self.jobs = 1 if torch.accelerator.is_available() else min(cores, 4)
+        # OpenMP's threads do not live on in a fork, and whoever made a module may have used them: it waits for ever.
+        self.one_thread = self.jobs > 1 or not hasattr(subject, "request")
 
     def late(self) -> bool:
         return time.monotonic() > self.until
 
     def run(self, shorts: Sequence[Short], watches: Make = tuple, most_sec: float = 60.0) -> list[Probe]:
         """What each gives, in their order; those for which there is no time have failed."""
-        jobs = [(serve_short, (self.subject, short, watches, most_sec, self.jobs > 1)) for short in shorts]
+        jobs = [(serve_short, (self.subject, short, watches, most_sec, self.one_thread)) for short in shorts]
         limit = most_sec + LIMIT_SEC
         return [p if isinstance(p, Probe) else Probe(**p) for p in self.all(jobs, limit)]
 
     def all(self, jobs: Sequence[Job], limit_sec: float) -> list[Any]:
         """What functions give, each in a process of its own: `failed`, `code` and `memory` where that ends badly."""
-        answers: list[Any] = [{"failed": "no time was left", "code": EnvironmentFault.code}] * len(jobs)
+        answers: list[Any] = [{"failed": NO_TIME, "code": EnvironmentFault.code}] * len(jobs)
         left, running = list(enumerate(jobs)), dict[Any, tuple[int, Child, float]]()
         try:
             while (left and not self.late()) or running:
                 while left and len(running) < self.jobs and not self.late():
                     number, (function, arguments) = left.pop(0)
-                    child = Child(self.log, called, function, arguments)
+                    child = Child(self.log, called, self.one_thread, function, arguments)
                     self.count += function is serve_short
                     left_sec = self.until - time.monotonic() + GRACE_SEC
                     running[child.pipe] = number, child, clock() + min(limit_sec, left_sec)
@@ -204,7 +199,8 @@ class Lab:
         return answers
 
 
-def called(pipe: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def called(pipe: Any, one_thread: bool, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    torch.set_num_threads(1 if one_thread else torch.get_num_threads())
     return function(*arguments)
 
 
@@ -215,7 +211,8 @@ def serve_short(subject: Subject, short: Short, watches: Make, most_sec: float, 
     torch.set_num_threads(1 if one_thread else torch.get_num_threads())  # the config may have set it
     failed: dict[str, Any] = {}
     try:
-        with warnings.catch_warnings(), subject.faults(trainer, fit):
+        eager = torch.compiler.set_stance("force_eager" if watching else "default")  # what is watched gives no graph
+        with warnings.catch_warnings(), eager, subject.faults(trainer, fit):
             warnings.filterwarnings("ignore", message="Using a target size")  # a check tells of it
             trainer.fit(model, **fit)
     except Exception as e:

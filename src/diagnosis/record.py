@@ -51,8 +51,9 @@ def ends(folder: RunFolder, ended: dict[str, Any]) -> list[Finding]:
     what, _, todo = str(ended.get("error", "")).partition(" -> ")
     name = {NumericsError.code: "not_finite", None: "not_finished", 130: "not_finished", 143: "not_finished"}.get(code)
     name, question = ("out_of_memory", SPACE) if "out of memory" in what else (name or "run_failed", BADLY)
-    text, todo = what or f"the run is {status}", todo or f"again: {folder.state.get('command')}"
-    return [Finding(name, question, text, {"status": status, "exit_code": code}, 1.0, 1.0, todo=todo, certain=True)]
+    text, again = what or f"the run is {status}", folder.state.get("command")
+    todo = f"{todo or 'go on'}: {again}" if again else f"train anew: {folder.path} has no command to go on by"
+    return [Finding(name, question, text, {"status": status, "exit_code": code}, 0.0, 1.0, todo=todo, certain=True)]
 
 
 def of_length(trainer: dict[str, Any], times: float) -> Overlay:

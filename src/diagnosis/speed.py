@@ -26,6 +26,7 @@ STEPS, WATCHED_SEC, STARTS_SEC = 400, 4.0, 6.0  # that are watched, at most; of 
 DEAR = {"threads": None, "trainer.profiler": None, "trainer.detect_anomaly": False, "trainer.deterministic": False}
 DEAR |= {"model.activation_checkpointing": False}  # and what each is where it costs nothing
 TINY, MANY = "batches_too_small", 0.5  # and what a sample must take of its time in a larger batch
+MOST_DATA = 0.6  # of a step: where data take more, they may be small, too
 NEXT = "[_TrainingEpochLoop].train_dataloader_next"
 LEAST_SEC, LEAST_HOOK_SEC, TIMED_SEC = 0.02, 0.005, 10.0  # less in a step is nothing to mend; of a module's steps
 HOOKS = ("slow_callback", "logs_too_often")  # which `tune` leaves out
@@ -176,7 +177,8 @@ class Hooks(Witness):
 
 def is_slow(name: str, sec: float, total: float, steps: int) -> bool:
     """Small samples that are put together one by one take some milliseconds anywhere; callbacks need not."""
-    return steps > 1 and sec > LEAST * total and sec > (LEAST_SEC if name == NEXT else LEAST_HOOK_SEC) * steps
+    least = LEAST_SEC if name == NEXT and sec < MOST_DATA * total else LEAST_HOOK_SEC
+    return steps > 1 and sec > LEAST * total and sec > least * steps
 
 
 def told_slow(name: str, sec: float, total: float, steps: int, trainer: Any) -> Finding:
@@ -190,9 +192,9 @@ def told_slow(name: str, sec: float, total: float, steps: int, trainer: Any) -> 
 
 
 def slow_module(subject: Subject, lab: Lab) -> tuple[list[Finding], Seen, list[Unknown]]:
-    """What makes a module's training slow, of its steps alone with all threads."""
+    """What makes a module's training slow, of its steps alone."""
     short = Short({"trainer": {"profiler": "simple"}}, STEPS // 4, validations=0)
-    (probe,) = lab.all([(serve_short, (subject, short, hooks, TIMED_SEC, False))], LIMIT_SEC)
+    (probe,) = lab.all([(serve_short, (subject, short, hooks, TIMED_SEC, True))], LIMIT_SEC)
     probe = probe if isinstance(probe, Probe) else Probe(**probe)
     found = [one for one in probe.findings if one.question == SLOW and one.gain > LEAST]
     return found, {}, [("speed", probe.failed)] if probe.failed else []

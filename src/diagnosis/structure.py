@@ -15,14 +15,13 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from src.diagnosis.losses import CLASSES, NUMBERS, noted
 from src.diagnosis.probe import Witness, network_of
 from src.models.factory import is_weight
 
-CLASSES = ("cross_entropy", "nll_loss", "binary_cross_entropy_with_logits", "binary_cross_entropy")
-NUMBERS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 MODES, PAIRED = ("dropout", "batch_norm"), (*NUMBERS, "sub", "__sub__", "__rsub__")
-ENDS = {"relu": (0.0, math.inf), "sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}  # and what they give
 ANY, CALLS = (-math.inf, math.inf), 8  # losses, and inputs, that are looked at
+DEEP = 4  # sigmoids in a network
 GROWN = 10.0  # times as large weights: then what is not finite comes of the rate
 Change = Callable[[str, Tensor], Tensor]  # of the weights
 
@@ -33,7 +32,7 @@ class Structure(Witness, TorchFunctionMode):
     name = "structure"
     network = inputs = out = last = end = recent = now = missed = entry = cast(Any, None)  # end: name and module
     rectified: Any = None  # what the last ReLU gave, and the name of the layer before
-    softened: Any = None  # what the last softmax gave, and over which dimension
+    softened: Any = None  # what the last softmax gave, over which dimension, and of what
     stepped, kept, begun, repeats, batchwise = False, 0, 0, False, False  # kept: steps that began with old gradients
     broken: dict[str, Any] | None = None  # where and when what is not finite came up
 
@@ -44,12 +43,14 @@ class Structure(Witness, TorchFunctionMode):
         self.called, self.old = dict[nn.Module, None](), dict[nn.Parameter, bool]()  # in the order of calls
         self.takes = dict[str, set[bool]]()  # whether modules' inputs have gradients
         self.early, self.off = set[nn.Module](), set[nn.Module]()  # called before the first loss; not in training mode
+        self.ungraded = set[nn.Module]()  # called in training, without gradients
         self.fed: WeakValueDictionary[str, Tensor] = WeakValueDictionary()  # what modules got last in evaluation
         self.graded, self.head = set[nn.Parameter](), set[nn.Parameter]()
         self.ratios, self.dead, self.flat = dict[str, list[float]](), dict[str, float](), set[str]()
         self.before, self.stack = dict[str, Tensor](), ExitStack()  # weights before a step
         self.gradients, self.noise = dict[str, Tensor](), list[tuple[float, float]]()  # of the step before
         self.layers: dict[str, dict[str, float]] = {}  # gradient and update of each, over the weights
+        self.norms = list[float]()
         self.received = list[Tensor]()  # moments of what the first layer gets
         self.finite = list[tuple[str, Tensor]]()  # of what modules gave in this step
 
@@ -60,12 +61,13 @@ class Structure(Witness, TorchFunctionMode):
         self.weights = {n: p for n, p in named if is_weight(n, p) and len(p) > 1 and p not in embeddings}
         self.alike = {n: p.detach().clone() for n, p in self.weights.items() if bool((p == p[:1]).all())}
         self.optimized = {p for o in trainer.optimizers for group in o.param_groups for p in group["params"]}
-        self.size = norm(self.network)
+        self.size, self.versions = norm(self.network), {p: p._version for p in self.network.parameters()}
         for name, module in self.network.named_modules():
             module.register_forward_hook(partial(self.passed, name), with_kwargs=True)
+        for optimizer in trainer.optimizers:
+            optimizer.register_step_post_hook(self.took)
         for p in (p for p in self.optimized if p.requires_grad):
             p.register_hook(partial(self.arrives, p))
-        self.stack.enter_context(torch.compiler.set_stance("force_eager"))  # no graph can be made of what is watched
         self.stack.enter_context(self)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -80,7 +82,9 @@ class Structure(Witness, TorchFunctionMode):
         elif given is not None and self.trainer.training:
             self.takes.setdefault(name, set()).add(given.requires_grad)
             self.receive(name, module, given, tensor_of(out))
-        if self.trainer.training and torch.is_grad_enabled():
+        if self.trainer.training and not torch.is_grad_enabled():
+            self.ungraded.add(module)
+        elif self.trainer.training:
             self.called[module] = None
             if not any(True for _ in module.children()):
                 self.last = name, module, out
@@ -135,6 +139,10 @@ class Structure(Witness, TorchFunctionMode):
                 x, y = self.only(), given["target"]
                 if x is not None and x.shape == y.shape and torch.equal(x, y):  # it is to give back what it gets
                     self.now["labels"] = ""
+                if x is not None and x.numel() == y.numel() and not x.is_floating_point():
+                    self.now["repeats"] = torch.equal(x.flatten(), y.flatten())
+                if x is not None and x.ndim == 2 and y.numel() in (x.numel(), x[:, 1:].numel()):
+                    self.now["shifted"] = torch.equal(y.reshape(len(x), -1)[:, : x.shape[1] - 1], x[:, 1:])
                 self.losses += [self.now] if len(self.losses) < CALLS else []
         if training:
             self.acted(name, args, kwargs, out)
@@ -144,7 +152,7 @@ class Structure(Witness, TorchFunctionMode):
         if name in ("sigmoid", "tanh"):
             self.flat.add(before)
         if name in ("softmax", "log_softmax"):
-            self.softened = out.detach(), kwargs.get("dim", args[1] if len(args) > 1 else None)
+            self.softened = out.detach(), kwargs.get("dim", args[1] if len(args) > 1 else None), args[0].detach()
         if name == "relu" and out.ndim > 1:
             share = float((out <= 0).transpose(0, 1).flatten(1).all(1).float().mean())
             self.dead[before] = min(share, self.dead.get(before, 1.0))
@@ -183,6 +191,11 @@ class Structure(Witness, TorchFunctionMode):
         if bad and not self.broken and trainer.precision != "16-mixed" and self.is_sound():  # whose scale is too large
             self.broken = {"step": trainer.global_step, "first": f"the gradient of {bad[-1]}"}
         self.noise += [(float((a - b).square().sum()) / 2, float((a * b).sum())) for a, b in pairs]
+
+    def took(self, optimizer: Any, *_: Any) -> None:
+        """Notes the norm of all gradients that a step has used: where it is always the same, they are cut to it."""
+        used = [p.grad.norm() for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self.norms += [float(torch.stack(used).norm())] if used else []
 
     def on_train_batch_end(self, *_: Any) -> None:
         for name, before in self.before.items():
@@ -263,35 +276,3 @@ def norm(network: nn.Module) -> float:
 def tensor_of(out: Any) -> Any:
     values = out.values() if isinstance(out, dict) else out if isinstance(out, (tuple, list)) else [out]
     return next((value.detach() for value in values if isinstance(value, Tensor)), None)
-
-
-def noted(name: str, given: dict[str, Any], value: Tensor, out: Any, softened: Any) -> dict[str, Any]:
-    """What a loss function got, [N, C, ...], and what the network's output has gone through before."""
-    x, targets = given["input"].detach().float(), given["target"]
-    same = out is not None and out.numel() == x.numel()
-    through = {"nothing": out.float() if same else out} | {n: getattr(torch, n)(out.float()) for n in ENDS if same}
-    kinds = [n for n, z in through.items() if same and torch.allclose(z.flatten(), x.flatten(), atol=1e-5)]
-    numbers = {"low": float(x.min()), "high": float(x.max()), "classes": x.shape[min(1, x.ndim - 1)]}
-    numbers["zeros"], numbers["off"] = (
-        float((x == 0).float().mean()),
-        float((x.sum(min(1, x.ndim - 1)) - 1).abs().max()),
-    )
-    numbers["log_off"] = float(x.logsumexp(min(1, x.ndim - 1)).abs().max())
-    numbers["value"] = float(value.detach().mean()) / (targets.numel() if given.get("reduction") == "sum" else 1)
-    p, dim = softened or (x, None)  # of the loss's input, if it has its memory
-    if dim is not None and p.data_ptr() == given["input"].data_ptr() and p.numel() == x.numel():
-        numbers |= {"alone": p.shape[dim] == 1, "across": p.ndim > 1 and dim % p.ndim == 0 and p.shape[dim] > 1}
-    weighs = any(given.get(of) is not None for of in ("weight", "pos_weight")) or given.get("label_smoothing")
-    numbers["plain"] = math.nan if weighs or targets.numel() != len(x) else numbers["value"]
-    numbers["labels"] = labels(x, targets)
-    return {"name": name, "kind": "".join(kinds[:1]), "targets": targets.flatten()[:10_000].float(), **numbers}
-
-
-def labels(x: Tensor, targets: Tensor) -> str:
-    """How the targets of as many outputs as classes say a class: `one-hot`, `index`, or not at all."""
-    y = targets.detach().float()
-    if x.ndim != 2 or x.shape[1] < 2 or len(y) != len(x) or bool((y != y.round()).any()) or len(y.unique()) < 2:
-        return ""
-    if y.shape == x.shape:
-        return "one-hot" if bool(((y.sum(1) == 1) & (y.amax(1) == 1)).all()) and float(y.min()) >= 0 else ""
-    return "index" if y.numel() == len(x) and float(y.min()) >= 0 and float(y.max()) < x.shape[1] else ""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import gettempdir
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -25,7 +26,7 @@ from src.run.faults import faults_of
 from src.tuning.trial import BRIEF, MANY
 
 VAL_SAMPLES, VAL_SEC = 2000, 1.0  # of which a short training is judged; to read those of a module
-LEFT_OUT = (Checkpoint, EarlyStopping, ModelSummary, ProgressBar)  # likewise of a module; trials are of one length
+LEFT_OUT = (Checkpoint, ModelSummary, ProgressBar)  # likewise of a module
 OURS = ("Checkpoints", "Pictures", "ThrottledProgress", "Throughput")  # callbacks that write, or tell, what is no trial
 
 
@@ -91,6 +92,12 @@ class OfConfig:
         return data
 
 
+class Nowhere(DummyLogger):
+    """Takes all that is logged, and has a folder that exists, for those who ask for one."""
+
+    log_dir = save_dir = gettempdir()
+
+
 class OfModule:
     """Any LightningModule, as its own code trains it, in a process of its own each time.
 
@@ -111,10 +118,13 @@ class OfModule:
         epochs = max(short.steps if counts else MANY, own.get("max_epochs") or 0)
         brief = BRIEF | {"max_steps": short.steps if counts else -1, "max_epochs": epochs}
         brief |= {"min_steps": None, "min_epochs": None}
-        brief |= {"devices": 1, "num_nodes": 1, "strategy": "auto", "logger": DummyLogger()}
+        brief |= {"devices": 1, "num_nodes": 1, "strategy": "auto", "logger": Nowhere()}
         with quiet():
             trainer: Any = Trainer(**own | brief)
         kept = [one for one in trainer.callbacks if not isinstance(one, LEFT_OUT)]
+        for one in kept:
+            if isinstance(one, EarlyStopping):  # whose numbers the module may ask for
+                one.patience = MANY
         trainer.callbacks = [*kept, *callbacks, Levers(short.overlay)]
         fit, limit = dict(self.loaders), own.get("limit_val_batches")
         if short.validations and limit != 0:

@@ -11,6 +11,7 @@ from typing import Any
 
 from src.config.request import from_flag, merge
 from src.diagnosis.finding import BADLY, Finding
+from src.diagnosis.probe import Probe
 from src.diagnosis.rates import FAR
 from src.tuning.candidates import takes
 from src.tuning.judge import level
@@ -18,6 +19,7 @@ from src.tuning.judge import level
 ODD: tuple[tuple[str, str, float, float, Any], ...] = (  # from the first number to the second the third is tried
     ("dropout_too_strong", r"model\.network\..*drop\w*", 0.5, 1.0, 0.1),
     ("weight_decay_too_strong", r"model\.optimizer\.weight_decay", 0.3, math.inf, 0.01),
+    ("momentum_too_high", r"model\.optimizer\.momentum", 0.97, 1.0, 0.9),
     ("labels_too_smooth", r"model\.label_smoothing", 0.3, 1.0, 0.0),
     ("clipped_too_short", r"trainer\.gradient_clip_val", 1e-30, 0.1, 1.0),
     ("batches_too_small", r"data\.batch_size", 1, 2, 32),
@@ -27,6 +29,7 @@ OF_MODULE = (  # above the first number the second is tried
     ("dropout_too_strong", "dropout", 0.7, 0.1),
     ("weight_decay_too_strong", "weight_decay", 0.3, 0.01),
     ("norm_too_fast", "norm_momentum", 0.9, 0.1),
+    ("momentum_too_high", "momentum", 0.97, 0.9),
 )
 WIDTHS = r"model\.network\.(\w+_)?(dim|widths?|hidden|units|d_model)(_size)?"
 PLAIN, ADAM = (
@@ -86,10 +89,17 @@ def of_model(case: Any, given: dict[str, Any], lost: bool, left: float) -> Itera
     precision = str(given.get("trainer.precision"))
     if "16" in precision and (lost or "true" in precision):
         yield "precision_too_low", {"trainer.precision": "32-true"}
+    if odd_weights(case.first.extra):
+        yield "initial_weights", {"model.reset": True}
     if left > 0.5 and not lost and case.first.extra.get("parameters", 0) < 100_000:
         wide = {k: v if isinstance(v, list) else [v] for k, v in given.items() if re.fullmatch(WIDTHS, k)}
         yield "too_narrow", {k: [wider(n) for n in v] if v is given[k] else wider(v[0]) for k, v in wide.items()}
         yield "initial_weights", {"model.reset": True}
+
+
+def odd_weights(seen: dict[str, Any]) -> bool:
+    """Whether a layer of the network begins with weights that make numbers much larger, or smaller."""
+    return seen.get("largest_weights", 1.0) > 3 or seen.get("smallest_weights", 1.0) < 0.02
 
 
 def wider(n: int) -> int:
@@ -131,6 +141,11 @@ def falls(losses: list[float]) -> bool:
     return bool(third) and level(losses[: 2 * third]) - end > 0.1 * min(abs(end), losses[0] - end)
 
 
+def warms_up(probe: Probe, rate: float) -> bool:
+    """Whether the rate has hardly come to what it is to be."""
+    return bool(probe.rates) and statistics.median(probe.rates) < 0.3 * rate
+
+
 def of_module(case: Any, test: dict[str, Any]) -> list[Finding]:
     """What is odd in a module of others, its optimizers, or its Trainer's arguments; overlays as of `Levers`."""
     own, seen, base = case.config["trainer"], case.first.extra, case.base[0] if case.base else case.first
@@ -139,19 +154,23 @@ def of_module(case: Any, test: dict[str, Any]) -> list[Finding]:
     times = [10.0, 0.1] + [float(f"{n:.2g}") for n in (ratio, ratio / 10) if n > FAR or 0 < n < 1 / FAR]
     still = not lost and len(base.losses) > 1 and level(base.losses) > 0.9 * abs(base.losses[0])
     times += [100.0, 1000.0] * still + [0.01, 0.001] * lost  # ten times may not be seen, either
-    if base.rates and statistics.median(base.rates) < 0.3 * test.get("config", 0.0):  # a warm-up that is longer
-        times = [n for n in times if n < 1]
-    rows: list[Any] = [(f"lr_too_{'low' if n > 1 else 'high'}", n, {"lr_times": n}) for n in times]
+    if warms_up(base, test.get("config", 0.0)):
+        times, still = [n for n in times if n < 1], False
+    learns = [(n, f"{n:g} times the rate learns more") for n in times]
+    rows: list[Any] = [(f"lr_too_{'low' if n > 1 else 'high'}", line, {"lr_times": n}) for n, line in learns]
     clip, precision = own.get("gradient_clip_val") or 0, own.get("precision")
     rows += [("clipped_too_short", clip, {"trainer": {"gradient_clip_val": 1.0}})] * (0 < clip <= 0.1)
-    rows += [("gradients_explode", "no limit", {"trainer": {"gradient_clip_val": 1.0}})] * (lost and not clip)
+    rows += [("gradients_explode", "no limit is set", {"trainer": {"gradient_clip_val": 1.0}})] * (lost and not clip)
     rows += [("precision_too_low", precision, {"trainer": {"precision": "32-true"}})] * ("16" in str(precision))
     for check, name, low, new in OF_MODULE if case.scale.metric else ():  # training alone is better without them
         rows += [(check, seen.get(name), {name: new})] * (seen.get(name, 0) > low)
-    half = len(base.rates) // 2
+    half, highest = len(base.rates) // 2, test.get("config", 0.0)
     over = half and base.rates[half] < 0.05 * max(base.rates[:half])
-    rows += [("schedule_too_slow", f"at half of {2 * half} steps", {"schedule": None})] * bool(over)
-    rows += [("initial_weights", "little is learned", {"model": {"init_args": {"reset": True}}})] * still
+    end = base.rates[-1] * max(case.total / len(base.rates), 1) if half else math.inf  # of a warm-up in a whole run
+    never = half and base.rates[-1] >= max(base.rates) and end < 0.5 * highest
+    rows += [("schedule_too_slow", f"at half of {2 * half} steps", {"schedule": None})] * bool(over or never)
+    reset = still or odd_weights(seen)
+    rows += [("initial_weights", "drawn anew, more is learned", {"model": {"init_args": {"reset": True}}})] * reset
     ends = [
         {k: n * own[k] for k in ("max_epochs", "max_steps") if (own.get(k) or 0) > 0} for n in too_short(case, base)
     ]

@@ -10,7 +10,7 @@ from typing import Any
 
 from src.config.request import merge
 from src.diagnosis.finding import Finding, Overlay
-from src.diagnosis.probe import Lab, Probe
+from src.diagnosis.probe import NO_TIME, Lab, Probe
 from src.diagnosis.subject import Short
 from src.tuning.judge import bounds, level
 from src.tuning.search import name_of
@@ -20,8 +20,10 @@ CHOOSE, MORE = (0,), range(4, 8)  # where those that judge do not tell
 LEAST = 0.08  # of what can be learned: a change that wins back less is not told
 LEAST_OF = {"too_short": 0.2, "batches_too_large": 0.04}  # longer nearly always helps; few steps an epoch are odd
 LEAST_OF |= {"dropout_too_strong": 0.15, "lr_too_low": 0.12}  # a half is usual; short trainings like high rates
+MUCH = 0.6  # which a longer training would hardly make nothing
 LONGER, MOST_LONGER, FEW_STEPS = 3, 4.0, 400  # times as many steps; a trial of so few takes no time
 VALIDATIONS = 8
+OF_LABELS = ("label_noise", "conflicting_labels")
 WALK = ("lr_too_low", "lr_too_high")  # changes that go on in the direction that helps
 MOST_WALKED = 2
 
@@ -92,7 +94,7 @@ class Trials:
         wanted = {name_of([seed, overlay]): self.short(overlay, seed) for overlay in overlays for seed in seeds}
         new = {name: short for name, short in wanted.items() if name not in self.done}
         for name, probe in zip(new, self.lab.run(list(new.values())), strict=True):
-            if probe.code != 75:  # for which there was no time
+            if probe.failed != NO_TIME:
                 self.done[name] = probe
 
     def probe(self, overlay: Overlay, seed: int) -> Probe | None:
@@ -164,6 +166,8 @@ class Trials:
         self.log.append({"check": one.check, "change": one.change, "before": before, "after": after, "gains": gains})
         mean = statistics.fmean(gains)
         clear = mean >= LEAST_OF.get(one.check, LEAST) and beyond_noise(gains)
+        if one.check in OF_LABELS and one.certain and mean <= -LEAST / 2:  # what val has, too, no trial refutes
+            return replace(one, change={}, todo="correct them; without them a training is no better by such labels")
         if not clear and not (one.certain and mean > -LEAST / 2):
             return None
         numbers = {"before": rounded(before), "after": rounded(after), "seeds": len(gains)}
@@ -181,6 +185,8 @@ class Trials:
         long.run([{}, *(one.change for one in doubtful)], long.seeds)
         unsure = [one for one in doubtful if not long.gains({}, one.change, one.metric, long.seeds)]  # no time was left
         lost = [one for one in doubtful if one not in unsure and not long.helps(one, {}, long.seeds, 1.0)]
+        lost += [one for one in unsure if one.gain < MUCH]
+        self.late += [one.check for one in unsure if one.gain < MUCH]
         return [replace(one, confidence=0.7) if one in unsure else one for one in kept if one not in lost]
 
     def without_echoes(self, kept: list[Finding]) -> list[Finding]:

@@ -427,3 +427,22 @@ def test_samples_of_loaders():
     assert found(loaded) == {}
     loaded.splits["train"] = Arrays(data.splits["train"].x[order], data.splits["train"].targets[order])
     assert only(loaded, "not_shuffled").change == {}
+
+
+@pytest.mark.parametrize(("of_val", "checks"), [(lambda x: x, []), (lambda x: 0.3 * x + 0.4, ["drift"])])
+def test_loaders_that_prepare_val_otherwise(of_val, checks):
+    """Of loaders, which may augment train alone, only another scale is told."""
+    data = changed(waves(), x=of_val, split="val")
+    data.epoch_order = None
+    assert [*found(data, "cross_entropy")] == checks
+
+
+def test_samples_that_are_standardized_over_their_own_columns():
+    scales = torch.tensor([0.1, 20.0, 3.0, 1.0, 5.0, 0.5, 2.0, 1.0, 10.0, 1.0])
+
+    def each(x):
+        x = x + scales
+        return (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True)
+
+    data = changed(changed(numbers(), x=each), x=each, split="val")
+    assert "normalized_rows" in found(data)

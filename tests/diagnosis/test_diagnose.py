@@ -89,6 +89,8 @@ def test_callbacks_that_log_are_trained_with(run, tmp_path):
         ("--config tests/small.yaml --config {tmp}/out/fix-1.yaml --run_dir {tmp}/out", 2, "fix-1.yaml: where results"),
         ("--config tests/small.yaml --run_dir /proc/nothing", 75, "/proc/nothing: cannot be written: No such file"),
         ("--config tests/small.yaml --run_dir {tmp}/odd/config.yaml/out", 75, "cannot be written: Not a directory"),
+        ("--config tests/small.yaml --json {tmp}/odd", 2, "odd: is a folder -> name a file in it"),
+        ("--config tests/small.yaml --json /proc/no/x.json", 75, "cannot be written: No such file"),
         ("--run {tmp}/nothing", 4, "no run is here (there is no config.yaml)"),
     ],
 )  # fmt: skip

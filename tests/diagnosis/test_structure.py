@@ -388,6 +388,10 @@ def test_what_is_not_in_the_optimizer():
     assert finding.text == "2 parts of the network are not in the optimizer"
     assert finding.evidence == {"names": ["body.2.weight", "body.2.bias"]}
     model.known = 2
+    assert [*found(model)] == ["untrained_parameters"]  # its weights are as they were drawn
+    model = Half(layers(width=64))
+    model.known = 2
+    model.body[0].weight.data += torch.randn(64, 1) * torch.randn(8)  # as of one that has learned
     assert found(model) == {}
 
 
@@ -901,3 +905,105 @@ def test_numbers_that_are_not_finite():
     assert unsound(Foreign(layers(Infinite(), nn.Identity()))) == {"step": 0, "first": "body.3"}
     assert unsound(Foreign(rate=1e25, loss=lambda z, y: z.square().mean())) is None
     assert unsound(Foreign()) is None
+
+
+@pytest.mark.parametrize("kind", [Foreign, Direct])
+def test_several_classes_for_a_loss_of_one(kind):
+    def several(z, y):
+        return F.cross_entropy(z, torch.stack([y == 0, y != 1, y > 0], 1).float())
+
+    assert certain(found(kind(loss=several))) == ["wrong_loss"]
+
+
+def test_a_softmax_over_another_dimension():
+    def loss(dim):
+        return lambda z, y: F.nll_loss(F.log_softmax(z, dim), y[:, None].expand(-1, 4))
+
+    body = nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 12), nn.Unflatten(1, (3, 4)))
+    assert found(Foreign(body, loss(1))) == {}
+    text = found(Foreign(body, loss(2)))["no_log_probabilities"].text
+    assert text == "nll_loss wants log-probabilities, but gets a softmax over dimension 2"
+
+
+def test_a_relu_before_a_softmax_before_its_loss():
+    def loss(z, y):
+        return F.nll_loss(F.log_softmax(z, 1), y)
+
+    assert certain(found(Foreign(layers(nn.ReLU()), loss))) == ["head_activation"]
+    assert found(Foreign(layers(), loss)) == {}
+
+
+class Speaker(nn.Module):
+    """A small language model, which sees what comes later, or not."""
+
+    def __init__(self, causal=True):
+        super().__init__()
+        self.table, self.rnn = nn.Embedding(9, 16), nn.GRU(16, 32, batch_first=True, bidirectional=not causal)
+        self.end = nn.Linear(32 if causal else 64, 9)
+
+    def forward(self, x):
+        return self.end(self.rnn(self.table(x))[0])
+
+
+@pytest.mark.parametrize(
+    ("causal", "shift", "checks"), [(1, 0, ["target_leak"]), (1, 1, []), (0, 0, []), (0, 1, ["target_leak"])]
+)
+def test_tokens_that_tell_themselves_or_the_next_one(causal, shift, checks):
+    """What sees all of a text, such as an autoencoder, may give it back."""
+    text = torch.randint(0, 9, (256, 11), generator=torch.Generator().manual_seed(0))
+    data = DataLoader(TensorDataset(text[:, :10], text[:, shift : 10 + shift]), batch_size=32)
+    model = Foreign(Speaker(causal), lambda z, y: F.cross_entropy(z.flatten(0, 1), y.flatten()))
+    assert certain(found(model, train_dataloaders=data, val_dataloaders=data)) == checks
+
+
+class Kept(nn.Module):
+    """Begins with the state in which the batch before has ended."""
+
+    def __init__(self, keeps):
+        super().__init__()
+        self.rnn, self.end, self.keeps, self.state = nn.GRU(2, 16, batch_first=True), nn.Linear(16, 3), keeps, None
+
+    def forward(self, x):
+        fits = self.keeps and self.state is not None and self.state.shape[1] == len(x)
+        _, state = self.rnn(F.dropout(x, 0.1), self.state if fits else None)
+        self.state = state.detach()
+        return self.end(state[0])
+
+
+@pytest.mark.parametrize(
+    ("keeps", "shuffle", "checks"), [(True, True, ["keeps_state"]), (True, False, []), (False, True, [])]
+)
+def test_a_state_that_is_kept(keeps, shuffle, checks):
+    """Without shuffling, sequences may go on from batch to batch."""
+    data = loaders(shape=(4, 2))["train_dataloaders"].dataset
+    of = {
+        f"{s}_dataloaders": DataLoader(data, batch_size=32, shuffle=shuffle and s == "train") for s in ("train", "val")
+    }
+    assert [n for n in found(Foreign(Kept(keeps)), **of) if n != "wrong_mode"] == checks
+
+
+@pytest.mark.parametrize(("most", "checks"), [(1e-3, ["clipped_too_short"]), (10.0, [])])
+def test_gradients_that_the_module_cuts(most, checks):
+    class Cut(Foreign):
+        def configure_gradient_clipping(self, optimizer, *args, **kwargs):
+            nn.utils.clip_grad_norm_(self.parameters(), most)
+
+    assert certain(found(Cut())) == checks
+
+
+@pytest.mark.parametrize(("learned", "checks"), [(False, ["untrained_parameters"]), (True, [])])
+def test_a_first_layer_without_gradients(learned, checks):
+    """Weights that were learned elsewhere may be meant so."""
+
+    class Still(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.end = nn.Linear(8, 64), nn.Linear(64, 3)
+            self.first.weight.data += learned * torch.randn(64, 1) * torch.randn(8)
+
+        def forward(self, x):
+            with torch.set_grad_enabled(False):
+                x = self.first(x).relu()
+            return self.end(x)
+
+    assert certain(found(Foreign(Still()))) == checks

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import lightning.pytorch as L
 import pytest
@@ -24,6 +25,7 @@ from src.diagnosis.speed import slow_module
 from src.diagnosis.subject import OfModule, Short, Sized
 from src.diagnosis.suspects import of_module
 from src.diagnosis.trials import Scale
+from src.run.errors import ConfigError
 
 X = torch.randn(1600, 8, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0).long() + (X[:, 1] > 0)
@@ -220,15 +222,16 @@ def test_rates_that_the_code_sets_are_multiplied():
 
 def test_levers_of_a_module():
     network = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8, momentum=0.99), nn.Sigmoid(), nn.Dropout(0.9))
-    module = Module(lambda m: (SGD(m.parameters(), 0.1, weight_decay=5.0),))
+    module = Module(lambda m: (SGD(m.parameters(), 0.1, weight_decay=5.0, momentum=0.99),))
     module.network, before = network, network[0].weight.detach().clone()
     gelu = {"2": {"class_path": "torch.nn.GELU"}}
-    overlay = {"dropout": 0.1, "norm_momentum": 0.1, "weight_decay": 0.01, "lr_times": 0.0}
+    overlay = {"dropout": 0.1, "norm_momentum": 0.1, "weight_decay": 0.01, "momentum": 0.9, "lr_times": 0.0}
     overlay["model"] = {"init_args": {"reset": True, "swap": gelu}}
     probe = serve_short(OfModule(module, **loaders()), Short(overlay, steps=2), tuple, 60, True)
     assert not probe.failed
     assert (network[1].momentum, type(network[2]), network[3].p) == (0.1, nn.GELU, 0.1)
-    assert module.trainer.optimizers[0].param_groups[0]["weight_decay"] == 0.01
+    group = module.trainer.optimizers[0].param_groups[0]
+    assert (group["weight_decay"], group["momentum"]) == (0.01, 0.9)
     assert not torch.equal(network[0].weight, before)
     assert probe.extra["dropout"] == 0.1
 
@@ -283,6 +286,10 @@ def test_no_step_at_all_is_told():
         (["loss/val", "acc/val"], [], ("loss/val", "min")),
         (["val_acc"], [], ("val_acc", "max")),
         (["train_loss"], [], ("", "min")),
+        (["val_loss/dataloader_idx_0", "val_loss/dataloader_idx_1"], [], ("val_loss/dataloader_idx_0", "min")),
+        (["val_mae", "train_mae"], [], ("val_mae", "min")),
+        (["val_macro_f1"], [], ("val_macro_f1", "max")),
+        (["val_kl_loss", "val_recon_loss", "val_f1"], [], ("", "min")),
     ],
 )
 def test_what_a_module_is_judged_by(names, monitored, metric):
@@ -363,3 +370,60 @@ def test_a_rate_in_a_long_warm_up_is_not_too_low():
     first = Probe(losses=[2.0] * 100, rates=[0.001] * 100)
     found = of_module(Case({"trainer": {}}, first), {"config": 0.1, "suggested": 2.0})
     assert "lr_too_low" not in [one.check for one in found]
+    assert [one.change for one in found if one.check == "initial_weights"] == []  # nothing can have been learned yet
+
+
+def test_a_warm_up_that_does_not_end_in_a_run_is_tried_without():
+    first = Probe(losses=[2.0] * 100, rates=[1e-5 * i for i in range(100)])
+    of = [one.check for one in of_module(Case({"trainer": {}}, first, 100, 400), {"config": 0.1})]
+    assert "schedule_too_slow" in of
+    soon = [one.check for one in of_module(Case({"trainer": {}}, first, 100, 1e5), {"config": 0.1})]
+    assert "schedule_too_slow" not in soon
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "text"),
+    [
+        (nn.Linear(2, 2), {}, "model: Linear is no LightningModule -> wrap it in one"),
+        (None, {"train_loader": []}, "train_loader: Trainer.fit has no such argument -> train_dataloaders?"),
+        (None, {"trainer": {"max_epoch": 3}}, "max_epoch: Trainer.__init__ has no such argument -> max_epochs?"),
+    ],
+)
+def test_arguments_that_are_not_known_end_it_at_once(model, given, text):
+    with pytest.raises(ConfigError) as e:
+        diagnose(model or Module(sgd()), **given)
+    assert str(e.value) == text
+
+
+def test_a_process_that_has_used_several_threads_is_forked(tmp_path):
+    """OpenMP's threads do not live on in a fork: what needs them there waits for ever."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        torch.randn(2000, 2000).exp().sum()
+        subject = OfModule(Module(sgd()), **loaders())
+        lab = Lab(subject, tmp_path / "log", time.monotonic() + 60)
+        lab.jobs, lab.one_thread = 1, Lab(subject, tmp_path / "log", 0).one_thread
+        (found,) = lab.all([(threads_of, ())], 20)
+    finally:
+        torch.set_num_threads(threads)
+    assert found == 1
+
+
+def threads_of():
+    torch.randn(2000, 2000).exp().sum()
+    return torch.get_num_threads()
+
+
+class Asks(Module):
+    """Asks for what a Trainer usually has."""
+
+    def on_fit_start(self):
+        self.path = Path(self.logger.log_dir, "x")
+        self.stopped = self.trainer.early_stopping_callback.stopped_epoch
+
+
+def test_what_a_module_asks_its_trainer_for_is_there():
+    subject = OfModule(Asks(sgd()), {"callbacks": [EarlyStopping("val_loss")]}, **loaders())
+    probe = serve_short(subject, Short(steps=5), tuple, 60, True)
+    assert (probe.failed, len(probe.losses)) == ("", 5)

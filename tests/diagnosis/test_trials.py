@@ -59,8 +59,10 @@ def test_what_helps_must_help_in_longer_trainings(tmp_path):
     assert low.lasting([no_gain, gain]) == [gain]
     low.total = low.steps
     assert low.lasting([no_gain, gain]) == [no_gain, gain]
-    late = trials(tmp_path, -1)
-    assert [one.confidence for one in late.lasting([gain])] == [0.7]
+    late = trials(tmp_path, -1)  # then only what wins back nearly all is told
+    much = replace(gain, gain=0.8)
+    assert late.lasting([gain, much]) == [replace(much, confidence=0.7)]
+    assert late.late == ["b"]
 
 
 def test_what_structure_shows_is_first():
@@ -71,3 +73,13 @@ def test_what_structure_shows_is_first():
     assert ranked([rate, labels, slip]) == [slip, rate, labels]
     assert ranked([rate, labels, slip, full]) == [full, slip, rate]
     assert ranked([rate, replace(rate, gain=0.2)]) == [rate]
+
+
+@pytest.mark.in_fork
+@pytest.mark.parametrize("check", ["label_noise", "dropout_too_strong"])
+def test_a_trial_does_not_refute_wrong_labels(check, tmp_path):
+    """Val has them, too: a model that is surer without them may be worse by it."""
+    worse = {"model": {"init_args": {"optimizer": {"init_args": {"lr": 1e-5}}}}}
+    of = trials(tmp_path, 60, "--model.optimizer.lr", "3e-3")
+    kept = of.judge([Finding(check, BADLY, "", {"share": 0.2}, 0.2, 0.9, worse, certain=True)])
+    assert [(one.check, one.change) for one in kept] == [("label_noise", {})] * (check == "label_noise")
