@@ -63,7 +63,7 @@ class Scans(Dataset):
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
         img = self.x[i]
         if self.pil:
-            scan = Image.fromarray(img.numpy()).resize((448, 448), Image.Resampling.BICUBIC)
+            scan = Image.fromarray(img.numpy()).resize((112, 112), Image.Resampling.BICUBIC)
             scan = scan.rotate(1, Image.Resampling.BICUBIC).resize((28, 28), Image.Resampling.LANCZOS)
             img = torch.frombuffer(bytearray(scan.tobytes()), dtype=torch.uint8).view(28, 28)
         return (img[None] / 255 - 0.1307) / 0.3081, int(self.y[i])
