@@ -676,7 +676,6 @@ slip(
 
 CASES += rows("""
 wine_adagrad | wine | rate too low | opt=Adagrad lr=1e-4 | lr > 1e-3; opt = AdamW | lr > 3e-4; OPTIMIZERS
-wine_smoothing_80 | wine | regularization | model.label_smoothing=0.8 | model.label_smoothing < 0.4
 wine_momentum_999 | wine | momentum | opt=SGD lr=0.1 opt.momentum=0.999 | opt.momentum < 0.99; lr < 0.03 | OPTIMIZERS
 cancer_rmsprop | cancer | rate too high | opt=RMSprop lr=1.0 | lr < 0.1 | lr < 0.3
 cancer_clipped_1000th | cancer | clipping | opt=SGD lr=0.03 opt.momentum=0.9 trainer.gradient_clip_val=1e-3 \

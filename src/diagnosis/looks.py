@@ -67,17 +67,6 @@ def the_end(seen: Structure, model: Any) -> Iterator[Row]:
         line, last = f"{name} wants logits, but gets", "-> let the network end in a linear layer"
         if name == "nll_loss":
             line, last = f"{name} wants log-probabilities, but gets", "-> take log_softmax, or cross_entropy"
-            off = not few and not sums and all(c["log_off"] > 0.01 for c in seen.losses)
-            over = f"a softmax over dimension {one['over']} -> take dimension 1" if one.get("over", 1) != 1 else ""
-            yield off, "no_log_probabilities", f"{line} {over or f'what does not sum to 1 {last}'}", {}, numbers
-            cut = min(c.get("cut", 0.0) for c in seen.losses) > ZEROS
-            yield (
-                cut,
-                "head_activation",
-                "a softmax gets none below 0 -> let the network end in a linear layer",
-                {},
-                numbers,
-            )
         p, q = torch.tensor(ends).sigmoid().tolist() if kind == "sigmoid" else ends  # as after two sigmoids
         half = name == "binary_cross_entropy" and q - p > 1e-3 and (p > 0.4999 or q < 0.5001)
         yield half, "sigmoid_before_loss", "outputs keep to one side of 0.5 -> take a sigmoid only once", swap, numbers
@@ -91,6 +80,21 @@ def the_end(seen: Structure, model: Any) -> Iterator[Row]:
         yield lost, "head_activation", f"{line} none below 0 {last}", swap, numbers
         line = f"outputs are kept from what targets are {last}"
         yield name in NUMBERS and cut, "head_activation", line, swap, numbers
+
+
+def log_probabilities(seen: Structure, model: Any) -> Iterator[Row]:
+    """What nll_loss gets is a log_softmax over the classes, of what has no ReLU at its end."""
+    for one in (one for one in seen.losses[:1] if one["name"] == "nll_loss" and not alone(one)):
+        least, most = min(c["low"] for c in seen.losses), max(c["high"] for c in seen.losses)
+        numbers = {"loss": one["name"], "least": least, "greatest": most}
+        sums = least >= 0 and all(c["off"] < 1e-3 for c in seen.losses)  # another check tells of that
+        off = not sums and all(c["log_off"] > 0.01 for c in seen.losses)
+        line = "nll_loss wants log-probabilities, but gets what does not sum to 1 -> take log_softmax, or cross_entropy"
+        if (over := one.get("over", 1)) != 1:
+            line = f"nll_loss wants log-probabilities, but gets a softmax over dimension {over} -> take dimension 1"
+        yield off, "no_log_probabilities", line, {}, numbers
+        cut, line = min(c.get("cut", 0.0) for c in seen.losses) > ZEROS, "a softmax gets none below 0"
+        yield cut, "head_activation", f"{line} -> let the network end in a linear layer", {}, numbers
 
 
 def beginning(seen: Structure, model: Any) -> Iterator[Row]:
@@ -203,6 +207,7 @@ def watches() -> list[Witness]:
         broken: "AutoTrainer, 2021",
         targets: "DeepFD, 2022",
         the_end: "NeuraLint, 2021",
+        log_probabilities: "NeuraLint, 2021",
         beginning: recipe,
     }
     looks |= {
