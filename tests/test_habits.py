@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
-MAX_LINES, MAX_FILE, MAX_FUNCTION = 19_400, 300, 40
+MAX_LINES, MAX_FILE, MAX_FUNCTION = 19_550, 300, 40
 # Each may import what stands after it. In a line of several, none knows the others.
 ORDER = "diagnosis > tuning > config > exporting > callbacks > models > optim networks loggers strategies kinds > "
 ORDER += "data > cost > run"

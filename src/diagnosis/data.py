@@ -10,21 +10,26 @@ import numpy as np
 import torch
 from scipy import stats
 from sklearn import decomposition, dummy, ensemble, feature_selection, linear_model, metrics, neighbors
+from sklearn.base import clone
 from sklearn.model_selection import GroupKFold, KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from src.diagnosis.finding import BADLY, Finding, Unknown
+from src.diagnosis.labels import DRAWN, Labels, flat
 
-DRAWN, HASHED, MOST, FEATURES, COMPONENTS = 3000, 60_000, 10**6, 4096, 50  # samples; numbers of an x
-POWER, ABOVE_CHANCE, AGREE, NOISE = 200, 2.5, 0.78, 0.03  # samples, standard deviations, kappa, share of wrong labels
-IN_VAL, DRIFT, DRIFT_IN_TIME, ORDERED, BETTER, UNLIKE = 0.02, 0.3, 0.9, 0.3, 0.04, 0.25
+HASHED, FEATURES, COMPONENTS = 60_000, 4096, 50  # samples; numbers of an x
+POWER, ABOVE_CHANCE = 200, 2.5  # samples, standard deviations
+IN_VAL = 0.02  # share of val's samples
+DRIFT, DRIFT_IN_TIME = 0.3, 0.9  # 2 * area under the curve - 1, of a random split, and of one in time
+ORDERED = 0.3  # of the variance
 REPEATED, CONFLICTS, OPEN = 0.1, 0.01, 0.05  # shares of samples; of the variance
 TIMES, MONOTONE = 5, 0.97  # as much is left open by others; rank correlation
 SCALED = 1.5  # times as large a deviation, or half of it off: no augmentation changes inputs that much
+NEW = 0.05  # of val's samples, of classes that train lacks
 EXTREME = 30  # times the usual scale, where inputs are wrong whatever is learned from them
-OFF, EVEN = (None, False, "", "none"), {"model": {"init_args": {"class_weights": "balanced"}}}
+OFF = (None, False, "", "none")
 
 
 class Data(NamedTuple):
@@ -38,11 +43,6 @@ def is_extreme(mean: float, std: float, columns: Sequence[float] | None = None) 
     low, high = columns or (1.0, 1.0)
     scale = max(std, 1e-9)
     return max(mean / scale, std, 1 / scale / EXTREME, high / low / EXTREME if low > 0 else 0.0) > EXTREME
-
-
-def flat(targets: torch.Tensor) -> np.ndarray:
-    """[N], also where each is in a list of its own."""
-    return (targets.flatten() if targets.numel() == len(targets) else targets).numpy()
 
 
 def examine(data: Any, budget_sec: float, loss: str = "") -> Data:
@@ -61,7 +61,7 @@ def examine(data: Any, budget_sec: float, loss: str = "") -> Data:
     return out
 
 
-class View:
+class View(Labels):
     """x float32 [N, F], as a network gets it, y [N, ...], index [N]. `plain`: x is measured, y one number or label."""
 
     def __init__(self, data: Any, seconds: float, measured: dict[str, Any], loss: str = "") -> None:
@@ -73,6 +73,7 @@ class View:
             yield from [self.val_in_train, self.copies] + [self.input_scale] * (not self.tokens)
             yield from [self.drift] * (not self.tokens and not self.repeated)  # copies are in all spans
             yield from [self.baselines, self.not_shuffled, self.independent, self.target_leak] * self.plain
+            yield from [self.names_as_numbers] * (self.plain and not self.is_class)
             yield from [self.wrong_labels, self.imbalance] * self.is_class
 
     def batches(self, split: str, most: int, first: int = 0) -> Iterator[dict[str, torch.Tensor]]:
@@ -107,7 +108,8 @@ class View:
         self.labels = np.searchsorted(self.classes, self.y) if self.is_class else self.y
         self.target = lambda y: 1.0 * (y[:, None] == self.classes) if self.is_class else y[:, None]
         pca = decomposition.PCA(min(COMPONENTS, *self.x.shape), random_state=0)
-        self.reduce = make_pipeline(StandardScaler(with_std=not self.wide), pca).fit(self.x).transform
+        self.pipeline = StandardScaler(with_std=not self.wide), pca
+        self.reduce = make_pipeline(*self.pipeline).fit(self.x).transform
         linear: Any = linear_model.LogisticRegression(C=50 / len(self.y)) if self.is_class else linear_model.Ridge(10.0)
         near = neighbors.KNeighborsClassifier(15) if self.is_class else neighbors.KNeighborsRegressor(15)
         self.z, self.models = self.reduce(self.x), [make_pipeline(StandardScaler(), linear), near]
@@ -124,10 +126,15 @@ class View:
         how, z = "predict_proba" if self.is_class else "predict", self.z if z is None else z
         return cross_val_predict(model, z, self.labels, cv=KFold(5, shuffle=True, random_state=0), method=how)
 
-    def baselines(self) -> None:
+    def baselines(self) -> Iterator[Finding]:
         known = np.isin(self.val_y, self.classes) | (not self.is_class)
+        if self.is_class and (share := float((~known).mean())) > NEW:
+            text = f"{share:.0%} of val's samples are of classes that train has none of"
+            todo = "split at random, each class by itself: was it cut from data that are sorted?"
+            yield Finding("missing_classes", BADLY, text, {"share": share}, share, 0.95, {}, todo, source="deepchecks")
         if not known.any():
-            raise ValueError("val has none of the classes that were read of train: are both sorted by class?")
+            return
+        yield from self.named_otherwise(known) if self.is_class else ()
         z, y, simple = self.reduce(self.val_x[known]), self.val_y[known], (dummy.DummyRegressor, dummy.DummyClassifier)
         for name, model in (("trivial", simple[self.is_class]()), ("linear", self.models[0])):
             self.measured |= {"is_class": self.is_class, "num_classes": len(self.classes)}
@@ -196,8 +203,10 @@ class View:
     def drift(self) -> Iterator[Finding]:
         """Whether a forest tells train from val in spans that it has not seen; of loaders, one may augment, and not."""
         n, parts = min(len(self.x), len(self.val_x), 1000), []
+        both = np.concatenate([self.x[:n], self.val_x[:n]])  # what is fitted on few of train alone tells them apart
+        reduce = make_pipeline(*map(clone, self.pipeline)).fit(both).transform
         for x, index in ((self.x[:n], self.index), (self.val_x[:n], self.val_index)):
-            parts.append(np.column_stack([self.reduce(x), x.mean(1), x.std(1)])[index[:n].argsort()])
+            parts.append(np.column_stack([reduce(x), x.mean(1), x.std(1)])[index[:n].argsort()])
         of, spans = np.repeat([0, 1], n), np.tile(np.arange(n) * 5 // n, 2)
         forest, how = ensemble.ExtraTreesClassifier(min_samples_leaf=5, random_state=0), {"method": "predict_proba"}
         guess = cross_val_predict(forest, np.concatenate(parts), of, groups=spans, cv=GroupKFold(5), **how)
@@ -255,44 +264,3 @@ class View:
             found = {"column": best * self.step, "name": name, "alone": 1 - alone, "others": 1 - rest}
             how: Any = {"change": {"data": {"init_args": options}}} if options else {"todo": "if not, leave it out"}
             yield Finding("target_leak", BADLY, text, found, 0.6, 0.8, source="Kaufman, 2012", **how)
-
-    def wrong_labels(self) -> Iterator[Finding]:
-        """Two models agree on another label where they are surest; where data is hard but right, they do not agree."""
-        lower, (likely, other) = np.minimum(*self.guesses), (guess.argmax(1) for guess in self.guesses)
-        agreed = np.flatnonzero(likely == other)
-        wrong = (likely != self.labels)[agreed[lower.max(1)[agreed].argsort()[::-1]]]  # the surest first
-        n, kappa = len(wrong) // 2, float(metrics.cohen_kappa_score(likely, other))
-        share, least = float(wrong[:n].mean()), 2 * wrong[: n // 2].mean()  # noise does not end where they are surest
-        if kappa < AGREE or least < share or share - 2 * np.sqrt(share * (1 - share) / n) < NOISE:
-            return
-        fit, bad = [model.fit(self.z, self.labels) for model in self.models], list[tuple[float, int, int, int]]()
-        rest = (([m.predict_proba(self.reduce(x)) for m in fit], y, i) for x, y, i in self.fetch("train", MOST, DRAWN))
-        for guesses, y, index in [(self.guesses, self.y, self.index), *rest]:
-            likely, sure = guesses[0].argmax(1), np.minimum(*guesses).max(1)
-            rows = (likely == guesses[1].argmax(1)) & (self.classes[likely] != y)
-            bad += zip(*(a[rows].tolist() for a in (sure, index, y, self.classes[likely])), strict=True)
-        bad.sort(reverse=True)
-        text = f"about {share:.0%} of train's labels look wrong: two models are sure of another class"
-        evidence = {"share": share, "agreement": kappa, "worst": bad[:50], "suspicious": [i for _, i, *_ in bad]}
-        yield Finding(
-            "label_noise", BADLY, text, evidence, share, 0.9, {}, "correct them", certain=True, source="Northcutt, 2021"
-        )
-
-    def imbalance(self) -> Iterator[Finding]:
-        """Classes are rare, and weights help a linear model by the mean of the classes' F1, or val has them as often as
-        others."""
-        linear = linear_model.LogisticRegression(C=50 / len(self.y), class_weight="balanced")
-        guesses = self.guesses[0], self.guess(make_pipeline(StandardScaler(), linear))
-        before, after = (float(metrics.f1_score(self.labels, one.argmax(1), average="macro")) for one in guesses)
-        shares, val = ([float((y == one).mean()) for one in self.classes] for y in (self.y, self.val_y))
-        drawn = getattr(self.data, "ordered", None)  # of a loader
-        even = drawn is not None and np.unique(flat(drawn), return_counts=True)[1].min() > 2 * min(shares) * len(drawn)
-        apart = float(np.abs(np.subtract(shares, val)).sum() / 2)
-        noise = float(np.sqrt(np.multiply(shares, np.subtract(1, shares)) / len(self.val_y)).sum() / 2)
-        helped = after - before > BETTER or apart > max(UNLIKE, 2 * noise)
-        if (share := min(shares)) * len(self.classes) < 0.4 and helped and not even:
-            text = f"rare classes are hardly found: mean F1 of a linear model {before:.2f}, with weights {after:.2f}"
-            evidence = {"f1": before, "weighted": after, "rarest": share, "apart_from_val": apart}
-            gain = max((after - before) / max(1 - before, 1e-9), apart / 2 * (apart > UNLIKE))
-            how: Any = {"todo": "weigh classes in the loss, or draw them evenly"} if self.loss else {"change": EVEN}
-            yield Finding("imbalance", BADLY, text, evidence, gain, 0.6, metric="val/f1", source="King, 2001", **how)

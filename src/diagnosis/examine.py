@@ -1,7 +1,6 @@
 """The examination: the config as it is, its data, changes that may help, and what is left of all that as findings."""
 
 import math
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -11,8 +10,8 @@ from typing import Any
 from src.diagnosis.data import Data, examine, is_extreme
 from src.diagnosis.finding import BADLY, SPACE, Finding, Unknown, ranked
 from src.diagnosis.looks import watches
-from src.diagnosis.metric import judged_by, simple
-from src.diagnosis.probe import LIMIT_SEC, Lab, Probe, Witness, serve_short
+from src.diagnosis.metric import judged_by, simple, wrong_mode
+from src.diagnosis.probe import LIMIT_SEC, Lab, Probe, Witness, curves_of, serve_short
 from src.diagnosis.rates import RangeTest, rate_suspects
 from src.diagnosis.record import record
 from src.diagnosis.space import plan_of, space
@@ -28,7 +27,12 @@ from src.tuning.candidates import rates
 WATCHED, WATCHED_SEC = 40, 15.0  # steps of the first training, and the most seconds it may take
 RANGED, DATA_SEC = 100, 20.0  # steps of the range test; for the questions to the data
 TIMED = 0.4  # of the time that is left: for what makes training slow
-UNTRIED = ("overfits", "too_short", "target_leak")  # no short trial can judge a record, or a leak that val has, too
+UNTRIED = (
+    "overfits",
+    "too_short",
+    "target_leak",
+    "monitor_mode",
+)  # no short trial can judge a record, or a leak that val has, too
 CURVE_SEC, BUDGET_SEC, FEWEST = 5.0, 120.0, 30  # of a training that is compared, of so many; its fewest steps
 NOTHING, LEARNED = 0.97, 0.9  # of the trivial score: above it nothing was learned, below it something, beyond chance
 NEEDED = ("structure", "training", "learning")  # what must have been examined, before a model is called healthy
@@ -233,6 +237,7 @@ class Examination:
         curve_sec = CURVE_SEC * max(1.0, self.budget_sec / BUDGET_SEC)
         steps = round(min(max(curve_sec / (step_sec[0] if step_sec else 0.01), FEWEST), total, 100_000))
         own = getattr(self.subject, "trainer", {}).get("callbacks") or []
+        self.result.findings += wrong_mode(config)
         judged = judged_by(config, first, own if isinstance(own, list) else [own])
         scale = Scale(*judged or ("", "min"))
         scale.trivial, scale.known = simple(config, scale, first, self.result.measured)
@@ -281,15 +286,6 @@ def ask(subject: Subject, budget_sec: float, loss: str = "") -> Data:
         if data
         else Data([], [("data", "samples and targets cannot be told apart")], {})
     )
-
-
-def curves_of(base: Probe, metric: str) -> dict[str, Any]:
-    """The losses of training, each a mean of some steps, and the scores of validation, over steps."""
-    each = max(1, len(base.losses) // 100)
-    means = [statistics.fmean(base.losses[i : i + each]) for i in range(0, len(base.losses), each)]
-    found = {"train/loss": ([each * (i + 1) for i in range(len(means))], means)}
-    scores = [(one["step"], one[metric]) for one in base.scores if metric in one]
-    return found | ({metric: tuple(zip(*scores, strict=True))} if scores else {})
 
 
 def total_steps(config: dict[str, Any], first: Probe) -> float:

@@ -5,6 +5,7 @@ import re
 import statistics
 from typing import Any
 
+from src.diagnosis.finding import BADLY, Finding
 from src.diagnosis.probe import Probe
 from src.diagnosis.trials import Scale
 
@@ -17,13 +18,32 @@ LOSSES = (("mse_loss",), ("cross_entropy", "nll_loss", "binary_cross_entropy_wit
 VAL, SPLIT = r"val|valid|validation", r"[/_.\s]"
 
 
+def best_where(name: str) -> str:
+    """Whether the least or the greatest of a metric is best, by its name; "" where that does not say."""
+    words = re.split(SPLIT, name)
+    kinds = ((f"loss|{USUAL[0][0]}", "min"), (f"acc|accuracy|precision|{USUAL[1][0]}", "max"))
+    modes = {mode for what, mode in kinds if any(re.fullmatch(what, word) for word in words)}
+    return modes.pop() if len(modes) == 1 else ""
+
+
+def wrong_mode(config: dict[str, Any]) -> list[Finding]:
+    """Of a config whose checkpoints take the worst for the best."""
+    given = config.get("checkpoints") or {}
+    name, mode = str(given.get("monitor")), given.get("mode")
+    right, line = best_where(name), f"checkpoints take {name} for best where mode {mode} says"
+    how: Any = {"change": {"checkpoints": {"mode": right}}, "certain": True, "source": "Prechelt, 1998"}
+    wrong = mode and right and mode != right
+    return [Finding("monitor_mode", BADLY, line, {"monitor": name}, 0.5, 0.95, **how)] * bool(wrong)
+
+
 def judged_by(config: dict[str, Any], first: Probe, callbacks: Any = ()) -> tuple[str, str] | None:
     """A metric of validation, and whether the least or the greatest is best; "" for the losses of training; None where
     nothing says what is meant to fall: several optimizers may work against each other."""
     checkpoints, names = config.get("checkpoints") or {}, sorted({name for one in first.scores[:1] for name in one})
     if "model" in config:
         losses = [name for name in names if name.startswith("val") and "loss" in name]
-        return checkpoints.get("monitor") or next(iter(losses), ""), checkpoints.get("mode") or "min"
+        name = checkpoints.get("monitor") or next(iter(losses), "")
+        return name, best_where(name) or checkpoints.get("mode") or "min"
     words = {name: {*re.split(SPLIT, name.removesuffix("/dataloader_idx_0"))} for name in names}
     of_val = [name for name in names if any(re.fullmatch(VAL, word) for word in words[name])]
     exact = [n for n in of_val if len(words[n]) == 2 and "loss" in words[n]]

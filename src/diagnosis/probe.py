@@ -2,6 +2,7 @@
 
 import math
 import os
+import statistics
 import time
 import traceback
 import warnings
@@ -70,6 +71,15 @@ class Probe:
     failed: str = ""
     code: int = 0
     memory: bool = False
+
+
+def curves_of(base: Probe, metric: str) -> dict[str, Any]:
+    """The losses of training, each a mean of some steps, and the scores of validation, over steps."""
+    each = max(1, len(base.losses) // 100)
+    means = [statistics.fmean(base.losses[i : i + each]) for i in range(0, len(base.losses), each)]
+    found = {"train/loss": ([each * (i + 1) for i in range(len(means))], means)}
+    scores = [(one["step"], one[metric]) for one in base.scores if metric in one]
+    return found | ({metric: tuple(zip(*scores, strict=True))} if scores else {})
 
 
 class Recorder(Callback):

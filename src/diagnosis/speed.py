@@ -26,9 +26,9 @@ STEPS, WATCHED_SEC, STARTS_SEC = 400, 4.0, 6.0  # that are watched, at most; of 
 DEAR = {"threads": None, "trainer.profiler": None, "trainer.detect_anomaly": False, "trainer.deterministic": False}
 DEAR |= {"model.activation_checkpointing": False}  # and what each is where it costs nothing
 TINY, MANY = "batches_too_small", 0.5  # and what a sample must take of its time in a larger batch
-MOST_DATA = 0.6  # of a step: where data take more, they may be small, too
+MOST_DATA, LEAST_DATA_SEC = 0.6, 0.005  # of a step: where data take more, they may be small, too
 NEXT = "[_TrainingEpochLoop].train_dataloader_next"
-LEAST_SEC, LEAST_HOOK_SEC, TIMED_SEC = 0.02, 0.005, 10.0  # less in a step is nothing to mend; of a module's steps
+LEAST_SEC, LEAST_HOOK_SEC, TIMED_SEC = 0.02, 0.002, 10.0  # less in a step is nothing to mend; of a module's steps
 HOOKS = ("slow_callback", "logs_too_often")  # which `tune` leaves out
 Seen = dict[str, Any]
 
@@ -177,7 +177,7 @@ class Hooks(Witness):
 
 def is_slow(name: str, sec: float, total: float, steps: int) -> bool:
     """Small samples that are put together one by one take some milliseconds anywhere; callbacks need not."""
-    least = LEAST_SEC if name == NEXT and sec < MOST_DATA * total else LEAST_HOOK_SEC
+    least = (LEAST_SEC if sec < MOST_DATA * total else LEAST_DATA_SEC) if name == NEXT else LEAST_HOOK_SEC
     return steps > 1 and sec > LEAST * total and sec > least * steps
 
 

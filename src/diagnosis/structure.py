@@ -19,6 +19,7 @@ from src.diagnosis.losses import CLASSES, NUMBERS, noted
 from src.diagnosis.probe import Witness, network_of
 from src.models.factory import is_weight
 
+WEIGHED = ("linear", "conv1d", "conv2d", "conv3d")  # functions of x and weights
 MODES, PAIRED = ("dropout", "batch_norm"), (*NUMBERS, "sub", "__sub__", "__rsub__")
 ANY, CALLS = (-math.inf, math.inf), 8  # losses, and inputs, that are looked at
 DEEP = 4  # sigmoids in a network
@@ -33,6 +34,7 @@ class Structure(Witness, TorchFunctionMode):
     network = inputs = out = last = end = recent = now = missed = entry = cast(Any, None)  # end: name and module
     rectified: Any = None  # what the last ReLU gave, and the name of the layer before
     softened: Any = None  # what the last softmax gave, over which dimension, and of what
+    strangers = 0  # weights that layers use, and no module has
     stepped, kept, begun, repeats, batchwise = False, 0, 0, False, False  # kept: steps that began with old gradients
     broken: dict[str, Any] | None = None  # where and when what is not finite came up
 
@@ -148,6 +150,9 @@ class Structure(Witness, TorchFunctionMode):
             self.acted(name, args, kwargs, out)
 
     def acted(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
+        learns = len(args) > 1 and isinstance(args[1], nn.Parameter) and args[1].requires_grad
+        if name in WEIGHED and learns and torch.is_grad_enabled():
+            self.strangers += args[1] not in self.versions and args[1] not in self.optimized
         before = self.last[0] if self.last else ""
         if name in ("sigmoid", "tanh"):
             self.flat.add(before)

@@ -124,7 +124,7 @@ class OfModule:
         kept = [one for one in trainer.callbacks if not isinstance(one, LEFT_OUT)]
         for one in kept:
             if isinstance(one, EarlyStopping):  # whose numbers the module may ask for
-                one.patience = MANY
+                one.patience, one.strict = MANY, False
         trainer.callbacks = [*kept, *callbacks, Levers(short.overlay)]
         fit, limit = dict(self.loaders), own.get("limit_val_batches")
         if short.validations and limit != 0:

@@ -20,6 +20,7 @@ ODD: tuple[tuple[str, str, float, float, Any], ...] = (  # from the first number
     ("dropout_too_strong", r"model\.network\..*drop\w*", 0.5, 1.0, 0.1),
     ("weight_decay_too_strong", r"model\.optimizer\.weight_decay", 0.3, math.inf, 0.01),
     ("momentum_too_high", r"model\.optimizer\.momentum", 0.97, 1.0, 0.9),
+    ("epsilon_too_large", r"model\.optimizer\.eps", 1e-3, math.inf, 1e-8),
     ("labels_too_smooth", r"model\.label_smoothing", 0.3, 1.0, 0.0),
     ("clipped_too_short", r"trainer\.gradient_clip_val", 1e-30, 0.1, 1.0),
     ("batches_too_small", r"data\.batch_size", 1, 2, 32),

@@ -446,3 +446,34 @@ def test_samples_that_are_standardized_over_their_own_columns():
 
     data = changed(changed(numbers(), x=each), x=each, split="val")
     assert "normalized_rows" in found(data)
+
+
+def test_classes_that_train_has_none_of():
+    data = waves()
+    first = data.splits["train"].targets < 3
+    put(data, "train", data.splits["train"].x[first], data.splits["train"].targets[first])
+    assert 0.5 < found(data)["missing_classes"].evidence["share"] < 0.9
+
+
+def test_classes_that_val_names_otherwise():
+    finding = found(changed(waves(), y=lambda y: (y + 1) % 10, split="val"))["labels_differ"]
+    assert finding.evidence["traded"] > 0.8
+    assert finding.evidence["as_is"] < 0.2
+
+
+def test_few_samples_of_train_are_no_drift():
+    """Many columns, scaled by a few samples: by that alone val would be unlike them."""
+    draw, data = np.random.default_rng(0), DataModule()
+    x = torch.from_numpy(draw.normal(size=(440, 30)) @ draw.normal(size=(30, 30))).float()
+    x, y = (x - x[:40].mean(0)) / x[:40].std(0), (x[:, 0] > 0).long()
+    put(put(data, "train", x[:40], y[:40]), "val", x[40:], y[40:])
+    data.epoch_order = waves().epoch_order
+    assert "drift" not in found(data)
+
+
+def test_names_of_classes_that_a_loss_takes_for_numbers():
+    """Of data whose labels rise with the inputs, whole numbers are meant."""
+    assert found(waves(), "mse_loss")["wrong_loss"].evidence["named"] > 0.8
+    assert "wrong_loss" not in found(waves(), "cross_entropy")
+    counts = changed(numbers(), y=lambda y: (2 * y).round().clamp(-6, 6))
+    assert "wrong_loss" not in found(changed(counts, y=lambda y: (2 * y).round().clamp(-6, 6), split="val"), "mse_loss")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import SMALL
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import EarlyStopping
 from processes import in_fork
 from torch import nn
 from torch.nn import functional as F
@@ -1007,3 +1008,46 @@ def test_a_first_layer_without_gradients(learned, checks):
             return self.end(x)
 
     assert certain(found(Foreign(Still()))) == checks
+
+
+@pytest.mark.parametrize(("end", "checks"), [(nn.Softmax(1), ["softmax_before_loss"]), (nn.Sigmoid(), [])])
+def test_a_softmax_where_a_sample_has_several_classes(end, checks):
+    def several(p, y):
+        return F.binary_cross_entropy(p, torch.stack([y == 0, y != 1, y > 0], 1).float())
+
+    assert certain(found(Foreign(layers(end), several))) == checks
+
+
+class Listed(nn.Module):
+    def __init__(self, of):
+        super().__init__()
+        self.first, self.end = of([nn.Linear(8, 16)]), nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.end(self.first[0](x).relu())
+
+
+@pytest.mark.parametrize(("of", "checks"), [(list, ["untrained_parameters"]), (nn.ModuleList, [])])
+@pytest.mark.parametrize("kind", [Foreign, Direct])
+def test_layers_in_a_list(of, checks, kind):
+    assert certain(found(kind(Listed(of)))) == checks
+
+
+@pytest.mark.parametrize(("learned", "checks"), [(False, ["untrained_parameters"]), (True, [])])
+def test_vectors_that_are_frozen(learned, checks):
+    """Vectors from elsewhere are meant so, if they are no random numbers."""
+    text = torch.randint(0, 50, (256, 6), generator=torch.Generator().manual_seed(0))
+    data = DataLoader(TensorDataset(text, text[:, 0] % 3), batch_size=32)
+    vectors = torch.randn(50, 16) + learned * torch.randn(50, 1) * torch.randn(16)
+    body = nn.Sequential(nn.Embedding.from_pretrained(vectors), nn.Flatten(), nn.Linear(96, 3))
+    assert certain(found(Foreign(body), train_dataloaders=data, val_dataloaders=data)) == checks
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode", "checks"),
+    [("val_loss", "max", ["monitor_mode"]), ("val_acc", "min", ["monitor_mode"]), ("val_loss", "min", [])],
+)
+def test_what_a_callback_takes_for_best(monitor, mode, checks):
+    subject = OfModule(Foreign(), {"callbacks": [EarlyStopping(monitor, mode=mode)]}, **loaders())
+    probe = serve_short(subject, Short(steps=12), watches, 60, True)
+    assert [one.check for one in probe.findings] == checks

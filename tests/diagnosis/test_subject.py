@@ -18,7 +18,7 @@ from src.diagnose import diagnose
 from src.diagnosis.data import examine
 from src.diagnosis.examine import Case
 from src.diagnosis.levers import Levers
-from src.diagnosis.metric import judged_by
+from src.diagnosis.metric import best_where, judged_by, wrong_mode
 from src.diagnosis.probe import Lab, Probe, serve_short
 from src.diagnosis.samples import first_samples
 from src.diagnosis.speed import slow_module
@@ -427,3 +427,14 @@ def test_what_a_module_asks_its_trainer_for_is_there():
     subject = OfModule(Asks(sgd()), {"callbacks": [EarlyStopping("val_loss")]}, **loaders())
     probe = serve_short(subject, Short(steps=5), tuple, 60, True)
     assert (probe.failed, len(probe.losses)) == ("", 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("val/loss", "min"), ("val_f1", "max"), ("val/acc_loss", ""), ("val_rmse", "min"), ("speed", "")],
+)
+def test_where_a_metric_is_best(name, mode):
+    assert best_where(name) == mode
+    for given in ("min", "max"):
+        found = wrong_mode({"checkpoints": {"monitor": name, "mode": given}})
+        assert [one.change["checkpoints"]["mode"] for one in found] == [mode] * (mode not in (given, ""))
