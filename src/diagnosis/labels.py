@@ -59,7 +59,7 @@ class Labels:
             yield Finding("labels_differ", BADLY, text, found, 0.9, 0.95, {}, todo, certain=True, source="Kuhn, 1955")
 
     def names_as_numbers(self) -> Iterator[Finding]:
-        """Whole numbers that a loss of numbers gets, which a classifier tells and no line does, are names of classes."""
+        """Whole numbers for a loss of numbers, which a linear classifier tells and no line does, name classes."""
         values, codes = np.unique(self.y, return_inverse=True)
         if self.loss not in NUMBERS or not 2 < len(values) <= MOST_CLASSES or (np.diff(values) != 1).any():
             return
@@ -69,7 +69,7 @@ class Labels:
         )
         numbered = float((np.rint(self.guesses[0]).flatten() == self.y).mean())
         if named > 0.7 and named > numbered + 0.3:
-            text = f"{self.loss} of numbers that look like names: a linear classifier tells {named:.0%}, a line {numbered:.0%}"
+            text = f"{self.loss} of names of classes: a linear classifier tells {named:.0%}, a line {numbered:.0%}"
             found, todo = {"named": named, "numbered": numbered}, "take cross_entropy, with an output for each class"
             yield Finding("wrong_loss", BADLY, text, found, 0.5, 0.9, {}, todo, certain=True, source="DeepFD, 2022")
 
