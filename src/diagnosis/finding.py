@@ -7,6 +7,7 @@ from typing import Any
 BADLY, SLOW, SPACE = "does badly", "is slow", "does not fit"
 MOST = 3  # findings that are told
 WEIGHED = ("label_noise", "conflicting_labels", "no_activation")  # certain, but not what all else hangs on
+WITHOUT_REASON = ("too_narrow", "initial_weights", "optimizer_too_slow")  # help where others are the reason
 Overlay = dict[str, Any]
 Unknown = tuple[str, str]  # a check that could not run, and why
 Row = tuple[Any, str, str, Overlay, dict[str, Any]]  # whether it is so, or MAYBE; check, line, what mends it, numbers
@@ -47,7 +48,7 @@ class Finding:
 
     @property
     def weight(self) -> float:
-        return self.gain * self.confidence
+        return self.gain * self.confidence * (0.5 if self.check in WITHOUT_REASON else 1.0)
 
     @property
     def is_slip(self) -> bool:
