@@ -43,6 +43,10 @@ def targets(seen: Structure, model: Any) -> Iterator[Row]:
         yield name in NUMBERS and labels in FOR and (labels == "index" or MAYBE), "wrong_loss", line, {}, numbers
         line = "cross_entropy wants one class a sample, targets have several -> take binary_cross_entropy_with_logits"
         yield name == CLASSES[0] and labels == "several", "wrong_loss", line, {}, numbers
+        sums = one["low"] >= 0 and one["classes"] > 1 and all(c["off"] < 1e-3 for c in seen.losses)
+        line = f"{name} of several classes a sample gets a softmax, which has room for one -> take a sigmoid"
+        several = name == CLASSES[3] and labels == "several"
+        yield several and sums, "softmax_before_loss", line, {}, numbers
 
 
 def the_end(seen: Structure, model: Any) -> Iterator[Row]:
@@ -68,10 +72,6 @@ def the_end(seen: Structure, model: Any) -> Iterator[Row]:
         line, last = f"{name} wants logits, but gets", "-> let the network end in a linear layer"
         if name == "nll_loss":
             line, last = f"{name} wants log-probabilities, but gets", "-> take log_softmax, or cross_entropy"
-        several = name == "binary_cross_entropy" and one["labels"] == "several"
-        lone = several and low >= 0 and one["classes"] > 1 and all(c["off"] < 1e-3 for c in seen.losses)
-        text = f"{name} of several classes a sample gets a softmax, which has room for one -> take a sigmoid"
-        yield lone, "softmax_before_loss", text, {}, numbers
         p, q = torch.tensor(ends).sigmoid().tolist() if kind == "sigmoid" else ends  # as after two sigmoids
         half = name == "binary_cross_entropy" and q - p > 1e-3 and (p > 0.4999 or q < 0.5001)
         yield half, "sigmoid_before_loss", "outputs keep to one side of 0.5 -> take a sigmoid only once", swap, numbers
@@ -162,12 +162,6 @@ def updates(seen: Structure, model: Any) -> Iterator[Row]:
         for n, params in quiet.items()
         if all(seen.versions.get(p) == p._version and is_drawn(p) for p in params)
     }
-    tables = [
-        (n, m.weight) for n, m in seen.network.named_modules() if m in seen.called and isinstance(m, nn.Embedding)
-    ]
-    fixed = [n for n, p in tables if not p.requires_grad and is_drawn(p)]
-    line = f"{len(fixed)} embeddings are frozen as they were drawn -> let them learn, or take vectors that have learned"
-    yield fixed, "untrained_parameters", line, {}, {"names": fixed[:5]}
     lost = [n for n, params in own.items() if params & learn and not params & seen.graded and seen.stepped]
     known = [(p in seen.optimized, n) for n, p in seen.network.named_parameters() if p in seen.graded]
     head = known == sorted(known, key=lambda one: one[0]) and seen.optimized & seen.graded  # it alone is to learn
@@ -179,8 +173,6 @@ def updates(seen: Structure, model: Any) -> Iterator[Row]:
     for names, line in ((lost, "get no gradient"), (alien, "are not in the optimizer")):
         line = f"{len(names)} parts of the network {line} -> see what detaches them, or leaves them out"
         yield names, "untrained_parameters", line, {}, {"names": names[:5]}
-    line = "weights that layers use are no parameters of the module -> put layers in a ModuleList, not in a list"
-    yield seen.strangers > 0, "untrained_parameters", line, {}, {"tensors": seen.strangers}
     off = any(params and params <= learn for params in ({*m.parameters()} for m in seen.off))  # what is frozen may be
     asleep = [n for n in MODES if off and seen.modes.get((True, n)) == {False}]
     awake = [n for n in MODES if True in seen.modes.get((False, n), ()) and not (n == "dropout" and seen.repeats)]
@@ -194,6 +186,18 @@ def updates(seen: Structure, model: Any) -> Iterator[Row]:
     yield cut and not ours, "clipped_too_short", line, {}, {"norm": max(seen.norms, default=0.0)}
     kept, line = seen.kept > max(seen.begun / 2, 2), "gradients of earlier steps are there when a step begins"
     yield kept, "gradients_not_reset", f"{line} -> call zero_grad() in each step", {}, {"steps": seen.kept}
+
+
+def left_out(seen: Structure, model: Any) -> Iterator[Row]:
+    """Weights that nothing can train: embeddings that are frozen at random, layers that no module has."""
+    tables = [
+        (n, m.weight) for n, m in seen.network.named_modules() if m in seen.called and isinstance(m, nn.Embedding)
+    ]
+    fixed = [n for n, p in tables if not p.requires_grad and is_drawn(p)]
+    line = f"{len(fixed)} embeddings are frozen as they were drawn -> let them learn, or take vectors that have learned"
+    yield fixed, "untrained_parameters", line, {}, {"names": fixed[:5]}
+    line = "weights that layers use are no parameters of the module -> put layers in a ModuleList, not in a list"
+    yield seen.strangers > 0, "untrained_parameters", line, {}, {"tensors": seen.strangers}
 
 
 def monitors(seen: Structure, model: Any) -> Iterator[Row]:
@@ -239,6 +243,7 @@ def watches() -> list[Witness]:
         mixing: recipe,
         linear: "UMLAUT, 2021",
         updates: cradle,
+        left_out: cradle,
         monitors: "Prechelt, 1998",
     }
     return [seen, *(Look(seen, look, source) for look, source in looks.items())]
