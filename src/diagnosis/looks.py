@@ -190,10 +190,10 @@ def updates(seen: Structure, model: Any) -> Iterator[Row]:
 
 def left_out(seen: Structure, model: Any) -> Iterator[Row]:
     """Weights that nothing can train: embeddings that are frozen at random, layers that no module has."""
-    tables = [
+    vectors = [
         (n, m.weight) for n, m in seen.network.named_modules() if m in seen.called and isinstance(m, nn.Embedding)
     ]
-    fixed = [n for n, p in tables if not p.requires_grad and is_drawn(p)]
+    fixed = [n for n, p in vectors if not p.requires_grad and is_drawn(p)]
     line = f"{len(fixed)} embeddings are frozen as they were drawn -> let them learn, or take vectors that have learned"
     yield fixed, "untrained_parameters", line, {}, {"names": fixed[:5]}
     line = "weights that layers use are no parameters of the module -> put layers in a ModuleList, not in a list"
