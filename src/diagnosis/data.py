@@ -238,7 +238,7 @@ class View(Labels):
             chance = [(rng.permutation(target) * answers).sum() for _ in range(50)]
             best = max(best, float(((target * answers).sum() - np.mean(chance)) / max(np.std(chance), 1e-12)))
         text, todo = "the targets do not depend on the inputs", "see how they come together: is one shuffled alone?"
-        if self.is_class and "linear_score" in self.measured:
+        if self.is_class and "linear_score" in self.measured and not self.traded:
             right, there = float((self.guesses[0].argmax(1) == self.labels).mean()), self.measured["linear_score"]
             error = np.sqrt(right * (1 - right) * (1 / len(self.y) + 1 / len(self.val_y)))
             if right - there > 3 * error and there <= self.measured["trivial_score"]:

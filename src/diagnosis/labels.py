@@ -42,6 +42,7 @@ class Labels:
     reduce: Callable[[np.ndarray], np.ndarray]
     fetch: Any
     guess: Any
+    traded = False  # whether classes have traded names
 
     def named_otherwise(self, known: np.ndarray) -> Iterator[Finding]:
         """Val's labels are those that train tells, once classes trade names."""
@@ -56,6 +57,7 @@ class Labels:
         if right > 0.5 and traded > max(right - 0.15, as_is + 0.3):
             text = f"val's classes are named otherwise: {as_is:.0%} are as train tells, {traded:.0%} by other names"
             found, todo = {"as_is": as_is, "traded": traded}, "number the classes once, for all splits"
+            self.traded = True
             yield Finding("labels_differ", BADLY, text, found, 0.9, 0.95, {}, todo, certain=True, source="Kuhn, 1955")
 
     def names_as_numbers(self) -> Iterator[Finding]:
