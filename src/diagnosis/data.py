@@ -239,13 +239,11 @@ class View(Labels):
             best = max(best, float(((target * answers).sum() - np.mean(chance)) / max(np.std(chance), 1e-12)))
         text, todo = "the targets do not depend on the inputs", "see how they come together: is one shuffled alone?"
         if self.is_class and "linear_score" in self.measured and not self.traded:
-            right, there = float((self.guesses[0].argmax(1) == self.labels).mean()), self.measured["linear_score"]
+            right, there = self.right(), self.measured["linear_score"]
             error = np.sqrt(right * (1 - right) * (1 / len(self.y) + 1 / len(self.val_y)))
             if right - there > 3 * error and there <= self.measured["trivial_score"]:
-                best, text = (
-                    0.0,
-                    f"what tells {right:.0%} of train's targets tells {there:.0%} of val's, as one answer would",
-                )
+                text = f"what tells {right:.0%} of train's targets tells {there:.0%} of val's, as one answer would"
+                best = 0.0
         if best < ABOVE_CHANCE and len(self.y) >= POWER:
             yield Finding("labels_independent", BADLY, text, {"best": best}, 1.0, 0.7, {}, todo, source="Ojala, 2010")
 

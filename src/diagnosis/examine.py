@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from src.diagnosis.case import Case, total_steps
 from src.diagnosis.data import Data, examine, is_extreme
 from src.diagnosis.finding import BADLY, SPACE, Finding, Unknown, ranked
 from src.diagnosis.looks import watches
@@ -17,7 +18,7 @@ from src.diagnosis.record import record
 from src.diagnosis.space import plan_of, space
 from src.diagnosis.speed import slow, slow_module
 from src.diagnosis.subject import Short, Subject, read_sec
-from src.diagnosis.suspects import falls, of_module, suspects, warms_up
+from src.diagnosis.suspects import of_module, suspects, warms_up
 from src.diagnosis.trials import Scale, Trials
 from src.run.errors import EnvironmentFault, NumericsError
 from src.run.files import write_text
@@ -27,52 +28,13 @@ from src.tuning.candidates import rates
 WATCHED, WATCHED_SEC = 40, 15.0  # steps of the first training, and the most seconds it may take
 RANGED, DATA_SEC = 100, 20.0  # steps of the range test; for the questions to the data
 TIMED = 0.4  # of the time that is left: for what makes training slow
-UNTRIED = (
-    "overfits",
-    "too_short",
-    "target_leak",
-    "monitor_mode",
-)  # no short trial can judge a record, or a leak that val has, too
+# No short trial can judge a record, or a leak that val has, too.
+UNTRIED = ("overfits", "too_short", "target_leak", "monitor_mode")
 CURVE_SEC, BUDGET_SEC, FEWEST = 5.0, 120.0, 30  # of a training that is compared, of so many; its fewest steps
 NOTHING, LEARNED = 0.97, 0.9  # of the trivial score: above it nothing was learned, below it something, beyond chance
 NEEDED = ("structure", "training", "learning")  # what must have been examined, before a model is called healthy
 WARM_TIMES = 4  # as many steps, where a warm-up takes longer
-ENOUGH = 300  # steps after which a loss that is still tells something
 WORSE = 0.15  # of what a linear model learns: a network that lacks more is no better than that
-
-
-@dataclass
-class Case:
-    """What is known of a subject once it was watched.
-
-    Args:
-        steps: of the trainings that are compared.
-        total: of a whole run; infinite where it has no end.
-        first: the training that was watched.
-        base: trainings of the config as it is, by seed.
-        judged: whether something tells what is meant to become less.
-        measured: numbers of the data and of the first training.
-    """
-
-    config: dict[str, Any]
-    first: Probe
-    steps: int = 0
-    total: float = math.inf
-    base: list[Probe] = field(default_factory=list)
-    measured: dict[str, Any] = field(default_factory=dict)
-    scale: Scale = field(default_factory=Scale)
-    judged: bool = True
-
-    @property
-    def whole(self) -> bool:
-        """Whether the trainings that are compared are as long as a run."""
-        return self.steps >= self.total
-
-    @property
-    def still(self) -> bool:
-        """Whether a module, whose run may have no end, has long ceased to learn."""
-        ended = [probe.losses for probe in self.base if len(probe.losses) >= ENOUGH and not falls(probe.losses)]
-        return "model" not in self.config and bool(ended)
 
 
 @dataclass
@@ -184,7 +146,10 @@ class Examination:
         seen = [*case.first.findings, *(one for one in self.result.findings if one.question == BADLY)]
         tried = [one for one in seen if one.change and one.check not in UNTRIED] + self.suspects(case)
         plain = [one for one in self.result.findings + case.first.findings if one not in tried]
-        self.result.findings = plain + self.trials.judge(tried)
+        began, count = time.monotonic(), self.lab.count
+        kept = self.trials.judge(tried)
+        each_sec = (time.monotonic() - began) / max(self.lab.count - count, 1)
+        self.result.findings = plain + (kept or self.trials.again(tried, self.until - time.monotonic(), each_sec))
         self.result.measured["trials"] = self.trials.log
         self.result.measured["judged_by"] = case.scale.metric or "the losses of training"
         if late := sorted({*self.trials.late}):
@@ -281,15 +246,5 @@ def range_test() -> list[Witness]:
 def ask(subject: Subject, budget_sec: float, loss: str = "") -> Data:
     """The questions to the data, in a process of their own."""
     data = subject.data()
-    return (
-        examine(data, budget_sec, loss)
-        if data
-        else Data([], [("data", "samples and targets cannot be told apart")], {})
-    )
-
-
-def total_steps(config: dict[str, Any], first: Probe) -> float:
-    trainer, per_epoch = config.get("trainer") or {}, first.extra.get("steps_per_epoch") or math.inf
-    epochs = trainer.get("max_epochs") or -1
-    ends = (trainer.get("max_steps") or -1, epochs * per_epoch if epochs > 0 else -1)
-    return min((n for n in ends if n > 0), default=math.inf)
+    nothing = Data([], [("data", "samples and targets cannot be told apart")], {})
+    return examine(data, budget_sec, loss) if data else nothing

@@ -44,13 +44,14 @@ class Labels:
     guess: Any
     traded = False  # whether classes have traded names
 
+    def right(self) -> float:
+        """The share of train's labels that a linear model tells."""
+        return float((self.guesses[0].argmax(1) == self.labels).mean())
+
     def named_otherwise(self, known: np.ndarray) -> Iterator[Finding]:
         """Val's labels are those that train tells, once classes trade names."""
         likely = self.models[0].fit(self.z, self.labels).predict(self.reduce(self.val_x[known]))
-        y, right = (
-            np.searchsorted(self.classes, self.val_y[known]),
-            float((self.guesses[0].argmax(1) == self.labels).mean()),
-        )
+        y, right = np.searchsorted(self.classes, self.val_y[known]), self.right()
         table = metrics.confusion_matrix(y, likely, labels=range(len(self.classes)))
         rows, names = linear_sum_assignment(table, maximize=True)
         as_is, traded = np.trace(table) / len(y), table[rows, names].sum() / len(y)
@@ -66,10 +67,8 @@ class Labels:
         if self.loss not in NUMBERS or not 2 < len(values) <= MOST_CLASSES or (np.diff(values) != 1).any():
             return
         linear = make_pipeline(StandardScaler(), linear_model.LogisticRegression(C=50 / len(self.y)))
-        named = float(
-            (cross_val_predict(linear, self.z, codes, cv=KFold(5, shuffle=True, random_state=0)) == codes).mean()
-        )
-        numbered = float((np.rint(self.guesses[0]).flatten() == self.y).mean())
+        guess = cross_val_predict(linear, self.z, codes, cv=KFold(5, shuffle=True, random_state=0))
+        named, numbered = (float((one == self.y).mean()) for one in (values[guess], np.rint(self.guesses[0]).flatten()))
         if named > 0.7 and named > numbered + 0.3:
             text = f"{self.loss} of names of classes: a linear classifier tells {named:.0%}, a line {numbered:.0%}"
             found, todo = {"named": named, "numbered": numbered}, "take cross_entropy, with an output for each class"
@@ -93,9 +92,8 @@ class Labels:
         bad.sort(reverse=True)
         text = f"about {share:.0%} of train's labels look wrong: two models are sure of another class"
         evidence = {"share": share, "agreement": kappa, "worst": bad[:50], "suspicious": [i for _, i, *_ in bad]}
-        yield Finding(
-            "label_noise", BADLY, text, evidence, share, 0.9, {}, "correct them", certain=True, source="Northcutt, 2021"
-        )
+        how: Any = {"todo": "correct them", "certain": True, "source": "Northcutt, 2021"}
+        yield Finding("label_noise", BADLY, text, evidence, share, 0.9, **how)
 
     def imbalance(self) -> Iterator[Finding]:
         """Classes are rare, and weights help a linear model by the mean of the classes' F1, or val has them as often as

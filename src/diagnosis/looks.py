@@ -17,6 +17,7 @@ from src.diagnosis.metric import best_where
 from src.diagnosis.probe import Witness
 from src.diagnosis.structure import ANY, DEEP, MODES, Structure
 from src.models.base import Model
+from src.run.private import times_written
 
 LARGE, VANISHED = 1.5, 1e-3  # of healthy runs the first loss was at most 4 % off
 MAYBE, SURE = 0.6, 0.95
@@ -114,17 +115,9 @@ def beginning(seen: Structure, model: Any) -> Iterator[Row]:
         usual = math.log(max(one["classes"], 2)) if one["name"] == CLASSES[0] else math.inf
         if one["name"] in NUMBERS:  # twice that of 0 for all
             usual = 2 * float(getattr(F, one["name"])(torch.zeros_like(one["targets"]), one["targets"]))
-        large, numbers = (
-            reset and min(one["value"] / LARGE, seen.now["value"]) > usual,
-            {"loss": one["value"], "usual": usual},
-        )
-        yield (
-            large and MAYBE,
-            "large_initial_weights",
-            "the first loss is too large -> draw smaller weights",
-            reset,
-            numbers,
-        )
+        large, line = min(one["value"] / LARGE, seen.now["value"]) > usual, "the first loss is too large"
+        numbers = {"loss": one["value"], "usual": usual}
+        yield reset and large and MAYBE, "large_initial_weights", f"{line} -> draw smaller weights", reset, numbers
     end = (seen.end or ("", None))[0]
     dead = {n: share for n, share in seen.dead.items() if share > DEAD and not alike}
     line = f"{len(dead)} layers of ReLUs give 0 for all inputs -> draw the weights anew, with no bias"
@@ -157,11 +150,8 @@ def updates(seen: Structure, model: Any) -> Iterator[Row]:
     own = {n: {*m.parameters(recurse=False)} for n, m in seen.network.named_modules() if m in seen.called}
     learn = {p for p in seen.optimized if p.requires_grad}
     quiet = {n: {*m.parameters(recurse=False)} for n, m in seen.network.named_modules() if m in seen.ungraded}
-    own |= {
-        n: params
-        for n, params in quiet.items()
-        if all(seen.versions.get(p) == p._version and is_drawn(p) for p in params)
-    }
+    as_drawn = {p for params in quiet.values() for p in params if seen.written.get(p) == times_written(p)}
+    own |= {n: params for n, params in quiet.items() if params <= as_drawn and all(map(is_drawn, params))}
     lost = [n for n, params in own.items() if params & learn and not params & seen.graded and seen.stepped]
     known = [(p in seen.optimized, n) for n, p in seen.network.named_parameters() if p in seen.graded]
     head = known == sorted(known, key=lambda one: one[0]) and seen.optimized & seen.graded  # it alone is to learn
@@ -190,10 +180,9 @@ def updates(seen: Structure, model: Any) -> Iterator[Row]:
 
 def left_out(seen: Structure, model: Any) -> Iterator[Row]:
     """Weights that nothing can train: embeddings that are frozen at random, layers that no module has."""
-    vectors = [
-        (n, m.weight) for n, m in seen.network.named_modules() if m in seen.called and isinstance(m, nn.Embedding)
-    ]
-    fixed = [n for n, p in vectors if not p.requires_grad and is_drawn(p)]
+    called = ((n, m) for n, m in seen.network.named_modules() if m in seen.called)
+    embeddings = {n: m.weight for n, m in called if isinstance(m, nn.Embedding)}
+    fixed = [n for n, p in embeddings.items() if not p.requires_grad and is_drawn(p)]
     line = f"{len(fixed)} embeddings are frozen as they were drawn -> let them learn, or take vectors that have learned"
     yield fixed, "untrained_parameters", line, {}, {"names": fixed[:5]}
     line = "weights that layers use are no parameters of the module -> put layers in a ModuleList, not in a list"
@@ -229,21 +218,8 @@ class Look(Witness):
 
 def watches() -> list[Witness]:
     seen, recipe, cradle = Structure(), "Karpathy, A Recipe for Training Neural Networks, 2019", "TrainCheck, 2025"
-    looks: dict[Any, str] = {
-        broken: "AutoTrainer, 2021",
-        targets: "DeepFD, 2022",
-        the_end: "NeuraLint, 2021",
-        log_probabilities: "NeuraLint, 2021",
-        beginning: recipe,
-    }
-    looks |= {
-        blind: recipe,
-        unshifted: recipe,
-        stateful: recipe,
-        mixing: recipe,
-        linear: "UMLAUT, 2021",
-        updates: cradle,
-        left_out: cradle,
-        monitors: "Prechelt, 1998",
-    }
+    looks: dict[Any, str] = {broken: "AutoTrainer, 2021", targets: "DeepFD, 2022", linear: "UMLAUT, 2021"}
+    looks |= dict.fromkeys((the_end, log_probabilities), "NeuraLint, 2021") | {monitors: "Prechelt, 1998"}
+    looks |= dict.fromkeys((beginning, blind, unshifted, stateful, mixing), recipe)
+    looks |= dict.fromkeys((updates, left_out), cradle)
     return [seen, *(Look(seen, look, source) for look, source in looks.items())]

@@ -18,11 +18,9 @@ def noted(name: str, given: dict[str, Any], value: Tensor, out: Any, softened: A
     through = {"nothing": out.float() if same else out} | {n: getattr(torch, n)(out.float()) for n in ENDS if same}
     kinds = [n for n, z in through.items() if same and torch.allclose(z.flatten(), x.flatten(), atol=1e-5)]
     numbers = {"low": float(x.min()), "high": float(x.max()), "classes": x.shape[min(1, x.ndim - 1)]}
-    numbers["zeros"], numbers["off"] = (
-        float((x == 0).float().mean()),
-        float((x.sum(min(1, x.ndim - 1)) - 1).abs().max()),
-    )
-    numbers["log_off"] = float(x.logsumexp(min(1, x.ndim - 1)).abs().max())
+    sums, log_sums = x.sum(min(1, x.ndim - 1)), x.logsumexp(min(1, x.ndim - 1))
+    numbers |= {"off": float((sums - 1).abs().max()), "log_off": float(log_sums.abs().max())}
+    numbers["zeros"] = float((x == 0).float().mean())
     numbers["value"] = float(value.detach().mean()) / (targets.numel() if given.get("reduction") == "sum" else 1)
     p, dim, logits = softened or (x, None, x)  # of the loss's input, if it has its memory
     if dim is not None and p.data_ptr() == given["input"].data_ptr() and p.numel() == x.numel():

@@ -63,10 +63,8 @@ def simple(config: dict[str, Any], scale: Scale, first: Probe, measured: dict[st
     """The less the better. Where the unit is another, the first is what the untrained model scores."""
     kind, sign = ("loss", 1) if scale.mode == "min" else ("score", -1)
     untrained = sign * first.untrained.get(scale.metric, math.nan) if scale.metric else begins(first.losses)
-    units = (
-        re.fullmatch(f"{VAL}|epoch|{UNITS[scale.mode]}", word)
-        for word in re.split(SPLIT, scale.metric.removesuffix("/dataloader_idx_0"))
-    )
+    words = re.split(SPLIT, scale.metric.removesuffix("/dataloader_idx_0"))
+    units = [re.fullmatch(f"{VAL}|epoch|{UNITS[scale.mode]}", word) for word in words]
     if not all(units) or (sign > 0 and not is_plain(config, first, measured)):
         return untrained, math.nan
     trivial, linear = (sign * measured.get(f"{name}_{kind}", math.nan) for name in ("trivial", "linear"))

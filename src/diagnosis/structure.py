@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from src.diagnosis.losses import CLASSES, NUMBERS, noted
 from src.diagnosis.probe import Witness, network_of
 from src.models.factory import is_weight
+from src.run.private import times_written
 
 WEIGHED = ("linear", "conv1d", "conv2d", "conv3d")  # functions of x and weights
 MODES, PAIRED = ("dropout", "batch_norm"), (*NUMBERS, "sub", "__sub__", "__rsub__")
@@ -63,7 +64,7 @@ class Structure(Witness, TorchFunctionMode):
         self.weights = {n: p for n, p in named if is_weight(n, p) and len(p) > 1 and p not in embeddings}
         self.alike = {n: p.detach().clone() for n, p in self.weights.items() if bool((p == p[:1]).all())}
         self.optimized = {p for o in trainer.optimizers for group in o.param_groups for p in group["params"]}
-        self.size, self.versions = norm(self.network), {p: p._version for p in self.network.parameters()}
+        self.size, self.written = norm(self.network), {p: times_written(p) for p in self.network.parameters()}
         for name, module in self.network.named_modules():
             module.register_forward_hook(partial(self.passed, name), with_kwargs=True)
         for optimizer in trainer.optimizers:
@@ -152,7 +153,7 @@ class Structure(Witness, TorchFunctionMode):
     def acted(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
         learns = len(args) > 1 and isinstance(args[1], nn.Parameter) and args[1].requires_grad
         if name in WEIGHED and learns and torch.is_grad_enabled():
-            self.strangers += args[1] not in self.versions and args[1] not in self.optimized
+            self.strangers += args[1] not in self.written and args[1] not in self.optimized
         before = self.last[0] if self.last else ""
         if name in ("sigmoid", "tanh"):
             self.flat.add(before)

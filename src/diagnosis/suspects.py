@@ -33,10 +33,8 @@ OF_MODULE = (  # above the first number the second is tried
     ("momentum_too_high", "momentum", 0.97, 0.9),
 )
 WIDTHS = r"model\.network\.(\w+_)?(dim|widths?|hidden|units|d_model)(_size)?"
-PLAIN, ADAM = (
-    r"torch\.optim\.(SGD|ASGD|Adagrad|Adadelta)",
-    {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}},
-)
+PLAIN = r"torch\.optim\.(SGD|ASGD|Adagrad|Adadelta)"
+ADAM = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}}
 ENDS, NUMBER = ("trainer.max_epochs", "trainer.max_steps"), (int, float)
 FEW_STEPS = 100  # of a run: a schedule that ends there hides whether the loss still falls
 Row = tuple[str, dict[str, Any]]  # check, new values by key
@@ -172,8 +170,7 @@ def of_module(case: Any, test: dict[str, Any]) -> list[Finding]:
     rows += [("schedule_too_slow", f"at half of {2 * half} steps", {"schedule": None})] * bool(over or never)
     reset = still or odd_weights(seen)
     rows += [("initial_weights", "drawn anew, more is learned", {"model": {"init_args": {"reset": True}}})] * reset
-    ends = [
-        {k: n * own[k] for k in ("max_epochs", "max_steps") if (own.get(k) or 0) > 0} for n in too_short(case, base)
-    ]
-    rows += [("too_short", f"{case.total:.0f} steps", {"trainer": end}) for end in ends if end]
+    given = {name: own[name] for name in ("max_epochs", "max_steps") if (own.get(name) or 0) > 0}
+    ends = [{name: n * value for name, value in given.items()} for n in too_short(case, base) if given]
+    rows += [("too_short", f"{case.total:.0f} steps", {"trainer": end}) for end in ends]
     return [Finding(check, BADLY, f"{check.replace('_', ' ')}: {now}", {}, 0.3, change=new) for check, now, new in rows]

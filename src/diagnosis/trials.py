@@ -26,6 +26,7 @@ VALIDATIONS = 8
 OF_LABELS = ("label_noise", "conflicting_labels")
 WALK = ("lr_too_low", "lr_too_high")  # changes that go on in the direction that helps
 MOST_WALKED = 2
+HINT, MOST_NEAR, AGAIN = 0.02, 2, 2.0  # a gain that may grow; so many changes are tried again, in that much longer ones
 
 
 @dataclass
@@ -115,16 +116,34 @@ class Trials:
     def judge(self, suspects: Sequence[Finding]) -> list[Finding]:
         """Those that help beyond noise, with what they win back."""
         self.told(f"{len(suspects)} changes")
-        self.run([{}, *(one.change for one in suspects)], CHOOSE)
-        self.late = [one.check for one in suspects if not self.probe(one.change, 0)]
-        likely = [one for one in suspects if one.certain or self.helps(one, {}, CHOOSE)]
-        likely = [self.walked(one) for one in self.best_of_each(likely)]
-        self.run([{}, *(one.change for one in likely)], self.seeds)
-        kept = self.lasting([judged for one in likely if (judged := self.judged(one))])
+        self.late = []
+        kept = self.lasting(self.confirmed(suspects))
+        self.late += [one.check for one in suspects if not self.probe(one.change, 0)]
         # A limit of gradients hides a rate that is far too high.
         rate = max((one.gain for one in kept if one.check == "lr_too_high"), default=0.0) + LEAST
         kept = [one for one in kept if one.check != "gradients_explode" or one.gain > rate]
         return self.without_echoes(sorted(kept, key=lambda one: (not one.is_slip, -one.weight)))
+
+    def confirmed(self, suspects: Sequence[Finding]) -> list[Finding]:
+        """Those that help with the first seed, and beyond noise with others."""
+        self.run([{}, *(one.change for one in suspects)], CHOOSE)
+        likely = [one for one in suspects if one.certain or self.helps(one, {}, CHOOSE)]
+        likely = [self.walked(one) for one in self.best_of_each(likely)]
+        self.run([{}, *(one.change for one in likely)], self.seeds)
+        return [judged for one in likely if (judged := self.judged(one))]
+
+    def again(self, suspects: Sequence[Finding], left_sec: float, each_sec: float) -> list[Finding]:
+        """Where none has helped enough in trainings that are shorter than a run: those that came nearest, in as long
+        ones as there is time for. What grows with the steps is not lost in longer ones."""
+        nearest = sorted(self.best_of_each(suspects), key=self.first_gain)[-MOST_NEAR:]
+        near = [one for one in nearest if self.first_gain(one) > HINT]
+        times = left_sec / each_sec / (1 + len(near)) / (1 + len(self.seeds))
+        steps = round(min(times * self.steps, self.total))
+        if not near or steps < AGAIN * self.steps:
+            return []
+        self.told("changes in longer trainings")
+        long = replace(self, steps=steps, done={}, more=())
+        return long.without_echoes(sorted(long.confirmed(near), key=lambda one: -one.weight))
 
     def helps(self, one: Finding, base: Overlay, seeds: Sequence[int], part: float = 0.5) -> bool:
         """Whether it wins back part of what it must."""
@@ -133,12 +152,14 @@ class Trials:
 
     def best_of_each(self, likely: Sequence[Finding]) -> list[Finding]:
         """Of the changes for one check that which wins back most with the first seed."""
-        best: dict[str, tuple[float, Finding]] = {}
+        best: dict[str, Finding] = {}
         for one in likely:
-            gain = next(iter(self.gains({}, one.change, one.metric, CHOOSE)), -1.0)
-            if one.check not in best or gain > best[one.check][0]:
-                best[one.check] = gain, one
-        return [one for _, one in best.values()]
+            if one.check not in best or self.first_gain(one) > self.first_gain(best[one.check]):
+                best[one.check] = one
+        return [*best.values()]
+
+    def first_gain(self, one: Finding) -> float:
+        return next(iter(self.gains({}, one.change, one.metric, CHOOSE)), -1.0)
 
     def walked(self, one: Finding) -> Finding:
         """A rate that helps, moved on as long as that helps more."""

@@ -122,3 +122,8 @@ def fake_tensors() -> Any:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def times_written(tensor: Tensor) -> int:
+    """For what `diagnose` says of layers without gradients: how often a tensor has been written to in place."""
+    return tensor._version

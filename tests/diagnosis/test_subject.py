@@ -15,8 +15,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, CyclicLR, OneCycleLR, Re
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset, WeightedRandomSampler
 
 from src.diagnose import diagnose
+from src.diagnosis.case import Case
 from src.diagnosis.data import examine
-from src.diagnosis.examine import Case
 from src.diagnosis.levers import Levers
 from src.diagnosis.metric import best_where, judged_by, wrong_mode
 from src.diagnosis.probe import Lab, Probe, serve_short

@@ -8,7 +8,7 @@ from conftest import SMALL
 
 from src.config.check import check
 from src.config.request import command_parser, merge, read_request
-from src.diagnosis.examine import Case
+from src.diagnosis.case import Case
 from src.diagnosis.probe import Probe
 from src.diagnosis.suspects import suspects
 from src.diagnosis.trials import Scale

@@ -83,3 +83,17 @@ def test_a_trial_does_not_refute_wrong_labels(check, tmp_path):
     of = trials(tmp_path, 60, "--model.optimizer.lr", "3e-3")
     kept = of.judge([Finding(check, BADLY, "", {"share": 0.2}, 0.2, 0.9, worse, certain=True)])
     assert [(one.check, one.change) for one in kept] == [("label_noise", {})] * (check == "label_noise")
+
+
+@pytest.mark.in_fork
+def test_what_helps_little_in_few_steps_is_tried_in_more(tmp_path):
+    """Not what is far from helping, not beyond a whole run, and not where there is no time for it."""
+    of = replace(trials(tmp_path, 60, "--model.optimizer.lr", "2.6e-3"), steps=2, total=12)
+    near, nothing = (Finding(check, BADLY, "", change=change) for check, change in (("a", RATE), ("b", OUTPUTS)))
+    assert of.judge([near, nothing]) == []
+    (kept,) = of.again([near, nothing], 1000, 1)
+    assert (kept.check, kept.tried) == ("a", True)
+    assert of.again([nothing], 1000, 1) == []
+    assert of.again([near], 10, 1) == []
+    assert replace(of, total=2).again([near], 1000, 1) == []
+    assert of.late == []

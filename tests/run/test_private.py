@@ -210,6 +210,14 @@ def test_leave(then, code):
     assert (done.returncode, done.stdout) == (code, "second\nfirst\n"), gone("atexit._run_exitfuncs")
 
 
+def test_times_written():
+    tensor = torch.ones(2)
+    before = private.times_written(tensor)
+    assert private.times_written(tensor + 1) == before
+    tensor += 1
+    assert private.times_written(tensor) == before + 1, gone("Tensor._version")
+
+
 def test_private_parts_are_used_in_one_file_alone():
     allowed = ("torch._foreach_", "os._exit")  # documented in all but name
     found = {}
