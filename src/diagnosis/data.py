@@ -28,6 +28,7 @@ REPEATED, CONFLICTS, OPEN = 0.1, 0.01, 0.05  # shares of samples; of the varianc
 TIMES, MONOTONE = 5, 0.97  # as much is left open by others; rank correlation
 SCALED = 1.5  # times as large a deviation, or half of it off: no augmentation changes inputs that much
 NEW = 0.05  # of val's samples, of classes that train lacks
+MOST_TOKENS = 1000  # of which pairs are counted
 EXTREME = 30  # times the usual scale, where inputs are wrong whatever is learned from them
 OFF = (None, False, "", "none")
 
@@ -73,6 +74,7 @@ class View(Labels):
             yield from [self.val_in_train, self.copies] + [self.input_scale] * (not self.tokens)
             yield from [self.drift] * (not self.tokens and not self.repeated)  # copies are in all spans
             yield from [self.baselines, self.not_shuffled, self.independent, self.target_leak] * self.plain
+            yield from [self.token_baselines] * (self.tokens and self.y.shape == self.x.shape)
             yield from [self.names_as_numbers] * (self.plain and not self.is_class)
             yield from [self.wrong_labels, self.imbalance] * self.is_class
 
@@ -142,6 +144,18 @@ class View(Labels):
             answers = model.predict_proba(z) if self.is_class else model.predict(z)
             how = metrics.log_loss if self.is_class else metrics.mean_squared_error
             self.measured[f"{name}_loss"] = float(how(y, answers, **{"labels": self.classes} if self.is_class else {}))
+
+    def token_baselines(self) -> None:
+        """Nats a target that train's frequencies leave, and those after each token (Witten, Bell, 1991)."""
+        known = [(x[y >= 0].astype(int), y[y >= 0]) for x, y in ((self.x, self.y), (self.val_x, self.val_y))]
+        (x, y), (val_x, val_y) = known
+        if (size := 1 + max(a.max() for a in (x, y, val_x, val_y))) <= MOST_TOKENS:
+            once = (np.bincount(y, minlength=size) + 1) / (len(y) + size)
+            pairs = np.bincount(size * x + y, minlength=size * size).reshape(size, size)
+            kinds = (pairs > 0).sum(1, keepdims=True).clip(1)  # of what follows a token
+            after = (pairs + kinds * once) / (pairs.sum(1, keepdims=True) + kinds)
+            self.measured["trivial_loss"] = float(-np.log(once[val_y]).mean())
+            self.measured["linear_loss"] = float(-np.log(after[val_x, val_y]).mean())
 
     def input_scale(self) -> Iterator[Finding]:
         mean, std, off = abs(float(self.x.mean())), float(self.x.std()), dict[str, Any]()

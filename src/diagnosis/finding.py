@@ -7,6 +7,7 @@ from typing import Any
 BADLY, SLOW, SPACE = "does badly", "is slow", "does not fit"
 MOST = 3  # findings that are told
 WEIGHED = ("label_noise", "conflicting_labels", "no_activation")  # certain, but not what all else hangs on
+REASON = 0.5  # confidence in what is tried of every config; a reason makes more of it
 WITHOUT_REASON = ("too_narrow", "initial_weights", "optimizer_too_slow")  # help where others are the reason
 Overlay = dict[str, Any]
 Unknown = tuple[str, str]  # a check that could not run, and why

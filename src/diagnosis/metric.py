@@ -75,7 +75,8 @@ def is_plain(config: dict[str, Any], first: Probe, measured: dict[str, Any]) -> 
     """Whether the loss has the unit of simple models' losses; that of a module is a loss function, without weights, of
     one target a sample, and nothing else; of a contrastive one, targets are not those of the data."""
     loss, value = measured.get("loss"), measured.get("plain_loss", math.nan)
-    if loss == "cross_entropy" and measured.get("outputs") != measured.get("num_classes"):
+    outputs = measured.get("outputs")
+    if loss == "cross_entropy" and outputs != measured.get("num_classes", outputs):
         return False
     whole = "model" in config or (bool(first.losses) and math.isclose(value, first.losses[0], rel_tol=0.01))
     return whole and loss in LOSSES[measured.get("is_class", loss != "mse_loss")]

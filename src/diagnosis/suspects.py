@@ -10,14 +10,14 @@ from itertools import chain
 from typing import Any
 
 from src.config.request import from_flag, merge
-from src.diagnosis.finding import BADLY, Finding
+from src.diagnosis.finding import BADLY, REASON, Finding
 from src.diagnosis.probe import Probe
 from src.diagnosis.rates import FAR
 from src.tuning.candidates import takes
 from src.tuning.judge import level
 
 ODD: tuple[tuple[str, str, float, float, Any], ...] = (  # from the first number to the second the third is tried
-    ("dropout_too_strong", r"model\.network\..*drop\w*", 0.5, 1.0, 0.1),
+    ("dropout_too_strong", r"model\.network\..*drop\w*", 0.55, 1.0, 0.1),  # a half is usual
     ("weight_decay_too_strong", r"model\.optimizer\.weight_decay", 0.3, math.inf, 0.01),
     ("momentum_too_high", r"model\.optimizer\.momentum", 0.97, 1.0, 0.9),
     ("epsilon_too_large", r"model\.optimizer\.eps", 1e-3, math.inf, 1e-8),
@@ -32,6 +32,7 @@ OF_MODULE = (  # above the first number the second is tried
     ("norm_too_fast", "norm_momentum", 0.9, 0.1),
     ("momentum_too_high", "momentum", 0.97, 0.9),
 )
+BLIND = ("lr_too_low", "lr_too_high")  # tried of every config
 WIDTHS = r"model\.network\.(\w+_)?(dim|widths?|hidden|units|d_model)(_size)?"
 PLAIN = r"torch\.optim\.(SGD|ASGD|Adagrad|Adadelta)"
 ADAM = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}}
@@ -54,7 +55,8 @@ def suspects(case: Any) -> list[Finding]:
         now = ", ".join(f"{key} {given.get(key, 'by default')}" for key in keys)
         sure = check == "untrained_parameters" and drawn  # weights that are drawn, and stay so
         text = f"{check.replace('_', ' ')}: {now}"
-        found += [Finding(check, BADLY, text, {"loss_left": left}, 0.3, change=change, certain=sure)] * bool(keys)
+        reason = 0.6 if lost or check not in BLIND else REASON
+        found += [Finding(check, BADLY, text, {"loss_left": left}, 0.3, reason, change, certain=sure)] * bool(keys)
     return found
 
 
@@ -173,4 +175,6 @@ def of_module(case: Any, test: dict[str, Any]) -> list[Finding]:
     given = {name: own[name] for name in ("max_epochs", "max_steps") if (own.get(name) or 0) > 0}
     ends = [{name: n * value for name, value in given.items()} for n in too_short(case, base) if given]
     rows += [("too_short", f"{case.total:.0f} steps", {"trainer": end}) for end in ends]
-    return [Finding(check, BADLY, f"{check.replace('_', ' ')}: {now}", {}, 0.3, change=new) for check, now, new in rows]
+    blind = ({"lr_times": 10.0}, {"lr_times": 0.1}) if not (lost or still) else ()
+    told = [(f"{check.replace('_', ' ')}: {now}", REASON if new in blind else 0.6) for check, now, new in rows]
+    return [Finding(row[0], BADLY, text, {}, 0.3, sure, row[-1]) for row, (text, sure) in zip(rows, told, strict=True)]

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from src.config.request import merge
-from src.diagnosis.finding import Finding, Overlay
+from src.diagnosis.finding import REASON, Finding, Overlay
 from src.diagnosis.probe import NO_TIME, Lab, Probe
 from src.diagnosis.subject import Short
 from src.tuning.judge import bounds, level
@@ -19,7 +19,7 @@ SEEDS = range(1, 4)  # by which changes are judged; seed 0 has only chosen which
 CHOOSE, MORE = (0,), range(4, 8)  # where those that judge do not tell
 LEAST = 0.08  # of what can be learned: a change that wins back less is not told
 LEAST_OF = {"too_short": 0.2, "batches_too_large": 0.04}  # longer nearly always helps; few steps an epoch are odd
-LEAST_OF |= {"dropout_too_strong": 0.15, "lr_too_low": 0.12}  # a half is usual; short trainings like high rates
+LEAST_OF |= {"lr_too_low": 0.12, "imbalance": 0.03}  # short trainings like high rates; of F1
 MUCH = 0.6  # which a longer training would hardly make nothing
 LONGER, MOST_LONGER, FEW_STEPS = 3, 4.0, 400  # times as many steps; a trial of so few takes no time
 VALIDATIONS = 8
@@ -134,16 +134,18 @@ class Trials:
 
     def again(self, suspects: Sequence[Finding], left_sec: float, each_sec: float) -> list[Finding]:
         """Where none has helped enough in trainings that are shorter than a run: those that came nearest, in as long
-        ones as there is time for. What grows with the steps is not lost in longer ones."""
+        ones as there is time for."""
         nearest = sorted(self.best_of_each(suspects), key=self.first_gain)[-MOST_NEAR:]
         near = [one for one in nearest if self.first_gain(one) > HINT]
-        times = left_sec / each_sec / (1 + len(near)) / (1 + len(self.seeds))
+        times = 0.8 * left_sec / each_sec / (1 + len(near)) / (1 + len(self.seeds))
         steps = round(min(times * self.steps, self.total))
         if not near or steps < AGAIN * self.steps:
             return []
         self.told("changes in longer trainings")
-        long = replace(self, steps=steps, done={}, more=())
-        return long.without_echoes(sorted(long.confirmed(near), key=lambda one: -one.weight))
+        long = replace(
+            self, steps=steps, done={}, late=[], more=()
+        )  # what this finds no time for has not helped before
+        return long.without_echoes(sorted(long.lasting(long.confirmed(near)), key=lambda one: -one.weight))
 
     def helps(self, one: Finding, base: Overlay, seeds: Sequence[int], part: float = 0.5) -> bool:
         """Whether it wins back part of what it must."""
@@ -193,7 +195,7 @@ class Trials:
             return None
         numbers = {"before": rounded(before), "after": rounded(after), "seeds": len(gains)}
         gain = max(mean, 0.0) if clear else max(mean, one.gain * 0.5)
-        sure = 0.95 if one.certain else 0.9
+        sure = 0.95 if one.certain else 0.9 if one.confidence > REASON else 0.7
         return replace(one, gain=gain, confidence=sure, tried=True, evidence={**one.evidence, **numbers})
 
     def lasting(self, kept: Sequence[Finding]) -> list[Finding]:
