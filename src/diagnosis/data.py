@@ -146,14 +146,13 @@ class View(Labels):
             self.measured[f"{name}_loss"] = float(how(y, answers, **{"labels": self.classes} if self.is_class else {}))
 
     def token_baselines(self) -> None:
-        """Nats a target that train's frequencies leave, and those after each token (Witten, Bell, 1991)."""
+        """Nats a target that train's frequencies leave, and a mean of those and what follows each token there."""
         known = [(x[y >= 0].astype(int), y[y >= 0]) for x, y in ((self.x, self.y), (self.val_x, self.val_y))]
         (x, y), (val_x, val_y) = known
         if (size := 1 + max(a.max() for a in (x, y, val_x, val_y))) <= MOST_TOKENS:
             once = (np.bincount(y, minlength=size) + 1) / (len(y) + size)
             pairs = np.bincount(size * x + y, minlength=size * size).reshape(size, size)
-            kinds = (pairs > 0).sum(1, keepdims=True).clip(1)  # of what follows a token
-            after = (pairs + kinds * once) / (pairs.sum(1, keepdims=True) + kinds)
+            after = (once + (pairs + once) / (pairs.sum(1, keepdims=True) + 1)) / 2
             self.measured["trivial_loss"] = float(-np.log(once[val_y]).mean())
             self.measured["linear_loss"] = float(-np.log(after[val_x, val_y]).mean())
 
