@@ -41,7 +41,7 @@ def diagnose(model: Any, minutes: float = 2.0, trainer: dict[str, Any] | None = 
     from lightning.pytorch import LightningModule, Trainer
 
     from src.diagnosis.examine import Examination
-    from src.diagnosis.subject import OfModule
+    from src.diagnosis.subject import ModuleSubject
 
     if not isinstance(model, LightningModule):
         raise ConfigError(f"model: {type(model).__name__} is no LightningModule -> wrap it in one")
@@ -51,7 +51,7 @@ def diagnose(model: Any, minutes: float = 2.0, trainer: dict[str, Any] | None = 
             near = get_close_matches(key, known, 1, 0.0)[0]
             raise ConfigError(f"{key}: {of.__qualname__} has no such argument -> {near}?")
     with TemporaryDirectory() as folder:
-        return Examination(OfModule(model, trainer, **loaders), Path(folder), 60 * minutes).run()
+        return Examination(ModuleSubject(model, trainer, **loaders), Path(folder), 60 * minutes).run()
 
 
 def diagnose_parser() -> CommandParser:
@@ -87,7 +87,7 @@ def main(args: Sequence[str]) -> int:
         from src.diagnosis import report
         from src.diagnosis.examine import Examination
         from src.diagnosis.fix import fix
-        from src.diagnosis.subject import OfConfig
+        from src.diagnosis.subject import ConfigSubject
 
     config = Experiment(request).plain_config  # without secrets; it ends here where that is to be printed
     if options.json and options.json.is_dir():
@@ -97,7 +97,7 @@ def main(args: Sequence[str]) -> int:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise EnvironmentFault(f"{path}: cannot be written: {e.strerror} -> name another {option}") from e
-    examination = Examination(OfConfig(request), folder, 60 * options.minutes, rank_zero_print, past)
+    examination = Examination(ConfigSubject(request), folder, 60 * options.minutes, rank_zero_print, past)
     files = [part for path in options.config or () for part in ("--config", relative_path(Path(path)))]
     trains = [*files, *diagnose_parser().parse_known_args(args)[1]]
     found = report.told(examination.run(), command_line("src.diagnose", args), trains, time.monotonic() - began)

@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from src.diagnosis.finding import BADLY, Finding, Unknown
-from src.diagnosis.labels import DRAWN, Labels, flat
+from src.diagnosis.labels import DRAWN, LabelChecks, flat
 
 HASHED, FEATURES, COMPONENTS = 60_000, 4096, 50  # samples; numbers of an x
 POWER, ABOVE_CHANCE = 200, 2.5  # samples, standard deviations
@@ -52,7 +52,7 @@ def examine(data: Any, budget_sec: float, loss: str = "") -> Data:
     out, until = Data([], [], {}), time.monotonic() + budget_sec
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for check in View(data, budget_sec, out.measured, loss).checks():
+        for check in DataChecks(data, budget_sec, out.measured, loss).checks():
             try:
                 if time.monotonic() > until:
                     raise TimeoutError(f"no time was left of {budget_sec:g} s")
@@ -62,7 +62,7 @@ def examine(data: Any, budget_sec: float, loss: str = "") -> Data:
     return out
 
 
-class View(Labels):
+class DataChecks(LabelChecks):
     """x float32 [N, F], as a network gets it, y [N, ...], index [N]. `plain`: x is measured, y one number or label."""
 
     def __init__(self, data: Any, seconds: float, measured: dict[str, Any], loss: str = "") -> None:

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from src.diagnosis.case import Case, total_steps
+from src.diagnosis.checks import watches
 from src.diagnosis.data import Data, examine, is_extreme
 from src.diagnosis.finding import BADLY, SPACE, Finding, Unknown, ranked
-from src.diagnosis.looks import watches
 from src.diagnosis.metric import judged_by, simple, wrong_mode
-from src.diagnosis.probe import LIMIT_SEC, Lab, Probe, Witness, curves_of, serve_short
+from src.diagnosis.probe import LIMIT_SEC, Probe, Runner, Watch, curves_of, run_trial
 from src.diagnosis.rates import RangeTest, rate_suspects
 from src.diagnosis.record import record
 from src.diagnosis.space import plan_of, space
 from src.diagnosis.speed import slow, slow_module
-from src.diagnosis.subject import Short, Subject, read_sec
+from src.diagnosis.subject import Subject, Trial, read_sec
 from src.diagnosis.suspects import of_module, suspects, warms_up
 from src.diagnosis.trials import Scale, Trials
 from src.run.errors import EnvironmentFault, NumericsError
@@ -67,15 +67,15 @@ class Examination:
     ) -> None:
         self.subject, self.folder, self.told, self.past = subject, folder, told, past
         self.until, self.budget_sec = time.monotonic() + budget_sec, budget_sec
-        self.lab = Lab(subject, folder / "probes.log", self.until)
+        self.runner = Runner(subject, folder / "probes.log", self.until)
         self.result = Diagnosis()
-        self.trials, self.total = Trials(self.lab, Scale(), FEWEST, told=told), math.inf
+        self.trials, self.total = Trials(self.runner, Scale(), FEWEST, told=told), math.inf
 
     def run(self) -> Diagnosis:
         self.told("data and memory")
         request = getattr(self.subject, "request", None)
         jobs: list[Any] = [(plan_of, (request,)), (ask, (self.subject, DATA_SEC))] if request else []
-        *plans, data = self.lab.all(jobs or [(read_sec, (self.subject,))], LIMIT_SEC)
+        *plans, data = self.runner.all(jobs or [(read_sec, (self.subject,))], LIMIT_SEC)
         if not request:
             self.subject.sample_sec = data if isinstance(data, float) else 0.0
         for plan in plans:
@@ -91,7 +91,9 @@ class Examination:
             return self.broken(first)
         self.result.measured |= rates.measured if isinstance(rates, Probe) else {}
         if not request:  # whether targets are classes only the loss says
-            data = self.lab.all([(ask, (self.subject, DATA_SEC, self.result.measured.get("loss", "")))], LIMIT_SEC)[0]
+            data = self.runner.all([(ask, (self.subject, DATA_SEC, self.result.measured.get("loss", "")))], LIMIT_SEC)[
+                0
+            ]
         self.note(*self.of_data(data))
         if math.isnan(self.result.measured.get("plain_loss", 0.0)) and not request:  # it may weigh classes
             self.result.findings = [one for one in self.result.findings if one.check != "imbalance"]
@@ -100,19 +102,19 @@ class Examination:
         case = self.case(first)
         self.time_changes()
         self.try_changes(case)
-        self.result.trainings = self.lab.count
+        self.result.trainings = self.runner.count
         self.settle(case)
         return self.result
 
     def looked(self) -> tuple[Probe, Any]:
         """The first training, watched, and a range test."""
-        one = self.lab.one_thread
-        watched = serve_short, (self.subject, Short(steps=WATCHED, untrained=True), watches, WATCHED_SEC, one)
-        ranged = serve_short, (self.subject, Short(steps=RANGED, validations=0), range_test, WATCHED_SEC, one)
-        first, rates = self.lab.all([watched, ranged], LIMIT_SEC)
+        one = self.runner.one_thread
+        watched = run_trial, (self.subject, Trial(steps=WATCHED, untrained=True), watches, WATCHED_SEC, one)
+        ranged = run_trial, (self.subject, Trial(steps=RANGED, validations=0), range_test, WATCHED_SEC, one)
+        first, rates = self.runner.all([watched, ranged], LIMIT_SEC)
         first = first if isinstance(first, Probe) else Probe(**first)
         if first.failed and first.code not in (0, EnvironmentFault.code, NumericsError.code):  # is it the watches?
-            plain = self.lab.run([Short(steps=WATCHED)], most_sec=WATCHED_SEC)[0]
+            plain = self.runner.run([Trial(steps=WATCHED)], most_sec=WATCHED_SEC)[0]
             first = first if plain.failed else replace(plain, unknown=[("structure", first.failed)])
         return first, rates
 
@@ -129,7 +131,7 @@ class Examination:
     def try_changes(self, case: Case) -> None:
         """What a short trial can judge is tried; a run's record speaks for itself."""
         self.told("the config as it is")
-        self.trials, self.total = Trials(self.lab, case.scale, case.steps, case.total, self.told), case.total
+        self.trials, self.total = Trials(self.runner, case.scale, case.steps, case.total, self.told), case.total
         self.trials.run([{}], [0])
         rate = (self.result.measured.get("rates") or {}).get("config", 0.0)
         if (first := self.trials.probe({}, 0)) and case.steps < case.total and warms_up(first, rate):
@@ -146,9 +148,9 @@ class Examination:
         seen = [*case.first.findings, *(one for one in self.result.findings if one.question == BADLY)]
         tried = [one for one in seen if one.change and one.check not in UNTRIED] + self.suspects(case)
         plain = [one for one in self.result.findings + case.first.findings if one not in tried]
-        began, count = time.monotonic(), self.lab.count
+        began, count = time.monotonic(), self.runner.count
         kept = self.trials.judge(tried)
-        each_sec = (time.monotonic() - began) / max(self.lab.count - count, 1)
+        each_sec = (time.monotonic() - began) / max(self.runner.count - count, 1)
         self.result.findings = plain + (kept or self.trials.again(tried, self.until - time.monotonic(), each_sec))
         self.result.measured["trials"] = self.trials.log
         self.result.measured["judged_by"] = case.scale.metric or "the losses of training"
@@ -162,7 +164,7 @@ class Examination:
         lost = [probe for probe in case.base if len(probe.losses) > WATCHED and not math.isfinite(sum(probe.losses))]
         if not lost or any(one.check == "not_finite" for one in case.first.findings):
             return []
-        (again,) = self.lab.run([replace(self.trials.short({}, 0), validations=0)], watches, 2 * WATCHED_SEC)
+        (again,) = self.runner.run([replace(self.trials.trial({}, 0), validations=0)], watches, 2 * WATCHED_SEC)
         return [one for one in again.findings if one.check == "not_finite"]
 
     def time_changes(self) -> None:
@@ -170,9 +172,9 @@ class Examination:
         if request := getattr(self.subject, "request", None):
             self.told("the time of a step")
             left = self.until - time.monotonic()
-            self.note(*slow(request, self.lab, self.folder, TIMED * left))
+            self.note(*slow(request, self.runner, self.folder, TIMED * left))
         else:
-            self.note(*slow_module(self.subject, self.lab))
+            self.note(*slow_module(self.subject, self.runner))
 
     def with_file(self, one: Finding) -> Finding:
         """Samples that are suspicious go into a file, which the change names."""
@@ -239,7 +241,7 @@ class Examination:
         return one.check == "labels_independent" or (is_scale and not (one.certain and got and is_extreme(**got)))
 
 
-def range_test() -> list[Witness]:
+def range_test() -> list[Watch]:
     return [RangeTest(RANGED)]
 
 

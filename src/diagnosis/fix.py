@@ -42,15 +42,15 @@ def fix(examination: Examination, request: Request, folder: Path, found: Told) -
 def tried(examination: Examination, one: Finding, request: Request, budget_sec: float) -> dict[str, Any]:
     """Whether it is `kept`, then the numbers by which that was decided. Raises Late, KnownError: it cannot be timed."""
     trials, receipt = examination.trials, Told(kept=True)
-    trials.lab.until = time.monotonic() + budget_sec
+    trials.runner.until = time.monotonic() + budget_sec
     if one.question == SPACE:
         from src.diagnosis.space import plan_of
 
         changed = replace(request, config=on_top(request.config, one.change))
-        plans = trials.lab.all([(plan_of, (asked,)) for asked in (request, changed)], budget_sec)
+        plans = trials.runner.all([(plan_of, (asked,)) for asked in (request, changed)], budget_sec)
         return {"kept": plans[1].get("fits") is True, "needs_gib": [plan.get("memory_gib") for plan in plans]}
     if one.question == SLOW:
-        with TemporaryDirectory() as tmp, Search(request, Path(tmp), {}, budget_sec / 2, trials.lab.waiting) as pair:
+        with TemporaryDirectory() as tmp, Search(request, Path(tmp), {}, budget_sec / 2, trials.runner.waiting) as pair:
             pair.begin()
             pair.allow(1.0)
             row = timed(pair, pair.compared({}, one.change, again=True))

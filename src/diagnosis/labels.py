@@ -25,8 +25,8 @@ def flat(targets: torch.Tensor) -> np.ndarray:
     return (targets.flatten() if targets.numel() == len(targets) else targets).numpy()
 
 
-class Labels:
-    """What `View` has read: `classes`, `labels` as their indices, inputs `z` of simple `models`, their `guesses`."""
+class LabelChecks:
+    """What was read: `classes`, `labels` as their indices, inputs `z` of simple `models`, their `guesses`."""
 
     data: Any
     loss: str

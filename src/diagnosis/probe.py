@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from src.diagnosis.finding import BADLY, Finding, Unknown
 from src.diagnosis.levers import network_of, numbers_of
-from src.diagnosis.subject import Short, Subject
+from src.diagnosis.subject import Subject, Trial
 from src.run.child import Child, failure
 from src.run.errors import EnvironmentFault
 from src.tuning.trial import synchronize
@@ -27,11 +27,11 @@ WARM = 4  # steps that are slow
 LIMIT_SEC = 90.0  # for one training, beside what its steps should take
 GRACE_SEC = 20.0  # for what has begun in time
 Job = tuple[Callable[..., Any], tuple[Any, ...]]
-Make = Callable[[], Sequence["Witness"]]  # of the watches of one training
+Make = Callable[[], Sequence["Watch"]]  # of the watches of one training
 clock = time.perf_counter
 
 
-class Witness(Callback):
+class Watch(Callback):
     """Looks at a short training, through the Trainer's hooks, and says what it has found. It must not change what is
     trained, and works with any LightningModule: `trainer.datamodule` and `pl_module.network` may be missing."""
 
@@ -158,7 +158,7 @@ def known_of(trainer: Trainer, model: LightningModule) -> dict[str, Any]:
     return {**numbers, **sizes, **where, **more, "lr": highest(trainer), "network": type(network_of(model)).__name__}
 
 
-class Lab:
+class Runner:
     """Runs short trainings, on a CPU as many at once as there are cores, one thread each.
 
     Args:
@@ -178,9 +178,9 @@ class Lab:
     def late(self) -> bool:
         return time.monotonic() > self.until
 
-    def run(self, shorts: Sequence[Short], watches: Make = tuple, most_sec: float = 60.0) -> list[Probe]:
+    def run(self, trials: Sequence[Trial], watches: Make = tuple, most_sec: float = 60.0) -> list[Probe]:
         """What each gives, in their order; those for which there is no time have failed."""
-        jobs = [(serve_short, (self.subject, short, watches, most_sec, self.one_thread)) for short in shorts]
+        jobs = [(run_trial, (self.subject, trial, watches, most_sec, self.one_thread)) for trial in trials]
         limit = most_sec + LIMIT_SEC
         return [p if isinstance(p, Probe) else Probe(**p) for p in self.all(jobs, limit)]
 
@@ -193,7 +193,7 @@ class Lab:
                 while left and len(running) < self.jobs and not self.late():
                     number, (function, arguments) = left.pop(0)
                     child = Child(self.log, called, self.one_thread, function, arguments)
-                    self.count += function is serve_short
+                    self.count += function is run_trial
                     left_sec = self.until - time.monotonic() + GRACE_SEC
                     running[child.pipe] = number, child, clock() + min(limit_sec, left_sec)
                 self.waiting()
@@ -214,10 +214,10 @@ def called(pipe: Any, one_thread: bool, function: Callable[..., Any], arguments:
     return function(*arguments)
 
 
-def serve_short(subject: Subject, short: Short, watches: Make, most_sec: float, one_thread: bool) -> Probe:
+def run_trial(subject: Subject, trial: Trial, watches: Make, most_sec: float, one_thread: bool) -> Probe:
     torch.set_num_threads(1 if one_thread else torch.get_num_threads())
-    recorder, watching = Recorder(most_sec, short.steps), list(watches())
-    trainer, model, fit = subject.made(short, [recorder, *watching])
+    recorder, watching = Recorder(most_sec, trial.steps), list(watches())
+    trainer, model, fit = subject.made(trial, [recorder, *watching])
     torch.set_num_threads(1 if one_thread else torch.get_num_threads())  # the config may have set it
     failed: dict[str, Any] = {}
     try:

@@ -70,8 +70,8 @@ def tell(found: Told, folder: Path, title: str, examination: Examination) -> Tol
     console().print(text)
     figures = pictures(found["measured"])
     if index := [row for one in found["findings"] for row in one["evidence"].get("suspicious", ())][:MOST_DRAWN]:
-        examination.lab.until = math.inf  # what is found is told, however long it took
-        drawn = examination.lab.all([(samples, (examination.subject, index))], DRAW_SEC)[0]
+        examination.runner.until = math.inf  # what is found is told, however long it took
+        drawn = examination.runner.all([(samples, (examination.subject, index))], DRAW_SEC)[0]
         figures |= {} if drawn is None or isinstance(drawn, dict) else {"samples whose label looks wrong": drawn}
     write_text(
         folder / "diagnose.html", filled_in("diagnose.html", told=found, title=title, figures=figures, dump=dump)

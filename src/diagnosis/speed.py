@@ -11,8 +11,8 @@ from lightning.pytorch import Trainer
 
 from src.config.request import Request, from_flag
 from src.diagnosis.finding import SLOW, Finding, Overlay, Unknown
-from src.diagnosis.probe import LIMIT_SEC, WARM, Lab, Probe, Witness, clock, serve_short
-from src.diagnosis.subject import VAL_SAMPLES, Short, Subject
+from src.diagnosis.probe import LIMIT_SEC, WARM, Probe, Runner, Watch, clock, run_trial
+from src.diagnosis.subject import VAL_SAMPLES, Subject, Trial
 from src.run.device import fastest_precision
 from src.run.errors import KnownError
 from src.run.folder import flat
@@ -33,7 +33,7 @@ HOOKS = ("slow_callback", "logs_too_often")  # which `tune` leaves out
 Seen = dict[str, Any]
 
 
-class Clock(Witness):
+class Clock(Watch):
     """Seconds of the steps after the first ones by part, of the validation after them, and of a checkpoint."""
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
@@ -55,24 +55,26 @@ class Clock(Witness):
         return self.seen | {"step_sec": total / self.seen["steps"], "data": data, "hooks": sum(hooks)}
 
 
-def watched(lab: Lab, overlay: Overlay) -> Seen:
-    probe = lab.run([Short(overlay, STEPS)], lambda: [Clock()], WATCHED_SEC)[0]
+def watched(runner: Runner, overlay: Overlay) -> Seen:
+    probe = runner.run([Trial(overlay, STEPS)], lambda: [Clock()], WATCHED_SEC)[0]
     if not (seen := probe.measured.get("Clock")):
         raise KnownError(probe.failed or "training ended within its first steps")
     return probe.extra | seen
 
 
-def slow(request: Request, lab: Lab, folder: Path, budget_sec: float) -> tuple[list[Finding], Seen, list[Unknown]]:
+def slow(
+    request: Request, runner: Runner, folder: Path, budget_sec: float
+) -> tuple[list[Finding], Seen, list[Unknown]]:
     """What makes training slow; `ledger` has the seconds of a whole run by part, and `folder` gets a log of timings."""
     found, measured, unknown, config = list[Finding](), Seen(), list[Unknown](), request.config
     try:
-        seen = watched(lab, {})
+        seen = watched(runner, {})
         ledger, *counts = whole_run(config, seen)
         measured, found = {"ledger": ledger, "step_sec": seen["step_sec"]}, [*overheads(ledger, config, *counts)]
-        with Search(request, folder, {}, budget_sec, lab.waiting) as search:
+        with Search(request, folder, {}, budget_sec, runner.waiting) as search:
             for check, text, key, values in suspected(config, seen):
                 changes = [from_flag(key, json.dumps(value), config) for value in values]
-                ratios = [time_ratio(search, lab, seen, check, change) for change in changes]
+                ratios = [time_ratio(search, runner, seen, check, change) for change in changes]
                 ratio, numbers = min(ratios), {"step_sec": seen["step_sec"], "time_ratio": min(*ratios, 1.0)}
                 if ratio < (MANY if check == TINY else 1 - LEAST):
                     change = changes[ratios.index(ratio)]
@@ -85,9 +87,9 @@ def slow(request: Request, lab: Lab, folder: Path, budget_sec: float) -> tuple[l
     return found, measured, unknown
 
 
-def time_ratio(search: Search, lab: Lab, seen: Seen, check: str, change: Overlay) -> float:
+def time_ratio(search: Search, runner: Runner, seen: Seen, check: str, change: Overlay) -> float:
     if check in HOOKS:
-        return (1 - seen["hooks"]) / (1 - watched(lab, change)["hooks"])  # shares, which other work does not move
+        return (1 - seen["hooks"]) / (1 - watched(runner, change)["hooks"])  # shares, which other work does not move
     if not hasattr(search, "facts"):
         search.begin()
         search.allow(1.0)
@@ -146,7 +148,7 @@ def suspected(config: Overlay, seen: Seen) -> list[tuple[str, str, str, list[Any
     return [(check, text, key, values) for reason, check, text, key, values in rows if reason]
 
 
-class Hooks(Witness):
+class Hooks(Watch):
     """Which part of a module's steps waits for data, or is in callbacks and its own hooks, as Lightning's profiler has
     them."""
 
@@ -188,14 +190,14 @@ def told_slow(name: str, sec: float, total: float, steps: int, trainer: Any) -> 
     return Finding(check, SLOW, text, numbers, gain, 0.8, todo=todo)
 
 
-def slow_module(subject: Subject, lab: Lab) -> tuple[list[Finding], Seen, list[Unknown]]:
+def slow_module(subject: Subject, runner: Runner) -> tuple[list[Finding], Seen, list[Unknown]]:
     """What makes a module's training slow, of its steps alone."""
-    short = Short({"trainer": {"profiler": "simple"}}, STEPS // 4, validations=0)
-    (probe,) = lab.all([(serve_short, (subject, short, hooks, TIMED_SEC, True))], LIMIT_SEC)
+    trial = Trial({"trainer": {"profiler": "simple"}}, STEPS // 4, validations=0)
+    (probe,) = runner.all([(run_trial, (subject, trial, hooks, TIMED_SEC, True))], LIMIT_SEC)
     probe = probe if isinstance(probe, Probe) else Probe(**probe)
     found = [one for one in probe.findings if one.question == SLOW and one.gain > LEAST]
     return found, {}, [("speed", probe.failed)] if probe.failed else []
 
 
-def hooks() -> list[Witness]:
+def hooks() -> list[Watch]:
     return [Hooks()]

@@ -31,7 +31,7 @@ OURS = ("Checkpoints", "Pictures", "ThrottledProgress", "Throughput")  # callbac
 
 
 @dataclass(frozen=True)
-class Short:
+class Trial:
     """A short training.
 
     Args:
@@ -51,7 +51,7 @@ class Short:
 class Subject(Protocol):
     config: dict[str, Any]  # of a module its `trainer` alone
 
-    def made(self, short: Short, callbacks: Sequence[Callback]) -> tuple[Trainer, LightningModule, dict[str, Any]]:
+    def made(self, trial: Trial, callbacks: Sequence[Callback]) -> tuple[Trainer, LightningModule, dict[str, Any]]:
         """The objects of a short training, and what its fit gets besides the model."""
 
     sample_sec: float  # what it takes to read a sample of val
@@ -63,22 +63,22 @@ class Subject(Protocol):
         """A data module that is set up, or what has its `splits`; None where samples cannot be told apart."""
 
 
-class OfConfig:
+class ConfigSubject:
     def __init__(self, request: Request) -> None:
         self.request, self.config, self.sample_sec = request, request.config, 0.0
 
-    def made(self, short: Short, callbacks: Sequence[Callback]) -> tuple[Trainer, LightningModule, dict[str, Any]]:
-        config = merge(copy.deepcopy(self.config), short.overlay)
-        brief = {**BRIEF, "max_steps": short.steps, "enable_progress_bar": False}
-        config = merge(config, {"trainer": brief, "seed_everything": short.seed})
+    def made(self, trial: Trial, callbacks: Sequence[Callback]) -> tuple[Trainer, LightningModule, dict[str, Any]]:
+        config = merge(copy.deepcopy(self.config), trial.overlay)
+        brief = {**BRIEF, "max_steps": trial.steps, "enable_progress_bar": False}
+        config = merge(config, {"trainer": brief, "seed_everything": trial.seed})
         experiment = Experiment(replace(self.request, config=config))
         experiment.build(logger=False)
         trainer, data = experiment.trainer, experiment.datamodule
         trainer.logger = DummyLogger()  # which takes all that callbacks log
         trainer.callbacks = [*(c for c in trainer.callbacks if type(c).__name__ not in OURS), *callbacks]
-        if short.validations:
+        if trial.validations:
             trainer.limit_val_batches = math.ceil(VAL_SAMPLES / data.micro_batch_size)
-            validate(trainer, short)
+            validate(trainer, trial)
         data.prepare_data()
         return trainer, experiment.model, {"datamodule": data}
 
@@ -87,18 +87,18 @@ class OfConfig:
         return faults_of(trainer, fit["datamodule"], nowhere)
 
     def data(self) -> Any:
-        data = self.made(Short(steps=1, validations=0), [])[2]["datamodule"]
+        data = self.made(Trial(steps=1, validations=0), [])[2]["datamodule"]
         data.setup("fit")
         return data
 
 
-class Nowhere(DummyLogger):
+class NullLogger(DummyLogger):
     """Takes all that is logged, and has a folder that exists, for those who ask for one."""
 
     log_dir = save_dir = gettempdir()
 
 
-class OfModule:
+class ModuleSubject:
     """Any LightningModule, as its own code trains it, in a process of its own each time.
 
     Args:
@@ -110,29 +110,29 @@ class OfModule:
         self.model, self.trainer, self.loaders, self.sample_sec = model, trainer or {}, loaders, 0.0
         self.config: dict[str, Any] = {"trainer": self.trainer}
 
-    def made(self, short: Short, callbacks: Sequence[Callback]) -> tuple[Trainer, LightningModule, dict[str, Any]]:
-        seed_everything(short.seed, verbose=False)
-        own = {**self.trainer, **short.overlay.get("trainer", {})}
+    def made(self, trial: Trial, callbacks: Sequence[Callback]) -> tuple[Trainer, LightningModule, dict[str, Any]]:
+        seed_everything(trial.seed, verbose=False)
+        own = {**self.trainer, **trial.overlay.get("trainer", {})}
         # Of several optimizers Lightning counts each step, and of some none: the probe ends it then.
         counts = self.model.automatic_optimization
-        epochs = max(short.steps if counts else MANY, own.get("max_epochs") or 0)
-        brief = BRIEF | {"max_steps": short.steps if counts else -1, "max_epochs": epochs}
+        epochs = max(trial.steps if counts else MANY, own.get("max_epochs") or 0)
+        brief = BRIEF | {"max_steps": trial.steps if counts else -1, "max_epochs": epochs}
         brief |= {"min_steps": None, "min_epochs": None}
-        brief |= {"devices": 1, "num_nodes": 1, "strategy": "auto", "logger": Nowhere()}
+        brief |= {"devices": 1, "num_nodes": 1, "strategy": "auto", "logger": NullLogger()}
         with quiet():
             trainer: Any = Trainer(**own | brief)
         kept = [one for one in trainer.callbacks if not isinstance(one, LEFT_OUT)]
         for one in kept:
             if isinstance(one, EarlyStopping):  # whose numbers the module may ask for
                 one.patience, one.strict = MANY, False
-        trainer.callbacks = [*kept, *callbacks, Levers(short.overlay)]
+        trainer.callbacks = [*kept, *callbacks, Levers(trial.overlay)]
         fit, limit = dict(self.loaders), own.get("limit_val_batches")
-        if short.validations and limit != 0:
+        if trial.validations and limit != 0:
             val = fit.get("val_dataloaders")  # which may be sorted
             some = at_random(val, self.val_samples, batch_size_of(val))
             fit |= {"val_dataloaders": some} if some else {}
-            trainer.callbacks.append(Sized(self, limit if isinstance(limit, int) else math.inf))
-            validate(trainer, short)
+            trainer.callbacks.append(LimitVal(self, limit if isinstance(limit, int) else math.inf))
+            validate(trainer, trial)
         return trainer, self.model, fit
 
     @property
@@ -173,16 +173,16 @@ class OfModule:
                 of.setup("fit")
 
 
-def read_sec(subject: OfModule) -> float:
+def read_sec(subject: ModuleSubject) -> float:
     """What a sample of a module's val takes."""
     subject.set_up()
     return sample_sec(subject.loader("val"))
 
 
-class Sized(Callback):
+class LimitVal(Callback):
     """Has validations take as many samples of a module as are meant."""
 
-    def __init__(self, subject: OfModule, most: float) -> None:
+    def __init__(self, subject: ModuleSubject, most: float) -> None:
         self.subject, self.most = subject, most
 
     def on_fit_start(self, trainer: Any, pl_module: LightningModule) -> None:
@@ -190,11 +190,11 @@ class Sized(Callback):
         trainer.limit_val_batches = int(min(math.ceil(self.subject.val_samples / size), self.most))
 
 
-def validate(trainer: Trainer, short: Short) -> None:
+def validate(trainer: Trainer, trial: Trial) -> None:
     """Have it validate at even distances. Lightning counts micro-batches."""
     trainer.check_val_every_n_epoch = None
-    trainer.num_sanity_val_steps = math.inf if short.untrained else 0
-    every = max(1, short.steps // short.validations)
+    trainer.num_sanity_val_steps = math.inf if trial.untrained else 0
+    every = max(1, trial.steps // trial.validations)
     trainer.val_check_interval = every * trainer.accumulate_grad_batches
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from src.config.request import merge
 from src.diagnosis.finding import REASON, Finding, Overlay
-from src.diagnosis.probe import NO_TIME, Lab, Probe
-from src.diagnosis.subject import Short
+from src.diagnosis.probe import NO_TIME, Probe, Runner
+from src.diagnosis.subject import Trial
 from src.tuning.judge import bounds, level
 from src.tuning.search import name_of
 
@@ -75,7 +75,7 @@ class Trials:
         told: gets the name of what is tried.
     """
 
-    lab: Lab
+    runner: Runner
     scale: Scale
     steps: int
     total: float = math.inf
@@ -86,15 +86,15 @@ class Trials:
     log: list[dict[str, Any]] = field(default_factory=list)  # for the report
     late: list[str] = field(default_factory=list)  # checks for whose changes there was no time
 
-    def short(self, overlay: Overlay, seed: int) -> Short:
-        times = min(longer(self.lab.subject.config, overlay), max(MOST_LONGER, FEW_STEPS / self.steps))
-        return Short(overlay, round(self.steps * times), seed, VALIDATIONS)
+    def trial(self, overlay: Overlay, seed: int) -> Trial:
+        times = min(longer(self.runner.subject.config, overlay), max(MOST_LONGER, FEW_STEPS / self.steps))
+        return Trial(overlay, round(self.steps * times), seed, VALIDATIONS)
 
     def run(self, overlays: Sequence[Overlay], seeds: Sequence[int]) -> None:
         """Those that have not been run."""
-        wanted = {name_of([seed, overlay]): self.short(overlay, seed) for overlay in overlays for seed in seeds}
-        new = {name: short for name, short in wanted.items() if name not in self.done}
-        for name, probe in zip(new, self.lab.run(list(new.values())), strict=True):
+        wanted = {name_of([seed, overlay]): self.trial(overlay, seed) for overlay in overlays for seed in seeds}
+        new = {name: trial for name, trial in wanted.items() if name not in self.done}
+        for name, probe in zip(new, self.runner.run(list(new.values())), strict=True):
             if probe.failed != NO_TIME:
                 self.done[name] = probe
 

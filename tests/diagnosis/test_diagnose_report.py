@@ -18,7 +18,7 @@ from src.config.request import command_parser, merge, read_request
 from src.diagnosis import report
 from src.diagnosis.examine import Diagnosis, Examination
 from src.diagnosis.finding import BADLY, SLOW, Finding
-from src.diagnosis.subject import OfConfig
+from src.diagnosis.subject import ConfigSubject
 from src.run.page import filled_in
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -61,7 +61,7 @@ def request_of_small(monkeypatch):
 
 @pytest.fixture
 def written(tmp_path, request_of_small):
-    examination = Examination(OfConfig(request_of_small), tmp_path, 60)
+    examination = Examination(ConfigSubject(request_of_small), tmp_path, 60)
     for name in ("fix-9.yaml", "fixed.yaml", "receipt.json"):  # of a diagnosis before
         (tmp_path / name).touch()
     told = report.told(diagnosis(), "python -m src.diagnose", SMALL, 12.3)
@@ -195,7 +195,7 @@ def test_samples_whose_label_looks_wrong_are_shown(run, tmp_path):
     noise = Finding("label_noise", BADLY, "labels look wrong", {"suspicious": [*range(40)]}, todo="look at them")
 
     def command(args) -> None:
-        examination = Examination(OfConfig(read_request(command_parser("diagnose", None), args)), tmp_path, 0.0)
+        examination = Examination(ConfigSubject(read_request(command_parser("diagnose", None), args)), tmp_path, 0.0)
         told = report.told(Diagnosis("findings", [noise]), "python -m src.diagnose", args, 1.0)
         print([*report.tell(told, tmp_path, "digits", examination)])
 

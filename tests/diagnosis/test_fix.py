@@ -14,7 +14,7 @@ from src.diagnose import diagnose_parser
 from src.diagnosis.examine import Examination
 from src.diagnosis.finding import BADLY, SLOW, SPACE, Finding
 from src.diagnosis.fix import fix
-from src.diagnosis.subject import OfConfig
+from src.diagnosis.subject import ConfigSubject
 from src.diagnosis.trials import Scale, Trials
 from src.tuning import search
 
@@ -40,8 +40,8 @@ def mend(*findings: Finding, minutes: float = 1.0):
         search.BLOCK_SEC, search.PAIRS_AT_LAST = 0.05, 6
         request = read_request(diagnose_parser(), [*args, "--minutes", str(minutes)])
         folder = search.Path(request.options.run_dir)
-        examination = Examination(OfConfig(request), folder, 60)
-        examination.trials = Trials(examination.lab, Scale("val/loss", "min", 2.3), 20)
+        examination = Examination(ConfigSubject(request), folder, 60)
+        examination.trials = Trials(examination.runner, Scale("val/loss", "min", 2.3), 20)
         examination.total, examination.result.findings = 60.0, list(findings)
         print(fix(examination, request, folder, FOUND))
 

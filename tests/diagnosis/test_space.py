@@ -6,9 +6,9 @@ from conftest import SMALL
 
 import src.plan
 from src.config.request import read_request
-from src.diagnosis.probe import Lab
+from src.diagnosis.probe import Runner
 from src.diagnosis.space import plan_of, space
-from src.diagnosis.subject import OfConfig
+from src.diagnosis.subject import ConfigSubject
 
 # Two weight matrices of 10 and 1 GB, and activations: more than a T4's 14.6 GiB in float32, less on an H200.
 WIDE = ["--model.network.widths", "[40000,40000]", "--data.batch_size", "1024"]
@@ -19,8 +19,8 @@ def examine(loaded, start, tmp_path):
     def examine(*flags):
         request = read_request(src.plan.plan_parser(), [*SMALL, *flags])
         request.options.facts = {}
-        lab = Lab(OfConfig(request), tmp_path / "log", time.monotonic() + 60)
-        return space(lab.all([(plan_of, (request,))], 60)[0])
+        runner = Runner(ConfigSubject(request), tmp_path / "log", time.monotonic() + 60)
+        return space(runner.all([(plan_of, (request,))], 60)[0])
 
     return examine
 

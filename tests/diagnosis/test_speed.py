@@ -8,9 +8,9 @@ from src.config.request import read_request
 from src.data.loader import Arrays
 from src.data.waves import WavesDataModule
 from src.diagnose import diagnose_parser
-from src.diagnosis.probe import Lab
+from src.diagnosis.probe import Runner
 from src.diagnosis.speed import slow
-from src.diagnosis.subject import OfConfig
+from src.diagnosis.subject import ConfigSubject
 from src.tuning import search
 
 TIMER = "[lightning.pytorch.callbacks.Timer]"
@@ -24,8 +24,8 @@ def examine(loaded, start, tmp_path, monkeypatch):
 
     def examine(*flags):
         request = read_request(diagnose_parser(), [*SMALL, *flags])
-        lab = Lab(OfConfig(request), tmp_path / "log", time.monotonic() + 100)
-        found, measured, unknown = slow(request, lab, tmp_path, 60)
+        runner = Runner(ConfigSubject(request), tmp_path / "log", time.monotonic() + 100)
+        found, measured, unknown = slow(request, runner, tmp_path, 60)
         assert unknown == []
         return {one.check: one for one in found}, measured
 

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from src.data.waves import WavesDataModule
-from src.diagnosis.looks import watches
-from src.diagnosis.probe import serve_short
-from src.diagnosis.subject import OfModule, Short
+from src.diagnosis.checks import watches
+from src.diagnosis.probe import run_trial
+from src.diagnosis.subject import ModuleSubject, Trial
 from src.models.classification import Classification
 from src.networks.mlp import MLP
 
@@ -69,7 +69,7 @@ def loaders(targets="classes", shape=(8,)):
 
 def found(model, steps=24, **data):
     """{check: finding} of a short training."""
-    probe = serve_short(OfModule(model, **(data or loaders())), Short(steps=steps), watches, 60, True)
+    probe = run_trial(ModuleSubject(model, **(data or loaders())), Trial(steps=steps), watches, 60, True)
     assert probe.failed == ""
     assert probe.unknown == []
     assert len(probe.losses) == steps
@@ -253,7 +253,7 @@ def test_what_another_head_gives_is_no_bound():
 
 def test_what_cannot_be_noted_is_told_and_the_training_goes_on():
     model = Foreign(loss=lambda z, y: F.cross_entropy(z, y, reduction="none").mean())
-    probe = serve_short(OfModule(model, **loaders()), Short(steps=8), broken, 60, True)
+    probe = run_trial(ModuleSubject(model, **loaders()), Trial(steps=8), broken, 60, True)
     assert (probe.failed, len(probe.losses)) == ("", 8)
     assert [name for name, _ in probe.unknown] == ["structure"]
 
@@ -269,7 +269,7 @@ def test_a_training_that_does_not_start_is_no_failure_of_the_watch():
         def configure_optimizers(self):
             raise RuntimeError("no optimizer")
 
-    probe = serve_short(OfModule(Fails(), **loaders()), Short(steps=8), watches, 60, True)
+    probe = run_trial(ModuleSubject(Fails(), **loaders()), Trial(steps=8), watches, 60, True)
     assert (probe.failed, probe.unknown, probe.findings) == ("RuntimeError: no optimizer", [], [])
 
 
@@ -279,7 +279,7 @@ def test_an_exception_ends_the_watch():
             raise RuntimeError("in a step")
 
     seen = watches()
-    assert serve_short(OfModule(Fails(), **loaders()), Short(steps=8), lambda: seen, 60, True).failed
+    assert run_trial(ModuleSubject(Fails(), **loaders()), Trial(steps=8), lambda: seen, 60, True).failed
     assert torch.overrides._get_current_function_mode() is None
 
 
@@ -470,7 +470,7 @@ class Manual(Foreign):
 
 
 def by_hand(model):
-    probe = serve_short(OfModule(model, **loaders()), Short(steps=24), watches, 60, True)
+    probe = run_trial(ModuleSubject(model, **loaders()), Trial(steps=24), watches, 60, True)
     assert (probe.failed, probe.unknown) == ("", [])
     return [one.check for one in probe.findings]
 
@@ -590,10 +590,10 @@ def test_dead_units():
 
 def watched(losses):
     from src.config.request import command_parser, read_request
-    from src.diagnosis.subject import OfConfig
+    from src.diagnosis.subject import ConfigSubject
 
     request = read_request(command_parser("diagnose", None), [*SMALL, "--model.optimizer.lr", "1e-3"])
-    probe = serve_short(OfConfig(request), Short(steps=12), losses, 60, True)
+    probe = run_trial(ConfigSubject(request), Trial(steps=12), losses, 60, True)
     return probe.losses, [one.check for one in probe.findings], probe.failed
 
 
@@ -616,8 +616,8 @@ def test_the_noise_scale_of_gradients():
     ]
     mean = torch.stack(single).mean(0)
     scale = float((torch.stack(single) - mean).square().sum((1, 2)).mean() / mean.square().sum())
-    model = OfModule(Foreign(body, rate=1e-9), train_dataloaders=loader)
-    measured = serve_short(model, Short(steps=200, validations=0), watches, 60, True).measured["structure"]
+    model = ModuleSubject(Foreign(body, rate=1e-9), train_dataloaders=loader)
+    measured = run_trial(model, Trial(steps=200, validations=0), watches, 60, True).measured["structure"]
     assert measured["batch"] == 16
     assert measured["noise_scale"] == pytest.approx(scale, rel=0.15)
 
@@ -719,8 +719,8 @@ def test_what_the_first_layer_receives():
     def received(body, scale):
         x = 5 + torch.randn(512, 8) * scale
         loader = DataLoader(TensorDataset(x, x[:, :3].argmax(1)), batch_size=64)
-        model = OfModule(Foreign(body), train_dataloaders=loader)
-        return serve_short(model, Short(steps=8, validations=0), watches, 60, True).measured["structure"]["received"]
+        model = ModuleSubject(Foreign(body), train_dataloaders=loader)
+        return run_trial(model, Trial(steps=8, validations=0), watches, 60, True).measured["structure"]["received"]
 
     scale = torch.logspace(-1, 1, 8)
     plain = received(layers(), scale)
@@ -896,7 +896,7 @@ class Infinite(nn.Module):
 
 
 def unsound(model):
-    probe = serve_short(OfModule(model, **loaders()), Short(steps=12), watches, 60, True)
+    probe = run_trial(ModuleSubject(model, **loaders()), Trial(steps=12), watches, 60, True)
     return {one.check: one.evidence for one in probe.findings}.get("not_finite")
 
 
@@ -1048,6 +1048,6 @@ def test_vectors_that_are_frozen(learned, checks):
     [("val_loss", "max", ["monitor_mode"]), ("val_acc", "min", ["monitor_mode"]), ("val_loss", "min", [])],
 )
 def test_what_a_callback_takes_for_best(monitor, mode, checks):
-    subject = OfModule(Foreign(), {"callbacks": [EarlyStopping(monitor, mode=mode)]}, **loaders())
-    probe = serve_short(subject, Short(steps=12), watches, 60, True)
+    subject = ModuleSubject(Foreign(), {"callbacks": [EarlyStopping(monitor, mode=mode)]}, **loaders())
+    probe = run_trial(subject, Trial(steps=12), watches, 60, True)
     assert [one.check for one in probe.findings] == checks

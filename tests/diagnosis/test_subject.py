@@ -19,10 +19,10 @@ from src.diagnosis.case import Case
 from src.diagnosis.data import examine
 from src.diagnosis.levers import Levers
 from src.diagnosis.metric import best_where, judged_by, wrong_mode
-from src.diagnosis.probe import Lab, Probe, serve_short
+from src.diagnosis.probe import Probe, Runner, run_trial
 from src.diagnosis.samples import first_samples
 from src.diagnosis.speed import slow_module
-from src.diagnosis.subject import OfModule, Short, Sized
+from src.diagnosis.subject import LimitVal, ModuleSubject, Trial
 from src.diagnosis.suspects import of_module
 from src.diagnosis.trials import Scale
 from src.run.errors import ConfigError
@@ -74,7 +74,7 @@ def sgd(lr=0.1, schedule=None):
 def rates_of(schedule, times):
     rates = []
     module = Module(sgd(schedule=schedule), step=lambda m: rates.append(m.trainer.optimizers[0].param_groups[0]["lr"]))
-    serve_short(OfModule(module, **loaders()), Short({"lr_times": times}, steps=24, validations=0), tuple, 60, True)
+    run_trial(ModuleSubject(module, **loaders()), Trial({"lr_times": times}, steps=24, validations=0), tuple, 60, True)
     return rates
 
 
@@ -102,14 +102,14 @@ def test_the_trainer_is_as_given_but_short_and_writes_nothing(tmp_path):
         "logger": True, "callbacks": [monitor, ModelCheckpoint(tmp_path / "kept")], "default_root_dir": tmp_path,
         "fast_dev_run": True,
     }  # fmt: skip
-    subject = OfModule(Module(sgd()), given, **loaders())
-    trainer, model, fit = subject.made(Short(steps=9), [])
+    subject = ModuleSubject(Module(sgd()), given, **loaders())
+    trainer, model, fit = subject.made(Trial(steps=9), [])
     assert (trainer.gradient_clip_val, trainer.accumulate_grad_batches, trainer.max_epochs) == (0.5, 2, 900)
     trainer.fit(model, **fit)
     assert trainer.global_step == 9
-    assert [type(one) for one in trainer.callbacks] == [LearningRateMonitor, Levers, Sized]
+    assert [type(one) for one in trainer.callbacks] == [LearningRateMonitor, Levers, LimitVal]
     assert not list(tmp_path.iterdir())
-    changed = subject.made(Short({"trainer": {"gradient_clip_val": 1.0}}), [])[0]
+    changed = subject.made(Trial({"trainer": {"gradient_clip_val": 1.0}}), [])[0]
     assert changed.gradient_clip_val == 1.0
 
 
@@ -170,7 +170,7 @@ class Groups:
 
 
 def data_of(train, val=None):
-    data = OfModule(Module(sgd()), train_dataloaders=train, val_dataloaders=val).data()
+    data = ModuleSubject(Module(sgd()), train_dataloaders=train, val_dataloaders=val).data()
     return data, {one.check for one in examine(data, 20).findings}
 
 
@@ -214,8 +214,8 @@ def test_rates_that_the_code_sets_are_multiplied():
         module.trainer.optimizers[0].param_groups[0]["lr"] = 0.01 * (module.trainer.global_step + 1)
 
     module = Module(lambda m: (Hand(m.parameters(), 0.5),), step=set_by_hand)
-    subject = OfModule(module, **loaders())
-    probe = serve_short(subject, Short({"lr_times": 10.0}, steps=6, validations=0), tuple, 60, True)
+    subject = ModuleSubject(module, **loaders())
+    probe = run_trial(subject, Trial({"lr_times": 10.0}, steps=6, validations=0), tuple, 60, True)
     assert rates == pytest.approx([0.1 * n for n in range(1, 7)])
     assert probe.rates == pytest.approx([0.01 * n for n in range(1, 7)])
 
@@ -227,7 +227,7 @@ def test_levers_of_a_module():
     gelu = {"2": {"class_path": "torch.nn.GELU"}}
     overlay = {"dropout": 0.1, "norm_momentum": 0.1, "weight_decay": 0.01, "momentum": 0.9, "lr_times": 0.0}
     overlay["model"] = {"init_args": {"reset": True, "swap": gelu}}
-    probe = serve_short(OfModule(module, **loaders()), Short(overlay, steps=2), tuple, 60, True)
+    probe = run_trial(ModuleSubject(module, **loaders()), Trial(overlay, steps=2), tuple, 60, True)
     assert not probe.failed
     assert (network[1].momentum, type(network[2]), network[3].p) == (0.1, nn.GELU, 0.1)
     group = module.trainer.optimizers[0].param_groups[0]
@@ -265,14 +265,14 @@ class Forgets(Manual):
 
 
 def test_steps_that_lightning_does_not_count_are_counted():
-    probe = serve_short(OfModule(Manual(), **loaders()), Short(steps=5), tuple, 60, True)
+    probe = run_trial(ModuleSubject(Manual(), **loaders()), Trial(steps=5), tuple, 60, True)
     assert (len(probe.losses), probe.scores[-1]["step"], probe.findings) == (5, 5, [])
     assert judged_by({}, probe) is None
     assert judged_by({}, probe, [EarlyStopping("val_g_loss", mode="max")]) == ("val_g_loss", "max")
 
 
 def test_no_step_at_all_is_told():
-    probe = serve_short(OfModule(Forgets(), **loaders()), Short(steps=5), tuple, 60, True)
+    probe = run_trial(ModuleSubject(Forgets(), **loaders()), Trial(steps=5), tuple, 60, True)
     assert [one.check for one in probe.findings] == ["untrained_parameters"]
     assert probe.findings[0].evidence["batches"] == 200
 
@@ -302,8 +302,8 @@ def test_what_a_schedule_monitors_may_come_late():
         optimizer = SGD(module.parameters(), 0.1)
         return optimizer, {"scheduler": ReduceLROnPlateau(optimizer), "monitor": "val_loss"}
 
-    for short in (Short(steps=45), Short(steps=45, validations=0)):
-        probe = serve_short(OfModule(Module(made), **loaders()), short, tuple, 60, True)
+    for trial in (Trial(steps=45), Trial(steps=45, validations=0)):
+        probe = run_trial(ModuleSubject(Module(made), **loaders()), trial, tuple, 60, True)
         assert (probe.failed, len(probe.losses)) == ("", 45)
         assert probe.extra["monitored"] == [("val_loss", "min")]
 
@@ -312,7 +312,7 @@ def test_a_network_that_cannot_be_copied_is_trained():
     module = Module(sgd())
     module.network[0] = nn.utils.weight_norm(module.network[0])
     module.network(X)  # after which a copy is an error
-    assert not serve_short(OfModule(module, **loaders()), Short(steps=3), tuple, 60, True).failed
+    assert not run_trial(ModuleSubject(module, **loaders()), Trial(steps=3), tuple, 60, True).failed
 
 
 def test_validations_take_so_many_samples_in_any_order():
@@ -323,9 +323,9 @@ def test_validations_take_so_many_samples_in_any_order():
             seen.append(batch[1])
             super().validation_step(batch, index)
 
-    subject = OfModule(Looks(sgd()), train_dataloaders=loader(), val_dataloaders=loader(X[order], Y[order]))
+    subject = ModuleSubject(Looks(sgd()), train_dataloaders=loader(), val_dataloaders=loader(X[order], Y[order]))
     subject.sample_sec = 1 / 150
-    serve_short(subject, Short(steps=2), tuple, 60, True)
+    run_trial(subject, Trial(steps=2), tuple, 60, True)
     assert [len(y) for y in seen] == [64, 64, 22]
     assert len(torch.cat(seen).unique()) == 3
 
@@ -348,8 +348,8 @@ class Waits(Callback):
 def test_what_takes_time_in_a_step(check, tmp_path):
     data = loaders() | ({"train_dataloaders": DataLoader(Sleeps(), 64)} if check == "data_bound" else {})
     trainer = {"callbacks": [Waits()] if check == "slow_callback" else []}
-    subject = OfModule(Module(sgd()), trainer, **data)
-    found, _, unknown = slow_module(subject, Lab(subject, tmp_path / "log", time.monotonic() + 60))
+    subject = ModuleSubject(Module(sgd()), trainer, **data)
+    found, _, unknown = slow_module(subject, Runner(subject, tmp_path / "log", time.monotonic() + 60))
     assert ([one.check for one in found if one.todo], unknown) == ([check] * bool(check), [])
 
 
@@ -362,8 +362,8 @@ def test_what_is_odd_in_a_module_is_tried():
     healthy = Probe(losses=losses, rates=[0.1] * 100, extra={"dropout": 0.5, "weight_decay": 0.1})
     case = Case({"trainer": {"max_epochs": 3}}, healthy, 100, 300, scale=Scale("val_loss"))
     assert [one.check for one in of_module(case, {})] == ["lr_too_low", "lr_too_high"]
-    short = replace(case, total=100)
-    assert of_module(short, {})[-1].change == {"trainer": {"max_epochs": 9}}
+    ended = replace(case, total=100)
+    assert of_module(ended, {})[-1].change == {"trainer": {"max_epochs": 9}}
 
 
 def test_a_rate_in_a_long_warm_up_is_not_too_low():
@@ -400,10 +400,10 @@ def test_a_process_that_has_used_several_threads_is_forked(tmp_path):
     """OpenMP's threads do not live on in a fork: what needs them there waits for ever."""
     torch.set_num_threads(2)
     torch.randn(2000, 2000).exp().sum()
-    subject = OfModule(Module(sgd()), **loaders())
-    lab = Lab(subject, tmp_path / "log", time.monotonic() + 60)
-    lab.jobs, lab.one_thread = 1, Lab(subject, tmp_path / "log", 0).one_thread
-    assert lab.all([(threads_of, ())], 20) == [1]
+    subject = ModuleSubject(Module(sgd()), **loaders())
+    runner = Runner(subject, tmp_path / "log", time.monotonic() + 60)
+    runner.jobs, runner.one_thread = 1, Runner(subject, tmp_path / "log", 0).one_thread
+    assert runner.all([(threads_of, ())], 20) == [1]
 
 
 def threads_of():
@@ -420,8 +420,8 @@ class Asks(Module):
 
 
 def test_what_a_module_asks_its_trainer_for_is_there():
-    subject = OfModule(Asks(sgd()), {"callbacks": [EarlyStopping("val_loss")]}, **loaders())
-    probe = serve_short(subject, Short(steps=5), tuple, 60, True)
+    subject = ModuleSubject(Asks(sgd()), {"callbacks": [EarlyStopping("val_loss")]}, **loaders())
+    probe = run_trial(subject, Trial(steps=5), tuple, 60, True)
     assert (probe.failed, len(probe.losses)) == ("", 5)
 
 

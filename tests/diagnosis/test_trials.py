@@ -9,8 +9,8 @@ from conftest import SMALL
 
 from src.config.request import command_parser, read_request
 from src.diagnosis.finding import BADLY, SPACE, Finding, ranked
-from src.diagnosis.probe import Lab, Probe
-from src.diagnosis.subject import OfConfig
+from src.diagnosis.probe import Probe, Runner
+from src.diagnosis.subject import ConfigSubject
 from src.diagnosis.trials import Scale, Trials
 
 RATE = {"model": {"init_args": {"optimizer": {"init_args": {"lr": 3e-3}}}}}
@@ -19,8 +19,8 @@ OUTPUTS = {"model": {"init_args": {"outputs": "logits"}}}
 
 def trials(folder, seconds, *flags):
     request = read_request(command_parser("diagnose", None), [*SMALL, *flags])
-    lab = Lab(OfConfig(request), folder / "log", time.monotonic() + seconds)
-    return Trials(lab, Scale("val/loss", trivial=math.log(10)), 30)
+    runner = Runner(ConfigSubject(request), folder / "log", time.monotonic() + seconds)
+    return Trials(runner, Scale("val/loss", trivial=math.log(10)), 30)
 
 
 def test_what_no_time_was_left_for_is_named(tmp_path):
