@@ -91,9 +91,8 @@ class Examination:
             return self.broken(first)
         self.result.measured |= rates.measured if isinstance(rates, Probe) else {}
         if not request:  # whether targets are classes only the loss says
-            data = self.runner.all([(ask, (self.subject, DATA_SEC, self.result.measured.get("loss", "")))], LIMIT_SEC)[
-                0
-            ]
+            loss = self.result.measured.get("loss", "")
+            (data,) = self.runner.all([(ask, (self.subject, DATA_SEC, loss))], LIMIT_SEC)
         self.note(*self.of_data(data))
         if math.isnan(self.result.measured.get("plain_loss", 0.0)) and not request:  # it may weigh classes
             self.result.findings = [one for one in self.result.findings if one.check != "imbalance"]

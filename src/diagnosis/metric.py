@@ -10,10 +10,8 @@ from src.diagnosis.probe import Probe
 from src.diagnosis.trials import Scale
 
 UNITS = {"min": "loss|mse", "max": "acc|accuracy|r2"}  # metrics of which simple models are known
-USUAL = (
-    ("nll|mae|mse|rmse|mape|err|error|ppl|perplexity|wer", "min"),
-    ("f1|auc|auroc|iou|dice|r2|recall|score", "max"),
-)
+LESS, MORE = "nll|mae|mse|rmse|mape|err|error|ppl|perplexity|wer", "f1|auc|auroc|iou|dice|r2|recall|score"
+USUAL = ((LESS, "min"), (MORE, "max"))  # and which is best
 LOSSES = (("mse_loss",), ("cross_entropy", "nll_loss", "binary_cross_entropy_with_logits"))  # of numbers, of classes
 VAL, SPLIT = r"val|valid|validation", r"[/_.\s]"
 
@@ -21,7 +19,7 @@ VAL, SPLIT = r"val|valid|validation", r"[/_.\s]"
 def best_where(name: str) -> str:
     """Whether the least or the greatest of a metric is best, by its name; "" where that does not say."""
     words = re.split(SPLIT, name)
-    kinds = ((f"loss|{USUAL[0][0]}", "min"), (f"acc|accuracy|precision|{USUAL[1][0]}", "max"))
+    kinds = ((f"loss|{LESS}", "min"), (f"acc|accuracy|precision|{MORE}", "max"))
     modes = {mode for what, mode in kinds if any(re.fullmatch(what, word) for word in words)}
     return modes.pop() if len(modes) == 1 else ""
 

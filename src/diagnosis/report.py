@@ -73,9 +73,8 @@ def tell(found: Told, folder: Path, title: str, examination: Examination) -> Tol
         examination.runner.until = math.inf  # what is found is told, however long it took
         drawn = examination.runner.all([(samples, (examination.subject, index))], DRAW_SEC)[0]
         figures |= {} if drawn is None or isinstance(drawn, dict) else {"samples whose label looks wrong": drawn}
-    write_text(
-        folder / "diagnose.html", filled_in("diagnose.html", told=found, title=title, figures=figures, dump=dump)
-    )
+    page = filled_in("diagnose.html", told=found, title=title, figures=figures, dump=dump)
+    write_text(folder / "diagnose.html", page)
     return figures
 
 

@@ -213,13 +213,8 @@ class Structure(Watch, TorchFunctionMode):
         if self.missed:
             raise self.missed
         first = self.losses[0] if self.losses else {"name": "", "plain": math.nan, "classes": 0}
-        known = {
-            "loss": first["name"],
-            "plain_loss": first["plain"],
-            "outputs": first["classes"],
-            "received": self.moments(),
-        }
-        return {"layers": self.layers, **known, **self.noise_scale()}
+        known = {"loss": first["name"], "plain_loss": first["plain"], "outputs": first["classes"]}
+        return {"layers": self.layers, "received": self.moments(), **known, **self.noise_scale()}
 
     def moments(self) -> dict[str, Any] | None:
         """Of what the first layer with weights gets; of its columns the deviations that a tenth has less, or more."""

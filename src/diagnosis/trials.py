@@ -58,9 +58,8 @@ class Scale:
         """Which share of what can be won a change wins back, below 0 where it loses."""
         if not math.isfinite(after):
             return -1.0
-        start = (
-            self.trivial if math.isfinite(self.trivial) else max(before, after) if math.isfinite(before) else after + 1
-        )
+        worst = max(before, after) if math.isfinite(before) else after + 1
+        start = self.trivial if math.isfinite(self.trivial) else worst
         best = min(x for x in (before, after, self.known) if not math.isnan(x))
         whole = max(start - best, abs(start) / 20, 1e-12)
         return max(min((min(before, start) - min(after, start)) / whole, 1.0), -1.0)
@@ -232,9 +231,8 @@ def beyond_noise(gains: Sequence[float]) -> bool:
 def longer(config: Overlay, overlay: Overlay) -> float:
     """How many times as many steps a run has with a change: of its end, or of the batch, where epochs end it."""
     trainer, changed = config.get("trainer") or {}, overlay.get("trainer") or {}
-    ends = [
-        changed[name] / trainer[name] for name in ("max_epochs", "max_steps") if changed.get(name) and trainer.get(name)
-    ]
+    names = [name for name in ("max_epochs", "max_steps") if changed.get(name) and trainer.get(name)]
+    ends = [changed[name] / trainer[name] for name in names]
     size = (overlay.get("data") or {}).get("init_args", {}).get("batch_size")
     if size and (trainer.get("max_steps") or -1) < 0:
         ends.append(config["data"]["init_args"].get("batch_size", size) / size)
