@@ -21,6 +21,7 @@ from src.run.private import times_written
 
 LARGE, VANISHED = 1.5, 1e-3  # of healthy runs the first loss was at most 4 % off
 MAYBE, SURE = 0.6, 0.95
+FAR = 100  # the root of the mean square of targets, which a new network is far from
 DEAD, FEW = 0.9, 0.1  # share of ReLUs; of a gradient
 ZEROS = 0.2  # of logits: a ReLU gives half, and a mean of ReLUs, which is meant so, hardly one
 FLAT, GELU = (nn.Tanh, nn.Sigmoid), {"class_path": "torch.nn.GELU"}  # with flat ends
@@ -46,6 +47,9 @@ def targets(seen: Structure, model: Any) -> Iterator[Row]:
         yield name == CLASSES[0] and labels == "several", "wrong_loss", line, {}, numbers
         sums = one["low"] >= 0 and one["classes"] > 1 and all(c["off"] < 1e-3 for c in seen.losses)
         line = f"{name} of several classes a sample gets a softmax, which has room for one -> take a sigmoid"
+        size = float(one["targets"].square().mean().sqrt())
+        todo = "divide them by their deviation, and take off their mean"
+        yield name in NUMBERS and size > FAR, "target_scale", f"targets are large -> {todo}", {}, {"size": size}
         several = name == CLASSES[3] and labels == "several"
         yield several and sums, "softmax_before_loss", line, {}, numbers
 

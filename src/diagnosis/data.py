@@ -36,7 +36,7 @@ OFF = (None, False, "", "none")
 class Data(NamedTuple):
     findings: list[Finding]
     unknown: list[Unknown]
-    measured: dict[str, float]  # what one answer for all samples, and a linear model, score on val
+    measured: dict[str, float]  # what one answer for all samples, and a simple model, score on val
 
 
 def is_extreme(mean: float, std: float, columns: Sequence[float] | None = None) -> bool:
@@ -74,7 +74,9 @@ class DataChecks(LabelChecks):
             yield from [self.val_in_train, self.copies] + [self.input_scale] * (not self.tokens)
             yield from [self.drift] * (not self.tokens and not self.repeated)  # copies are in all spans
             yield from [self.baselines, self.not_shuffled, self.independent, self.target_leak] * self.plain
-            yield from [self.token_baselines] * (self.tokens and self.y.shape == self.x.shape)
+            # The loss of a module may leave tokens out, or shift them.
+            ours = self.tokens and self.y.shape == self.x.shape and not hasattr(self.data, "ordered")
+            yield from [self.token_baselines] * (ours and self.y.dtype.kind in "iu")
             yield from [self.names_as_numbers] * (self.plain and not self.is_class)
             yield from [self.wrong_labels, self.imbalance] * self.is_class
 
@@ -149,7 +151,7 @@ class DataChecks(LabelChecks):
         """Nats a target that train's frequencies leave, and a mean of those and what follows each token there."""
         known = [(x[y >= 0].astype(int), y[y >= 0]) for x, y in ((self.x, self.y), (self.val_x, self.val_y))]
         (x, y), (val_x, val_y) = known
-        if (size := 1 + max(a.max() for a in (x, y, val_x, val_y))) <= MOST_TOKENS:
+        if min(len(y), len(val_y)) and (size := 1 + max(a.max() for a in (x, y, val_x, val_y))) <= MOST_TOKENS:
             once = (np.bincount(y, minlength=size) + 1) / (len(y) + size)
             pairs = np.bincount(size * x + y, minlength=size * size).reshape(size, size)
             after = (once + (pairs + once) / (pairs.sum(1, keepdims=True) + 1)) / 2

@@ -34,7 +34,7 @@ CURVE_SEC, BUDGET_SEC, FEWEST = 5.0, 120.0, 30  # of a training that is compared
 NOTHING, LEARNED = 0.97, 0.9  # of the trivial score: above it nothing was learned, below it something, beyond chance
 NEEDED = ("structure", "training", "learning")  # what must have been examined, before a model is called healthy
 WARM_TIMES = 4  # as many steps, where a warm-up takes longer
-WORSE = 0.15  # of what a linear model learns: a network that lacks more is no better than that
+WORSE = 0.15  # of what a simple model learns: a network that lacks more is no better than that
 
 
 @dataclass
@@ -148,13 +148,16 @@ class Examination:
         tried = [one for one in seen if one.change and one.check not in UNTRIED] + self.suspects(case)
         plain = [one for one in self.result.findings + case.first.findings if one not in tried]
         began, count = time.monotonic(), self.runner.count
-        kept = self.trials.judge(tried)
-        each_sec = (time.monotonic() - began) / max(self.runner.count - count, 1)
-        self.result.findings = plain + (kept or self.trials.again(tried, self.until - time.monotonic(), each_sec))
+        kept, late = self.trials.judge(tried), self.trials.late
+        if not kept:
+            each_sec = (time.monotonic() - began) / max(self.runner.count - count, 1)
+            kept, self.trials = self.trials.again(tried, self.until - time.monotonic(), each_sec)
+            case.base += [probe for probe in [self.trials.probe({}, 0)] if probe and probe not in case.base]
+        self.result.findings = plain + kept
         self.result.measured["trials"] = self.trials.log
         self.result.measured["judged_by"] = case.scale.metric or "the losses of training"
-        if late := sorted({*self.trials.late}):
-            self.result.unknown.append(("trials", f"no time was left to try {', '.join(late)}"))
+        if late:
+            self.result.unknown.append(("trials", f"no time was left to try {', '.join(sorted({*late}))}"))
         if case.base and "curves" not in self.result.measured:
             self.result.measured["curves"] = curves_of(case.base[0], case.scale.metric)
 
@@ -228,7 +231,7 @@ class Examination:
             self.result.unknown.append(("training", failed))
         elif (poor or worse) and not self.result.findings:
             against = f"without training, or by one answer for all, it is {scale.trivial:.4g}"
-            against += f", of a linear model {scale.known:.4g}" * math.isfinite(scale.known)
+            against += f", of a simple model {scale.known:.4g}" * math.isfinite(scale.known)
             self.result.unknown.append(("learning", f"the score is {score:.4g}; {against}"))
         left = any("no time was left" in why or check in NEEDED for check, why in self.result.unknown)
         self.result.verdict = "findings" if self.result.findings else "unknown" if poor or worse or left else "healthy"
@@ -236,8 +239,9 @@ class Examination:
     def is_doubtful(self, one: Finding) -> bool:
         """What simple models have found in the data, where the network learns all the same."""
         got = self.result.measured.get("received", one.evidence)  # by the first layer with weights
-        is_scale = one.check == "input_scale" and not one.tried
-        return one.check == "labels_independent" or (is_scale and not (one.certain and got and is_extreme(**got)))
+        if one.check == "input_scale" and not one.tried:
+            return not (one.certain and got and is_extreme(**got))
+        return one.check in ("labels_independent", "target_scale")
 
 
 def range_test() -> list[Watch]:

@@ -66,12 +66,14 @@ def simple(config: dict[str, Any], scale: Scale, first: Probe, measured: dict[st
     if not all(units) or (sign > 0 and not is_plain(config, first, measured)):
         return untrained, math.nan
     trivial, linear = (sign * measured.get(f"{name}_{kind}", math.nan) for name in ("trivial", "linear"))
-    return trivial if math.isfinite(trivial) else untrained, linear
+    of_tokens = "num_classes" not in measured and scale.score(first) > trivial  # it is to come there yet
+    return trivial if math.isfinite(trivial) and not of_tokens else untrained, linear
 
 
 def is_plain(config: dict[str, Any], first: Probe, measured: dict[str, Any]) -> bool:
     """Whether the loss has the unit of simple models' losses; that of a module is a loss function, without weights, of
-    one target a sample, and nothing else; of a contrastive one, targets are not those of the data."""
+    one target a sample, and nothing else; of a contrastive one, targets are not those of the data. Of tokens, a
+    config's alone are counted."""
     loss, value = measured.get("loss"), measured.get("plain_loss", math.nan)
     outputs = measured.get("outputs")
     if loss == "cross_entropy" and outputs != measured.get("num_classes", outputs):

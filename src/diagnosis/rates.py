@@ -63,12 +63,9 @@ def rate_suspects(config: dict[str, Any], given: dict[str, float], test: dict[st
         return []
     side = "low" if then > now else "high"
     text = f"the learning rate is too {side}: {now:.3g}, a range test takes {then:.2g}"
-    return [
-        Finding(
-            f"lr_too_{side}", BADLY, text, {"range_test": float(f"{then:.2g}")}, confidence=0.6, source=SMITH,
-            change=with_rates(config, {key: value * then / now for key, value in given.items()}),
-        )
-    ]  # fmt: skip
+    change = with_rates(config, {key: value * then / now for key, value in given.items()})
+    numbers = {"range_test": float(f"{then:.2g}")}
+    return [Finding(f"lr_too_{side}", BADLY, text, numbers, confidence=0.6, change=change, source=SMITH)]
 
 
 def with_rates(config: dict[str, Any], rates: dict[str, float]) -> Overlay:

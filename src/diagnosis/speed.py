@@ -143,7 +143,8 @@ def suspected(config: Overlay, seen: Seen) -> list[tuple[str, str, str, list[Any
     on = {key: given.get(key) or given.get(f"{key}.class_path") for key in DEAR}
     rows += [(on[key], key.split(".")[-1], f"{key} is {on[key]}", key, [cheap]) for key, cheap in DEAR.items()]
     for one in callbacks:
-        text, left = f"the callback {one['class_path']} takes its time in each step", [o for o in callbacks if o != one]
+        left = [other for other in callbacks if other is not one]
+        text = f"the callback {one['class_path']} takes its time in each step"
         rows.append((hooks, HOOKS[0], text, "trainer.callbacks", [left]))
     return [(check, text, key, values) for reason, check, text, key, values in rows if reason]
 

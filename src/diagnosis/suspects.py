@@ -152,7 +152,9 @@ def of_module(case: Any, test: dict[str, Any]) -> list[Finding]:
     own, seen, base = case.config["trainer"], case.first.extra, case.base[0] if case.base else case.first
     lost = bool(base.failed) or not all(map(math.isfinite, base.losses))
     ratio = test.get("suggested", 0.0) / (test.get("config") or 1.0)
-    times = [10.0, 0.1] + [float(f"{n:.2g}") for n in (ratio, ratio / 10) if n > FAR or 0 < n < 1 / FAR]
+    times = [float(f"{n:.2g}") for n in (ratio, ratio / 10) if n > FAR or 0 < n < 1 / FAR]
+    blind = [n for n in (10.0, 0.1) if n not in times]
+    times = blind + times
     still = not lost and len(base.losses) > 1 and level(base.losses) > 0.9 * abs(base.losses[0])
     times += [100.0, 1000.0] * still + [0.01, 0.001] * lost  # ten times may not be seen, either
     if warms_up(base, test.get("config", 0.0)):
@@ -175,6 +177,6 @@ def of_module(case: Any, test: dict[str, Any]) -> list[Finding]:
     given = {name: own[name] for name in ("max_epochs", "max_steps") if (own.get(name) or 0) > 0}
     ends = [{name: n * value for name, value in given.items()} for n in too_short(case, base) if given]
     rows += [("too_short", f"{case.total:.0f} steps", {"trainer": end}) for end in ends]
-    blind = ({"lr_times": 10.0}, {"lr_times": 0.1}) if not (lost or still) else ()
-    told = [(f"{check.replace('_', ' ')}: {now}", REASON if new in blind else 0.6) for check, now, new in rows]
+    tried = [{"lr_times": n} for n in blind if not (lost or still)]
+    told = [(f"{check.replace('_', ' ')}: {now}", REASON if new in tried else 0.6) for check, now, new in rows]
     return [Finding(row[0], BADLY, text, {}, 0.3, sure, row[-1]) for row, (text, sure) in zip(rows, told, strict=True)]

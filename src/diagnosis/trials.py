@@ -131,20 +131,18 @@ class Trials:
         self.run([{}, *(one.change for one in likely)], self.seeds)
         return [judged for one in likely if (judged := self.judged(one))]
 
-    def again(self, suspects: Sequence[Finding], left_sec: float, each_sec: float) -> list[Finding]:
+    def again(self, suspects: Sequence[Finding], left_sec: float, each_sec: float) -> tuple[list[Finding], "Trials"]:
         """Where none has helped enough in trainings that are shorter than a run: those that came nearest, in as long
-        ones as there is time for."""
-        nearest = sorted(self.best_of_each(suspects), key=self.first_gain)[-MOST_NEAR:]
-        near = [one for one in nearest if self.first_gain(one) > HINT]
-        times = 0.8 * left_sec / each_sec / (1 + len(near)) / (1 + len(self.seeds))
-        steps = round(min(times * self.steps, self.total))
-        if not near or steps < AGAIN * self.steps:
-            return []
-        self.told("changes in longer trainings")
-        long = replace(
-            self, steps=steps, done={}, late=[], more=()
-        )  # what this finds no time for has not helped before
-        return long.without_echoes(sorted(long.lasting(long.confirmed(near)), key=lambda one: -one.weight))
+        ones as there is time for; and these, if there are any. What they find no time for is no news."""
+        near = sorted(self.best_of_each([one for one in suspects if not one.certain]), key=self.first_gain)
+        for some in ([one for one in near if self.first_gain(one) > HINT][-most:] for most in range(MOST_NEAR, 0, -1)):
+            times = 0.8 * left_sec / each_sec / (1 + len(some)) / (1 + len(self.seeds))
+            long = replace(self, steps=round(min(times * self.steps, self.total)), done={}, late=[], more=())
+            if some and long.steps >= AGAIN * self.steps:
+                self.told("changes in longer trainings")
+                kept = sorted(long.lasting(long.confirmed(some)), key=lambda one: -one.weight)
+                return long.without_echoes(kept), long if long.done else self
+        return [], self
 
     def helps(self, one: Finding, base: Overlay, seeds: Sequence[int], part: float = 0.5) -> bool:
         """Whether it wins back part of what it must."""
@@ -176,8 +174,8 @@ class Trials:
         return one
 
     def judged(self, one: Finding) -> Finding | None:
-        gains = self.gains({}, one.change, one.metric, self.seeds)
-        if len(gains) == len(self.seeds) and statistics.fmean(gains) >= LEAST and not beyond_noise(gains) and self.more:
+        gains, least = self.gains({}, one.change, one.metric, self.seeds), LEAST_OF.get(one.check, LEAST)
+        if len(gains) == len(self.seeds) and statistics.fmean(gains) >= least and not beyond_noise(gains) and self.more:
             self.run([{}, one.change], self.more)
             return replace(self, seeds=[*self.seeds, *self.more], more=()).judged(one)
         if len(gains) < len(self.seeds):
@@ -186,8 +184,7 @@ class Trials:
         pairs = [(self.probe({}, seed), self.probe(one.change, seed)) for seed in self.seeds]
         before, after = ([self.scale.score(p, one.metric) for p in side if p] for side in zip(*pairs, strict=True))
         self.log.append({"check": one.check, "change": one.change, "before": before, "after": after, "gains": gains})
-        mean = statistics.fmean(gains)
-        clear = mean >= LEAST_OF.get(one.check, LEAST) and beyond_noise(gains)
+        clear = (mean := statistics.fmean(gains)) >= least and beyond_noise(gains)
         if one.check in OF_LABELS and one.certain and mean <= -LEAST / 2:  # what val has, too, no trial refutes
             return replace(one, change={}, todo="correct them; without them a training is no better by such labels")
         if not clear and not (one.certain and mean > -LEAST / 2):

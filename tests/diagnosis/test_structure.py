@@ -753,6 +753,11 @@ def test_indices_for_as_many_outputs():
     assert found(Foreign(loss=indices(F.mse_loss)))["wrong_loss"].confidence == 0.95
 
 
+@pytest.mark.parametrize(("times", "names"), [(1000, ["target_scale"]), (10, [])])
+def test_the_scale_of_targets(times, names):
+    assert certain(found(Foreign(layers(out=1), lambda z, y: F.l1_loss(z, times * y.float()[:, None])))) == names
+
+
 def test_healthy_losses_of_numbers():
     counts = lambda z, y: F.mse_loss(z, y.float()[:, None])  # noqa: E731
     pixels = lambda z, y: F.mse_loss(z, (z.detach() > 0).float())  # noqa: E731

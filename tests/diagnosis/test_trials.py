@@ -91,9 +91,18 @@ def test_what_helps_little_in_few_steps_is_tried_in_more(tmp_path):
     of = replace(trials(tmp_path, 60, "--model.optimizer.lr", "2.6e-3"), steps=2, total=12)
     near, nothing = (Finding(check, BADLY, "", change=change) for check, change in (("a", RATE), ("b", OUTPUTS)))
     assert of.judge([near, nothing]) == []
-    (kept,) = of.again([near, nothing], 1000, 1)
-    assert (kept.check, kept.tried) == ("a", True)
-    assert of.again([nothing], 1000, 1) == []
-    assert of.again([near], 10, 1) == []
-    assert replace(of, total=2).again([near], 1000, 1) == []
+    (kept,), long = of.again([near, nothing], 1000, 1)
+    assert (kept.check, kept.tried, long.steps, bool(long.probe({}, 0))) == ("a", True, 12, True)
+    assert replace(of, total=math.inf).again([near], 18, 1)[1].steps == 4  # a training of 2 takes a second
+    whole = replace(of, total=2)
+    for one, base, left_sec in ((nothing, of, 1000), (near, of, 10), (near, whole, 1000)):
+        assert base.again([one], left_sec, 1) == ([], base)
+    assert of.again([replace(near, certain=True)], 1000, 1) == ([], of)  # it was judged as it is
     assert of.late == []
+
+
+@pytest.mark.in_fork
+def test_a_reason_makes_surer(tmp_path):
+    of = trials(tmp_path, 60, "--model.optimizer.lr", "1e-5")
+    blind, reason = (Finding(check, BADLY, "", {}, 0, sure, RATE) for check, sure in (("a", 0.5), ("b", 0.6)))
+    assert [one.confidence for one in of.confirmed([blind, reason])] == [0.7, 0.9]
