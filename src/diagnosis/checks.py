@@ -14,7 +14,7 @@ from src.diagnosis.again import blind, linear, mixing, stateful, unshifted
 from src.diagnosis.finding import BADLY, Finding, Overlay, Row
 from src.diagnosis.losses import CLASSES, ENDS, NUMBERS, alone
 from src.diagnosis.metric import best_where
-from src.diagnosis.probe import Watch
+from src.diagnosis.probe import Observer
 from src.diagnosis.structure import ANY, DEEP, MODES, Structure
 from src.models.base import Model
 from src.run.private import times_written
@@ -202,7 +202,7 @@ def monitors(seen: Structure, model: Any) -> Iterator[Row]:
         yield mode and right and mode != right, "monitor_mode", line, {}, {"monitor": name}
 
 
-class Check(Watch):
+class Check(Observer):
     """A check of what was seen, of which another's failure does not matter."""
 
     def __init__(self, seen: Structure, look: Callable[[Structure, Any], Iterator[Row]], source: str) -> None:
@@ -220,7 +220,7 @@ class Check(Watch):
         return Finding(check, BADLY, what, numbers, gain, sure, change, todo, certain=certain, source=self.source)
 
 
-def watches() -> list[Watch]:
+def watches() -> list[Observer]:
     seen, recipe, cradle = Structure(), "Karpathy, A Recipe for Training Neural Networks, 2019", "TrainCheck, 2025"
     looks: dict[Any, str] = {broken: "AutoTrainer, 2021", targets: "DeepFD, 2022", linear: "UMLAUT, 2021"}
     looks |= dict.fromkeys((the_end, log_probabilities), "NeuraLint, 2021") | {monitors: "Prechelt, 1998"}

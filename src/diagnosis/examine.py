@@ -12,7 +12,7 @@ from src.diagnosis.checks import watches
 from src.diagnosis.data import Data, examine, is_extreme
 from src.diagnosis.finding import BADLY, SPACE, Finding, Unknown, ranked
 from src.diagnosis.metric import judged_by, simple, wrong_mode
-from src.diagnosis.probe import LIMIT_SEC, Probe, Runner, Watch, curves_of, run_trial
+from src.diagnosis.probe import LIMIT_SEC, Observer, Probe, Runner, curves_of, run_trial
 from src.diagnosis.rates import RangeTest, rate_suspects
 from src.diagnosis.record import record
 from src.diagnosis.space import plan_of, space
@@ -244,7 +244,7 @@ class Examination:
         return one.check in ("labels_independent", "target_scale")
 
 
-def range_test() -> list[Watch]:
+def range_test() -> list[Observer]:
     return [RangeTest(RANGED)]
 
 

@@ -27,11 +27,11 @@ WARM = 4  # steps that are slow
 LIMIT_SEC = 90.0  # for one training, beside what its steps should take
 GRACE_SEC = 20.0  # for what has begun in time
 Job = tuple[Callable[..., Any], tuple[Any, ...]]
-Make = Callable[[], Sequence["Watch"]]  # of the watches of one training
+Make = Callable[[], Sequence["Observer"]]  # of the watches of one training
 clock = time.perf_counter
 
 
-class Watch(Callback):
+class Observer(Callback):
     """Looks at a short training, through the Trainer's hooks, and says what it has found. It must not change what is
     trained, and works with any LightningModule: `trainer.datamodule` and `pl_module.network` may be missing."""
 

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from src.config.request import from_flag, merge
 from src.diagnosis.finding import BADLY, Finding, Overlay
 from src.diagnosis.levers import Rate
-from src.diagnosis.probe import Watch
+from src.diagnosis.probe import Observer
 from src.tuning.choose import LEAST_FALL
 from src.tuning.judge import best_rate
 
@@ -18,7 +18,7 @@ FAR = 4.0  # times the config's: a rate that is nearer is no suspect
 SMITH = "range test (Smith, Cyclical Learning Rates for Training Neural Networks, 2017)"
 
 
-class RangeTest(Rate, Watch):
+class RangeTest(Rate, Observer):
     """Raises the rate from step to step, in place of the schedule's, until the loss breaks out.
 
     Args:

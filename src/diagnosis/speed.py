@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 
 from src.config.request import Request, from_flag
 from src.diagnosis.finding import SLOW, Finding, Overlay, Unknown
-from src.diagnosis.probe import LIMIT_SEC, WARM, Probe, Runner, Watch, clock, run_trial
+from src.diagnosis.probe import LIMIT_SEC, WARM, Observer, Probe, Runner, clock, run_trial
 from src.diagnosis.subject import VAL_SAMPLES, Subject, Trial
 from src.run.device import fastest_precision
 from src.run.errors import KnownError
@@ -33,7 +33,7 @@ HOOKS = ("slow_callback", "logs_too_often")  # which `tune` leaves out
 Seen = dict[str, Any]
 
 
-class Clock(Watch):
+class Clock(Observer):
     """Seconds of the steps after the first ones by part, of the validation after them, and of a checkpoint."""
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
@@ -149,7 +149,7 @@ def suspected(config: Overlay, seen: Seen) -> list[tuple[str, str, str, list[Any
     return [(check, text, key, values) for reason, check, text, key, values in rows if reason]
 
 
-class Hooks(Watch):
+class Hooks(Observer):
     """Which part of a module's steps waits for data, or is in callbacks and its own hooks, as Lightning's profiler has
     them."""
 
@@ -200,5 +200,5 @@ def slow_module(subject: Subject, runner: Runner) -> tuple[list[Finding], Seen, 
     return found, {}, [("speed", probe.failed)] if probe.failed else []
 
 
-def hooks() -> list[Watch]:
+def hooks() -> list[Observer]:
     return [Hooks()]

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from src.diagnosis.losses import CLASSES, NUMBERS, noted
-from src.diagnosis.probe import Watch, network_of
+from src.diagnosis.probe import Observer, network_of
 from src.models.factory import is_weight
 from src.run.private import times_written
 
@@ -28,7 +28,7 @@ GROWN = 10.0  # times as large weights: then what is not finite comes of the rat
 Change = Callable[[str, Tensor], Tensor]  # of the weights
 
 
-class Structure(Watch, TorchFunctionMode):
+class Structure(Observer, TorchFunctionMode):
     """Notes what the checks look at, by hooks and by the calls of torch's functions, by modules too."""
 
     name = "structure"
