@@ -80,8 +80,7 @@ def measure(model: Any, make_optimizer: Callable[[Any], Optimizer], batch: Batch
     tracker = Tracker(step.device == "cuda")
     mode = fake_tensors()
     model = fake_copy(model, mode)
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), mode:
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"), torch.random.fork_rng(devices=[]), mode:
         batch, waiting = tree_map_only(Tensor, fake, (batch, waiting))
         with tracker, Kernels(tracker), torch.compiler.set_stance("force_eager"):
             for part, tensors in (("weights", [*model.parameters()]), ("buffers", [*model.buffers()])):

@@ -48,8 +48,7 @@ def targets(seen: Structure, model: Any) -> Iterator[Row]:
         sums = one["low"] >= 0 and one["classes"] > 1 and all(c["off"] < 1e-3 for c in seen.losses)
         line = f"{name} of several classes a sample gets a softmax, which has room for one -> take a sigmoid"
         size = float(one["targets"].square().mean().sqrt())
-        todo = "divide them by their deviation, and take off their mean"
-        yield name in NUMBERS and size > FAR, "target_scale", f"targets are large -> {todo}", {}, {"size": size}
+        yield name in NUMBERS and size > FAR, "target_scale", "large targets -> standardize them", {}, {"size": size}
         several = name == CLASSES[3] and labels == "several"
         yield several and sums, "softmax_before_loss", line, {}, numbers
 

@@ -50,8 +50,7 @@ def examine(data: Any, budget_sec: float, loss: str = "") -> Data:
     """Ask a data module that was set up; in one thread, so that this may be a forked process. `loss` is the name of
     torch's function, where that is known."""
     out, until = Data([], [], {}), time.monotonic() + budget_sec
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with threadpool_limits(1), warnings.catch_warnings(action="ignore"):
         for check in DataChecks(data, budget_sec, out.measured, loss).checks():
             try:
                 if time.monotonic() > until:
@@ -74,9 +73,8 @@ class DataChecks(LabelChecks):
             yield from [self.val_in_train, self.copies] + [self.input_scale] * (not self.tokens)
             yield from [self.drift] * (not self.tokens and not self.repeated)  # copies are in all spans
             yield from [self.baselines, self.not_shuffled, self.independent, self.target_leak] * self.plain
-            # The loss of a module may leave tokens out, or shift them.
-            ours = self.tokens and self.y.shape == self.x.shape and not hasattr(self.data, "ordered")
-            yield from [self.token_baselines] * (ours and self.y.dtype.kind in "iu")
+            counted = self.tokens and self.y.shape == self.x.shape and self.y.dtype.kind in "iu"
+            yield from [self.token_baselines] * (counted and not hasattr(self.data, "ordered"))  # modules shift them
             yield from [self.names_as_numbers] * (self.plain and not self.is_class)
             yield from [self.wrong_labels, self.imbalance] * self.is_class
 

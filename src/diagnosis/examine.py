@@ -30,6 +30,7 @@ RANGED, DATA_SEC = 100, 20.0  # steps of the range test; for the questions to th
 TIMED = 0.4  # of the time that is left: for what makes training slow
 # No short trial can judge a record, or a leak that val has, too.
 UNTRIED = ("overfits", "too_short", "target_leak", "monitor_mode")
+FEW = 40  # steps of a trial: where a run has far more, they do not show that it is healthy
 CURVE_SEC, BUDGET_SEC, FEWEST = 5.0, 120.0, 30  # of a training that is compared, of so many; its fewest steps
 NOTHING, LEARNED = 0.97, 0.9  # of the trivial score: above it nothing was learned, below it something, beyond chance
 NEEDED = ("structure", "training", "learning")  # what must have been examined, before a model is called healthy
@@ -225,14 +226,18 @@ class Examination:
         poor = math.isinf(score) or score >= scale.trivial - (1 - NOTHING) * abs(scale.trivial)
         poor = poor and case.judged
         worse = (case.whole or case.still) and score > scale.known + WORSE * (scale.trivial - scale.known)
-        learns = best < scale.trivial - (1 - LEARNED) * abs(scale.trivial)
-        self.result.findings = ranked([one for one in self.result.findings if not (learns and self.is_doubtful(one))])
+        learned = scale.trivial - (1 - LEARNED) * abs(scale.trivial)
+        of = {"target_scale": score}  # a rate that suits such targets mends nothing
+        doubtful = [o for o in self.result.findings if of.get(o.check, best) < learned and self.is_doubtful(o)]
+        self.result.findings = ranked([one for one in self.result.findings if one not in doubtful])
         if failed := case.base[0].failed if case.base else "":
             self.result.unknown.append(("training", failed))
         elif (poor or worse) and not self.result.findings:
             against = f"without training, or by one answer for all, it is {scale.trivial:.4g}"
             against += f", of a simple model {scale.known:.4g}" * math.isfinite(scale.known)
             self.result.unknown.append(("learning", f"the score is {score:.4g}; {against}"))
+        if not self.result.findings and self.trials.steps < min(FEW, self.total / 8):
+            self.result.unknown.append(("trials", f"no time was left for more than {self.trials.steps} steps"))
         left = any("no time was left" in why or check in NEEDED for check, why in self.result.unknown)
         self.result.verdict = "findings" if self.result.findings else "unknown" if poor or worse or left else "healthy"
 

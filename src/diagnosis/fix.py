@@ -10,12 +10,14 @@ from src.config.request import Request
 from src.diagnosis.examine import Examination
 from src.diagnosis.finding import SLOW, SPACE, Finding
 from src.diagnosis.report import Told, dump
+from src.diagnosis.speed import LEAST, watched, whole_run
 from src.diagnosis.trials import on_top, rounded
 from src.run.errors import KnownError
 from src.run.files import write_json, write_text
 from src.tuning.choose import timed
 from src.tuning.search import Late, Search
 
+OF_A_RUN = ("validation_too_often", "checkpoints_too_often")  # steps take as long without them
 LONGER, SEEDS = 2, range(10, 15)  # times the steps of the first trials, which had other seeds
 
 
@@ -49,6 +51,10 @@ def tried(examination: Examination, one: Finding, request: Request, budget_sec: 
         changed = replace(request, config=on_top(request.config, one.change))
         plans = trials.runner.all([(plan_of, (asked,)) for asked in (request, changed)], budget_sec)
         return {"kept": plans[1].get("fits") is True, "needs_gib": [plan.get("memory_gib") for plan in plans]}
+    if one.question == SLOW and one.check in OF_A_RUN:
+        seen = [(change, watched(trials.runner, change)) for change in ({}, one.change)]
+        run_sec = [round(sum(whole_run(on_top(request.config, c), now)[0].values()), 1) for c, now in seen]
+        return {"kept": run_sec[1] < (1 - LEAST) * run_sec[0], "run_sec": run_sec}
     if one.question == SLOW:
         with TemporaryDirectory() as tmp, Search(request, Path(tmp), {}, budget_sec / 2, trials.runner.waiting) as pair:
             pair.begin()

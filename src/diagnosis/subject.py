@@ -3,8 +3,8 @@
 import copy
 import math
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import gettempdir
@@ -119,7 +119,7 @@ class ModuleSubject:
         brief = BRIEF | {"max_steps": trial.steps if counts else -1, "max_epochs": epochs}
         brief |= {"min_steps": None, "min_epochs": None}
         brief |= {"devices": 1, "num_nodes": 1, "strategy": "auto", "logger": NullLogger()}
-        with quiet():
+        with warnings.catch_warnings(action="ignore"):
             trainer: Any = Trainer(**own | brief)
         kept = [one for one in trainer.callbacks if not isinstance(one, LEFT_OUT)]
         for one in kept:
@@ -196,10 +196,3 @@ def validate(trainer: Trainer, trial: Trial) -> None:
     trainer.num_sanity_val_steps = math.inf if trial.untrained else 0
     every = max(1, trial.steps // trial.validations)
     trainer.val_check_interval = every * trainer.accumulate_grad_batches
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -119,3 +119,13 @@ def test_killed_at_any_time_it_leaves_no_half_file(when, start, low, tmp_path):
     for name, read in (("receipt.json", json.loads), ("fixed.yaml", yaml.safe_load)):
         file = tmp_path / "out" / name
         assert not file.exists() or FASTER in (read(text := file.read_text()), read(text).get("change"))
+
+
+@pytest.mark.parametrize(("before", "after", "kept"), [(1, 20, True), (20, 19, False)])
+def test_how_often_it_validates_is_judged_by_a_whole_run(before, after, kept, run, low, tmp_path):
+    (tmp_path / "low.yaml").write_text(f"trainer: {{val_check_interval: {before}, max_epochs: 100}}\n")
+    change = {"trainer": {"val_check_interval": after}}
+    output = run(low, command=mend(Finding("validation_too_often", SLOW, "it validates often", change=change)))
+    assert (tmp_path / "out/fixed.yaml").exists() == kept, output
+    first, second = map(float, re.search(r"run_sec \[([\d.]+), ([\d.]+)\]", output).groups())
+    assert (second < 0.8 * first) == kept
