@@ -95,8 +95,9 @@ class Examination:
             loss = self.result.measured.get("loss", "")
             (data,) = self.runner.all([(ask, (self.subject, DATA_SEC, loss))], LIMIT_SEC)
         self.note(*self.of_data(data))
-        if math.isnan(self.result.measured.get("plain_loss", 0.0)) and not request:  # it may weigh classes
-            self.result.findings = [one for one in self.result.findings if one.check != "imbalance"]
+        if math.isnan(self.result.measured.get("plain_loss", 0.0)) and not request:  # of other targets, or weighed ones
+            found = self.result.findings
+            self.result.findings = [one for one in found if one.check not in ("imbalance", "wrong_loss")]
         if self.past:
             self.note(*record(self.past), [])
         case = self.case(first)
@@ -227,9 +228,8 @@ class Examination:
         poor = poor and case.judged
         worse = (case.whole or case.still) and score > scale.known + WORSE * (scale.trivial - scale.known)
         learned = scale.trivial - (1 - LEARNED) * abs(scale.trivial)
-        of = {"target_scale": score}  # a rate that suits such targets mends nothing
-        doubtful = [o for o in self.result.findings if of.get(o.check, best) < learned and self.is_doubtful(o)]
-        self.result.findings = ranked([one for one in self.result.findings if one not in doubtful])
+        found, of = self.result.findings, {"target_scale": score}  # a rate that suits such targets mends nothing
+        self.result.findings = ranked([o for o in found if of.get(o.check, best) >= learned or not self.is_doubtful(o)])
         if failed := case.base[0].failed if case.base else "":
             self.result.unknown.append(("training", failed))
         elif (poor or worse) and not self.result.findings:

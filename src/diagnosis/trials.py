@@ -26,7 +26,7 @@ VALIDATIONS = 8
 OF_LABELS = ("label_noise", "conflicting_labels")
 WALK = ("lr_too_low", "lr_too_high")  # changes that go on in the direction that helps
 MOST_WALKED = 2
-HINT, MOST_NEAR, AGAIN = 0.02, 2, 2.0  # a gain that may grow; so many changes are tried again, in that much longer ones
+HINT, MOST_NEAR, AGAIN = 0.02, 2, 2.0  # a gain that may grow; so many are tried again, where a run is that much longer
 
 
 @dataclass
@@ -132,15 +132,15 @@ class Trials:
         return [judged for one in likely if (judged := self.judged(one))]
 
     def again(self, suspects: Sequence[Finding], left_sec: float, each_sec: float) -> tuple[list[Finding], "Trials"]:
-        """Where none has helped enough in trainings that are shorter than a run: those that came nearest, in as long
-        ones as there is time for; and these, if there are any. What they find no time for is no news."""
+        """Where none has helped enough in trainings far shorter than a run: those that came nearest in whole runs, if
+        there is time; and these. What they find no time for is no news."""
         near = sorted(self.best_of_each([one for one in suspects if not one.certain]), key=self.first_gain)
         for some in ([one for one in near if self.first_gain(one) > HINT][-most:] for most in range(MOST_NEAR, 0, -1)):
             times = 0.8 * left_sec / each_sec / (1 + len(some)) / (1 + len(self.seeds))
-            long = replace(self, steps=round(min(times * self.steps, self.total)), done={}, late=[], more=())
-            if some and long.steps >= AGAIN * self.steps:
-                self.told("changes in longer trainings")
-                kept = sorted(long.lasting(long.confirmed(some)), key=lambda one: -one.weight)
+            if some and AGAIN <= self.total / self.steps <= times:
+                self.told("changes in whole runs")
+                long = replace(self, steps=round(self.total), done={}, late=[], more=())
+                kept = sorted(long.confirmed(some), key=lambda one: -one.weight)
                 return long.without_echoes(kept), long if long.done else self
         return [], self
 

@@ -125,5 +125,5 @@ def fake_tensors() -> Any:
 
 
 def times_written(tensor: Tensor) -> int:
-    """For what `diagnose` says of layers without gradients: how often a tensor has been written to in place."""
+    """For layers that get no gradient: how often a tensor has been written to in place."""
     return tensor._version
