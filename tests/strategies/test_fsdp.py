@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -234,7 +235,8 @@ def test_batch_norms_go_on_bit_for_bit_and_are_those_measured(start, run, tmp_pa
     child = start([*flags, "--run_dir", tmp_path / "cut"], first=before_call(Strategy, "training_step", 6), twins=1)
     assert child.wait() == -9
     child.wait_for_all()
-    assert "going on after 4 steps" in run([*flags, "--run_dir", tmp_path / "cut"], twins=1)
+    told = run([*flags, "--run_dir", tmp_path / "cut"], twins=1)
+    assert re.search("going on after [34] steps", told)  # where the disk is slow, the fourth was not saved yet
     assert bits(tmp_path / "cut") == bits(tmp_path / "whole")
     best = json.loads((tmp_path / "whole/summary.json").read_text())["best"]["val/loss"]
     run(["--run_dir", tmp_path / "whole", "--split", "val"], command=evaluate.main)
