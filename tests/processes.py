@@ -12,6 +12,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,7 +54,10 @@ def write_to(log: Path) -> None:
 def check_threads() -> None:
     """Raise RuntimeError where a fork would wait for ever for threads of polars, which it has not."""
     tasks = Path("/proc/self/task")
-    names = [(task / "comm").read_text() for task in tasks.iterdir()] if tasks.is_dir() else []
+    names = []
+    for task in tasks.iterdir() if tasks.is_dir() else ():
+        with suppress(FileNotFoundError):  # a thread that has ended meanwhile
+            names.append((task / "comm").read_text())
     if any(re.match(r"polars-\d", name) for name in names):
         raise RuntimeError("this process has used polars, so no run can be forked from it -> read files without polars")
 
